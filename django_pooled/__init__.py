@@ -1,0 +1,56 @@
+"""Connection pool and transaction retry for Django on PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .backoff import Backoff
+    from .errors import (
+        AmbiguousCommit,
+        CheckoutTimeout,
+        ConnectFailed,
+        PoolClosed,
+        PoolError,
+        PoolExhausted,
+    )
+    from .transaction import retry_transaction
+
+__all__ = [
+    "AmbiguousCommit",
+    "Backoff",
+    "CheckoutTimeout",
+    "ConnectFailed",
+    "PoolClosed",
+    "PoolError",
+    "PoolExhausted",
+    "retry_transaction",
+]
+
+_HOME = {
+    "Backoff": "backoff",
+    "retry_transaction": "transaction",
+    **dict.fromkeys(
+        [
+            "AmbiguousCommit",
+            "CheckoutTimeout",
+            "ConnectFailed",
+            "PoolClosed",
+            "PoolError",
+            "PoolExhausted",
+        ],
+        "errors",
+    ),
+}
+
+
+def __getattr__(name: str) -> object:
+    # Imported on first use: the package is loaded as an ENGINE and as an app, before settings
+    # are complete and where neither name is wanted.
+    if name in _HOME:
+        from importlib import import_module
+
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,80 @@
+"""Waits between attempts: the one module that knows tenacity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_when_event_set,
+    wait_exponential,
+    wait_random_exponential,
+)
+from tenacity.nap import sleep_using_event
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+__all__ = ["Backoff", "retry_until"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Exponential backoff with a cap.
+
+    The wait after attempt n is drawn from 0 to ``min(maximum, initial * 2 ** (n - 1))``
+    seconds ("full jitter"), or is exactly that bound when ``jitter`` is false.
+
+    Args:
+        initial: Bound of the first wait, in seconds.
+        maximum: Cap of every wait, in seconds.
+        jitter: Whether waits are random; without it all processes knock at once.
+    """
+
+    initial: float = 0.1
+    maximum: float = 1.0
+    jitter: bool = True
+
+    def wait(self, attempt: int) -> float:
+        """Return the seconds to wait after attempt number *attempt* (counted from 1)."""
+        state = RetryCallState(Retrying(), fn=None, args=(), kwargs={})
+        state.attempt_number = attempt
+        return self._strategy(state)
+
+    @property
+    def _strategy(self) -> wait_exponential:
+        kind = wait_random_exponential if self.jitter else wait_exponential
+        return kind(multiplier=self.initial, max=self.maximum)
+
+
+def retry_until(
+    stopped: threading.Event,
+    attempt: Callable[[], T],
+    *,
+    backoff: Backoff,
+    worth_retrying: Callable[[BaseException], bool],
+) -> T:
+    """Call *attempt* until it returns, until it fails for good, or until *stopped* is set.
+
+    Args:
+        stopped: Ends the series; setting it also cuts a wait short.
+        attempt: The work; only connecting and checking out belong here, never a query.
+        backoff: Waits between attempts.
+        worth_retrying: Given the error of a failed attempt, whether another may succeed.
+
+    Raises:
+        The error of the last attempt.
+    """
+    return Retrying(
+        stop=stop_when_event_set(stopped),
+        wait=backoff._strategy,
+        retry=retry_if_exception(worth_retrying),
+        sleep=sleep_using_event(stopped),
+        reraise=True,
+    )(attempt)

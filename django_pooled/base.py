@@ -1,0 +1,248 @@
+"""The database backend: Django's PostgreSQL wrapper, with connections checked out of a pool."""
+
+from __future__ import annotations
+
+import os
+import socket
+from copy import deepcopy
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.db.backends.base.base import NO_DB_ALIAS
+from django.db.backends.postgresql import base as postgresql
+from django.db.backends.postgresql.psycopg_any import IsolationLevel, is_psycopg3
+from django.db.utils import DatabaseErrorWrapper
+from django.utils.asyncio import async_unsafe
+from django.utils.functional import cached_property
+
+from . import conf, registry
+from .connection import PooledConnection
+from .pool import Pool
+from .sqlstates import is_poisonous
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+    from types import TracebackType
+
+    from .commit import Attempt
+
+__all__ = ["DatabaseWrapper"]
+
+if not is_psycopg3:
+    raise ImproperlyConfigured(
+        "ENGINE 'django_pooled' needs psycopg 3: pip install 'psycopg[pool]'"
+    )
+
+# A silent network loss ends in bounded time. Settings' OPTIONS win; a service file is left
+# alone, since parameters given here would override it.
+# https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+NETWORK_DEFAULTS = {
+    "connect_timeout": 10,  # seconds
+    "keepalives": 1,
+    "keepalives_idle": 30,  # seconds
+    "keepalives_interval": 10,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
+
+
+class _ErrorWatch(DatabaseErrorWrapper):
+    """Django's translation of psycopg's errors, which also shows each to the wrapper."""
+
+    wrapper: DatabaseWrapper
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc_type is not None:
+            if isinstance(exc_value, psycopg.Error):
+                self.wrapper.note_error(exc_value)
+            super().__exit__(exc_type, exc_value, traceback)
+
+
+class DatabaseWrapper(postgresql.DatabaseWrapper):
+    """One thread's view of a database; its connection comes from the process's pool."""
+
+    attempt: Attempt | None = None
+    """Set by retry_transaction for as long as one attempt of a transaction lasts."""
+
+    _pool: Pool | None = None
+    """Where the present connection was checked out."""
+
+    @property
+    def pool(self) -> Pool | None:
+        """The open pool that this wrapper's settings lead to; None for maintenance connections."""
+        if self.alias == NO_DB_ALIAS:
+            return None
+        return self._find_pool(self.get_connection_params())
+
+    def get_connection_params(self) -> dict[str, Any]:
+        params: dict[str, Any] = super().get_connection_params()
+        if "service" not in params:
+            params = {**NETWORK_DEFAULTS, **params}
+        params.setdefault("application_name", f"django {os.getpid()}@{socket.gethostname()}"[:63])
+        return params
+
+    @async_unsafe
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        if self.alias == NO_DB_ALIAS:
+            return super().get_new_connection(_resolved(conn_params))
+        self.isolation_level = self._isolation_level()
+        pool = self._find_pool(conn_params)
+        connection = pool.checkout()
+        self._pool = pool
+        if "isolation_level" in self.settings_dict["OPTIONS"]:
+            connection.isolation_level = self.isolation_level
+        return connection
+
+    def init_connection_state(self) -> None:
+        if self.alias == NO_DB_ALIAS:
+            super().init_connection_state()
+        else:
+            # The pool configured the connection when it opened it.
+            super(postgresql.DatabaseWrapper, self).init_connection_state()
+
+    def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
+        # Atomic.__exit__ ends a transaction whose connection was lost with set_autocommit(True),
+        # for which Django would connect anew: with the server away, a long wait whose error
+        # replaces the one that matters. The next use connects, and starts in autocommit.
+        if self.connection is None and autocommit and self.settings_dict["AUTOCOMMIT"]:
+            self.validate_no_atomic_block()
+            self.autocommit = True
+            return
+        super().set_autocommit(autocommit, *args, **kwargs)
+
+    def close_if_health_check_failed(self) -> None:
+        if self.alias == NO_DB_ALIAS:
+            super().close_if_health_check_failed()
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        # At both ends of a request: back to the pool, which looks for itself at its state.
+        if self.connection is not None:
+            self.close()
+
+    def close_pool(self) -> None:
+        registry.close_pools_of(self.alias)
+
+    def ensure_timezone(self) -> bool:
+        self.close_pool()
+        if self.connection is None:
+            return False
+        changed: bool = self._configure_timezone(self.connection)
+        return changed
+
+    @cached_property
+    def wrap_database_errors(self) -> _ErrorWatch:
+        return _ErrorWatch(self)
+
+    def note_error(self, error: psycopg.Error) -> None:
+        """Take note of an error on this wrapper's connection, before anything swallows it."""
+        if self.attempt is not None:
+            self.attempt.errors.append(error)
+        if isinstance(self.connection, PooledConnection) and is_poisonous(error):
+            self.connection.life.doom(f"{error.sqlstate or 'lost'}: {error}")
+
+    def replace_connection(self, connection: PooledConnection) -> None:
+        """Go on with *connection*, checked out of the same pool; the present one goes back."""
+        if self._pool is not None and self.connection is not None:
+            self._pool.checkin(self.connection)
+        self.connection = connection
+
+    def forget_connection(self) -> None:
+        """After fork(): let go of the parent's connection without a word to the server."""
+        self.connection = None
+        self.in_atomic_block = self.needs_rollback = False
+        self.savepoint_ids, self.atomic_blocks, self.run_on_commit = [], [], []
+        self.attempt = None
+
+    def _commit(self) -> None:
+        if self.attempt is None or self.connection is None:
+            super()._commit()
+        else:
+            self.attempt.commit(self, super()._commit)
+
+    def _close(self) -> None:
+        connection, pool = self.connection, self._pool
+        if not isinstance(connection, PooledConnection) or pool is None:
+            super()._close()
+            return
+        self.connection = self._pool = None
+        with self.wrap_database_errors:
+            pool.checkin(connection)
+
+    def _find_pool(self, params: dict[str, Any]) -> Pool:
+        role = self.settings_dict["OPTIONS"].get("assume_role")
+        target = (_hashable(params), self.timezone_name, role)
+        return registry.pool_for(self.alias, target, partial(self._make_pool, params))
+
+    def _make_pool(self, params: dict[str, Any]) -> Pool:
+        options = conf.parse(self.alias, self.settings_dict)
+        if not options.application_name and "application_name" not in self.settings_dict["OPTIONS"]:
+            params = {key: value for key, value in params.items() if key != "application_name"}
+        return Pool(
+            self.alias,
+            options,
+            parameters=partial(_resolved, {**params, "autocommit": True}),
+            configure=self._configuration(),
+            server="{host}:{port}/{name}".format(
+                host=params.get("host", "local socket"),
+                port=params.get("port", 5432),
+                name=params.get("dbname") or f"service {params.get('service')}",
+            ),
+        )
+
+    def _configuration(self) -> Callable[[PooledConnection], object]:
+        # The pool outlives this thread and this wrapper: a wrapper of its own, which never has
+        # a connection, keeps the settings as they were when the pool was made.
+        keeper = type(self)(deepcopy(self.settings_dict), self.alias)
+        keeper.timezone_name = self.timezone_name
+        configure: Callable[[PooledConnection], object] = keeper._configure_connection
+        return configure
+
+    def _isolation_level(self) -> IsolationLevel:
+        value = self.settings_dict["OPTIONS"].get("isolation_level", IsolationLevel.READ_COMMITTED)
+        try:
+            return IsolationLevel(value)
+        except ValueError:
+            levels = ", ".join(f"psycopg.IsolationLevel.{level.name}" for level in IsolationLevel)
+            raise ImproperlyConfigured(
+                f"DATABASES[{self.alias!r}]['OPTIONS']['isolation_level'] is {value!r}; "
+                f"expected one of {levels}."
+            ) from None
+
+
+def _resolved(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Call what has to be fetched anew for each connection, such as a token for a password."""
+    resolved = dict(params)
+    for key in ("user", "password"):
+        if callable(resolved.get(key)):
+            resolved[key] = resolved[key]()
+    return resolved
+
+
+def _hashable(params: Mapping[str, Any]) -> Hashable:
+    """What tells one set of connection parameters from another."""
+    items = []
+    for key, value in sorted(params.items()):
+        try:
+            hash(value)
+        except TypeError:
+            value = repr(value)
+        items.append((key, value))
+    return tuple(items)
+
+
+def _after_fork_in_child() -> None:
+    for wrapper in connections.all(initialized_only=True):
+        if isinstance(wrapper, DatabaseWrapper):
+            wrapper.forget_connection()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

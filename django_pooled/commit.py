@@ -1,0 +1,201 @@
+"""One attempt of a transaction, and what became of its COMMIT when the answer was lost."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from enum import Enum
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from .errors import AmbiguousCommit, PoolError
+from .sqlstates import is_connection_lost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from .base import DatabaseWrapper
+    from .connection import PooledConnection
+
+__all__ = ["Attempt", "Phase"]
+
+logger = logging.getLogger("django_pooled.retry")
+
+
+class Phase(Enum):
+    """How far an attempt got; every error is judged by it first."""
+
+    BODY = "body"
+    COMMIT_SENT = "commit sent"
+    COMMITTED = "committed"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+class _Incarnation(NamedTuple):
+    """One life of a server, in which a transaction's id is given out once.
+
+    After a crash or a failover the same number is handed out again, to somebody else's
+    transaction; so an id means something only together with this.
+    """
+
+    system: int
+    timeline: str | None
+    started: datetime
+    wal_reset: datetime | None
+    standby: bool
+
+
+class _Proof(NamedTuple):
+    """What a COMMIT without an answer can be looked up by."""
+
+    xid: str | None
+    backend_pid: int
+    incarnation: _Incarnation
+
+
+# pg_control_checkpoint() lags a promotion, the name of the current WAL file does not; the
+# statistics' reset time changes when the server recovers from the crash of one backend, which
+# its start time does not. All of it is readable by any role that may log in.
+# https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT
+_PROOF = """
+    SELECT pg_catalog.pg_current_xact_id_if_assigned()::text,
+           pg_catalog.pg_backend_pid(),
+           (SELECT system_identifier FROM pg_catalog.pg_control_system()),
+           CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.left(
+               pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) END,
+           pg_catalog.pg_postmaster_start_time(),
+           (SELECT stats_reset FROM pg_catalog.pg_stat_wal),
+           pg_catalog.pg_is_in_recovery()
+"""
+
+# Ends a backend that still holds the transaction open: only ours (pid and id both), and only
+# if it is idle, so that COMMIT never reached it. Its end makes the status final.
+_END_IDLE = """
+    SELECT pg_catalog.pg_terminate_backend(pid)
+      FROM pg_catalog.pg_stat_activity
+     WHERE pid = %s AND state LIKE 'idle in transaction%%'
+       AND backend_xid = %s::pg_catalog.xid8::pg_catalog.xid
+"""
+
+_ASK_AGAIN_AFTER = 0.05
+"""Seconds between two looks at a transaction that is still in progress."""
+
+
+@dataclass
+class Attempt:
+    """One run of a retried transaction.
+
+    Args:
+        deadline: Monotonic instant after which nothing more is found out.
+        commit_check: How a COMMIT without an answer is resolved: "xid" or "raise".
+        sleep: Waits, in seconds.
+    """
+
+    deadline: float
+    commit_check: str
+    sleep: Callable[[float], None]
+    phase: Phase = Phase.BODY
+    errors: list[psycopg.Error] = field(default_factory=list)
+    """Every database error on the connection, in order, swallowed ones included."""
+
+    def refuse_silent_rollback(self, wrapper: DatabaseWrapper) -> None:
+        """Raise the first recorded error if the transaction is aborted although the body returned.
+
+        The server answers COMMIT in an aborted transaction with ROLLBACK and no error.
+        """
+        connection = wrapper.connection
+        if connection is None or not self.errors:
+            return
+        if connection.info.transaction_status in (
+            TransactionStatus.INERROR,
+            TransactionStatus.UNKNOWN,
+        ):
+            # Re-raised through Django's translation, which must not record it again.
+            error = self.errors.pop(0)
+            with wrapper.wrap_database_errors:
+                raise error
+
+    def commit(self, wrapper: DatabaseWrapper, send: Callable[[], None]) -> None:
+        """Commit by *send*; when the connection is lost meanwhile, find out what happened.
+
+        Raises:
+            django.db.Error: Nothing was committed; `phase` tells that.
+            AmbiguousCommit: It cannot be told whether the transaction was committed.
+        """
+        proof = None
+        if self.commit_check == "xid":
+            with wrapper.wrap_database_errors:
+                proof = _read_proof(wrapper.connection)
+        self.phase = Phase.COMMIT_SENT
+        try:
+            send()
+        except Exception as error:
+            if not is_connection_lost(error):
+                self.phase = Phase.FAILED
+                raise
+            self.phase = self._resolve(wrapper, proof)
+            if self.phase is Phase.FAILED:
+                raise
+            if self.phase is Phase.UNKNOWN:
+                raise AmbiguousCommit(
+                    f"database {wrapper.alias!r}: the connection was lost while COMMIT was under "
+                    f"way, and whether the transaction was committed cannot be told"
+                ) from error
+            logger.info("database %r: COMMIT had no answer, and was done", wrapper.alias)
+        self.phase = Phase.COMMITTED
+
+    def _resolve(self, wrapper: DatabaseWrapper, proof: _Proof | None) -> Phase:
+        pool = wrapper.pool
+        if proof is None or pool is None:
+            return Phase.UNKNOWN
+        if proof.xid is None:
+            # Nothing was written, so nothing is lost by running it again.
+            return Phase.FAILED
+        try:
+            connection = pool.checkout()
+        except PoolError as error:
+            logger.warning("database %r: a COMMIT stays unresolved: %s", wrapper.alias, error)
+            return Phase.UNKNOWN
+        try:
+            outcome = self._ask(connection, proof)
+        except psycopg.Error as error:
+            logger.warning("database %r: a COMMIT stays unresolved: %s", wrapper.alias, error)
+            outcome = Phase.UNKNOWN
+        if outcome is Phase.COMMITTED:
+            # What follows, on_commit callbacks first, needs a connection that works.
+            wrapper.replace_connection(connection)
+        else:
+            pool.checkin(connection)
+        return outcome
+
+    def _ask(self, connection: PooledConnection, proof: _Proof) -> Phase:
+        while True:
+            same_life = _read_proof(connection).incarnation == proof.incarnation
+            status = _status(connection, proof)
+            if status == "aborted":
+                # Also after a crash: had it been committed, its id would not be free again.
+                return Phase.FAILED
+            if status == "committed" and same_life:
+                return Phase.COMMITTED
+            if status != "in progress" or not same_life or monotonic() >= self.deadline:
+                return Phase.UNKNOWN
+            connection.execute(_END_IDLE, [proof.backend_pid, proof.xid])
+            self.sleep(_ASK_AGAIN_AFTER)
+
+
+def _read_proof(connection: psycopg.Connection[object]) -> _Proof:
+    row = connection.execute(_PROOF).fetchone()
+    assert isinstance(row, tuple)
+    return _Proof(row[0], row[1], _Incarnation(*row[2:]))
+
+
+def _status(connection: PooledConnection, proof: _Proof) -> str | None:
+    row = connection.execute(
+        "SELECT pg_catalog.pg_xact_status(%s::pg_catalog.xid8)", [proof.xid]
+    ).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,116 @@
+"""How a pool's connections are opened: at once while the server answers, one probe while not."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, TypeVar
+
+from .backoff import retry_until
+from .sqlstates import is_permanent_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .backoff import Backoff
+
+__all__ = ["Connector"]
+
+logger = logging.getLogger("django_pooled.pool")
+
+T = TypeVar("T")
+
+
+class Connector:
+    """Opens connections for one pool, in the threads of the pool's workers.
+
+    As long as attempts succeed they run side by side. After one that failed, all others
+    queue behind a single probe, which goes on with capped and jittered waits until it
+    succeeds; then all go on at once. So a server that is away gets one knock at a time
+    from each pool, and none is late when it is back.
+
+    Args:
+        name: The pool's alias, for log lines.
+        backoff: Waits between the probe's attempts.
+        patience: Seconds after which the probe ends if nobody waits for a connection.
+        wanted: Whether anybody waits for a connection.
+    """
+
+    def __init__(
+        self, name: str, backoff: Backoff, patience: float, wanted: Callable[[], bool]
+    ) -> None:
+        self.last_error: Exception | None = None
+        self.last_error_at = 0.0
+        self.connects = 0
+        self.failures = 0
+        self._name = name
+        self._backoff = backoff
+        self._patience = patience
+        self._wanted = wanted
+        self._closing = threading.Event()
+        self._trouble = False
+        self._turn = threading.Lock()  # held by the thread that probes
+        self._counting = threading.Lock()  # guards the four fields without underscore
+
+    def open(self, connect: Callable[[], T]) -> T:
+        """Open one connection by *connect*, however long the server is away.
+
+        Raises:
+            Exception: The server's refusal, if waiting does not mend it; the last attempt's
+                error, once the connector is closed or nobody waits any longer.
+        """
+        while True:
+            if not self._trouble:
+                try:
+                    return self._attempt(connect)
+                except Exception as error:
+                    if is_permanent_refusal(error) or self._closing.is_set():
+                        raise
+            with self._turn:
+                if self._trouble:
+                    return self._probe(connect)
+
+    @property
+    def trouble(self) -> Exception | None:
+        """The error of the last attempt, if it failed."""
+        return self.last_error if self._trouble else None
+
+    def close(self) -> None:
+        """End a probe under way, and every later one after a single attempt."""
+        self._closing.set()
+
+    def _probe(self, connect: Callable[[], T]) -> T:
+        give_up_at = monotonic() + self._patience
+
+        def worth_retrying(error: BaseException) -> bool:
+            return (
+                isinstance(error, Exception)
+                and not is_permanent_refusal(error)
+                and (self._wanted() or monotonic() < give_up_at)
+            )
+
+        return retry_until(
+            self._closing,
+            lambda: self._attempt(connect),
+            backoff=self._backoff,
+            worth_retrying=worth_retrying,
+        )
+
+    def _attempt(self, connect: Callable[[], T]) -> T:
+        try:
+            connection = connect()
+        except Exception as error:
+            if not self._trouble:
+                logger.warning("pool %r: cannot connect: %s", self._name, error)
+            with self._counting:
+                self.last_error, self.last_error_at = error, monotonic()
+                self.failures += 1
+                self._trouble = True
+            raise
+        with self._counting:
+            self.connects += 1
+        if self._trouble:
+            self._trouble = False
+            logger.info("pool %r: connected again", self._name)
+        return connection

@@ -1,0 +1,49 @@
+"""The psycopg connection that a pool holds, with what the pool has to remember of it."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+import psycopg
+
+__all__ = ["Life", "PooledConnection"]
+
+
+class Life:
+    """When a connection was opened, has to go, became idle; and why it must not be kept.
+
+    An object of its own, so that the notice handler below makes no reference cycle
+    with the connection: a connection that nobody holds is then freed at once.
+    """
+
+    __slots__ = ("doomed_by", "expires_at", "idle_since", "opened_at")
+
+    def __init__(self) -> None:
+        self.opened_at = self.idle_since = monotonic()
+        self.expires_at = float("inf")
+        self.doomed_by: str | None = None
+
+    def doom(self, reason: str) -> None:
+        """Have the connection closed instead of kept when it comes back."""
+        if self.doomed_by is None:
+            self.doomed_by = reason
+
+    def notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        """Take note of a server that ends an idle session: its error arrives as a notice.
+
+        libpq: https://www.postgresql.org/docs/current/libpq-notice-processing.html
+        """
+        if diagnostic.severity_nonlocalized in ("FATAL", "PANIC"):
+            self.doom(diagnostic.message_primary or "ended by the server")
+
+
+class PooledConnection(psycopg.Connection[Any]):
+    """A connection opened by a pool."""
+
+    life: Life
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.life = Life()
+        self.add_notice_handler(self.life.notice)

@@ -1,0 +1,95 @@
+"""The exceptions that django_pooled raises, all of them ``django.db.OperationalError``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from django.db import OperationalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "AmbiguousCommit",
+    "CheckoutTimeout",
+    "ConnectFailed",
+    "Gauges",
+    "PoolClosed",
+    "PoolError",
+    "PoolExhausted",
+]
+
+
+@dataclass(frozen=True)
+class Gauges:
+    """How full a pool was at one moment; ``size`` is always ``idle + in_use``."""
+
+    size: int
+    idle: int
+    in_use: int
+    waiting: int
+    max_size: int
+
+    def __str__(self) -> str:
+        return (
+            f"size {self.size} of {self.max_size}, {self.idle} idle, "
+            f"{self.in_use} in use, {self.waiting} waiting"
+        )
+
+
+class PoolError(OperationalError):
+    """A connection could not be checked out of a pool.
+
+    No statement was sent, so nothing of the caller's work happened. A pool error says
+    that the pool is saturated or its server away: repeating the work at once makes
+    either worse, which is why ``retry_transaction`` never repeats it.
+
+    Attributes:
+        alias: Key of the database in ``settings.DATABASES``.
+        elapsed: Seconds from the start of the checkout to the error.
+        gauges: The pool's size, idle, in use and waiting when it was raised.
+    """
+
+    def __init__(self, message: str, *, alias: str, elapsed: float, gauges: Gauges) -> None:
+        super().__init__(message)
+        self.alias = alias
+        self.elapsed = elapsed
+        self.gauges = gauges
+
+    def __reduce__(self) -> tuple[Callable[..., PoolError], tuple[object, ...]]:
+        return _rebuild, (type(self), self.args[0], self.alias, self.elapsed, self.gauges)
+
+
+class CheckoutTimeout(PoolError):
+    """No connection became available within ``timeout``; ``__cause__`` is the last connect error."""
+
+
+class ConnectFailed(PoolError):
+    """The server refused the connection for a reason that waiting does not mend.
+
+    A wrong password, an unknown role or database, a missing ``pg_hba.conf`` entry:
+    ``__cause__`` is psycopg's error, with the server's own words.
+    """
+
+
+class PoolExhausted(PoolError):
+    """``max_waiting`` threads were already queued for a connection."""
+
+
+class PoolClosed(PoolError):
+    """The pool was closed, because the process is ending or its settings changed."""
+
+
+class AmbiguousCommit(OperationalError):
+    """The connection was lost while COMMIT was under way, and its outcome can't be known.
+
+    The transaction is either committed as a whole or not at all. Nothing was repeated:
+    the caller has to find out, or tell the user so. ``__cause__`` is the connection's error.
+    """
+
+
+def _rebuild(
+    kind: type[PoolError], message: str, alias: str, elapsed: float, gauges: Gauges
+) -> PoolError:
+    return kind(message, alias=alias, elapsed=elapsed, gauges=gauges)

@@ -1,0 +1,82 @@
+"""Is this idle connection alive: a look at its socket, a round trip with a time limit."""
+
+from __future__ import annotations
+
+import select
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+
+if TYPE_CHECKING:
+    from .connection import PooledConnection
+
+__all__ = ["answers", "looks_alive"]
+
+_READS = 64
+"""Reads after which a socket that never runs dry is left to the round trip's judgement."""
+
+
+def looks_alive(connection: PooledConnection) -> bool:
+    """Look at the connection's socket, without a round trip.
+
+    An idle connection has nothing to read. If it has, libpq reads it: an end of file or an
+    error means dead, and so does a FATAL message of the server (it arrives as a notice);
+    a NOTIFY, a parameter's change or a mere notice does not.
+    """
+    pgconn = connection.pgconn
+    if pgconn.status != ConnStatus.OK or connection.life.doomed_by is not None:
+        return False
+    if not _ready(pgconn.socket, reading=True, timeout=0):
+        return True
+    try:
+        for _ in range(_READS):
+            pgconn.consume_input()
+            # Has libpq parse what was read, which is when it hands out notices.
+            pgconn.is_busy()
+            if not _ready(pgconn.socket, reading=True, timeout=0):
+                break
+    except psycopg.OperationalError:
+        return False
+    # The server may say goodbye in one packet and close in another.
+    return pgconn.status == ConnStatus.OK and connection.life.doomed_by is None
+
+
+def answers(connection: PooledConnection, timeout: float) -> bool:
+    """Make one round trip with an empty query, within *timeout* seconds.
+
+    psycopg's own execute() waits without a limit, so this talks to libpq:
+    https://www.postgresql.org/docs/current/libpq-async.html
+    """
+    deadline = monotonic() + timeout
+    pgconn = connection.pgconn
+    try:
+        pgconn.send_query(b"")
+        while pgconn.flush():
+            if not _ready(pgconn.socket, reading=False, timeout=deadline - monotonic()):
+                return False
+        while True:
+            while pgconn.is_busy():
+                if not _ready(pgconn.socket, reading=True, timeout=deadline - monotonic()):
+                    return False
+                pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is None:
+                break
+            if result.status != ExecStatus.EMPTY_QUERY:
+                return False
+    except psycopg.OperationalError:
+        return False
+    return pgconn.transaction_status == TransactionStatus.IDLE
+
+
+def _ready(socket: int, *, reading: bool, timeout: float) -> bool:
+    timeout = max(0.0, timeout)
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(socket, select.POLLIN if reading else select.POLLOUT)
+        return bool(poll.poll(timeout * 1000))
+    wanted = [socket]
+    ready = select.select(wanted if reading else [], [] if reading else wanted, [], timeout)
+    return bool(ready[0] or ready[1])

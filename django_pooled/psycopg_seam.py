@@ -1,0 +1,147 @@
+"""Everything that reaches below the public interface of psycopg_pool.
+
+psycopg_pool opens connections one at a time, retries each with a backoff of its own that has
+no cap, lets nobody end a wait early, and keeps waiters that timed out in its queue. None of
+it can be changed by its options, so this subclass replaces the two methods that decide when a
+connection is opened, and touches the queue of waiters and the deque of idle connections under
+psycopg_pool's own lock. tests/test_psycopg_seam.py fails when what is used here changes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from psycopg_pool.pool import AddConnection, MaintenanceTask
+
+from .connection import PooledConnection
+from .sqlstates import is_permanent_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .connecting import Connector
+
+__all__ = ["PoolClosed", "PoolTimeout", "RecoveringPool", "Refused", "TooManyRequests"]
+
+
+class Refused(Exception):
+    """Ends a wait: no connection can be opened; ``__cause__`` is why."""
+
+
+class RecoveringPool(ConnectionPool[PooledConnection]):
+    """A psycopg_pool whose connections are opened by a `Connector`.
+
+    Args:
+        connector: Opens connections, and knows whether the server is away.
+        in_use: Whether a connection is checked out, which will come back to serve a waiter.
+        options: psycopg_pool's own.
+    """
+
+    def __init__(self, connector: Connector, in_use: Callable[[], bool], **options: Any) -> None:
+        self._connector = connector
+        self._in_use = in_use
+        # AddConnection tasks queued or under way; changed under the lock.
+        self._opening = 0
+        super().__init__(connection_class=PooledConnection, open=False, **options)
+
+    @property
+    def idle(self) -> int:
+        """Connections ready for a checkout."""
+        return len(self._pool)
+
+    @property
+    def opening(self) -> int:
+        """Connections being opened, or about to be."""
+        return self._opening
+
+    @property
+    def waiting(self) -> int:
+        """Waiters that have neither a connection nor an error yet."""
+        return sum(1 for waiter in list(self._waiting) if not (waiter.conn or waiter.error))
+
+    def forget_waiters_that_left(self) -> None:
+        """Remove those that timed out: psycopg_pool counts them against max_waiting."""
+        with self._lock:
+            staying = [waiter for waiter in self._waiting if not (waiter.conn or waiter.error)]
+            if len(staying) != len(self._waiting):
+                self._waiting.clear()
+                self._waiting.extend(staying)
+
+    def discard(self, connection: PooledConnection) -> None:
+        """Close a connection taken by getconn(); open another only if it will be missed."""
+        self._close_connection(connection)
+        with self._lock:
+            if self._nconns <= self._min_size or self._waiting:
+                self.run_task(AddConnection(self))
+            else:
+                self._nconns -= 1
+
+    def sweep(self, alive: Callable[[PooledConnection], bool]) -> int:
+        """Discard every idle connection for which *alive* is false; return how many."""
+        with self._lock:
+            connections = list(self._pool)
+            self._pool.clear()
+        dead = 0
+        for connection in connections:
+            if alive(connection):
+                self._add_to_pool(connection)
+            else:
+                dead += 1
+                self.discard(connection)
+        return dead
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Close the pool; end a probe that waits for the server instead of joining it."""
+        self._connector.close()
+        super().close(timeout)
+
+    def abandon(self) -> None:
+        """Forget a pool inherited through fork(): its threads, locks and sockets are the parent's.
+
+        Without this mark its finalizer would take a lock that a thread of the parent may hold.
+        """
+        self._closed = True
+
+    def run_task(self, task: MaintenanceTask) -> None:
+        if isinstance(task, AddConnection):
+            with self._lock:
+                self._opening += 1
+        super().run_task(task)
+
+    def _maybe_grow_pool(self) -> None:
+        # Called under the lock when a waiter has queued. One connection on its way for each
+        # waiter, where psycopg_pool has one on its way for all of them.
+        if self._nconns < self._max_size and self._opening < len(self._waiting):
+            self._nconns += 1
+            self.run_task(AddConnection(self))
+
+    def _add_connection(self, attempt: object, growing: bool = False) -> None:
+        try:
+            connection = self._connector.open(self._connect)
+        except Exception as error:
+            self._give_up(error)
+        else:
+            with self._lock:
+                self._opening -= 1
+            self._add_to_pool(connection)
+
+    def _give_up(self, error: Exception) -> None:
+        waiting = []
+        with self._lock:
+            self._opening -= 1
+            self._nconns -= 1
+            if self._closed:
+                return
+            if not is_permanent_refusal(error):
+                # The probe ended since nobody waited; somebody may have come meanwhile.
+                self._maybe_grow_pool()
+            elif not self._in_use():
+                # Where connections are in use, waiters are served by what comes back.
+                waiting = list(self._waiting)
+                self._waiting.clear()
+        for waiter in waiting:
+            refusal = Refused(str(error))
+            refusal.__cause__ = error
+            waiter.fail(refusal)
+        self.reconnect_failed()

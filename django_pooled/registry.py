@@ -1,0 +1,112 @@
+"""The pools of this process: found by database, forgotten after fork(), closed at exit."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from . import publish
+from .stats import process_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from .pool import Pool
+    from .stats import PoolSnapshot, ProcessReport
+
+__all__ = ["close_all", "close_pools_of", "pool_for", "snapshots"]
+
+_lock = threading.Lock()
+_pools: dict[tuple[str, Hashable], Pool] = {}
+
+# Pools inherited through fork(). They are kept for ever: a freed connection or pool would
+# reach for sockets and locks that are the parent's.
+_inherited: list[Pool] = []
+
+
+def pool_for(alias: str, target: Hashable, make: Callable[[], Pool]) -> Pool:
+    """Return the open pool of *alias* that leads to *target*, making it on first use.
+
+    Args:
+        alias: Key of the database in ``settings.DATABASES``.
+        target: Everything that tells one server, database, role and configuration from
+            another; when it changes (a test database, a time zone), so does the pool.
+        make: Makes the pool.
+    """
+    key = (alias, target)
+    pool = _pools.get(key)
+    if pool is not None and not pool.closed:
+        return pool
+    with _lock:
+        pool = _pools.get(key)
+        if pool is None or pool.closed:
+            pool = make()
+            pool.open()
+            _pools[key] = pool
+            _publish(pool.options.stats_dir)
+    return pool
+
+
+def close_pools_of(alias: str, timeout: float = 5.0) -> None:
+    """Close the pools of *alias*; connections in use are closed when they come back.
+
+    Args:
+        alias: Key of the database in ``settings.DATABASES``.
+        timeout: Seconds to wait for connections that are being opened.
+    """
+    with _lock:
+        keys = [key for key in _pools if key[0] == alias]
+        pools = [_pools.pop(key) for key in keys]
+    for pool in pools:
+        pool.close(timeout)
+
+
+def close_all(timeout: float = 5.0) -> None:
+    """Close every pool of this process, as at its exit.
+
+    Args:
+        timeout: Seconds to wait for connections that are being opened, for each pool.
+    """
+    with _lock:
+        pools = list(_pools.values())
+        _pools.clear()
+    for pool in pools:
+        pool.close(timeout)
+
+
+def snapshots() -> list[PoolSnapshot]:
+    """Describe the open pools of this process."""
+    return [pool.snapshot() for pool in list(_pools.values()) if not pool.closed]
+
+
+def _publish(stats_dir: str | os.PathLike[str] | bool | None) -> None:
+    if stats_dir is not False:
+        folder = os.fspath(stats_dir) if isinstance(stats_dir, (str, os.PathLike)) else None
+        publish.start(folder, _report)
+
+
+def _report() -> ProcessReport:
+    return process_report(snapshots())
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for pool in _pools.values():
+        pool.abandon()
+        _inherited.append(pool)
+    _pools.clear()
+    publish.after_fork_in_child()
+
+
+def _at_exit() -> None:
+    publish.stop()
+    # Workers are daemon threads: what is being opened ends with the process.
+    close_all(timeout=0.2)
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,136 @@
+"""What a database error means: SQLSTATEs in named sets, and errors that carry none."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from .errors import PoolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "CONNECTION_LOST",
+    "READ_ONLY",
+    "SERIALIZATION",
+    "is_connection_lost",
+    "is_permanent_refusal",
+    "is_poisonous",
+    "is_server_away",
+    "psycopg_error",
+    "sqlstate_of",
+]
+
+# Names as in https://www.postgresql.org/docs/current/errcodes-appendix.html
+SERIALIZATION = frozenset({"40001", "40P01"})
+"""serialization_failure and deadlock_detected: the same transaction can succeed if run again."""
+
+CONNECTION_LOST = frozenset({"57P01", "57P02", "57P03", "57P05"})
+"""admin_shutdown, crash_shutdown, cannot_connect_now, idle_session_timeout.
+
+Class 08 (connection exceptions) belongs to them too: see `is_connection_lost`.
+"""
+
+READ_ONLY = "25006"
+"""read_only_sql_transaction: after a failover, the sign of a demoted server."""
+
+# libpq hands over no SQLSTATE for errors while connecting, only the server's or its own words
+# (PQerrorMessage). These are the ones that waiting does not mend; whatever is not recognised,
+# a server with translated messages included, counts as transient and is shown as the cause.
+_PERMANENT = re.compile(
+    r"""
+      authentication\ failed                       # password, SASL, LDAP, Peer, Ident, …
+    | no\ password\ supplied
+    | role\ ".*"\ (does\ not\ exist|is\ not\ permitted\ to\ log\ in)
+    | database\ ".*"\ (does\ not\ exist|is\ not\ currently\ accepting\ connections)
+    | permission\ denied\ for\ database
+    | no\ pg_hba\.conf\ entry | pg_hba\.conf\ rejects
+    | server\ does\ not\ support\ SSL | certificate\ verify\ failed
+    | server\ certificate\ for\ ".*"\ .*does\ not\ match
+    | (root\ certificate|certificate|private\ key)\ file\ ".*"
+    | definition\ of\ service\ ".*"\ not\ found
+    | unrecognized\ configuration\ parameter | invalid\ value\ for\ parameter
+    | no\ such\ (database|user)                    # PgBouncer
+    """,
+    re.VERBOSE,
+)
+
+# With several hosts one message lists every attempt: as long as one of them may succeed
+# later, the whole is transient.
+_TRANSIENT = re.compile(
+    r"""
+      Connection\ refused | timeout\ expired | timed\ out | Connection\ reset
+    | starting\ up | shutting\ down | in\ recovery\ mode | not\ yet\ accepting\ connections
+    | server\ closed\ the\ connection | No\ route\ to\ host | Network\ is\ unreachable
+    | could\ not\ translate\ host\ name | failed\ to\ resolve\ host
+    | session\ is\ (not\ )?read-only | server\ is\ (not\ )?in\ hot\ standby
+    """,
+    re.VERBOSE,
+)
+
+
+def psycopg_error(error: BaseException | None) -> psycopg.Error | None:
+    """Find psycopg's error in *error* or in what it was raised from, as Django wraps it."""
+    for link in _causes(error):
+        if isinstance(link, psycopg.Error):
+            return link
+    return None
+
+
+def sqlstate_of(error: BaseException | None) -> str | None:
+    """Return the five-character SQLSTATE that *error* carries, through Django's wrapping."""
+    found = psycopg_error(error)
+    return found.sqlstate if found is not None else None
+
+
+def is_connection_lost(error: BaseException | None) -> bool:
+    """Tell whether *error* says that the connection, not the statement, failed.
+
+    psycopg raises an OperationalError without SQLSTATE when the socket breaks or the
+    connection is closed already: such an error never came from the server.
+    """
+    found = psycopg_error(error)
+    if found is None:
+        return False
+    if found.sqlstate is None:
+        return isinstance(found, psycopg.OperationalError)
+    return found.sqlstate in CONNECTION_LOST or found.sqlstate.startswith("08")
+
+
+def is_server_away(error: BaseException | None) -> bool:
+    """Tell whether *error* means that no connection could be had or that one was lost."""
+    return any(isinstance(link, PoolError) for link in _causes(error)) or is_connection_lost(error)
+
+
+def is_poisonous(error: BaseException | None) -> bool:
+    """Tell whether the connection that raised *error* must not go back to its pool."""
+    return sqlstate_of(error) == READ_ONLY or is_connection_lost(error)
+
+
+def is_permanent_refusal(error: BaseException) -> bool:
+    """Tell whether an error while opening a connection is one that waiting does not mend.
+
+    Errors of the connection's own configuration (time zone, role) carry a SQLSTATE and are
+    permanent unless the connection was lost meanwhile; the others are known by their text.
+    A callable that fetches credentials may fail for the network's sake (OSError): transient.
+    """
+    found = psycopg_error(error)
+    if found is None:
+        return not isinstance(error, OSError)
+    if not isinstance(found, psycopg.OperationalError):
+        return True
+    if found.sqlstate is not None:
+        return not is_connection_lost(found) and not found.sqlstate.startswith("53")
+    text = str(found)
+    return bool(_PERMANENT.search(text)) and not _TRANSIENT.search(text)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__
