@@ -13,10 +13,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base as postgresql
-from django.db.backends.postgresql.psycopg_any import IsolationLevel, is_psycopg3
+from django.db.backends.postgresql.psycopg_any import is_psycopg3
 from django.db.utils import DatabaseErrorWrapper
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
+from psycopg import IsolationLevel
 
 from . import conf, registry
 from .connection import PooledConnection
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from .commit import Attempt
 
 __all__ = ["DatabaseWrapper"]
+
+# The "type: ignore"s below stand where django-stubs does not know a method that Django has.
 
 if not is_psycopg3:
     raise ImproperlyConfigured(
@@ -134,8 +137,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         self.close_pool()
         if self.connection is None:
             return False
-        changed: bool = self._configure_timezone(self.connection)
-        return changed
+        return bool(self._configure_timezone(self.connection))  # type: ignore[attr-defined]
 
     @cached_property
     def wrap_database_errors(self) -> _ErrorWatch:
@@ -163,14 +165,14 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
 
     def _commit(self) -> None:
         if self.attempt is None or self.connection is None:
-            super()._commit()
+            super()._commit()  # type: ignore[misc]
         else:
-            self.attempt.commit(self, super()._commit)
+            self.attempt.commit(self, super()._commit)  # type: ignore[misc]
 
     def _close(self) -> None:
         connection, pool = self.connection, self._pool
         if not isinstance(connection, PooledConnection) or pool is None:
-            super()._close()
+            super()._close()  # type: ignore[misc]
             return
         self.connection = self._pool = None
         with self.wrap_database_errors:
@@ -202,8 +204,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         # a connection, keeps the settings as they were when the pool was made.
         keeper = type(self)(deepcopy(self.settings_dict), self.alias)
         keeper.timezone_name = self.timezone_name
-        configure: Callable[[PooledConnection], object] = keeper._configure_connection
-        return configure
+        return keeper._configure_connection  # type: ignore[attr-defined, no-any-return]
 
     def _isolation_level(self) -> IsolationLevel:
         value = self.settings_dict["OPTIONS"].get("isolation_level", IsolationLevel.READ_COMMITTED)

@@ -75,7 +75,7 @@ class PoolOptions:
     )
     """What a checkout lasts for, in PgBouncer's words."""
     check_after: float = _option(30.0, _SECONDS_OR_ZERO)
-    """Idle time from which a checkout makes a round trip; below it, only the socket is looked at."""
+    """Idle time from which a checkout makes a round trip; below it, it looks at the socket."""
     check_timeout: float = _option(5.0, _SECONDS)
     """Longest that round trip may take."""
     backoff: Backoff = _option(
@@ -96,7 +96,7 @@ class PoolOptions:
     """What happens to a connection at checkin: an open transaction is rolled back, and with
     'discard' all session state goes too."""
     check: Callable[..., None] | None = _option(None, _CALLABLE_OR_NONE)
-    """Called with the connection at each checkout, after our own check; raises if it is not usable."""
+    """Called with the connection at each checkout, after our own check; raises if it is bad."""
     leak_after: float | None = _option(None, _SECONDS_OR_NONE)
     """Seconds in use after which the log tells where a connection was checked out."""
     stats_dir: str | PathLike[str] | bool | None = _option(

@@ -62,7 +62,7 @@ class PoolError(OperationalError):
 
 
 class CheckoutTimeout(PoolError):
-    """No connection became available within ``timeout``; ``__cause__`` is the last connect error."""
+    """No connection became available in time; ``__cause__`` is the last connect error, if any."""
 
 
 class ConnectFailed(PoolError):

@@ -219,6 +219,7 @@ class Pool:
             self.counters.restarts[sqlstate] += 1
 
     def _take(self, started: float, deadline: float) -> PooledConnection:
+        cause: BaseException | None
         try:
             return self._pool.getconn(timeout=deadline - monotonic())
         except seam.PoolTimeout:
