@@ -1,0 +1,97 @@
+"""Fixtures: servers that run for the session or belong to one test, and a proxy before them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from example_project.embedded_postgres import free_port
+from tests.fault_proxy import FaultProxy
+from tests.servers import Servers, versions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from example_project.embedded_postgres import EmbeddedServer
+
+
+pytest_plugins = ["tests.pools"]
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """The maker of all servers of this session."""
+    made = Servers()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def server(servers: Servers) -> Iterator[EmbeddedServer]:
+    """The server of Django's test database; not to be stopped, and with no data to be relied on."""
+    made = servers.make()
+    made.start()
+    yield made
+    servers.remove(made)
+
+
+@pytest.fixture
+def make_server(servers: Servers) -> Iterator[Callable[..., EmbeddedServer]]:
+    """Make and start servers that are the test's own; arguments as ``Servers.make``."""
+    mine: list[EmbeddedServer] = []
+
+    def make(*args: Any, **kwargs: Any) -> EmbeddedServer:
+        made = servers.make(*args, **kwargs)
+        mine.append(made)
+        made.start()
+        return made
+
+    yield make
+    # A standby leaves before its primary does.
+    for made in reversed(mine):
+        servers.remove(made)
+
+
+@pytest.fixture(params=versions(), ids=lambda version: f"postgresql{version}")
+def own_server(
+    request: pytest.FixtureRequest, make_server: Callable[..., EmbeddedServer]
+) -> EmbeddedServer:
+    """A server to stop and kill, once of the oldest and once of the newest version."""
+    return make_server(request.param)
+
+
+@pytest.fixture
+def make_proxy() -> Iterator[Callable[[EmbeddedServer], FaultProxy]]:
+    """Put a proxy before a server."""
+    mine: list[FaultProxy] = []
+
+    def make(server: EmbeddedServer) -> FaultProxy:
+        mine.append(FaultProxy(server.host, server.port, listen=free_port()))
+        return mine[-1]
+
+    yield make
+    for proxy in mine:
+        proxy.close()
+
+
+@pytest.fixture
+def proxy(make_proxy: Callable[[EmbeddedServer], FaultProxy], server: EmbeddedServer) -> FaultProxy:
+    """A proxy before the session's server: log in as there, on the proxy's port."""
+    return make_proxy(server)
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    django_db_modify_db_settings_parallel_suffix: None, server: EmbeddedServer
+) -> None:
+    """Lead Django to the session's server before pytest-django makes the test database there."""
+    from django.conf import settings
+    from django.db import connections
+
+    found = server.django_settings()
+    del found["NAME"]
+    for alias in connections:
+        # The same dictionary as a rule, but not where a test run has copied it.
+        settings.DATABASES[alias].update(found)
+        connections[alias].settings_dict.update(found)

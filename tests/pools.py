@@ -1,0 +1,121 @@
+"""Fixtures: pools by themselves, and databases that Django reaches through one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+from django.db import connections
+
+from django_pooled import registry
+from django_pooled.conf import parse
+from django_pooled.pool import Pool
+from tests.servers import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from example_project.embedded_postgres import EmbeddedServer
+    from tests.fault_proxy import FaultProxy
+
+
+class MakePool(Protocol):
+    def __call__(
+        self, server: EmbeddedServer, through: FaultProxy | None = None, **options: Any
+    ) -> Pool: ...
+
+
+class MakeDatabase(Protocol):
+    def __call__(
+        self,
+        server: EmbeddedServer,
+        through: FaultProxy | None = None,
+        options: dict[str, Any] | None = None,
+        **pool: Any,
+    ) -> str: ...
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_in_use() -> Iterator[None]:
+    """Whatever a test did, nothing is in use after it but what the test's own thread holds."""
+    yield
+    # Threads that the test has ended may still be giving theirs back.
+    wait_until(lambda: in_use() == held_by_this_thread(), what=f"no more: {registry.snapshots()}")
+
+
+def in_use() -> int:
+    return sum(pool.in_use for pool in registry.snapshots())
+
+
+def held_by_this_thread() -> int:
+    # Django keeps the connection of a thread until a request ends there, which is never here.
+    return sum(wrapper.connection is not None for wrapper in connections.all(initialized_only=True))
+
+
+@pytest.fixture
+def make_pool() -> Iterator[MakePool]:
+    """Make pools that belong to the test, to the database 'postgres' of a server."""
+    made: list[Pool] = []
+
+    def make(server: EmbeddedServer, through: FaultProxy | None = None, **options: Any) -> Pool:
+        found = {"timeout": 10.0, **options}
+        overrides = found.pop("parameters", {})
+        configure = found.pop("configure", lambda connection: None)
+        parameters = {**server.parameters("postgres"), "autocommit": True, "connect_timeout": 5}
+        if through is not None:
+            parameters["port"] = through.port
+        parameters.update(overrides)
+        pool = Pool(
+            "default",
+            parse("default", {"OPTIONS": {"pool": found}}),
+            parameters=lambda: parameters,
+            configure=configure,
+            server="the test's server",
+        )
+        pool.open()
+        made.append(pool)
+        return pool
+
+    yield make
+    for pool in made:
+        in_use = pool.gauges().in_use
+        pool.close(timeout=2.0)
+        assert in_use == 0
+
+
+@pytest.fixture
+def make_database(django_db_blocker: Any) -> Iterator[MakeDatabase]:
+    """Make aliases under which Django reaches the database 'postgres' of a server."""
+    aliases: list[str] = []
+
+    def make(
+        server: EmbeddedServer,
+        through: FaultProxy | None = None,
+        options: dict[str, Any] | None = None,
+        **pool: Any,
+    ) -> str:
+        alias = f"made_{len(aliases)}"
+        settings = {
+            **connections.settings["default"],
+            **server.django_settings(),
+            "NAME": "postgres",
+            "OPTIONS": {**(options or {}), "pool": {"timeout": 10.0, **pool}},
+        }
+        if through is not None:
+            settings["PORT"] = through.port
+        connections.settings[alias] = settings
+        aliases.append(alias)
+        return alias
+
+    with django_db_blocker.unblock():
+        yield make
+        for alias in aliases:
+            connections[alias].close()
+            wait_until(
+                lambda alias=alias: all(
+                    pool.in_use == 0 for pool in registry.snapshots() if pool.alias == alias
+                )
+            )
+            registry.close_pools_of(alias, timeout=2.0)
+            del connections[alias]
+            del connections.settings[alias]
