@@ -20,6 +20,7 @@ from django.utils.functional import cached_property
 from psycopg import IsolationLevel
 
 from . import conf, registry
+from .commit import commit_once
 from .connection import PooledConnection
 from .pool import Pool
 from .sqlstates import is_poisonous
@@ -164,10 +165,13 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         self.attempt = None
 
     def _commit(self) -> None:
-        if self.attempt is None or self.connection is None:
-            super()._commit()  # type: ignore[misc]
+        if self.connection is None:
+            return
+        send = super()._commit  # type: ignore[misc]
+        if self.attempt is None:
+            commit_once(self, send)
         else:
-            self.attempt.commit(self, super()._commit)  # type: ignore[misc]
+            self.attempt.commit(self, send)
 
     def _close(self) -> None:
         connection, pool = self.connection, self._pool

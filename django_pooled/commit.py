@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .base import DatabaseWrapper
     from .connection import PooledConnection
 
-__all__ = ["Attempt", "Phase"]
+__all__ = ["Attempt", "Phase", "commit_once"]
 
 logger = logging.getLogger("django_pooled.retry")
 
@@ -142,10 +142,7 @@ class Attempt:
             if self.phase is Phase.FAILED:
                 raise
             if self.phase is Phase.UNKNOWN:
-                raise AmbiguousCommit(
-                    f"database {wrapper.alias!r}: the connection was lost while COMMIT was under "
-                    f"way, and whether the transaction was committed cannot be told"
-                ) from error
+                raise _ambiguous(wrapper) from error
             logger.info("database %r: COMMIT had no answer, and was done", wrapper.alias)
         self.phase = Phase.COMMITTED
 
@@ -186,6 +183,29 @@ class Attempt:
                 return Phase.UNKNOWN
             connection.execute(_END_IDLE, [proof.backend_pid, proof.xid])
             self.sleep(_ASK_AGAIN_AFTER)
+
+
+def commit_once(wrapper: DatabaseWrapper, send: Callable[[], None]) -> None:
+    """Commit by *send* where nobody could run the transaction again.
+
+    Raises:
+        AmbiguousCommit: The connection was lost meanwhile. Anything else that says "lost" would
+            read as "nothing happened, try again".
+    """
+    began = wrapper.connection.info.transaction_status == TransactionStatus.INTRANS
+    try:
+        send()
+    except Exception as error:
+        if began and is_connection_lost(error):
+            raise _ambiguous(wrapper) from error
+        raise
+
+
+def _ambiguous(wrapper: DatabaseWrapper) -> AmbiguousCommit:
+    return AmbiguousCommit(
+        f"database {wrapper.alias!r}: the connection was lost while COMMIT was under way, and "
+        f"whether the transaction was committed cannot be told"
+    )
 
 
 def _read_proof(connection: psycopg.Connection[object]) -> _Proof:

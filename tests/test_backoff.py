@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from django_pooled.backoff import Backoff, retry_until
+
+
+def test_waits_are_drawn_from_zero_to_a_bound_that_doubles_up_to_the_cap() -> None:
+    backoff = Backoff(initial=0.1, maximum=0.5)
+    for attempt, bound in [(1, 0.1), (2, 0.2), (3, 0.4), (4, 0.5), (50, 0.5), (5000, 0.5)]:
+        waits = [backoff.wait(attempt) for _ in range(500)]
+        assert 0 <= min(waits) < bound / 4
+        assert bound * 3 / 4 < max(waits) <= bound
+
+
+def test_without_jitter_a_wait_is_the_bound_itself() -> None:
+    backoff = Backoff(initial=0.1, maximum=0.5, jitter=False)
+    assert [backoff.wait(attempt) for attempt in (1, 2, 3, 4)] == [0.1, 0.2, 0.4, 0.5]
+
+
+def test_an_attempt_is_repeated_until_it_succeeds() -> None:
+    outcomes = iter([OSError("first"), OSError("second"), "connected"])
+
+    def attempt() -> str:
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    result = retry_until(
+        threading.Event(), attempt, backoff=Backoff(0.001, 0.001), worth_retrying=lambda _: True
+    )
+    assert result == "connected"
+
+
+def test_an_error_that_is_not_worth_retrying_ends_the_series_as_it_is() -> None:
+    calls = []
+
+    def attempt() -> None:
+        calls.append(None)
+        raise ValueError("wrong password")
+
+    with pytest.raises(ValueError, match="wrong password"):
+        retry_until(
+            threading.Event(), attempt, backoff=Backoff(), worth_retrying=lambda error: False
+        )
+    assert len(calls) == 1
+
+
+def test_stopping_cuts_a_wait_short() -> None:
+    stopped, failed = threading.Event(), threading.Event()
+    errors = []
+
+    def attempt() -> None:
+        failed.set()
+        raise OSError("refused")
+
+    def series() -> None:
+        try:
+            retry_until(
+                stopped,
+                attempt,
+                backoff=Backoff(600.0, 600.0, jitter=False),
+                worth_retrying=lambda _: True,
+            )
+        except OSError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=series)
+    thread.start()
+    assert failed.wait(10)
+    stopped.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert errors == ["refused"]

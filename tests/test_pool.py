@@ -1,0 +1,577 @@
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from django_pooled.base import _resolved
+from django_pooled.errors import (
+    CheckoutTimeout,
+    ConnectFailed,
+    PoolClosed,
+    PoolError,
+    PoolExhausted,
+)
+from example_project.embedded_postgres import free_port
+from tests.servers import backend_count, backend_pids, kill_backends, wait_until
+
+if TYPE_CHECKING:
+    from django_pooled.pool import Pool
+    from example_project.embedded_postgres import EmbeddedServer
+    from tests.fault_proxy import FaultProxy
+    from tests.pools import MakePool
+
+
+def query(pool: Pool) -> Any:
+    """Check out, ask, check in."""
+    connection = pool.checkout()
+    try:
+        row = connection.execute("SELECT 42").fetchone()
+        assert row is not None
+        return row[0]
+    finally:
+        pool.checkin(connection)
+
+
+def fill(pool: Pool, size: int) -> None:
+    """Have *size* connections idle."""
+    connections = [pool.checkout() for _ in range(size)]
+    for connection in connections:
+        pool.checkin(connection)
+    assert pool.gauges().idle == size
+
+
+def test_a_connection_is_used_again_after_its_checkin(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server)
+    first = pool.checkout()
+    pool.checkin(first)
+    second = pool.checkout()
+    pool.checkin(second)
+    assert first is second
+    assert pool.snapshot().counters.connects == 1
+
+
+def test_200_threads_share_5_connections_and_lose_none(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=5, timeout=60.0)
+    most, lock, at_once = 0, threading.Lock(), 0
+
+    def work() -> int:
+        nonlocal most, at_once
+        for _ in range(10):
+            connection = pool.checkout()
+            with lock:
+                at_once += 1
+                most = max(most, at_once)
+            connection.execute("SELECT 1")
+            with lock:
+                at_once -= 1
+            pool.checkin(connection)
+        return 10
+
+    with ThreadPoolExecutor(200) as threads:
+        done = sum(future.result(60) for future in [threads.submit(work) for _ in range(200)])
+    snapshot = pool.snapshot()
+    assert done == 2000
+    assert most <= 5
+    assert snapshot.size == snapshot.idle <= 5
+    assert snapshot.waiting == snapshot.in_use == 0
+    assert snapshot.counters.checkouts == snapshot.counters.checkins == 2000
+    assert snapshot.counters.connects <= 5
+
+
+def test_a_pool_grows_by_as_many_connections_as_there_are_waiters(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, min_size=0, max_size=10)
+    with ThreadPoolExecutor(4) as threads:
+        held = [future.result(10) for future in [threads.submit(pool.checkout) for _ in range(4)]]
+    for connection in held:
+        pool.checkin(connection)
+    wait_until(lambda: pool.snapshot().connecting == 0)
+    assert pool.gauges().idle == 4
+
+
+@pytest.mark.parametrize("idle", [1, 6])
+def test_backends_killed_while_idle_fail_no_checkout(
+    own_server: EmbeddedServer, make_pool: MakePool, idle: int
+) -> None:
+    pool = make_pool(own_server, max_size=idle)
+    fill(pool, idle)
+    assert kill_backends(own_server, "postgres") == idle
+    assert [query(pool) for _ in range(idle * 2)] == [42] * idle * 2
+    assert pool.snapshot().counters.dead == idle
+
+
+def test_a_killed_server_s_idle_connections_are_found_dead_all_at_once(
+    own_server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(own_server, max_size=8)
+    fill(pool, 8)
+    own_server.kill()
+    own_server.start()
+    assert query(pool) == 42
+    # One checkout found all eight, and only what was missed has been opened.
+    assert pool.snapshot().counters.dead == 8
+    assert pool.snapshot().counters.connects <= 10
+
+
+def test_a_backend_killed_while_in_use_takes_its_connection_out_of_the_pool(
+    own_server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(own_server, max_size=2)
+    connection = pool.checkout()
+    kill_backends(own_server, "postgres")
+    with pytest.raises(psycopg.OperationalError):
+        connection.execute("SELECT 1")
+    pool.checkin(connection)
+    assert query(pool) == 42
+    assert pool.snapshot().counters.discarded == 1
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_load_rides_out_a_server_that_is_away_for_3_seconds(
+    own_server: EmbeddedServer, make_pool: MakePool, end: str
+) -> None:
+    pool = make_pool(own_server, max_size=5, timeout=30.0)
+    finished = threading.Event()
+    refused: list[PoolError] = []
+    broken: list[psycopg.Error] = []
+    served: list[float] = []
+
+    def work() -> None:
+        while not finished.is_set():
+            try:
+                query(pool)
+            except PoolError as error:
+                refused.append(error)
+            except psycopg.Error as error:
+                broken.append(error)
+            else:
+                served.append(time.monotonic())
+
+    with ThreadPoolExecutor(20) as threads:
+        workers = [threads.submit(work) for _ in range(20)]
+        wait_until(lambda: len(served) > 200)
+        own_server.stop() if end == "stop" else own_server.kill()
+        away_from = time.monotonic()
+        # The outage itself, not a wait for something to happen.
+        time.sleep(3)
+        own_server.start()
+        back_at = time.monotonic()
+        wait_until(lambda: served[-1] > back_at, timeout=10)
+        count = len(served)
+        wait_until(lambda: len(served) > count + 200)
+        finished.set()
+        for worker in workers:
+            worker.result(30)
+    # Only what was on its way when the server went can have failed: at most once a connection.
+    assert refused == []
+    assert len(broken) <= 5 + 5
+    assert not [moment for moment in served if away_from + 0.5 < moment < back_at - 0.5]
+    assert pool.gauges().size <= 5
+    assert pool.gauges().in_use == 0
+
+
+def test_waiters_are_served_in_order_once_the_server_is_back(
+    server: EmbeddedServer, proxy: FaultProxy, make_pool: MakePool
+) -> None:
+    proxy.down()
+    pool = make_pool(server, through=proxy, min_size=0, max_size=1, timeout=30.0)
+    order: list[int] = []
+
+    def wait(number: int) -> None:
+        connection = pool.checkout()
+        order.append(number)
+        pool.checkin(connection)
+
+    threads = []
+    for number in range(10):
+        threads.append(threading.Thread(target=wait, args=[number]))
+        threads[-1].start()
+        wait_until(lambda number=number: pool.gauges().waiting == number + 1)
+    proxy.forward()
+    for thread in threads:
+        thread.join(10)
+    assert order == list(range(10))
+
+
+def test_one_probe_at_a_time_knocks_while_the_server_is_away(
+    server: EmbeddedServer, proxy: FaultProxy, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, through=proxy, max_size=10, backoff={"initial": 0.2, "maximum": 0.2})
+    query(pool)
+    proxy.down()
+    proxy.cut()
+    before = pool.snapshot().counters.connect_failures
+    with ThreadPoolExecutor(10) as threads:
+        waiting = [threads.submit(query, pool) for _ in range(10)]
+        # The measured span, in which ten connections are wanted.
+        time.sleep(2.0)
+        knocks = pool.snapshot().counters.connect_failures - before
+        proxy.forward()
+        assert [future.result(10) for future in waiting] == [42] * 10
+    # Waits are 0.1 s on average, so some 20 in 2 s; ten connections each would make 200.
+    assert 3 <= knocks <= 60
+
+
+def test_a_wrong_password_fails_every_waiter_with_the_server_s_words(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, parameters={"password": "not this one"}, timeout=30.0)
+    with ThreadPoolExecutor(10) as threads:
+        refusals = [threads.submit(query, pool) for _ in range(10)]
+        for future in refusals:
+            with pytest.raises(ConnectFailed, match="password authentication failed") as refused:
+                future.result(10)
+            assert isinstance(refused.value.__cause__, psycopg.OperationalError)
+            assert "not this one" not in str(refused.value)
+            assert refused.value.elapsed < 10
+
+
+def test_mending_the_cause_heals_the_running_pool(
+    own_server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    with psycopg.connect(**own_server.parameters("postgres"), autocommit=True) as admin:
+        admin.execute("CREATE ROLE clerk LOGIN PASSWORD 'old'")
+        pool = make_pool(own_server, parameters={"user": "clerk", "password": "new"})
+        with pytest.raises(ConnectFailed, match="clerk"):
+            query(pool)
+        admin.execute("ALTER ROLE clerk PASSWORD 'new'")
+    assert query(pool) == 42
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"dbname": "nowhere"}, 'database "nowhere" does not exist'),
+        ({"user": "nobody_here"}, "nobody_here"),
+        ({"sslmode": "require"}, "SSL"),
+        ({"options": "-c no_such_setting=1"}, "unrecognized configuration parameter"),
+    ],
+    ids=["unknown database", "unknown role", "TLS not offered", "unknown setting"],
+)
+def test_other_permanent_failures_are_told_at_once_too(
+    server: EmbeddedServer, make_pool: MakePool, parameters: dict[str, str], words: str
+) -> None:
+    pool = make_pool(server, parameters=parameters, timeout=60.0)
+    with pytest.raises(ConnectFailed, match=words) as refused:
+        query(pool)
+    assert refused.value.elapsed < 30
+
+
+def test_an_error_in_the_connection_s_own_configuration_is_permanent(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(
+        server,
+        configure=lambda connection: connection.execute("SET TimeZone TO 'Mars/Olympus'"),
+        timeout=60.0,
+    )
+    with pytest.raises(ConnectFailed, match="Mars/Olympus"):
+        query(pool)
+    wait_until(lambda: backend_count(server, "postgres") == 0)
+
+
+def test_a_closed_port_ends_in_a_timeout_that_shows_the_connect_error(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, parameters={"port": free_port()}, timeout=0.5, max_size=3)
+    with pytest.raises(CheckoutTimeout) as timeout:
+        query(pool)
+    assert "pool 'default'" in str(timeout.value)
+    assert "size 0 of 3, 0 idle, 0 in use" in str(timeout.value)
+    assert "Connection refused" in str(timeout.value)
+    assert isinstance(timeout.value.__cause__, psycopg.OperationalError)
+    assert timeout.value.alias == "default"
+    assert timeout.value.elapsed >= 0.5
+
+
+def test_a_saturated_pool_ends_in_a_timeout_that_names_the_gauges(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=1, timeout=0.2)
+    connection = pool.checkout()
+    try:
+        with pytest.raises(CheckoutTimeout, match=r"size 1 of 1, 0 idle, 1 in use") as timeout:
+            pool.checkout()
+        assert timeout.value.__cause__ is None
+        assert pool.snapshot().counters.timeouts == 1
+    finally:
+        pool.checkin(connection)
+
+
+def test_more_waiters_than_max_waiting_are_refused_and_the_pool_stays_usable(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=1, max_waiting=2, timeout=0.3)
+    for _ in range(3):
+        connection = pool.checkout()
+        with ThreadPoolExecutor(2) as threads:
+            waiting = [threads.submit(pool.checkout) for _ in range(2)]
+            wait_until(lambda: pool.gauges().waiting == 2)
+            with pytest.raises(PoolExhausted, match="2 threads are waiting already"):
+                pool.checkout()
+            for future in waiting:
+                with pytest.raises(CheckoutTimeout):
+                    future.result(10)
+        # psycopg_pool would still count both, and refuse everybody from now on.
+        assert pool.gauges().waiting == 0
+        pool.checkin(connection)
+        assert query(pool) == 42
+
+
+def test_a_connection_past_its_lifetime_is_replaced_at_checkout(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_lifetime=0.05)
+    first = pool.checkout()
+    pool.checkin(first)
+    wait_until(lambda: time.monotonic() > first.life.expires_at)
+    second = pool.checkout()
+    pool.checkin(second)
+    assert first is not second
+    assert pool.snapshot().counters.expired == 1
+
+
+def test_an_open_transaction_is_rolled_back_at_checkin(
+    server: EmbeddedServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make_pool(server, max_size=1)
+    connection = pool.checkout()
+    connection.autocommit = False
+    connection.read_only = True
+    connection.execute("SELECT 1")
+    pool.checkin(connection)
+    assert "rolled back a transaction left open" in caplog.text
+    again = pool.checkout()
+    assert again is connection
+    assert (again.autocommit, again.read_only, again.isolation_level) == (True, None, None)
+    pool.checkin(again)
+
+
+def test_reset_discard_leaves_no_session_state(server: EmbeddedServer, make_pool: MakePool) -> None:
+    pool = make_pool(
+        server,
+        max_size=1,
+        reset="discard",
+        configure=lambda connection: connection.execute("SET TimeZone TO 'UTC'"),
+    )
+    connection = pool.checkout()
+    connection.execute("SET TimeZone TO 'Asia/Tokyo'")
+    connection.execute("CREATE TEMP TABLE scratch (x int)")
+    connection.execute("LISTEN news")
+    connection.execute("SELECT pg_advisory_lock(1)")
+    pool.checkin(connection)
+    again = pool.checkout()
+    assert again is connection
+    state = again.execute(
+        "SELECT current_setting('TimeZone'), to_regclass('scratch'), "
+        "(SELECT count(*) FROM pg_listening_channels()), "
+        "(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())"
+    ).fetchone()
+    assert state == ("UTC", None, 0, 0)
+    pool.checkin(again)
+
+
+def test_a_poisoned_connection_does_not_go_back(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server)
+    connection = pool.checkout()
+    connection.life.doom("25006: cannot execute INSERT in a read-only transaction")
+    pool.checkin(connection)
+    assert connection.closed
+    assert query(pool) == 42
+
+
+def test_a_second_checkin_is_no_error(server: EmbeddedServer, make_pool: MakePool) -> None:
+    pool = make_pool(server, max_size=1)
+    connection = pool.checkout()
+    pool.checkin(connection)
+    pool.checkin(connection)
+    assert pool.gauges().idle == 1
+
+
+def test_the_project_s_own_check_is_asked_too(server: EmbeddedServer, make_pool: MakePool) -> None:
+    rejected: list[Any] = []
+
+    def check(connection: Any) -> None:
+        if not rejected:
+            rejected.append(connection)
+            raise RuntimeError("not this one")
+
+    pool = make_pool(server, check=check)
+    connection = pool.checkout()
+    pool.checkin(connection)
+    assert rejected[0] is not connection
+    assert rejected[0].closed
+
+
+def test_a_checkout_from_a_closed_pool_says_so(server: EmbeddedServer, make_pool: MakePool) -> None:
+    pool = make_pool(server)
+    connection = pool.checkout()
+    pool.close()
+    with pytest.raises(PoolClosed, match="the pool is closed"):
+        pool.checkout()
+    pool.checkin(connection)
+    assert connection.closed
+
+
+def test_closing_does_not_wait_for_a_server_that_is_away(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(
+        server,
+        parameters={"port": free_port()},
+        backoff={"initial": 600.0, "maximum": 600.0, "jitter": False},
+        timeout=60.0,
+    )
+    errors: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            pool.checkout()
+        except PoolError as error:
+            errors.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    wait_until(lambda: pool.gauges().waiting == 1 and pool.snapshot().last_error)
+    started = time.monotonic()
+    pool.close()
+    assert time.monotonic() - started < 3
+    waiter.join(10)
+    assert [type(error) for error in errors] == [PoolClosed]
+
+
+def test_a_thread_that_ends_with_a_connection_gives_it_back_with_a_warning(
+    server: EmbeddedServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make_pool(server, max_size=1)
+
+    def forget() -> None:
+        connection = pool.checkout()
+        connection.autocommit = False
+        connection.execute("SELECT 1")
+
+    for _ in range(3):
+        thread = threading.Thread(target=forget)
+        thread.start()
+        thread.join()
+    wait_until(lambda: pool.gauges().in_use == 0)
+    assert pool.gauges().idle == 1
+    assert pool.snapshot().counters.reclaimed == 3
+    assert "tests.test_pool.forget:" in caplog.text
+
+
+def test_a_long_hold_is_logged_with_its_stack_when_others_wait_in_vain(
+    server: EmbeddedServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make_pool(server, max_size=1, timeout=0.3, leak_after=0.1)
+
+    def holds_it_too_long() -> Any:
+        return pool.checkout()
+
+    connection = holds_it_too_long()
+    with pytest.raises(CheckoutTimeout):
+        pool.checkout()
+    pool.checkin(connection)
+    assert caplog.text.count("in holds_it_too_long") == 2
+
+
+def test_a_frozen_server_is_found_within_check_timeout(
+    server: EmbeddedServer, proxy: FaultProxy, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, through=proxy, check_after=0.0, check_timeout=0.3, timeout=2.0)
+    query(pool)
+    proxy.freeze()
+    started = time.monotonic()
+    with pytest.raises(CheckoutTimeout):
+        query(pool)
+    assert time.monotonic() - started < 8
+    proxy.forward()
+
+
+def test_credentials_are_asked_for_at_each_connect(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    asked: list[str] = []
+
+    def token() -> str:
+        asked.append("token")
+        return server.password
+
+    pool = make_pool(server, max_size=2)
+    pool._parameters = partial(_resolved, {**pool._parameters(), "password": token})
+    held = [pool.checkout() for _ in range(2)]
+    for connection in held:
+        pool.checkin(connection)
+    assert asked
+    assert server.password not in repr(pool.snapshot())
+
+
+def test_the_log_never_shows_a_password(
+    server: EmbeddedServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    pool = make_pool(server, parameters={"port": free_port()}, timeout=0.3)
+    with pytest.raises(CheckoutTimeout) as timeout:
+        query(pool)
+    assert server.password not in caplog.text
+    assert server.password not in str(timeout.value)
+
+
+def test_a_notification_does_not_make_a_connection_look_dead(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=1)
+    connection = pool.checkout()
+    connection.execute("LISTEN news")
+    pool.checkin(connection)
+    with psycopg.connect(**server.parameters("postgres"), autocommit=True) as other:
+        other.execute("NOTIFY news, 'hello'")
+    again = pool.checkout()
+    pool.checkin(again)
+    assert again is connection
+
+
+def test_the_server_s_goodbye_is_believed_before_it_closes(
+    own_server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(own_server, max_size=1)
+    query(pool)
+    [pid] = backend_pids(own_server, "postgres")
+    kill_backends(own_server, "postgres")
+    assert query(pool) == 42
+    assert pid not in backend_pids(own_server, "postgres")
+
+
+def test_a_pool_is_whole_again_after_an_outage_longer_than_reconnect_timeout(
+    server: EmbeddedServer, proxy: FaultProxy, make_pool: MakePool
+) -> None:
+    gave_up = threading.Event()
+    proxy.down()
+    pool = make_pool(
+        server,
+        through=proxy,
+        max_size=2,
+        timeout=0.3,
+        reconnect_timeout=0.1,
+        reconnect_failed=lambda _: gave_up.set(),
+    )
+    with pytest.raises(CheckoutTimeout):
+        query(pool)
+    assert gave_up.wait(10)
+    proxy.forward()
+    assert wait_until(lambda: query(pool)) == 42
+    fill(pool, 2)

@@ -1,0 +1,574 @@
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import IntegrityError, OperationalError, connection, connections, transaction
+from django.db.transaction import TransactionManagementError, atomic
+from django.http import HttpRequest, HttpResponse
+from django.test import Client, TestCase
+from django.utils.decorators import method_decorator
+from django.views import View
+
+from django_pooled import Backoff, registry, retry_transaction
+from tests.app.models import Counter, Note
+from tests.servers import backend_pids, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from example_project.embedded_postgres import EmbeddedServer
+
+QUICK = Backoff(initial=0.001, maximum=0.002)
+
+
+def fail_with(sqlstate: str) -> None:
+    """Have the server raise an error with this SQLSTATE."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'made' USING ERRCODE = '{sqlstate}'; END $$")
+
+
+def end_own_backend() -> None:
+    """Lose the connection in mid-transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+class Runs:
+    """Counts the attempts of a function and fails in the first ones."""
+
+    def __init__(self, fail: Callable[[], None], times: int = 1) -> None:
+        self.fail = fail
+        self.times = times
+        self.attempts = 0
+
+    def __call__(self) -> int:
+        self.attempts += 1
+        Note.objects.create(text=f"attempt {self.attempts}")
+        if self.attempts <= self.times:
+            self.fail()
+        return self.attempts
+
+
+def texts() -> list[str]:
+    return list(Note.objects.order_by("pk").values_list("text", flat=True))
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01", "25006", "08006"])
+def test_a_retryable_failure_runs_the_whole_function_again(sqlstate: str) -> None:
+    runs = Runs(lambda: fail_with(sqlstate), times=2)
+    assert retry_transaction(backoff=QUICK)(runs)() == 3
+    assert texts() == ["attempt 3"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_lost_in_mid_transaction_runs_it_again_on_another() -> None:
+    runs = Runs(end_own_backend)
+    assert retry_transaction(backoff=QUICK)(runs)() == 2
+    assert texts() == ["attempt 2"]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("sqlstate", ["23505", "57014", "42601", "53100", "55P03"])
+def test_other_failures_are_raised_after_one_attempt(sqlstate: str) -> None:
+    runs = Runs(lambda: fail_with(sqlstate))
+    with pytest.raises(Exception, match="made"):
+        retry_transaction(runs)()
+    assert runs.attempts == 1
+    assert texts() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_more_sqlstates_can_be_declared_retryable() -> None:
+    runs = Runs(lambda: fail_with("23505"))
+    assert retry_transaction(retry_on=["23505"], backoff=QUICK)(runs)() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_exception_of_the_function_s_own_rolls_back_and_passes_through() -> None:
+    class OutOfStock(Exception):
+        pass
+
+    def sell() -> None:
+        Note.objects.create(text="sold")
+        raise OutOfStock
+
+    with pytest.raises(OutOfStock):
+        retry_transaction(sell)()
+    assert texts() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_last_error_is_raised_with_a_note_of_the_attempts() -> None:
+    runs = Runs(lambda: fail_with("40001"), times=99)
+    with pytest.raises(OperationalError, match="made") as last:
+        retry_transaction(max_attempts=3, backoff=QUICK)(runs)()
+    assert runs.attempts == 3
+    assert isinstance(last.value.__cause__, psycopg.errors.SerializationFailure)
+    if hasattr(last.value, "__notes__"):
+        assert "gave up after 3 attempts" in last.value.__notes__[0]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_attempt_is_started_after_the_deadline() -> None:
+    runs = Runs(lambda: fail_with("40001"), times=99)
+    slept: list[float] = []
+    decorate = retry_transaction(
+        deadline=0.5, max_attempts=99, backoff=Backoff(600, 600, jitter=False), sleep=slept.append
+    )
+    with pytest.raises(OperationalError):
+        decorate(runs)()
+    assert (runs.attempts, slept) == (1, [])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_connection_is_given_back_before_an_attempt_sleeps() -> None:
+    in_use: list[int] = []
+
+    def sleep(seconds: float) -> None:
+        in_use.append(sum(pool.in_use for pool in registry.snapshots()))
+
+    runs = Runs(lambda: fail_with("40001"))
+    retry_transaction(sleep=sleep, backoff=QUICK)(runs)()
+    assert in_use == [0]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_error_that_the_function_swallowed_is_not_committed_over() -> None:
+    def swallow() -> None:
+        with contextlib.suppress(OperationalError):
+            fail_with("40001")
+
+    runs = Runs(swallow)
+    assert retry_transaction(backoff=QUICK)(runs)() == 2
+    assert texts() == ["attempt 2"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_swallowed_error_that_is_not_retryable_is_raised_after_all() -> None:
+    def swallow() -> None:
+        with contextlib.suppress(IntegrityError):
+            fail_with("23514")
+
+    with pytest.raises(IntegrityError, match="made"):
+        retry_transaction(Runs(swallow))()
+    assert texts() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_error_that_the_function_translated_still_counts() -> None:
+    def translate() -> None:
+        try:
+            fail_with("40P01")
+        except OperationalError:
+            raise ValueError("something went wrong") from None
+
+    assert retry_transaction(backoff=QUICK)(Runs(translate))() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_error_undone_by_a_savepoint_is_no_failure() -> None:
+    def recover() -> None:
+        with pytest.raises(IntegrityError), atomic():
+            fail_with("23505")
+
+    runs = Runs(recover)
+    assert retry_transaction(runs)() == 1
+    assert texts() == ["attempt 1"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_on_commit_callbacks_run_once_for_the_attempt_that_committed() -> None:
+    called: list[int] = []
+
+    class Announces(Runs):
+        def __call__(self) -> int:
+            number = self.attempts + 1
+            transaction.on_commit(lambda: called.append(number))
+            return super().__call__()
+
+    retry_transaction(backoff=QUICK)(Announces(lambda: fail_with("40001"), times=2))()
+    assert called == [3]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_on_commit_callback_s_database_error_restarts_nothing() -> None:
+    runs = Runs(lambda: None)
+
+    def announce() -> int:
+        transaction.on_commit(lambda: fail_with("40001"))
+        return runs()
+
+    with pytest.raises(OperationalError, match="made"):
+        retry_transaction(announce)()
+    assert runs.attempts == 1
+    assert texts() == ["attempt 1"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_inside_somebody_else_s_atomic_block_it_refuses() -> None:
+    with pytest.raises(TransactionManagementError, match="inside an atomic block"), atomic():
+        retry_transaction(Runs(lambda: None))()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_with_autocommit_off_it_refuses() -> None:
+    transaction.set_autocommit(False)
+    try:
+        with pytest.raises(TransactionManagementError, match="autocommit off"):
+            retry_transaction(Runs(lambda: None))()
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_nested_call_joins_the_transaction_around_it() -> None:
+    inner = Runs(lambda: fail_with("40001"))
+    outer_attempts = []
+
+    @retry_transaction(backoff=QUICK)
+    def outer() -> int:
+        outer_attempts.append(None)
+        return retry_transaction(inner)()
+
+    assert outer() == 2
+    assert len(outer_attempts) == inner.attempts == 2
+    assert texts() == ["attempt 2"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_isolation_level_and_read_only_hold_for_the_transaction_alone() -> None:
+    def characteristics() -> tuple[str, str]:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT current_setting('transaction_isolation'), "
+                "current_setting('transaction_read_only')"
+            )
+            found: tuple[str, str] = cursor.fetchone()
+            return found
+
+    report = retry_transaction(isolation_level=psycopg.IsolationLevel.SERIALIZABLE, read_only=True)(
+        characteristics
+    )
+    assert report() == ("serializable", "on")
+    with atomic():
+        assert characteristics() == ("read committed", "off")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_serialization_failure_made_by_two_transactions_loses_no_update() -> None:
+    Counter.objects.create(name="hits")
+    both_have_read = threading.Barrier(2)
+    attempts: list[None] = []
+
+    @retry_transaction(isolation_level=psycopg.IsolationLevel.REPEATABLE_READ, backoff=QUICK)
+    def increment(meet: list[bool]) -> None:
+        attempts.append(None)
+        counter = Counter.objects.get(name="hits")
+        if meet.pop():
+            both_have_read.wait(10)
+        counter.value += 1
+        counter.save()
+
+    def run() -> None:
+        try:
+            increment([False] * 9 + [True])
+        finally:
+            connections.close_all()
+
+    in_parallel(run, run)
+    assert Counter.objects.get(name="hits").value == 2
+    assert len(attempts) == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_deadlock_made_by_two_transactions_is_resolved() -> None:
+    Counter.objects.bulk_create([Counter(name="a"), Counter(name="b")])
+    both_have_locked = threading.Barrier(2)
+    attempts: list[str] = []
+
+    @retry_transaction(backoff=QUICK)
+    def transfer(first: str, second: str, meet: list[bool]) -> None:
+        attempts.append(first)
+        Counter.objects.select_for_update().get(name=first)
+        if meet.pop():
+            both_have_locked.wait(10)
+        for name in (first, second):
+            counter = Counter.objects.select_for_update().get(name=name)
+            counter.value += 1
+            counter.save()
+
+    def run(first: str, second: str) -> None:
+        try:
+            transfer(first, second, [False] * 9 + [True])
+        finally:
+            connections.close_all()
+
+    in_parallel(lambda: run("a", "b"), lambda: run("b", "a"))
+    assert list(Counter.objects.values_list("value", flat=True)) == [2, 2]
+    assert len(attempts) == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_deferred_constraint_that_fails_at_commit_leaves_nothing() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "ALTER TABLE app_note ADD CONSTRAINT late UNIQUE (text) DEFERRABLE INITIALLY DEFERRED"
+        )
+    try:
+
+        def twice() -> None:
+            Note.objects.create(text="same")
+            Note.objects.create(text="same")
+
+        with pytest.raises(IntegrityError):
+            retry_transaction(twice)()
+        assert texts() == []
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE app_note DROP CONSTRAINT late")
+
+
+class UnderTestCase(TestCase):
+    """Django's TestCase has opened a transaction around each test."""
+
+    def test_it_works_in_a_savepoint_of_the_test_s_transaction(self) -> None:
+        runs = Runs(lambda: fail_with("40001"))
+        assert retry_transaction(backoff=QUICK)(runs)() == 2
+        assert texts() == ["attempt 2"]
+
+    def test_on_commit_callbacks_can_be_captured(self) -> None:
+        called: list[str] = []
+
+        @retry_transaction
+        def announce() -> None:
+            transaction.on_commit(lambda: called.append("done"))
+
+        with self.captureOnCommitCallbacks(execute=True):
+            announce()
+        assert called == ["done"]
+
+
+@pytest.mark.django_db
+def test_it_works_under_pytest_django_s_db_fixture() -> None:
+    assert retry_transaction(backoff=QUICK)(Runs(lambda: fail_with("40001")))() == 2
+
+
+def cast(request: HttpRequest) -> HttpResponse:
+    Note.objects.create(text=request.POST["text"])
+    attempts[request.POST["key"]] = attempts.get(request.POST["key"], 0) + 1
+    if attempts[request.POST["key"]] == 1:
+        fail_with("40001")
+    return HttpResponse(f"attempt {attempts[request.POST['key']]}")
+
+
+attempts: dict[str, int] = {}
+
+
+@method_decorator(retry_transaction, name="dispatch")
+class CastOnDispatch(View):
+    def post(self, request: HttpRequest) -> HttpResponse:
+        return cast(request)
+
+
+class CastOnPost(View):
+    @method_decorator(retry_transaction(backoff=QUICK))
+    def post(self, request: HttpRequest) -> HttpResponse:
+        return cast(request)
+
+
+def post(path: str, **more: Any) -> HttpResponse:
+    response: Any = Client(**more).post(path, {"text": "vote", "key": str(uuid.uuid4())})
+    return response  # type: ignore[no-any-return]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.urls("tests.urls_retry")
+@pytest.mark.parametrize("path", ["/function/", "/dispatch/", "/post/", "/wrapped/"])
+def test_views_are_run_again(path: str) -> None:
+    assert post(path).content == b"attempt 2"
+    assert texts() == ["vote"]
+
+
+@pytest.fixture
+def atomic_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.urls("tests.urls_retry")
+@pytest.mark.usefixtures("atomic_requests")
+@pytest.mark.parametrize("path", ["/function/", "/dispatch/", "/wrapped/"])
+def test_under_atomic_requests_views_are_run_again(path: str) -> None:
+    assert post(path).content == b"attempt 2"
+    assert texts() == ["vote"]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.urls("tests.urls_retry")
+@pytest.mark.usefixtures("atomic_requests")
+def test_under_atomic_requests_a_decorated_post_method_is_refused_with_the_way_to_do_it() -> None:
+    with pytest.raises(TransactionManagementError, match="name='dispatch'"):
+        post("/post/")
+
+
+def test_what_cannot_be_run_again_is_refused_at_decoration() -> None:
+    async def coroutine() -> None: ...
+
+    def generator() -> Any:
+        yield 1
+
+    async def async_generator() -> Any:
+        yield 1
+
+    class AView(View):
+        pass
+
+    for function, hint in [
+        (coroutine, "sync_to_async"),
+        (async_generator, "sync_to_async"),
+        (generator, "return a list"),
+        (AView, "method_decorator"),
+        (3, "decorates a callable"),
+    ]:
+        with pytest.raises(TypeError, match=hint):
+            retry_transaction(function)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ({"max_attempts": 0}, "expected 1 or more"),
+        ({"deadline": 0}, "expected seconds above 0"),
+        ({"retry_on": ["serialization"]}, "expected SQLSTATEs"),
+        ({"commit_check": "hope"}, "expected one of xid, raise"),
+    ],
+)
+def test_impossible_arguments_are_refused_at_decoration(
+    arguments: dict[str, Any], hint: str
+) -> None:
+    with pytest.raises(ValueError, match=hint):
+        retry_transaction(**arguments)
+
+
+def test_a_database_without_our_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        connections.settings,
+        "files",
+        {**connections.settings["default"], "ENGINE": "django.db.backends.sqlite3"},
+    )
+    with pytest.raises(ImproperlyConfigured, match="'django.db.backends.sqlite3'"):
+        retry_transaction(using="files")(Runs(lambda: None))()
+
+
+def test_name_and_docstring_of_the_function_stay() -> None:
+    @retry_transaction
+    def vote() -> None:
+        """Cast one."""
+
+    assert (vote.__name__, vote.__doc__) == ("vote", "Cast one.")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_restarts_are_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    before = sum(pool.counters.restarts["40001"] for pool in registry.snapshots())
+    retry_transaction(backoff=QUICK)(Runs(lambda: fail_with("40001"), times=2))()
+    after = sum(pool.counters.restarts["40001"] for pool in registry.snapshots())
+    assert after - before == 2
+    lines = [
+        record.getMessage() for record in caplog.records if record.name == "django_pooled.retry"
+    ]
+    assert "40001 restarts" in lines[0]
+    assert "after attempt 1" in lines[0]
+    assert "after attempt 2" in lines[1]
+
+
+def test_saturation_is_never_retried(server: EmbeddedServer, make_database: Any) -> None:
+    alias = make_database(server, max_size=1, timeout=0.2)
+    holder = connections[alias]
+    holder.ensure_connection()
+    slept: list[float] = []
+    refused: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            retry_transaction(using=alias, sleep=slept.append)(lambda: None)()
+        except OperationalError as error:
+            refused.append(error)
+
+    in_parallel(call)
+    assert [type(error).__name__ for error in refused] == ["CheckoutTimeout"]
+    assert slept == []
+    holder.close()
+
+
+def test_every_backend_killed_in_mid_transaction_loses_no_increment(
+    own_server: EmbeddedServer, make_database: Any
+) -> None:
+    alias = make_database(own_server, max_size=5, timeout=30.0)
+    with connections[alias].cursor() as cursor:
+        cursor.execute("CREATE TABLE tally (hits int)")
+        cursor.execute("INSERT INTO tally VALUES (0)")
+    connections[alias].close()
+    finished = threading.Event()
+    killed = []
+
+    def kill() -> None:
+        with psycopg.connect(**own_server.parameters("postgres"), autocommit=True) as admin:
+            while not finished.wait(0.05):
+                pids = backend_pids(own_server, "postgres", application_name="django %")
+                for pid in pids:
+                    admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+                killed.extend(pids)
+
+    @retry_transaction(using=alias, max_attempts=99, backoff=QUICK)
+    def hit() -> None:
+        with connections[alias].cursor() as cursor:
+            cursor.execute("UPDATE tally SET hits = hits + 1")
+
+    def hits() -> None:
+        try:
+            for _ in range(50):
+                hit()
+                connections[alias].close()
+        finally:
+            connections.close_all()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        wait_until(lambda: killed or connections[alias].ensure_connection())
+        connections[alias].close()
+        in_parallel(*[hits] * 10)
+    finally:
+        finished.set()
+        killer.join()
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT hits FROM tally")
+        assert cursor.fetchone() == (500,)
+    connections[alias].close()
+    assert killed
+
+
+def in_parallel(*functions: Callable[[], None]) -> None:
+    errors: list[BaseException] = []
+
+    def run(function: Callable[[], None]) -> None:
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=[function]) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
