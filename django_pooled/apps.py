@@ -1,0 +1,21 @@
+"""The application's entry in INSTALLED_APPS: the management command and the system checks."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.core.checks import register
+
+
+class DjangoPooledConfig(AppConfig):
+    """Registers the system checks."""
+
+    name = "django_pooled"
+    verbose_name = "Pooled database connections"
+
+    def ready(self) -> None:
+        """Register the checks, under a tag of their own."""
+        from . import checks
+
+        register(checks.check_databases, checks.TAG)
+        register(checks.check_error_handler, checks.TAG)
+        register(checks.check_versions, checks.TAG)

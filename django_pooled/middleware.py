@@ -1,0 +1,232 @@
+"""503 with Retry-After where a pool is saturated or the database away."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.conf import settings
+from django.db import connections
+from django.http import HttpResponse, JsonResponse
+from django.template import TemplateDoesNotExist, loader
+from django.utils.log import log_response
+from django.views.defaults import server_error
+
+from .errors import AmbiguousCommit, PoolError
+from .sqlstates import is_server_away, sqlstate_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+__all__ = ["DatabaseUnavailableMiddleware", "handler500", "unavailable_response"]
+
+logger = logging.getLogger("django_pooled.pool")
+
+TEMPLATE = "503.html"
+
+RETRY_AFTER = (5, 15)
+"""Least and most seconds of Retry-After.
+
+A saturated pool has let the request wait for its whole ``timeout``, and a plain restart of
+PostgreSQL takes seconds: below 5 most clients would come back into the same trouble. Above 15
+the site looks down long after it is up. In between, those that failed in one moment spread
+over ten seconds instead of arriving together again.
+"""
+
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+  <meta charset="utf-8">
+  <meta name="viewport" content="width=device-width, initial-scale=1">
+  <title>Service unavailable</title>
+</head>
+<body>
+  <h1>Service unavailable</h1>
+  <p>{detail}</p>
+</body>
+</html>
+"""
+
+# libpq quotes a malformed connection string whole in its error.
+_CREDENTIALS = re.compile(r"(?<=://)\S+(?=@)|(?<=password=)('[^']*'|[^\s'\"]+)")
+
+
+class DatabaseUnavailableMiddleware:
+    """Answer 503 where a view failed because it got no connection, or lost it.
+
+    Works under WSGI and ASGI. It has no code of its own before or after the view, so no
+    request pays a thread or a coroutine switch for it.
+
+    Django turns exceptions into responses around *each* middleware, so none of them sees an
+    exception pass through its call, and this one needs a `handler500` beside it:
+
+    ==========================================  ==============  ==========================
+    raised in                                   the middleware  handler500
+    ==========================================  ==============  ==========================
+    a view; BEGIN, COMMIT of ATOMIC_REQUESTS    answers         if there is no middleware
+    rendering of a TemplateResponse             answers         if there is no middleware
+    another middleware, before or after a view  never sees it   answers
+    URL resolving, handler404 and the like      never sees it   answers
+    the body of a streaming response            never sees it   never sees it
+    ==========================================  ==============  ==========================
+
+    The last line cannot be otherwise: the status has been sent by then, so the server ends
+    the connection. HEAD gets the status and headers of GET.
+
+    Any place in MIDDLEWARE will do. It matters only beside others that have a
+    ``process_exception``: Django asks the last in the list first, so at the top this one
+    leaves the first word to theirs.
+
+    With DEBUG the answer is 503 too, as users will see it, and the log line carries the
+    traceback that the debug page would have shown; Django does not call handler500 then.
+
+    A 503 does not promise that nothing was written: what a view wrote in autocommit before
+    the error stays.
+
+    Attributes:
+        retry_after: Least and most seconds of Retry-After.
+    """
+
+    sync_capable = True
+    async_capable = True
+    retry_after: tuple[int, int] = RETRY_AFTER
+
+    def __init__(
+        self, get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]
+    ) -> None:
+        self.get_response = get_response
+        if iscoroutinefunction(get_response):
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        """Django's hook for what views and lazily rendered templates raise."""
+        return unavailable_response(request, exception, retry_after=self.retry_after)
+
+
+def handler500(request: HttpRequest) -> HttpResponse:
+    """Answer 503 as the middleware does, and Django's own 500 to anything else.
+
+    For the root URLconf: ``handler500 = "django_pooled.middleware.handler500"``. Django calls
+    it while the exception is being handled, under ASGI too, where ``sync_to_async`` raises it
+    again in the thread that the handler runs in.
+    """
+    error = sys.exc_info()[1]
+    response = unavailable_response(request, error) if error is not None else None
+    return response or server_error(request)
+
+
+def unavailable_response(
+    request: HttpRequest, error: BaseException, *, retry_after: tuple[int, int] = RETRY_AFTER
+) -> HttpResponse | None:
+    """Make the 503 for *error*, and log it; for error handlers of a project's own.
+
+    The body is the template ``503.html`` with ``detail`` and ``retry_after``, rendered without
+    context processors since they may query, or a small page where there is none; or JSON, if
+    the client prefers that.
+
+    Args:
+        request: The request that failed.
+        error: What it failed with.
+        retry_after: Least and most seconds of Retry-After.
+
+    Returns:
+        The response, or None if *error* is anything but a database that can't be had. An
+        `AmbiguousCommit` is not: the transaction may have been committed, and who sends the
+        request again would double its effect.
+    """
+    if not is_server_away(error) or _is_ambiguous(error):
+        return None
+    seconds = random.randint(*retry_after)
+    detail = f"The database cannot take this request now. Please try again in {seconds} seconds."
+    response: HttpResponse
+    if _prefers_json(request):
+        response = JsonResponse(
+            {"error": "database_unavailable", "detail": detail, "retry_after": seconds},
+            status=503,
+        )
+    else:
+        response = HttpResponse(_page(detail, seconds), status=503)
+    response["Retry-After"] = str(seconds)
+    response["Cache-Control"] = "no-store"
+    # Django logs every 5xx response as an error, which mails it to the admins, unless the
+    # response has been logged already: this warning takes that one's place.
+    log_response(
+        "Database %s is unavailable, %s %s was answered 503: %s",
+        _alias_of(error),
+        request.method,
+        request.path,
+        _reason(error),
+        response=response,
+        request=request,
+        logger=logger,
+        level="warning",
+        exception=error if settings.DEBUG else None,
+    )
+    return response
+
+
+def _prefers_json(request: HttpRequest) -> bool:
+    # Django's get_preferred_type() takes "application/json; version=2" for another type.
+    for accepted in request.accepted_types:
+        kind = f"{accepted.main_type}/{accepted.sub_type}"
+        if kind in ("application/json", "application/*") or kind.endswith("+json"):
+            return True
+        if kind in ("text/html", "application/xhtml+xml", "text/*", "*/*"):
+            return False
+    return False
+
+
+def _page(detail: str, retry_after: int) -> str:
+    try:
+        try:
+            template = loader.get_template(TEMPLATE)
+        except TemplateDoesNotExist:
+            return PAGE.format(detail=detail)
+        return template.render({"detail": detail, "retry_after": retry_after})
+    except Exception:
+        logger.exception("The template %s could not be rendered.", TEMPLATE)
+        return PAGE.format(detail=detail)
+
+
+def _is_ambiguous(error: BaseException) -> bool:
+    # Who catches it will look in the database for what became of the transaction, and with
+    # the server still away gets another error, whose context it is then.
+    return any(isinstance(link, AmbiguousCommit) for link in _history(error))
+
+
+def _history(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        link = todo.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            todo += [link.__cause__, link.__context__]
+
+
+def _alias_of(error: BaseException) -> str:
+    for link in _history(error):
+        if isinstance(link, PoolError):
+            return repr(link.alias)
+    # Django's errors don't know their alias, but the connection knows that it had one.
+    failed = [c.alias for c in connections.all(initialized_only=True) if c.errors_occurred]
+    return repr(failed[0]) if len(failed) == 1 else "of unknown alias"
+
+
+def _reason(error: BaseException) -> str:
+    """Name the error, its SQLSTATE and its words on one line, without credentials."""
+    sqlstate = sqlstate_of(error)
+    name = type(error).__name__ + (f" {sqlstate}" if sqlstate else "")
+    return _CREDENTIALS.sub("***", f"{name}: {' '.join(str(error).split())}")

@@ -1,0 +1,242 @@
+"""System checks: each can fire, and each stays silent where there is nothing to say."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import psycopg_pool
+import pytest
+from django.conf import settings as django_settings
+from django.core.management import call_command
+from django.http import HttpResponse
+
+from django_pooled.checks import check_databases, check_error_handler, check_versions
+from django_pooled.middleware import DatabaseUnavailableMiddleware
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from django.core.checks import CheckMessage
+    from django.http import HttpRequest
+    from pytest_django import Settings
+
+MIDDLEWARE = "django_pooled.middleware.DatabaseUnavailableMiddleware"
+NATIVE = "django.db.backends.postgresql"
+
+
+class OwnMiddleware(DatabaseUnavailableMiddleware):
+    retry_after = (60, 90)
+
+
+def own_handler500(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(status=500)
+
+
+class URLs:
+    """A URLconf, as include() takes a module."""
+
+    def __init__(self, **handlers: object) -> None:
+        self.urlpatterns: list[object] = []
+        self.__dict__.update(handlers)
+
+
+@pytest.fixture
+def database(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    # Into the dict, since Django warns of every DATABASES that is replaced as a whole.
+    for alias in list(django_settings.DATABASES):
+        monkeypatch.delitem(django_settings.DATABASES, alias)
+
+    def add(alias: str = "shop", engine: str = "django_pooled", **entry: Any) -> None:
+        monkeypatch.setitem(django_settings.DATABASES, alias, {"ENGINE": engine, **entry})
+
+    return add
+
+
+def ids(messages: list[CheckMessage]) -> list[str]:
+    for message in messages:
+        assert message.hint, f"{message.id} has no hint"
+    return [str(message.id).removeprefix("django_pooled.") for message in messages]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        {"OPTIONS": {"pool": True}},
+        {"OPTIONS": {"pool": {"max_size": 4, "stats_dir": None}}},
+        {"OPTIONS": {"pool": {"stats_dir": False}}},
+        {"OPTIONS": {"pool": {"stats_dir": "/run/shop"}}},
+        {"CONN_MAX_AGE": 0, "CONN_HEALTH_CHECKS": False},
+    ],
+)
+def test_a_pooled_database_in_order_is_silent(
+    database: Callable[..., None], entry: dict[str, Any]
+) -> None:
+    database(**entry)
+    assert ids(check_databases()) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"OPTIONS": {"pool": {"max_sise": 4}}}, "Did you mean 'max_size'?"),
+        ({"OPTIONS": {"pool": {"timeout": -1}}}, "['timeout'] is -1"),
+        ({"OPTIONS": {"pool": {"min_size": 5, "max_size": 4}}}, "at least min_size, 5"),
+        ({"OPTIONS": {"pool": False}}, "['pool'] is False"),
+        ({"CONN_MAX_AGE": 600}, "'CONN_MAX_AGE'] is 600"),
+    ],
+)
+def test_e001_refuses_options_that_the_pool_would_refuse(
+    database: Callable[..., None], entry: dict[str, Any], words: str
+) -> None:
+    database(**entry)
+    [message] = check_databases()
+    assert ids([message]) == ["E001"]
+    assert message.is_serious()
+    assert words in message.msg
+    assert "DATABASES['shop']" in message.msg
+
+
+def test_e001_is_reported_for_each_database(database: Callable[..., None]) -> None:
+    database("one", CONN_MAX_AGE=1)
+    database("two")
+    database("three", OPTIONS={"pool": {"max_size": 0}})
+    assert ids(check_databases()) == ["E001", "E001"]
+
+
+def test_w001_tells_of_health_checks_that_have_no_effect(database: Callable[..., None]) -> None:
+    database(CONN_HEALTH_CHECKS=True)
+    assert ids(check_databases()) == ["W001"]
+
+
+def test_w002_tells_of_pool_options_that_djangos_own_pool_reads(
+    database: Callable[..., None],
+) -> None:
+    database(engine=NATIVE, OPTIONS={"pool": {"max_size": 4}})
+    assert ids(check_databases()) == ["W002"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "entry"),
+    [
+        (NATIVE, {}),
+        (NATIVE, {"OPTIONS": {"pool": False}, "CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}),
+        ("django.db.backends.sqlite3", {"OPTIONS": {"pool": True}}),
+        ("shop.no_such_backend", {"OPTIONS": {"pool": True}}),
+        ("", {"OPTIONS": {"pool": True}}),
+    ],
+)
+def test_databases_without_our_pool_are_left_in_peace(
+    database: Callable[..., None], engine: str, entry: dict[str, Any]
+) -> None:
+    database(engine=engine, **entry)
+    assert ids(check_databases()) == []
+
+
+def test_w003_tells_of_a_relative_stats_dir(database: Callable[..., None]) -> None:
+    database(OPTIONS={"pool": {"stats_dir": "run/shop"}})
+    assert ids(check_databases()) == ["W003"]
+
+
+def test_w004_tells_of_a_stats_dir_that_no_socket_fits_into(
+    database: Callable[..., None],
+) -> None:
+    database(OPTIONS={"pool": {"stats_dir": "/srv/" + "deep/" * 18}})
+    assert ids(check_databases()) == ["W004"]
+
+
+@pytest.mark.parametrize("middleware", [MIDDLEWARE, f"{__name__}.OwnMiddleware"])
+def test_w005_asks_for_the_error_handler_beside_the_middleware(
+    settings: Settings, middleware: str
+) -> None:
+    settings.MIDDLEWARE = [middleware]
+    settings.ROOT_URLCONF = URLs()
+    assert ids(check_error_handler()) == ["W005"]
+
+
+@pytest.mark.parametrize(
+    "handler", ["django_pooled.middleware.handler500", f"{__name__}.own_handler500"]
+)
+def test_w005_is_silent_when_there_is_an_error_handler(settings: Settings, handler: str) -> None:
+    settings.MIDDLEWARE = [MIDDLEWARE]
+    settings.ROOT_URLCONF = URLs(handler500=handler)
+    assert ids(check_error_handler()) == []
+
+
+@pytest.mark.parametrize(
+    ("middleware", "urls"),
+    [
+        (["django.middleware.common.CommonMiddleware"], URLs()),
+        (["shop.no_such_middleware", f"{__name__}.own_handler500"], URLs()),
+        ([MIDDLEWARE], None),
+        ([MIDDLEWARE], URLs(handler500="shop.no_such_handler")),
+        ([MIDDLEWARE], URLs(handler500="django.http.no_such_handler")),
+    ],
+)
+def test_w005_is_silent_where_it_has_nothing_to_say(
+    settings: Settings, middleware: list[str], urls: URLs | None
+) -> None:
+    settings.MIDDLEWARE = middleware
+    settings.ROOT_URLCONF = urls
+    assert ids(check_error_handler()) == []
+
+
+def test_versions_in_order_are_silent() -> None:
+    assert ids(check_versions()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "version", "expected"),
+    [
+        (psycopg, "3.1.20", ["E002"]),
+        (psycopg, "3.2.0", ["E002"]),
+        (psycopg, "3.2.1", []),
+        (psycopg, "4.0.0.dev1", []),
+        (psycopg_pool, "3.2.6", ["E003"]),
+        (psycopg_pool, "3.3.0", []),
+        (psycopg_pool, "3.4.0", ["E003"]),
+    ],
+)
+def test_versions_that_the_pool_was_not_built_on_are_errors(
+    monkeypatch: pytest.MonkeyPatch, module: Any, version: str, expected: list[str]
+) -> None:
+    monkeypatch.setattr(module, "__version__", version)
+    assert ids(check_versions()) == expected
+
+
+def test_the_application_registers_its_checks_under_a_tag_of_its_own() -> None:
+    tags = io.StringIO()
+    call_command("check", list_tags=True, stdout=tags)
+    assert "django_pooled" in tags.getvalue().split()
+
+
+@pytest.mark.parametrize(
+    ("pool", "status", "words"),
+    [
+        ("{'max_size': 4}", 0, "System check identified no issues"),
+        ("{'max_sise': 4}", 1, "(django_pooled.E001) DATABASES['default']"),
+    ],
+)
+def test_manage_py_check_says_it_without_a_server(
+    tmp_path: Path, pool: str, status: int, words: str
+) -> None:
+    (tmp_path / "shop_settings.py").write_text(
+        "SECRET_KEY = 'x'\n"
+        "INSTALLED_APPS = ['django.contrib.contenttypes', 'django_pooled']\n"
+        f"DATABASES = {{'default': {{'ENGINE': 'django_pooled', 'OPTIONS': {{'pool': {pool}}}}}}}\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "django", "check", "--settings=shop_settings"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == status, result.stderr
+    assert words in result.stdout + result.stderr
