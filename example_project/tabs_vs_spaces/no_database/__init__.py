@@ -1,0 +1,1 @@
+"""The database of a command that has none, which says what to do about it."""
