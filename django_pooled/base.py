@@ -151,12 +151,6 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         if isinstance(self.connection, PooledConnection) and is_poisonous(error):
             self.connection.life.doom(f"{error.sqlstate or 'lost'}: {error}")
 
-    def replace_connection(self, connection: PooledConnection) -> None:
-        """Go on with *connection*, checked out of the same pool; the present one goes back."""
-        if self._pool is not None and self.connection is not None:
-            self._pool.checkin(self.connection)
-        self.connection = connection
-
     def forget_connection(self) -> None:
         """After fork(): let go of the parent's connection without a word to the server."""
         self.connection = None
@@ -204,11 +198,20 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         )
 
     def _configuration(self) -> Callable[[PooledConnection], object]:
-        # The pool outlives this thread and this wrapper: a wrapper of its own, which never has
-        # a connection, keeps the settings as they were when the pool was made.
-        keeper = type(self)(deepcopy(self.settings_dict), self.alias)
-        keeper.timezone_name = self.timezone_name
-        return keeper._configure_connection  # type: ignore[attr-defined, no-any-return]
+        # The pool outlives this wrapper and works in threads of its own, while composing SQL
+        # asks the wrapper for a connection. So each new connection gets a wrapper for the
+        # time of its configuration, with the settings as they were when the pool was made.
+        kind, settings_dict, alias = type(self), deepcopy(self.settings_dict), self.alias
+        timezone_name = self.timezone_name
+
+        def configure(connection: PooledConnection) -> None:
+            wrapper = kind(settings_dict, alias)
+            wrapper.timezone_name = timezone_name
+            wrapper.connection = connection
+            wrapper._configure_connection(connection)  # type: ignore[attr-defined]
+            wrapper.connection = None
+
+        return configure
 
     def _isolation_level(self) -> IsolationLevel:
         value = self.settings_dict["OPTIONS"].get("isolation_level", IsolationLevel.READ_COMMITTED)

@@ -153,6 +153,9 @@ class Attempt:
         if proof.xid is None:
             # Nothing was written, so nothing is lost by running it again.
             return Phase.FAILED
+        # First give back the broken one: threads that each held one while they wait for a
+        # second would wait for each other.
+        pool.checkin(wrapper.connection)
         try:
             connection = pool.checkout()
         except PoolError as error:
@@ -165,7 +168,7 @@ class Attempt:
             outcome = Phase.UNKNOWN
         if outcome is Phase.COMMITTED:
             # What follows, on_commit callbacks first, needs a connection that works.
-            wrapper.replace_connection(connection)
+            wrapper.connection = connection
         else:
             pool.checkin(connection)
         return outcome

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.core.signals import request_finished, request_started
+from django.db import OperationalError, close_old_connections, connection, connections
+from django.db.transaction import atomic
+from django.test import override_settings
+
+from django_pooled import CheckoutTimeout, registry
+from django_pooled.base import DatabaseWrapper
+from example_project.embedded_postgres import free_port
+from tests.app.models import Note
+from tests.servers import backend_pids, kill_backends, wait_until
+
+if TYPE_CHECKING:
+    from example_project.embedded_postgres import EmbeddedServer
+    from tests.pools import MakeDatabase
+
+
+def snapshot(alias: str) -> Any:
+    [found] = [pool for pool in registry.snapshots() if pool.alias == alias]
+    return found
+
+
+def ask(alias: str, statement: str) -> Any:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchone()[0]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_vendor_stays_postgresql_and_the_orm_works() -> None:
+    assert connection.vendor == "postgresql"
+    assert isinstance(connections["default"], DatabaseWrapper)
+    Note.objects.create(text="hello")
+    assert Note.objects.get().text == "hello"
+    assert list(Note.objects.iterator(chunk_size=1))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_migrations_run_through_the_pool() -> None:
+    call_command("migrate", verbosity=0)
+    assert snapshot("default").counters.checkouts > 0
+
+
+def test_a_request_s_end_gives_the_connection_back(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server)
+    pid = ask(alias, "SELECT pg_backend_pid()")
+    assert snapshot(alias).in_use == 1
+    close_old_connections()
+    assert (snapshot(alias).in_use, snapshot(alias).idle) == (0, 1)
+    assert ask(alias, "SELECT pg_backend_pid()") == pid
+    assert close_old_connections in [receiver[1]() for receiver in request_finished.receivers]
+    assert close_old_connections in [receiver[1]() for receiver in request_started.receivers]
+
+
+def test_threads_share_one_pool(server: EmbeddedServer, make_database: MakeDatabase) -> None:
+    alias = make_database(server, max_size=2)
+    pids = []
+
+    def work() -> None:
+        pids.append(ask(alias, "SELECT pg_backend_pid()"))
+        connections[alias].close()
+
+    threads = [threading.Thread(target=work) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(pids) == 20
+    assert len(set(pids)) <= 2
+
+
+def test_sessions_are_named_after_process_and_host(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server)
+    name = f"django {os.getpid()}@{socket.gethostname()}"[:63]
+    assert ask(alias, "SELECT current_setting('application_name')") == name
+
+
+def test_the_name_can_be_chosen_or_left_out(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    chosen = make_database(server, options={"application_name": "shop"})
+    without = make_database(server, application_name=False)
+    assert ask(chosen, "SELECT current_setting('application_name')") == "shop"
+    assert ask(without, "SELECT current_setting('application_name')") == ""
+
+
+def test_a_silent_network_loss_ends_in_bounded_time(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    wrapper = connections[make_database(server, options={"connect_timeout": 3})]
+    parameters = wrapper.get_connection_params()
+    assert parameters["connect_timeout"] == 3
+    assert parameters["keepalives_idle"] == 30
+    assert parameters["tcp_user_timeout"] == 30_000
+
+
+def test_the_connection_is_configured_with_time_zone_and_role(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    with psycopg.connect(**server.parameters("postgres"), autocommit=True) as admin:
+        admin.execute("DROP ROLE IF EXISTS app_owner")
+        admin.execute("CREATE ROLE app_owner")
+    alias = make_database(server, options={"assume_role": "app_owner"})
+    assert ask(alias, "SELECT current_setting('TimeZone')") == "UTC"
+    assert ask(alias, "SELECT current_user") == "app_owner"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_changed_time_zone_swaps_the_pool() -> None:
+    assert ask("default", "SELECT current_setting('TimeZone')") == "UTC"
+    with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):
+        assert ask("default", "SELECT current_setting('TimeZone')") == "Asia/Tokyo"
+        connection.close()
+        assert ask("default", "SELECT current_setting('TimeZone')") == "Asia/Tokyo"
+    connection.close()
+    assert ask("default", "SELECT current_setting('TimeZone')") == "UTC"
+
+
+def test_a_lost_connection_is_replaced_in_the_next_request(
+    own_server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(own_server)
+    assert ask(alias, "SELECT 1") == 1
+    kill_backends(own_server, "postgres")
+    with pytest.raises(OperationalError):
+        ask(alias, "SELECT 1")
+    close_old_connections()
+    assert ask(alias, "SELECT 1") == 1
+
+
+def test_a_connection_lost_in_an_atomic_block_raises_its_own_error(
+    own_server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    # Django would connect anew at the block's end, and with the server away show that error.
+    alias = make_database(own_server, timeout=0.5)
+
+    def work() -> None:
+        with atomic(using=alias):
+            ask(alias, "SELECT 1")
+            own_server.stop("immediate")
+            ask(alias, "SELECT 1")
+
+    with pytest.raises(OperationalError) as lost:
+        work()
+    assert not isinstance(lost.value, CheckoutTimeout)
+    own_server.start()
+    assert ask(alias, "SELECT 1") == 1
+    assert connections[alias].get_autocommit()
+
+
+def test_a_server_that_turned_read_only_loses_its_connection(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, options={"options": "-c default_transaction_read_only=on"})
+    pid = ask(alias, "SELECT pg_backend_pid()")
+    with pytest.raises(Exception, match="read-only"), connections[alias].cursor() as cursor:
+        cursor.execute("CREATE TABLE never (x int)")
+    close_old_connections()
+    assert snapshot(alias).counters.discarded == 1
+    wait_until(lambda: pid not in backend_pids(server, "postgres"))
+
+
+def test_a_pool_error_passes_as_django_s_operational_error(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, timeout=0.2)
+    connections.settings[alias]["PORT"] = free_port()
+    with pytest.raises(OperationalError, match=f"pool '{alias}'") as refused:
+        ask(alias, "SELECT 1")
+    assert isinstance(refused.value, CheckoutTimeout)
+
+
+def test_a_wrong_isolation_level_is_refused(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, options={"isolation_level": "strict"})
+    with pytest.raises(ImproperlyConfigured, match=r"IsolationLevel\.SERIALIZABLE"):
+        ask(alias, "SELECT 1")
+
+
+def test_an_isolation_level_from_settings_holds(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    level = psycopg.IsolationLevel.SERIALIZABLE
+    alias = make_database(server, options={"isolation_level": level})
+    with atomic(using=alias):
+        assert ask(alias, "SELECT current_setting('transaction_isolation')") == "serializable"
+
+
+def test_bad_options_are_refused_at_first_use(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_sise=3)
+    with pytest.raises(ImproperlyConfigured, match="Did you mean 'max_size'"):
+        ask(alias, "SELECT 1")
+
+
+def test_closing_the_pool_ends_its_sessions_and_the_next_use_opens_another(
+    own_server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(own_server)
+    first = ask(alias, "SELECT pg_backend_pid()")
+    connections[alias].close()
+    connections[alias].close_pool()
+    wait_until(lambda: backend_pids(own_server, "postgres") == [])
+    assert ask(alias, "SELECT pg_backend_pid()") != first
+
+
+def test_a_password_may_be_a_callable(server: EmbeddedServer, make_database: MakeDatabase) -> None:
+    alias = make_database(server)
+    asked: list[None] = []
+
+    def token() -> str:
+        asked.append(None)
+        return server.password
+
+    connections.settings[alias]["PASSWORD"] = token
+    assert ask(alias, "SELECT 1") == 1
+    assert asked
