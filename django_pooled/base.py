@@ -24,6 +24,7 @@ from .commit import commit_once
 from .connection import PooledConnection
 from .pool import Pool
 from .sqlstates import is_poisonous
+from .stats import session_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -90,7 +91,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         params: dict[str, Any] = super().get_connection_params()
         if "service" not in params:
             params = {**NETWORK_DEFAULTS, **params}
-        params.setdefault("application_name", f"django {os.getpid()}@{socket.gethostname()}"[:63])
+        params.setdefault("application_name", session_name(os.getpid(), socket.gethostname()))
         return params
 
     @async_unsafe

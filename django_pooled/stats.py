@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TypedDict
 
-__all__ = ["Counters", "PoolSnapshot", "ProcessReport", "process_report"]
+__all__ = ["Counters", "PoolSnapshot", "ProcessReport", "process_report", "session_name"]
 
 REPORT_VERSION = 1
 """Version of the report's format, raised when a reader has to know the difference."""
@@ -78,6 +80,7 @@ class ProcessReport(TypedDict):
 
     version: int
     pid: int
+    host: str
     command: str
     threads: int
     pools: list[dict[str, object]]
@@ -88,10 +91,25 @@ def process_report(pools: list[PoolSnapshot]) -> ProcessReport:
     return ProcessReport(
         version=REPORT_VERSION,
         pid=os.getpid(),
-        command=os.path.basename(sys.argv[0] or sys.executable),
+        host=socket.gethostname(),
+        command=_command(),
         threads=threading.active_count(),
         pools=[_flat(pool) for pool in pools],
     )
+
+
+def _command() -> str:
+    """Name the program for people: "gunicorn", also when it was started by python -m."""
+    program = Path(sys.argv[0] or sys.executable)
+    return program.parent.name if program.stem == "__main__" else program.name
+
+
+def session_name(pid: int, host: str) -> str:
+    """Name a process's sessions in pg_stat_activity, in the 63 bytes that the server keeps.
+
+    https://www.postgresql.org/docs/current/runtime-config-logging.html#GUC-APPLICATION-NAME
+    """
+    return f"django {pid}@{host}".encode()[:63].decode(errors="ignore")
 
 
 def _flat(pool: PoolSnapshot) -> dict[str, object]:

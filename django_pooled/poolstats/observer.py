@@ -1,0 +1,107 @@
+"""Takes overviews: asks the processes and the databases of a settings module side by side."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+
+from django_pooled.conf import is_pooled
+
+from .collect import collect_all
+from .overview import Overview
+from .server_view import ServerProbe
+
+if TYPE_CHECKING:
+    from django_pooled.stats_folder import StrPath
+
+__all__ = ["Observer"]
+
+DATABASE_TIMEOUT = 3.0
+"""Seconds that the databases have at least: one that is far away connects slowly."""
+
+
+class Observer:
+    """Looks at all pools of a site; it keeps its connections to the databases for the next look.
+
+    Args:
+        alias: Key of the one database to look at, None for all that are pooled.
+        folder: Where the processes publish; None for what the settings say.
+        uid: The user that runs the site; None for the current one, or for root all of them.
+        timeout: Seconds that the processes have for their answer.
+
+    Raises:
+        ImproperlyConfigured: There is no such alias, or it is not pooled.
+    """
+
+    def __init__(
+        self,
+        alias: str | None = None,
+        *,
+        folder: StrPath | None = None,
+        uid: int | None = None,
+        timeout: float = 1.0,
+    ) -> None:
+        self.problems: list[str] = []
+        self._alias = alias
+        self._uid = uid
+        self._timeout = timeout
+        self._probes: list[ServerProbe] = []
+        pooled = self._pooled()
+        if alias is not None and alias not in pooled:
+            known = ", ".join(pooled) or "none"
+            what = (
+                f'The database "{alias}" does not use ENGINE = "django_pooled".'
+                if alias in connections.settings
+                else f'There is no database "{alias}".'
+            )
+            raise ImproperlyConfigured(f"{what} Pooled databases: {known}.")
+        if not pooled:
+            self.problems.append('No entry of DATABASES uses ENGINE = "django_pooled".')
+        chosen = pooled if alias is None else [alias]
+        self._folders = self._stats_dirs(chosen) if folder is None else [folder]
+        for name in chosen:
+            try:
+                self._probes.append(ServerProbe(connections[name]))
+            except ImproperlyConfigured as error:
+                self.problems.append(f'The database "{name}" was not asked: {error}')
+
+    def take(self) -> Overview:
+        """Ask everybody, in about ``timeout`` seconds at worst, the databases in at least 3."""
+        patience = max(DATABASE_TIMEOUT, self._timeout)
+        deadline = monotonic() + patience
+        for probe in self._probes:
+            probe.start(patience)
+        collection = collect_all(self._folders, self._timeout, uid=self._uid)
+        collection.problems[:0] = self.problems
+        servers = [probe.wait(deadline - monotonic()) for probe in self._probes]
+        return Overview(collection, servers, self._alias)
+
+    def close(self) -> None:
+        """Close the connections to the databases."""
+        for probe in self._probes:
+            probe.close()
+
+    def _pooled(self) -> list[str]:
+        pooled = []
+        for alias, settings_dict in connections.settings.items():
+            try:
+                if is_pooled(settings_dict):
+                    pooled.append(alias)
+            except (ImproperlyConfigured, ImportError) as error:
+                self.problems.append(f'The ENGINE of "{alias}" can\'t be loaded: {error}')
+        return pooled
+
+    def _stats_dirs(self, aliases: list[str]) -> list[StrPath | None]:
+        # Not through conf.parse(): a wrong value elsewhere must not hide the pools.
+        folders: dict[StrPath | None, None] = {}
+        for alias in aliases:
+            pool = connections.settings[alias]["OPTIONS"].get("pool")
+            folder = pool.get("stats_dir") if isinstance(pool, dict) else None
+            if folder is not False:
+                folders[folder] = None
+        if aliases and not folders:
+            self.problems.append('OPTIONS["pool"]["stats_dir"] is False: nothing is published.')
+        return list(folders) if aliases else [None]

@@ -1,0 +1,76 @@
+"""Where the sockets of a user's processes may lie, seen from this process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from django_pooled import stats_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from django_pooled.stats_folder import StrPath
+
+__all__ = ["Place", "find_places"]
+
+
+class Place(NamedTuple):
+    """A folder and the user that it has to belong to."""
+
+    path: Path
+    owner: int
+    elsewhere: bool = False
+    """In another process's view of the file system; what is wrong there is not ours to report."""
+
+
+def find_places(folders: Iterable[StrPath | None], uid: int | None) -> Iterator[Place]:
+    """Yield the folders to look into, each once.
+
+    Args:
+        folders: ``stats_dir`` options; None stands for the default folder.
+        uid: The user that runs the site. None is the current one, or for root all of them.
+    """
+    own, everyone = (os.geteuid(), os.geteuid() == 0) if uid is None else (uid, False)
+    for folder in dict.fromkeys(folders):
+        expected = stats_folder.candidates(folder, own)
+        yield from (Place(path, own) for path in expected)
+        bases = [path.parent for path in expected]
+        if everyone:
+            yield from (place for place in _in_bases(bases) if place.owner != own)
+        if folder is None:
+            for place in _in_bases(_other_views(bases)):
+                if everyone or place.owner == own:
+                    yield place._replace(elsewhere=True)
+
+
+def _in_bases(bases: Iterable[Path]) -> Iterator[Place]:
+    for base in bases:
+        for path in sorted(base.glob(f"{stats_folder.PREFIX}*")):
+            number = path.name.removeprefix(stats_folder.PREFIX)
+            if number.isascii() and number.isdigit():
+                yield Place(path, int(number))
+
+
+def _other_views(bases: list[Path]) -> Iterator[Path]:
+    """Yield the same folders as processes with a file system of their own see them.
+
+    systemd's PrivateTmp=, which is in gunicorn's own example of a unit, and containers give
+    a process another /tmp than the operator's shell has.
+    """
+    seen = {key for base in bases if (key := _identity(base))}
+    for process in Path("/proc").glob("[0-9]*"):
+        for base in bases:
+            view = process / "root" / base.relative_to("/")
+            if (key := _identity(view)) and key not in seen:
+                seen.add(key)
+                yield view
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
