@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import socket
+
+import psycopg
+import pytest
+from django.db import InterfaceError, OperationalError
+from psycopg import errors
+
+from django_pooled.errors import CheckoutTimeout, Gauges
+from django_pooled.sqlstates import (
+    is_connection_lost,
+    is_permanent_refusal,
+    is_poisonous,
+    is_server_away,
+    sqlstate_of,
+)
+
+
+def wrapped(error: Exception, by: type[Exception] = OperationalError) -> Exception:
+    """Wrap an error as Django does."""
+    try:
+        try:
+            raise error
+        except Exception as inner:
+            raise by(*inner.args) from inner
+    except Exception as outer:
+        return outer
+
+
+saturated = CheckoutTimeout("full", alias="default", elapsed=1.0, gauges=Gauges(1, 0, 1, 0, 1))
+
+
+def test_the_sqlstate_is_found_through_django_s_wrapping() -> None:
+    assert sqlstate_of(wrapped(errors.DeadlockDetected())) == "40P01"
+    assert sqlstate_of(wrapped(wrapped(errors.DeadlockDetected()), ValueError)) == "40P01"
+    assert sqlstate_of(ValueError()) is None
+    assert sqlstate_of(None) is None
+
+
+def test_a_circle_of_causes_comes_to_an_end() -> None:
+    error = ValueError()
+    error.__cause__ = error
+    assert sqlstate_of(error) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.AdminShutdown(),
+        errors.CrashShutdown(),
+        errors.CannotConnectNow(),
+        errors.ConnectionFailure(),
+        errors.IdleSessionTimeout(),
+        psycopg.OperationalError("consuming input failed: server closed the connection"),
+        psycopg.OperationalError("the connection is closed"),
+    ],
+)
+def test_a_lost_connection_is_known(error: psycopg.Error) -> None:
+    for shape in (error, wrapped(error)):
+        assert is_connection_lost(shape)
+        assert is_server_away(shape)
+        assert is_poisonous(shape)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.SerializationFailure(),
+        errors.UniqueViolation(),
+        errors.QueryCanceled(),
+        errors.DiskFull(),
+        psycopg.InterfaceError("the cursor is closed"),
+        psycopg.ProgrammingError("the last operation didn't produce records"),
+    ],
+)
+def test_other_errors_leave_the_connection_in_peace(error: psycopg.Error) -> None:
+    for shape in (error, wrapped(error, InterfaceError)):
+        assert not is_connection_lost(shape)
+        assert not is_server_away(shape)
+        assert not is_poisonous(shape)
+
+
+def test_a_server_that_turned_read_only_poisons_its_connection_and_is_not_away() -> None:
+    error = wrapped(errors.ReadOnlySqlTransaction())
+    assert is_poisonous(error)
+    assert not is_server_away(error)
+
+
+def test_a_pool_s_error_means_that_the_database_is_away() -> None:
+    assert is_server_away(saturated)
+    assert is_server_away(wrapped(saturated, RuntimeError))
+    assert not is_connection_lost(saturated)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        'FATAL:  password authentication failed for user "ada"',
+        'FATAL:  Peer authentication failed for user "ada"',
+        'FATAL:  role "ada" does not exist',
+        'FATAL:  database "shop" does not exist',
+        'FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "ada", database "shop"',
+        "server does not support SSL, but SSL was required",
+        "SSL error: certificate verify failed",
+        "fe_sendauth: no password supplied",
+    ],
+)
+def test_refusals_that_waiting_does_not_mend_are_known_by_their_words(words: str) -> None:
+    assert is_permanent_refusal(psycopg.OperationalError(f"connection failed: {words}"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Connection refused",
+        "FATAL:  the database system is starting up",
+        "FATAL:  the database system is shutting down",
+        "FATAL:  sorry, too many clients already",
+        "server closed the connection unexpectedly",
+        "connection timeout expired",
+        "failed to resolve host 'db': [Errno -2] Name or service not known",
+        "FATAL:  Passwort-Authentifizierung fuer Benutzer >>ada<< fehlgeschlagen",
+    ],
+)
+def test_everything_else_is_transient(words: str) -> None:
+    assert not is_permanent_refusal(psycopg.OperationalError(f"connection failed: {words}"))
+
+
+def test_of_several_hosts_one_that_may_come_back_makes_it_transient() -> None:
+    error = psycopg.OperationalError(
+        "multiple connection attempts failed. All failures were:\n"
+        "- host: 'a': FATAL:  password authentication failed for user \"ada\"\n"
+        "- host: 'b': Connection refused"
+    )
+    assert not is_permanent_refusal(error)
+
+
+def test_errors_of_the_connection_s_own_configuration_are_permanent() -> None:
+    assert is_permanent_refusal(errors.InvalidParameterValue())
+    assert is_permanent_refusal(psycopg.ProgrammingError("invalid connection option"))
+    assert not is_permanent_refusal(errors.AdminShutdown())
+    assert not is_permanent_refusal(errors.TooManyConnections())
+
+
+def test_credentials_that_cannot_be_fetched_for_the_network_s_sake_are_transient() -> None:
+    assert not is_permanent_refusal(TimeoutError())
+    assert not is_permanent_refusal(socket.gaierror())
+    assert is_permanent_refusal(KeyError("token"))
