@@ -151,7 +151,7 @@ def _versions(sources: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def find_binaries(prefer: Sequence[str] = ("variable", "system", "wheel")) -> Path:
+def find_binaries(prefer: Sequence[str] = ("variable", "wheel", "system")) -> Path:
     """Return the folder that has initdb, postgres and pg_basebackup.
 
     Args:
