@@ -94,7 +94,8 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     def close(self, timeout: float = 5.0) -> None:
         """Close the pool; end a probe that waits for the server instead of joining it."""
         self._connector.close()
-        super().close(timeout)
+        # psycopg_pool waits that long for each of its threads, one after another.
+        super().close(timeout / (self.num_workers + 1))
 
     def abandon(self) -> None:
         """Forget a pool inherited through fork(): its threads, locks and sockets are the parent's.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import weakref
@@ -23,11 +24,16 @@ class Holder:
     """
 
     def __init__(self) -> None:
+        self.process = os.getpid()
         self.held: dict[int, Callable[[], None]] = {}
-        weakref.finalize(self, _give_back, self.held).atexit = False
+        weakref.finalize(self, _give_back, self.held, self.process).atexit = False  # type: ignore[misc]
 
 
-def _give_back(held: dict[int, Callable[[], None]]) -> None:
+def _give_back(held: dict[int, Callable[[], None]], process: int) -> None:
+    # A forked child frees the locals of its parent's other threads before it runs any hook:
+    # what they held is still theirs, and they may hold its locks for ever.
+    if os.getpid() != process:
+        return
     while held:
         _, action = held.popitem()
         action()
@@ -43,6 +49,8 @@ _locals = _Locals()
 
 def this_threads_holder() -> dict[int, Callable[[], None]]:
     """Return the running thread's actions; changing them from another thread is safe."""
+    if _locals.holder.process != os.getpid():
+        _locals.holder = Holder()
     return _locals.holder.held
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -50,6 +51,10 @@ def in_use() -> int:
 def held_by_this_thread() -> int:
     # Django keeps the connection of a thread until a request ends there, which is never here.
     return sum(wrapper.connection is not None for wrapper in connections.all(initialized_only=True))
+
+
+def nothing_in_use(alias: str) -> bool:
+    return all(pool.in_use == 0 for pool in registry.snapshots() if pool.alias == alias)
 
 
 @pytest.fixture
@@ -111,11 +116,7 @@ def make_database(django_db_blocker: Any) -> Iterator[MakeDatabase]:
         yield make
         for alias in aliases:
             connections[alias].close()
-            wait_until(
-                lambda alias=alias: all(
-                    pool.in_use == 0 for pool in registry.snapshots() if pool.alias == alias
-                )
-            )
+            wait_until(partial(nothing_in_use, alias))
             registry.close_pools_of(alias, timeout=2.0)
             del connections[alias]
             del connections.settings[alias]

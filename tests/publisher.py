@@ -87,7 +87,8 @@ class Publisher:
     def answer(self) -> str:
         """Return the next line that it prints."""
         assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        line: str = self.process.stdout.readline()
+        return line.strip()
 
     def kill(self) -> None:
         """End it so that it can't clean up; its children go on."""

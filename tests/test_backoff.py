@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
 from django_pooled.backoff import Backoff, retry_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def test_waits_are_drawn_from_zero_to_a_bound_that_doubles_up_to_the_cap() -> None:
@@ -21,7 +25,7 @@ def test_without_jitter_a_wait_is_the_bound_itself() -> None:
 
 
 def test_an_attempt_is_repeated_until_it_succeeds() -> None:
-    outcomes = iter([OSError("first"), OSError("second"), "connected"])
+    outcomes: Iterator[Exception | str] = iter([OSError("1"), OSError("2"), "connected"])
 
     def attempt() -> str:
         outcome = next(outcomes)
@@ -36,7 +40,7 @@ def test_an_attempt_is_repeated_until_it_succeeds() -> None:
 
 
 def test_an_error_that_is_not_worth_retrying_ends_the_series_as_it_is() -> None:
-    calls = []
+    calls: list[None] = []
 
     def attempt() -> None:
         calls.append(None)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 import pytest
@@ -215,7 +215,7 @@ def test_closing_the_pool_ends_its_sessions_and_the_next_use_opens_another(
     alias = make_database(own_server)
     first = ask(alias, "SELECT pg_backend_pid()")
     connections[alias].close()
-    connections[alias].close_pool()
+    cast("DatabaseWrapper", connections[alias]).close_pool()
     wait_until(lambda: backend_pids(own_server, "postgres") == [])
     assert ask(alias, "SELECT pg_backend_pid()") != first
 

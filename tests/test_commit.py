@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 import pytest
@@ -13,8 +14,9 @@ from tests.servers import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from django_pooled.base import DatabaseWrapper
     from example_project.embedded_postgres import EmbeddedServer
-    from tests.fault_proxy import FaultProxy
+    from tests.fault_proxy import FaultProxy, StatementFaultKind
     from tests.pools import MakeDatabase
 
 QUICK = Backoff(initial=0.001, maximum=0.002)
@@ -49,7 +51,7 @@ class Bank:
 
     def ask(self, statement: str) -> Any:
         with psycopg.connect(**self.server.parameters("postgres"), autocommit=True) as connection:
-            cursor = connection.execute(statement)  # type: ignore[call-overload]
+            cursor = connection.execute(statement)
             return cursor.fetchone() if cursor.description else None
 
     @property
@@ -105,20 +107,25 @@ def test_commit_check_raise_leaves_it_to_the_caller(bank: Bank) -> None:
     assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 0)
 
 
-def test_a_server_that_was_restarted_meanwhile_makes_a_found_commit_doubtful(bank: Bank) -> None:
+def test_a_server_that_was_restarted_meanwhile_makes_a_found_commit_doubtful(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # After a crash the same id may belong to somebody else's transaction.
     bank.proxy.fault_at_commit("answer_lost")
-    checkout = connections[bank.alias].pool.checkout
+    pool = cast("DatabaseWrapper", connections[bank.alias]).pool
+    assert pool is not None
+    checkout = pool.checkout
 
     def restart_first() -> Any:
         bank.server.kill()
         bank.server.start()
         return checkout()
 
-    connections[bank.alias].pool.checkout = restart_first
+    monkeypatch.setattr(pool, "checkout", restart_first)
+    connections[bank.alias].ensure_connection()
     with pytest.raises(AmbiguousCommit):
         retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
-    connections[bank.alias].pool.checkout = checkout
+    monkeypatch.undo()
     assert (bank.attempts, bank.balance) == (1, 1)
 
 
@@ -130,15 +137,16 @@ def test_without_a_server_to_ask_the_commit_stays_ambiguous(
         admin.execute("DROP TABLE IF EXISTS unasked")
         admin.execute("CREATE TABLE unasked (x int)")
 
+    def go_down_after_the_fault() -> None:
+        wait_until(proxy.triggered)
+        proxy.down()
+
     @retry_transaction(using=alias, backoff=QUICK)
     def insert() -> None:
         with connections[alias].cursor() as cursor:
             cursor.execute("INSERT INTO unasked VALUES (1)")
         proxy.fault_at_commit("refused")
-        watcher = threading.Thread(
-            target=lambda: wait_until(proxy.triggered) and proxy.down(), daemon=True
-        )
-        watcher.start()
+        threading.Thread(target=go_down_after_the_fault, daemon=True).start()
 
     with pytest.raises(AmbiguousCommit):
         insert()
@@ -151,6 +159,10 @@ def test_a_plain_atomic_block_says_that_its_commit_is_ambiguous(bank: Bank) -> N
     with pytest.raises(AmbiguousCommit), transaction.atomic(using=bank.alias):
         bank.deposit()
     assert (bank.balance, bank.called_back) == (1, 0)
+
+
+def alive(threads: list[threading.Thread]) -> bool:
+    return any(thread.is_alive() for thread in threads)
 
 
 def test_concurrent_deposits_with_spoiled_commits_take_effect_once_each(bank: Bank) -> None:
@@ -172,13 +184,12 @@ def test_concurrent_deposits_with_spoiled_commits_take_effect_once_each(bank: Ba
     threads = [threading.Thread(target=run) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for injected, kind in enumerate(("refused", "answer_lost") * 10, start=1):
+    kinds: list[StatementFaultKind] = ["refused", "answer_lost"]
+    for kind in kinds * 10:
+        before = bank.proxy.triggered()
         bank.proxy.fault_at_commit(kind)
         wait_until(
-            lambda injected=injected: (
-                bank.proxy.triggered() >= injected
-                or not any(thread.is_alive() for thread in threads)
-            ),
+            partial(lambda seen: bank.proxy.triggered() > seen or not alive(threads), before),
             timeout=30,
         )
     for thread in threads:

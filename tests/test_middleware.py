@@ -584,7 +584,11 @@ def test_503_comes_out_of_the_wsgi_handler(site: Settings, middleware: list[str]
     environ: dict[str, Any] = {"PATH_INFO": "/fail/lost/"}
     setup_testing_defaults(environ)
     started: list[tuple[str, list[tuple[str, str]]]] = []
-    response = WSGIHandler()(environ, lambda *args: started.append(args))
+
+    def start(status: str, headers: list[tuple[str, str]], error: object = None, /) -> Any:
+        started.append((status, headers))
+
+    response = WSGIHandler()(environ, start)
     body = b"".join(response)
     response.close()
     [(status, headers)] = started

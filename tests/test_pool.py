@@ -198,7 +198,7 @@ def test_waiters_are_served_in_order_once_the_server_is_back(
     for number in range(10):
         threads.append(threading.Thread(target=wait, args=[number]))
         threads[-1].start()
-        wait_until(lambda number=number: pool.gauges().waiting == number + 1)
+        wait_until(lambda: pool.gauges().waiting == len(threads))
     proxy.forward()
     for thread in threads:
         thread.join(10)

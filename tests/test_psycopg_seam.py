@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 
+import psycopg
 import psycopg_pool.pool
 from psycopg_pool import ConnectionPool
 
@@ -35,7 +36,7 @@ def test_the_fields_that_are_touched_exist_with_the_same_meaning() -> None:
     assert (pool._nconns, pool._min_size, pool._max_size) == (2, 2, 5)
     assert pool._closed is True
     assert isinstance(pool._lock, type(threading.RLock()))
-    waiter = psycopg_pool.pool.WaitingClient[object]()
+    waiter = psycopg_pool.pool.WaitingClient[psycopg.Connection]()
     assert (waiter.conn, waiter.error) == (None, None)
 
 

@@ -1,0 +1,1 @@
+"""A small site that tests run under real application servers."""

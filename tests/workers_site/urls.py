@@ -1,0 +1,19 @@
+"""The site's addresses."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from . import views
+
+urlpatterns = [
+    path("double/<int:number>", views.double),
+    path("add/<name>", views.add),
+    path("slow/<seconds>", views.slow),
+    path("rows/<int:count>", views.rows),
+    path("pools", views.pools),
+    path("async/double/<int:number>", views.async_double),
+    path("async/add/<name>", views.async_add),
+    path("async/slow/<seconds>", views.async_slow),
+    path("async/rows/<int:count>", views.async_rows),
+]
