@@ -38,7 +38,7 @@ class Backoff:
     """
 
     initial: float = 0.1
-    maximum: float = 1.0
+    maximum: float = 0.75
     jitter: bool = True
 
     def wait(self, attempt: int) -> float:

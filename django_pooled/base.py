@@ -23,7 +23,6 @@ from . import conf, registry
 from .commit import commit_once
 from .connection import PooledConnection
 from .pool import Pool
-from .sqlstates import is_poisonous
 from .stats import session_name
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
     @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         if self.alias == NO_DB_ALIAS:
-            return super().get_new_connection(_resolved(conn_params))
+            return super().get_new_connection(resolved(conn_params))
         self.isolation_level = self._isolation_level()
         pool = self._find_pool(conn_params)
         connection = pool.checkout()
@@ -149,8 +148,8 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         """Take note of an error on this wrapper's connection, before anything swallows it."""
         if self.attempt is not None:
             self.attempt.errors.append(error)
-        if isinstance(self.connection, PooledConnection) and is_poisonous(error):
-            self.connection.life.doom(f"{error.sqlstate or 'lost'}: {error}")
+        if self._pool is not None and isinstance(self.connection, PooledConnection):
+            self._pool.note_error(self.connection, error)
 
     def forget_connection(self) -> None:
         """After fork(): let go of the parent's connection without a word to the server."""
@@ -189,8 +188,9 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         return Pool(
             self.alias,
             options,
-            parameters=partial(_resolved, {**params, "autocommit": True}),
+            parameters=partial(resolved, {**params, "autocommit": True}),
             configure=self._configuration(),
+            credentials_change=any(callable(params.get(key)) for key in ("user", "password")),
             server="{host}:{port}/{name}".format(
                 host=params.get("host", "local socket"),
                 port=params.get("port", 5432),
@@ -226,7 +226,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
             ) from None
 
 
-def _resolved(params: Mapping[str, Any]) -> dict[str, Any]:
+def resolved(params: Mapping[str, Any]) -> dict[str, Any]:
     """Call what has to be fetched anew for each connection, such as a token for a password."""
     resolved = dict(params)
     for key in ("user", "password"):

@@ -117,8 +117,8 @@ class PoolOptions:
     """How long the server is looked for when nobody waits for a connection."""
     reconnect_failed: Callable[..., None] | None = _option(None, _CALLABLE_OR_NONE)
     """Called with the pool when that time has passed."""
-    num_workers: int = _option(3, _COUNT_FROM_ONE)
-    """Threads that open connections, and so how many are opened at once."""
+    num_workers: int = _option(1, _COUNT_FROM_ONE)
+    """Threads for maintenance; connections are opened in threads of their own."""
 
 
 _EXPECTED: dict[str, _Expected] = {f.name: f.metadata["expected"] for f in fields(PoolOptions)}

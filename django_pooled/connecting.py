@@ -35,10 +35,17 @@ class Connector:
         backoff: Waits between the probe's attempts.
         patience: Seconds after which the probe ends if nobody waits for a connection.
         wanted: Whether anybody waits for a connection.
+        credentials_change: Whether another attempt may bring other credentials: after a refusal
+            one is made at once, since a token may have expired on its way.
     """
 
     def __init__(
-        self, name: str, backoff: Backoff, patience: float, wanted: Callable[[], bool]
+        self,
+        name: str,
+        backoff: Backoff,
+        patience: float,
+        wanted: Callable[[], bool],
+        credentials_change: bool = False,
     ) -> None:
         self.last_error: Exception | None = None
         self.last_error_at = 0.0
@@ -48,10 +55,13 @@ class Connector:
         self._backoff = backoff
         self._patience = patience
         self._wanted = wanted
+        self._credentials_change = credentials_change
         self._closing = threading.Event()
         self._trouble = False
+        self._refusals = 0  # permanent ones since the last success
+        self._try_again_at = 0.0
         self._turn = threading.Lock()  # held by the thread that probes
-        self._counting = threading.Lock()  # guards the four fields without underscore
+        self._counting = threading.Lock()  # guards the fields that attempts change
 
     def open(self, connect: Callable[[], T]) -> T:
         """Open one connection by *connect*, however long the server is away.
@@ -76,6 +86,16 @@ class Connector:
         """The error of the last attempt, if it failed."""
         return self.last_error if self._trouble else None
 
+    def standing_refusal(self) -> Exception | None:
+        """The last permanent refusal, as long as its backoff lasts.
+
+        Until then a new waiter is told the same at once, so that a wrong password makes no
+        storm of logins.
+        """
+        if self._refusals and monotonic() < self._try_again_at:
+            return self.trouble
+        return None
+
     def close(self) -> None:
         """End a probe under way, and every later one after a single attempt."""
         self._closing.set()
@@ -99,18 +119,29 @@ class Connector:
 
     def _attempt(self, connect: Callable[[], T]) -> T:
         try:
-            connection = connect()
+            try:
+                connection = connect()
+            except Exception as error:
+                if not (self._credentials_change and is_permanent_refusal(error)):
+                    raise
+                connection = connect()
         except Exception as error:
-            if not self._trouble:
-                logger.warning("pool %r: cannot connect: %s", self._name, error)
-            with self._counting:
-                self.last_error, self.last_error_at = error, monotonic()
-                self.failures += 1
-                self._trouble = True
+            self._failed(error)
             raise
         with self._counting:
             self.connects += 1
-        if self._trouble:
-            self._trouble = False
+            was_in_trouble, self._trouble, self._refusals = self._trouble, False, 0
+        if was_in_trouble:
             logger.info("pool %r: connected again", self._name)
         return connection
+
+    def _failed(self, error: Exception) -> None:
+        if not self._trouble:
+            logger.warning("pool %r: cannot connect: %s", self._name, error)
+        with self._counting:
+            self.last_error, self.last_error_at = error, monotonic()
+            self.failures += 1
+            self._trouble = True
+            if is_permanent_refusal(error):
+                self._refusals += 1
+                self._try_again_at = self.last_error_at + self._backoff.wait(self._refusals)

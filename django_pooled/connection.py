@@ -47,3 +47,18 @@ class PooledConnection(psycopg.Connection[Any]):
         super().__init__(*args, **kwargs)
         self.life = Life()
         self.add_notice_handler(self.life.notice)
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and port of the server, which of several hosts it is."""
+        return self.info.hostaddr or self.info.host, self.info.port
+
+    @property
+    def server_is_read_only(self) -> bool:
+        """Whether the server last said that sessions there cannot write.
+
+        It reports both settings, and each change of them, by itself:
+        https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQPARAMETERSTATUS
+        """
+        status = self.info.parameter_status
+        return "on" in (status("in_hot_standby"), status("default_transaction_read_only"))

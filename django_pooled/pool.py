@@ -19,10 +19,13 @@ from .connecting import Connector
 from .errors import CheckoutTimeout, ConnectFailed, Gauges, PoolClosed, PoolError, PoolExhausted
 from .liveness import answers, looks_alive
 from .reclaim import caller, this_threads_holder
+from .sqlstates import READ_ONLY, is_connection_lost
 from .stats import Counters, PoolSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import psycopg
 
     from .conf import PoolOptions
     from .connection import PooledConnection
@@ -52,6 +55,7 @@ class Pool:
             so that credentials that expire can be fetched anew.
         configure: Called with each new connection, and again after ``reset="discard"``.
         server: Where the connections lead to, for people: never with a password.
+        credentials_change: Whether *parameters* fetches credentials anew each time.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Pool:
         parameters: Callable[[], Mapping[str, Any]],
         configure: Callable[[PooledConnection], object],
         server: str,
+        credentials_change: bool = False,
     ) -> None:
         self.alias = alias
         self.options = options
@@ -72,7 +77,11 @@ class Pool:
         self._in_use: dict[PooledConnection, _Checkout] = {}
         self._inherited: dict[PooledConnection, _Checkout] = {}
         self._connector = Connector(
-            alias, options.backoff, options.reconnect_timeout, lambda: self._pool.waiting > 0
+            alias,
+            options.backoff,
+            options.reconnect_timeout,
+            wanted=lambda: self._pool.waiting > 0,
+            credentials_change=credentials_change,
         )
         self._pool = seam.RecoveringPool(
             self._connector,
@@ -212,6 +221,22 @@ class Pool:
             last_error_age=monotonic() - self._connector.last_error_at if error else None,
             counters=counters,
         )
+
+    def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:
+        """Take note of an error on a connection in use: some say that it must not come back.
+
+        A server that refuses to write because it has been demoted (25006) loses all of its
+        connections at once; one whose client asked for a read-only transaction does not.
+        """
+        if is_connection_lost(error):
+            connection.life.doom(f"{error.sqlstate or 'lost'}: {error}")
+        elif error.sqlstate == READ_ONLY and connection.server_is_read_only:
+            place = connection.place
+            for other in list(self._in_use):
+                if other.place == place:
+                    other.life.doom(f"{READ_ONLY}: {error}")
+            self._count("dead", self._pool.sweep(lambda other: other.place != place))
+            logger.warning("pool %r: %s:%s turned read-only, and is left", self.alias, *place)
 
     def count_restart(self, sqlstate: str) -> None:
         """Count a transaction that retry_transaction starts again."""

@@ -2,17 +2,18 @@
 
 psycopg_pool opens connections one at a time, retries each with a backoff of its own that has
 no cap, lets nobody end a wait early, and keeps waiters that timed out in its queue. None of
-it can be changed by its options, so this subclass replaces the two methods that decide when a
-connection is opened, and touches the queue of waiters and the deque of idle connections under
-psycopg_pool's own lock. tests/test_psycopg_seam.py fails when what is used here changes.
+it can be changed by its options, so this subclass replaces the methods that decide when and
+where a connection is opened, and touches the queue of waiters and the deque of idle connections
+under psycopg_pool's own lock. tests/test_psycopg_seam.py fails when what is used here changes.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
-from psycopg_pool.pool import AddConnection, MaintenanceTask
+from psycopg_pool.pool import AddConnection, MaintenanceTask, WaitingClient
 
 from .connection import PooledConnection
 from .sqlstates import is_permanent_refusal
@@ -105,15 +106,27 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         self._closed = True
 
     def run_task(self, task: MaintenanceTask) -> None:
-        if isinstance(task, AddConnection):
-            with self._lock:
-                self._opening += 1
-        super().run_task(task)
+        if not isinstance(task, AddConnection):
+            super().run_task(task)
+            return
+        with self._lock:
+            self._opening += 1
+        # A thread for each connection, which ends with it: as many as are wanted are opened
+        # side by side, an idle process keeps none, and one that hangs on a silent server holds
+        # up neither the pool's workers nor the process's exit.
+        try:
+            threading.Thread(target=task.run, name=f"{self.name}-opens", daemon=True).start()
+        except RuntimeError:
+            # No more threads can be had; the pool's own worker does it.
+            super().run_task(task)
 
     def _maybe_grow_pool(self) -> None:
         # Called under the lock when a waiter has queued. One connection on its way for each
         # waiter, where psycopg_pool has one on its way for all of them.
-        if self._nconns < self._max_size and self._opening < len(self._waiting):
+        refused_for = self._connector.standing_refusal()
+        if refused_for is not None and not self._opening and not self._in_use():
+            self._fail([self._waiting.pop()], refused_for)
+        elif self._nconns < self._max_size and self._opening < len(self._waiting):
             self._nconns += 1
             self.run_task(AddConnection(self))
 
@@ -141,8 +154,12 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 # Where connections are in use, waiters are served by what comes back.
                 waiting = list(self._waiting)
                 self._waiting.clear()
+        self._fail(waiting, error)
+        self.reconnect_failed()
+
+    @staticmethod
+    def _fail(waiting: list[WaitingClient[PooledConnection]], error: Exception) -> None:
         for waiter in waiting:
             refusal = Refused(str(error))
             refusal.__cause__ = error
             waiter.fail(refusal)
-        self.reconnect_failed()

@@ -18,7 +18,6 @@ __all__ = [
     "SERIALIZATION",
     "is_connection_lost",
     "is_permanent_refusal",
-    "is_poisonous",
     "is_server_away",
     "psycopg_error",
     "sqlstate_of",
@@ -103,11 +102,6 @@ def is_connection_lost(error: BaseException | None) -> bool:
 def is_server_away(error: BaseException | None) -> bool:
     """Tell whether *error* means that no connection could be had or that one was lost."""
     return any(isinstance(link, PoolError) for link in _causes(error)) or is_connection_lost(error)
-
-
-def is_poisonous(error: BaseException | None) -> bool:
-    """Tell whether the connection that raised *error* must not go back to its pool."""
-    return sqlstate_of(error) == READ_ONLY or is_connection_lost(error)
 
 
 def is_permanent_refusal(error: BaseException) -> bool:

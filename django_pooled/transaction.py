@@ -224,7 +224,7 @@ class _Policy:
             if isinstance(found, PoolError):
                 continue
             sqlstate = sqlstate_of(found)
-            if sqlstate in SERIALIZATION or sqlstate == READ_ONLY:
+            if sqlstate in SERIALIZATION or (sqlstate == READ_ONLY and not self.read_only):
                 return sqlstate
             if is_connection_lost(found):
                 return sqlstate or "lost"

@@ -9,6 +9,7 @@ import pytest
 from django.db import connections
 
 from django_pooled import registry
+from django_pooled.base import resolved
 from django_pooled.conf import parse
 from django_pooled.pool import Pool
 from tests.servers import wait_until
@@ -66,6 +67,7 @@ def make_pool() -> Iterator[MakePool]:
         found = {"timeout": 10.0, **options}
         overrides = found.pop("parameters", {})
         configure = found.pop("configure", lambda connection: None)
+        credentials_change = found.pop("credentials_change", False)
         parameters = {**server.parameters("postgres"), "autocommit": True, "connect_timeout": 5}
         if through is not None:
             parameters["port"] = through.port
@@ -73,9 +75,10 @@ def make_pool() -> Iterator[MakePool]:
         pool = Pool(
             "default",
             parse("default", {"OPTIONS": {"pool": found}}),
-            parameters=lambda: parameters,
+            parameters=partial(resolved, parameters),
             configure=configure,
             server="the test's server",
+            credentials_change=credentials_change,
         )
         pool.open()
         made.append(pool)

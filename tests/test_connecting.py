@@ -125,6 +125,19 @@ def test_closing_ends_a_probe_amid_its_wait_and_all_that_queue_behind_it() -> No
                 future.result(10)
 
 
+def test_a_permanent_refusal_stands_for_as_long_as_its_backoff() -> None:
+    server = FakeServer()
+    opening = connector(backoff=Backoff(600.0, 600.0, jitter=False))
+    assert opening.standing_refusal() is None
+    server.error = wrong_password
+    with pytest.raises(psycopg.OperationalError):
+        opening.open(server.connect)
+    assert opening.standing_refusal() is wrong_password
+    server.error = None
+    opening.open(server.connect)
+    assert opening.standing_refusal() is None
+
+
 def test_attempts_are_counted_by_outcome() -> None:
     server, opening = FakeServer(), connector()
     opening.open(server.connect)

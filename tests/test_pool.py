@@ -4,13 +4,11 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
-from django_pooled.base import _resolved
 from django_pooled.errors import (
     CheckoutTimeout,
     ConnectFailed,
@@ -247,7 +245,103 @@ def test_mending_the_cause_heals_the_running_pool(
         with pytest.raises(ConnectFailed, match="clerk"):
             query(pool)
         admin.execute("ALTER ROLE clerk PASSWORD 'new'")
+    assert wait_until(lambda: query(pool), timeout=5.0) == 42
+
+
+def test_a_refusal_that_stands_is_told_without_another_login(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(
+        server,
+        min_size=0,
+        parameters={"password": "not this one"},
+        backoff={"initial": 600.0, "maximum": 600.0, "jitter": False},
+    )
+    for _ in range(20):
+        with pytest.raises(ConnectFailed, match="password authentication failed") as refused:
+            query(pool)
+    assert pool.snapshot().counters.connect_failures == 1
+    assert refused.value.elapsed < 1.0
+
+
+def test_waiters_are_served_by_what_is_in_use_when_the_pool_cannot_grow(
+    own_server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    with psycopg.connect(**own_server.parameters("postgres"), autocommit=True) as admin:
+        admin.execute("CREATE ROLE clerk LOGIN PASSWORD 'old'")
+        pool = make_pool(own_server, parameters={"user": "clerk", "password": "old"}, max_size=5)
+        connection = pool.checkout()
+        admin.execute("ALTER ROLE clerk PASSWORD 'new'")
+    with ThreadPoolExecutor(3) as threads:
+        answers = [threads.submit(query, pool) for _ in range(3)]
+        wait_until(lambda: pool.gauges().waiting == 3 and pool.snapshot().connecting == 0)
+        assert "clerk" in (pool.snapshot().last_error or "")
+        pool.checkin(connection)
+        assert [answer.result(10) for answer in answers] == [42] * 3
+
+
+def test_credentials_that_change_get_a_second_chance_after_a_refusal(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    tokens = iter(["expired", server.password])
+    pool = make_pool(
+        server,
+        min_size=0,
+        credentials_change=True,
+        parameters={"password": lambda: next(tokens)},
+    )
     assert query(pool) == 42
+    assert pool.snapshot().counters.connect_failures == 0
+
+
+def test_a_demoted_server_loses_all_its_connections_at_the_first_refused_write(
+    own_server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(own_server, max_size=3)
+    fill(pool, 3)
+    first, second = pool.checkout(), pool.checkout()
+    with psycopg.connect(**own_server.parameters("postgres"), autocommit=True) as admin:
+        admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        admin.execute("SELECT pg_reload_conf()")
+    wait_until(lambda: first.execute("SHOW transaction_read_only").fetchone() == ("on",))
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction) as refused:
+        first.execute("CREATE TABLE never (x int)")
+    pool.note_error(first, refused.value)
+    pool.checkin(first)
+    pool.checkin(second)
+    assert first.closed
+    assert second.closed
+    assert pool.gauges().idle == 0
+    assert (pool.snapshot().counters.discarded, pool.snapshot().counters.dead) == (2, 1)
+
+
+def test_a_read_only_transaction_of_the_client_s_own_costs_no_connection(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server)
+    connection = pool.checkout()
+    connection.read_only = True
+    connection.autocommit = False
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction) as refused:
+        connection.execute("CREATE TABLE never (x int)")
+    pool.note_error(connection, refused.value)
+    pool.checkin(connection)
+    assert not connection.closed
+
+
+def test_a_cold_burst_opens_all_its_connections_side_by_side(
+    server: EmbeddedServer, proxy: FaultProxy, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, through=proxy, min_size=0, max_size=10)
+    proxy.deaf()
+    with ThreadPoolExecutor(20) as threads:
+        answers = [threads.submit(query, pool) for _ in range(20)]
+        # All of them knock before the first has an answer.
+        wait_until(lambda: len(proxy.connects()) == 10)
+        proxy.forward()
+        proxy.cut()
+        assert [answer.result(20) for answer in answers] == [42] * 20
+    assert pool.gauges().size <= 10
 
 
 @pytest.mark.parametrize(
@@ -511,8 +605,7 @@ def test_credentials_are_asked_for_at_each_connect(
         asked.append("token")
         return server.password
 
-    pool = make_pool(server, max_size=2)
-    pool._parameters = partial(_resolved, {**pool._parameters(), "password": token})
+    pool = make_pool(server, max_size=2, parameters={"password": token})
     held = [pool.checkout() for _ in range(2)]
     for connection in held:
         pool.checkin(connection)

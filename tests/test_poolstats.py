@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy
+    from tests.servers import Servers
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Unix sockets")
 
@@ -109,9 +110,18 @@ class Site:
             publisher.close()
 
 
+@pytest.fixture(scope="module")
+def server(servers: Servers) -> Iterator[EmbeddedServer]:
+    """A server on which nobody else has sessions, since they are counted."""
+    made = servers.make()
+    made.start()
+    yield made
+    servers.remove(made)
+
+
 @pytest.fixture
 def site(server: EmbeddedServer) -> Iterator[Site]:
-    """A site on the session's server that publishes in a folder of its own."""
+    """A site that publishes in a folder of its own."""
     folder = Path(tempfile.mkdtemp(prefix="stats-", dir="/tmp"))
     made = Site(folder, server)
     yield made

@@ -11,7 +11,6 @@ from django_pooled.errors import CheckoutTimeout, Gauges
 from django_pooled.sqlstates import (
     is_connection_lost,
     is_permanent_refusal,
-    is_poisonous,
     is_server_away,
     sqlstate_of,
 )
@@ -60,7 +59,6 @@ def test_a_lost_connection_is_known(error: psycopg.Error) -> None:
     for shape in (error, wrapped(error)):
         assert is_connection_lost(shape)
         assert is_server_away(shape)
-        assert is_poisonous(shape)
 
 
 @pytest.mark.parametrize(
@@ -78,13 +76,10 @@ def test_other_errors_leave_the_connection_in_peace(error: psycopg.Error) -> Non
     for shape in (error, wrapped(error, InterfaceError)):
         assert not is_connection_lost(shape)
         assert not is_server_away(shape)
-        assert not is_poisonous(shape)
 
 
-def test_a_server_that_turned_read_only_poisons_its_connection_and_is_not_away() -> None:
-    error = wrapped(errors.ReadOnlySqlTransaction())
-    assert is_poisonous(error)
-    assert not is_server_away(error)
+def test_a_server_that_turned_read_only_is_not_away() -> None:
+    assert not is_server_away(wrapped(errors.ReadOnlySqlTransaction()))
 
 
 def test_a_pool_s_error_means_that_the_database_is_away() -> None:

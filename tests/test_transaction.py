@@ -263,6 +263,14 @@ def test_isolation_level_and_read_only_hold_for_the_transaction_alone() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_write_in_a_read_only_transaction_is_the_caller_s_mistake_and_not_retried() -> None:
+    runs = Runs(lambda: None)
+    with pytest.raises(Exception, match="read-only transaction"):
+        retry_transaction(read_only=True)(runs)()
+    assert runs.attempts == 1
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_serialization_failure_made_by_two_transactions_loses_no_update() -> None:
     Counter.objects.create(name="hits")
     both_have_read = threading.Barrier(2)
