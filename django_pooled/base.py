@@ -7,6 +7,7 @@ import socket
 from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import psycopg
 from django.core.exceptions import ImproperlyConfigured
@@ -79,6 +80,10 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
     _pool: Pool | None = None
     """Where the present connection was checked out."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._named_cursors: WeakSet[psycopg.ServerCursor[Any]] = WeakSet()
+
     @property
     def pool(self) -> Pool | None:
         """The open pool that this wrapper's settings lead to; None for maintenance connections."""
@@ -143,6 +148,24 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
     @cached_property
     def wrap_database_errors(self) -> _ErrorWatch:
         return _ErrorWatch(self)
+
+    def release(self) -> bool:
+        """Give the connection back before the request ends, unless something on it is under way.
+
+        That is a transaction or an open server-side cursor. Returns whether it went back.
+        """
+        if self.connection is None or self.in_atomic_block or not self.autocommit:
+            return False
+        if any(not cursor.closed for cursor in self._named_cursors):
+            return False
+        self.close()
+        return True
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        cursor = super().create_cursor(name)
+        if name is not None:
+            self._named_cursors.add(cursor)
+        return cursor
 
     def note_error(self, error: psycopg.Error) -> None:
         """Take note of an error on this wrapper's connection, before anything swallows it."""
