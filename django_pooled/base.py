@@ -137,7 +137,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
             self.close()
 
     def close_pool(self) -> None:
-        registry.close_pools_of(self.alias)
+        registry.close_pools_of(self.alias, timeout=1.0)
 
     def ensure_timezone(self) -> bool:
         self.close_pool()

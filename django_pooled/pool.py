@@ -74,6 +74,7 @@ class Pool:
         self._parameters = parameters
         self._configure = configure
         self._lock = threading.Lock()  # guards _in_use and counters
+        self._came_back = threading.Condition(self._lock)
         self._in_use: dict[PooledConnection, _Checkout] = {}
         self._inherited: dict[PooledConnection, _Checkout] = {}
         self._connector = Connector(
@@ -162,6 +163,8 @@ class Pool:
                 self.counters.checkins += 1
             else:
                 self.counters.discarded += 1
+            if self._pool.closed:
+                self._came_back.notify_all()
         if kept:
             connection.life.idle_since = monotonic()
             self._pool.putconn(connection)
@@ -169,12 +172,21 @@ class Pool:
             self._pool.discard(connection)
 
     def close(self, timeout: float = 5.0) -> None:
-        """Refuse checkouts and close what is idle; what is in use is closed at its checkin.
+        """Refuse checkouts, close what is idle, and let other threads finish what is in use.
+
+        What is still in use after that, and what this thread holds, is closed at its checkin.
 
         Args:
-            timeout: Seconds to wait for connections that are being opened.
+            timeout: Seconds to wait for both.
         """
+        deadline = monotonic() + timeout
         self._pool.close(timeout)
+        mine = this_threads_holder()
+        with self._came_back:
+            self._came_back.wait_for(
+                lambda: all(checkout.holder is mine for checkout in self._in_use.values()),
+                timeout=max(0.0, deadline - monotonic()),
+            )
 
     def abandon(self) -> None:
         """Forget a pool inherited through fork(), without touching the parent's sockets.
@@ -184,6 +196,7 @@ class Pool:
         """
         self._pool.abandon()
         self._lock = threading.Lock()
+        self._came_back = threading.Condition(self._lock)
         self._inherited, self._in_use = self._in_use, {}
 
     def gauges(self) -> Gauges:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from . import publish
@@ -50,11 +51,11 @@ def pool_for(alias: str, target: Hashable, make: Callable[[], Pool]) -> Pool:
 
 
 def close_pools_of(alias: str, timeout: float = 5.0) -> None:
-    """Close the pools of *alias*; connections in use are closed when they come back.
+    """Close the pools of *alias*; what is still in use is closed when it comes back.
 
     Args:
         alias: Key of the database in ``settings.DATABASES``.
-        timeout: Seconds to wait for connections that are being opened.
+        timeout: Seconds that other threads have to finish what they have in use.
     """
     with _lock:
         keys = [key for key in _pools if key[0] == alias]
@@ -67,13 +68,14 @@ def close_all(timeout: float = 5.0) -> None:
     """Close every pool of this process, as at its exit.
 
     Args:
-        timeout: Seconds to wait for connections that are being opened, for each pool.
+        timeout: Seconds, in all, that other threads have to finish what they have in use.
     """
+    deadline = monotonic() + timeout
     with _lock:
         pools = list(_pools.values())
         _pools.clear()
     for pool in pools:
-        pool.close(timeout)
+        pool.close(max(0.05, deadline - monotonic()))
 
 
 def snapshots() -> list[PoolSnapshot]:
@@ -103,7 +105,7 @@ def _after_fork_in_child() -> None:
 
 def _at_exit() -> None:
     publish.stop()
-    # Workers are daemon threads: what is being opened ends with the process.
+    # Threads that could still give something back have ended, but for daemons.
     close_all(timeout=0.2)
 
 

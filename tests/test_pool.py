@@ -521,6 +521,52 @@ def test_a_checkout_from_a_closed_pool_says_so(server: EmbeddedServer, make_pool
     assert connection.closed
 
 
+def test_closing_under_load_lets_those_in_use_finish_and_refuses_the_others(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=4)
+    outcomes: list[str] = []
+
+    def work() -> None:
+        while True:
+            try:
+                connection = pool.checkout()
+            except PoolClosed:
+                outcomes.append("refused")
+                return
+            try:
+                connection.execute("SELECT pg_sleep(0.1)")
+                outcomes.append("finished")
+            except psycopg.Error:
+                outcomes.append("broken")
+            finally:
+                pool.checkin(connection)
+
+    with ThreadPoolExecutor(12) as threads:
+        workers = [threads.submit(work) for _ in range(12)]
+        wait_until(lambda: pool.gauges().in_use == 4)
+        pool.close(timeout=10.0)
+        assert pool.gauges().in_use == 0
+        for worker in workers:
+            worker.result(10)
+    assert outcomes.count("refused") == 12
+    assert outcomes.count("finished") >= 4
+    assert "broken" not in outcomes
+    wait_until(lambda: backend_count(server, "postgres") == 0)
+
+
+def test_closing_waits_no_longer_than_its_timeout_and_not_for_the_closing_thread(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server)
+    mine = pool.checkout()
+    started = time.monotonic()
+    pool.close(timeout=30.0)
+    assert time.monotonic() - started < 10
+    pool.checkin(mine)
+    assert mine.closed
+
+
 def test_closing_does_not_wait_for_a_server_that_is_away(
     server: EmbeddedServer, make_pool: MakePool
 ) -> None:
