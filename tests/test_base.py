@@ -14,7 +14,7 @@ from django.db import OperationalError, close_old_connections, connection, conne
 from django.db.transaction import atomic
 from django.test import override_settings
 
-from django_pooled import CheckoutTimeout, registry
+from django_pooled import CheckoutTimeout, ConnectFailed, registry
 from django_pooled.base import DatabaseWrapper
 from example_project.embedded_postgres import free_port
 from tests.app.models import Note
@@ -117,6 +117,26 @@ def test_the_connection_is_configured_with_time_zone_and_role(
     alias = make_database(server, options={"assume_role": "app_owner"})
     assert ask(alias, "SELECT current_setting('TimeZone')") == "UTC"
     assert ask(alias, "SELECT current_user") == "app_owner"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"OPTIONS": {"assume_role": "nobody_here"}}, 'role "nobody_here" does not exist'),
+        ({"TIME_ZONE": "Mars/Olympus"}, "Mars/Olympus"),
+    ],
+)
+def test_a_configuration_that_the_server_refuses_is_told_at_once(
+    server: EmbeddedServer, make_database: MakeDatabase, settings: dict[str, Any], words: str
+) -> None:
+    alias = make_database(server, timeout=60.0)
+    connections.settings[alias].update(settings)
+    # Django's own check of the name comes before the server's.
+    connections[alias].__dict__["timezone"] = None
+    with pytest.raises(OperationalError, match=words) as refused:
+        ask(alias, "SELECT 1")
+    assert isinstance(refused.value, ConnectFailed)
+    assert refused.value.elapsed < 30
 
 
 @pytest.mark.django_db(transaction=True)

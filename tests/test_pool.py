@@ -363,6 +363,52 @@ def test_other_permanent_failures_are_told_at_once_too(
     assert refused.value.elapsed < 30
 
 
+def test_a_client_that_pg_hba_does_not_know_is_told_so_and_let_in_once_it_does(
+    own_server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    rules = own_server.data / "pg_hba.conf"
+    with psycopg.connect(**own_server.parameters("postgres"), autocommit=True) as admin:
+        admin.execute("CREATE ROLE clerk LOGIN PASSWORD 'secret'")
+        everybody = rules.read_text()
+        rules.write_text("host all postgres 127.0.0.1/32 scram-sha-256\n")
+        admin.execute("SELECT pg_reload_conf()")
+        parameters = {"user": "clerk", "password": "secret"}
+        pool = make_pool(own_server, min_size=0, parameters=parameters)
+        # The postmaster reads its rules a moment after it was told to.
+        refused = wait_until(lambda: refusal(pool))
+        assert "no pg_hba.conf entry" in refused
+        rules.write_text(everybody)
+        admin.execute("SELECT pg_reload_conf()")
+        assert wait_until(lambda: query(pool)) == 42
+
+
+def refusal(pool: Pool) -> str:
+    try:
+        query(pool)
+    except ConnectFailed as error:
+        return str(error)
+    return ""
+
+
+def test_waiters_hear_of_a_refusal_as_soon_as_the_server_has_spoken(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, min_size=0, parameters={"password": "wrong"}, timeout=30.0)
+    told_at: list[float] = []
+
+    def wait() -> None:
+        with pytest.raises(ConnectFailed):
+            pool.checkout()
+        told_at.append(time.monotonic())
+
+    with ThreadPoolExecutor(10) as threads:
+        for future in [threads.submit(wait) for _ in range(10)]:
+            future.result(20)
+    answered_at = pool._connector.last_error_at
+    # Some 5 ms on an idle machine; the bound is for a busy one.
+    assert max(told_at) - answered_at < 1.0
+
+
 def test_an_error_in_the_connection_s_own_configuration_is_permanent(
     server: EmbeddedServer, make_pool: MakePool
 ) -> None:
