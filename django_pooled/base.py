@@ -74,6 +74,8 @@ class _ErrorWatch(DatabaseErrorWrapper):
 class DatabaseWrapper(postgresql.DatabaseWrapper):
     """One thread's view of a database; its connection comes from the process's pool."""
 
+    rollback_exc: BaseException | None  # Django's, which django-stubs does not know
+
     attempt: Attempt | None = None
     """Set by retry_transaction for as long as one attempt of a transaction lasts."""
 
@@ -170,7 +172,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
     def note_error(self, error: psycopg.Error) -> None:
         """Take note of an error on this wrapper's connection, before anything swallows it."""
         if self.attempt is not None:
-            self.attempt.errors.append(error)
+            self.attempt.note(error)
         if self._pool is not None and isinstance(self.connection, PooledConnection):
             self._pool.note_error(self.connection, error)
 
@@ -189,6 +191,13 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
             commit_once(self, send)
         else:
             self.attempt.commit(self, send)
+            # It is over: on_commit callbacks, which run next, have transactions of their own.
+            self.attempt = None
+
+    def _savepoint_rollback(self, sid: str) -> None:
+        super()._savepoint_rollback(sid)  # type: ignore[misc]
+        if self.attempt is not None:
+            self.attempt.forgive()
 
     def _close(self) -> None:
         connection, pool = self.connection, self._pool

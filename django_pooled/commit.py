@@ -9,10 +9,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
+from django.db.transaction import TransactionManagementError
 from psycopg.pq import TransactionStatus
 
 from .errors import AmbiguousCommit, PoolError
-from .sqlstates import is_connection_lost
+from .sqlstates import history, is_connection_lost, psycopg_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,23 +103,54 @@ class Attempt:
     phase: Phase = Phase.BODY
     errors: list[psycopg.Error] = field(default_factory=list)
     """Every database error on the connection, in order, swallowed ones included."""
+    forgiven: int = 0
+    """How many of them, from the first, a savepoint has undone."""
+
+    def note(self, error: psycopg.Error) -> None:
+        """Record an error of the connection."""
+        if error not in self.errors:
+            self.errors.append(error)
+
+    def note_raised(self, wrapper: DatabaseWrapper, raised: BaseException) -> None:
+        """Record what the body raised from below Django, if it has broken the transaction."""
+        error = psycopg_error(raised)
+        if error is not None and _is_broken(wrapper):
+            self.note(error)
+
+    def forgive(self) -> None:
+        """A savepoint was rolled back to: what happened since then is undone."""
+        self.forgiven = len(self.errors)
+
+    def errors_behind(self, raised: BaseException) -> list[psycopg.Error]:
+        """Return the recorded errors that count once the attempt has ended with *raised*.
+
+        Those that no savepoint undid, whatever the body made of them, and those that it raised
+        or was handling when it raised something else.
+        """
+        told = set(map(id, history(raised)))
+        return [
+            error
+            for number, error in enumerate(self.errors)
+            if number >= self.forgiven or id(error) in told
+        ]
 
     def refuse_silent_rollback(self, wrapper: DatabaseWrapper) -> None:
-        """Raise the first recorded error if the transaction is aborted although the body returned.
+        """Raise what was swallowed if the body has returned from a transaction that is lost.
 
-        The server answers COMMIT in an aborted transaction with ROLLBACK and no error.
+        The server answers COMMIT in an aborted transaction with ROLLBACK and no error, and
+        Django rolls back without a word where an exception was caught inside the block. A
+        rollback that was asked for, by ``transaction.set_rollback(True)``, stays one.
         """
-        connection = wrapper.connection
-        if connection is None or not self.errors:
-            return
-        if connection.info.transaction_status in (
-            TransactionStatus.INERROR,
-            TransactionStatus.UNKNOWN,
-        ):
-            # Re-raised through Django's translation, which must not record it again.
-            error = self.errors.pop(0)
+        if _is_broken(wrapper) and self.errors:
             with wrapper.wrap_database_errors:
-                raise error
+                raise self.errors[self.forgiven :][0]
+        if wrapper.closed_in_transaction:
+            raise TransactionManagementError(
+                f"The connection to {wrapper.alias!r} was closed inside its transaction, which "
+                f"was therefore not committed."
+            )
+        if wrapper.needs_rollback and wrapper.rollback_exc is not None:
+            raise wrapper.rollback_exc
 
     def commit(self, wrapper: DatabaseWrapper, send: Callable[[], None]) -> None:
         """Commit by *send*; when the connection is lost meanwhile, find out what happened.
@@ -186,6 +218,13 @@ class Attempt:
                 return Phase.UNKNOWN
             connection.execute(_END_IDLE, [proof.backend_pid, proof.xid])
             self.sleep(_ASK_AGAIN_AFTER)
+
+
+def _is_broken(wrapper: DatabaseWrapper) -> bool:
+    return wrapper.connection is not None and wrapper.connection.info.transaction_status in (
+        TransactionStatus.INERROR,
+        TransactionStatus.UNKNOWN,
+    )
 
 
 def commit_once(wrapper: DatabaseWrapper, send: Callable[[], None]) -> None:

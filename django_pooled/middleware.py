@@ -17,10 +17,10 @@ from django.utils.log import log_response
 from django.views.defaults import server_error
 
 from .errors import AmbiguousCommit, PoolError
-from .sqlstates import is_server_away, sqlstate_of
+from .sqlstates import history, is_server_away, sqlstate_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
@@ -202,22 +202,11 @@ def _page(detail: str, retry_after: int) -> str:
 def _is_ambiguous(error: BaseException) -> bool:
     # Who catches it will look in the database for what became of the transaction, and with
     # the server still away gets another error, whose context it is then.
-    return any(isinstance(link, AmbiguousCommit) for link in _history(error))
-
-
-def _history(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    todo: list[BaseException | None] = [error]
-    while todo:
-        link = todo.pop()
-        if link is not None and id(link) not in seen:
-            seen.add(id(link))
-            yield link
-            todo += [link.__cause__, link.__context__]
+    return any(isinstance(link, AmbiguousCommit) for link in history(error))
 
 
 def _alias_of(error: BaseException) -> str:
-    for link in _history(error):
+    for link in history(error):
         if isinstance(link, PoolError):
             return repr(link.alias)
     # Django's errors don't know their alias, but the connection knows that it had one.

@@ -16,6 +16,7 @@ __all__ = [
     "CONNECTION_LOST",
     "READ_ONLY",
     "SERIALIZATION",
+    "history",
     "is_connection_lost",
     "is_permanent_refusal",
     "is_server_away",
@@ -120,6 +121,18 @@ def is_permanent_refusal(error: BaseException) -> bool:
         return not is_connection_lost(found) and not found.sqlstate.startswith("53")
     text = str(found)
     return bool(_PERMANENT.search(text)) and not _TRANSIENT.search(text)
+
+
+def history(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield *error* and all that it was raised from or while handling, ``from None`` or not."""
+    seen: set[int] = set()
+    todo = [error]
+    while todo:
+        link = todo.pop()
+        if link is not None and id(link) not in seen:
+            yield link
+            seen.add(id(link))
+            todo += [link.__context__, link.__cause__]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

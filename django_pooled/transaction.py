@@ -19,8 +19,7 @@ from django.db.transaction import TransactionManagementError, atomic
 from .backoff import Backoff
 from .base import DatabaseWrapper
 from .commit import Attempt, Phase
-from .errors import AmbiguousCommit, PoolError
-from .sqlstates import READ_ONLY, SERIALIZATION, is_connection_lost, sqlstate_of
+from .sqlstates import READ_ONLY, SERIALIZATION, is_connection_lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -152,10 +151,11 @@ class _Policy:
 
     def run(self, call: Callable[[], R]) -> R:
         wrapper = self._wrapper()
-        if wrapper.attempt is not None:
+        if wrapper.attempt is not None and wrapper.in_atomic_block:
             return call()
         _refuse_foreign_transaction(wrapper)
-        deadline = monotonic() + self.deadline
+        started = monotonic()
+        deadline = started + self.deadline
         number = 1
         while True:
             attempt = Attempt(deadline, self.commit_check, self.sleep)
@@ -163,11 +163,15 @@ class _Policy:
                 return self._try(wrapper, attempt, call)
             except Exception as error:
                 reason = self._reason_to_restart(attempt, error)
-                wait = self.backoff.wait(number)
                 if reason is None:
                     raise
-                if number == self.max_attempts or monotonic() + wait >= deadline:
-                    _add_note(error, f"retry_transaction: gave up after {number} attempts")
+                wait = self.backoff.wait(number)
+                now = monotonic()
+                if number == self.max_attempts or now + wait >= deadline:
+                    elapsed = now - started
+                    _add_note(
+                        error, f"retry_transaction: {number} attempts failed in {elapsed:.2f} s"
+                    )
                     raise
                 name = getattr(getattr(call, "func", call), "__qualname__", "?")
                 logger.warning(
@@ -184,11 +188,16 @@ class _Policy:
 
     def _try(self, wrapper: DatabaseWrapper, attempt: Attempt, call: Callable[[], R]) -> R:
         wrapper.attempt = attempt
+        wrapper.rollback_exc = None
         try:
             if not wrapper.in_atomic_block:
                 self._characterize(wrapper)
             with atomic(using=self.using, durable=True):
-                result = call()
+                try:
+                    result = call()
+                except Exception as error:
+                    attempt.note_raised(wrapper, error)
+                    raise
                 attempt.refuse_silent_rollback(wrapper)
             return result
         finally:
@@ -200,10 +209,11 @@ class _Policy:
         if self.isolation_level is None and self.read_only is None:
             return
         wrapper.ensure_connection()
-        if self.isolation_level is not None:
-            wrapper.connection.isolation_level = self.isolation_level
-        if self.read_only is not None:
-            wrapper.connection.read_only = self.read_only
+        with wrapper.wrap_database_errors:
+            if self.isolation_level is not None:
+                wrapper.connection.isolation_level = self.isolation_level
+            if self.read_only is not None:
+                wrapper.connection.read_only = self.read_only
 
     def _restore(self, wrapper: DatabaseWrapper) -> None:
         connection = wrapper.connection
@@ -217,19 +227,18 @@ class _Policy:
 
     def _reason_to_restart(self, attempt: Attempt, error: Exception) -> str | None:
         """Return the SQLSTATE (or 'lost') for which the attempt is worth another; None if not."""
-        if attempt.phase in (Phase.COMMITTED, Phase.UNKNOWN) or isinstance(error, AmbiguousCommit):
+        if attempt.phase in (Phase.COMMITTED, Phase.UNKNOWN):
             return None
-        # Recorded errors come first: what the body made of them may hide them.
-        for found in (*attempt.errors, error):
-            if isinstance(found, PoolError):
-                continue
-            sqlstate = sqlstate_of(found)
-            if sqlstate in SERIALIZATION or (sqlstate == READ_ONLY and not self.read_only):
+        # Only errors of this database's own connection: what another one did is not undone.
+        for found in attempt.errors_behind(error):
+            sqlstate = found.sqlstate
+            if sqlstate in SERIALIZATION or sqlstate in self.retry_on:
+                return sqlstate
+            if sqlstate == READ_ONLY and not self.read_only:
                 return sqlstate
             if is_connection_lost(found):
                 return sqlstate or "lost"
-        sqlstate = sqlstate_of(error)
-        return sqlstate if sqlstate in self.retry_on else None
+        return None
 
     def _wrapper(self) -> DatabaseWrapper:
         wrapper = connections[self.using]

@@ -112,7 +112,7 @@ def test_the_last_error_is_raised_with_a_note_of_the_attempts() -> None:
     assert runs.attempts == 3
     assert isinstance(last.value.__cause__, psycopg.errors.SerializationFailure)
     if hasattr(last.value, "__notes__"):
-        assert "gave up after 3 attempts" in last.value.__notes__[0]
+        assert "3 attempts failed in" in last.value.__notes__[0]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -209,6 +209,107 @@ def test_an_on_commit_callback_s_database_error_restarts_nothing() -> None:
         retry_transaction(announce)()
     assert runs.attempts == 1
     assert texts() == ["attempt 1"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_on_commit_callback_can_run_a_retried_transaction_of_its_own() -> None:
+    later = Runs(lambda: fail_with("40001"))
+
+    @retry_transaction(backoff=QUICK)
+    def first() -> None:
+        Note.objects.create(text="first")
+        transaction.on_commit(lambda: retry_transaction(backoff=QUICK)(later)() and None)
+
+    first()
+    assert later.attempts == 2
+    assert texts() == ["first", "attempt 2"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_failure_after_an_error_that_a_savepoint_undid_is_not_blamed_on_it() -> None:
+    class OutOfStock(Exception):
+        pass
+
+    def recover_and_fail() -> None:
+        with pytest.raises(OperationalError), atomic():
+            fail_with("40001")
+        raise OutOfStock
+
+    runs = Runs(recover_and_fail)
+    with pytest.raises(OutOfStock):
+        retry_transaction(backoff=QUICK)(runs)()
+    assert runs.attempts == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_error_that_left_an_inner_block_translated_still_counts() -> None:
+    def translate() -> None:
+        try:
+            with atomic():
+                fail_with("40001")
+        except OperationalError:
+            raise ValueError("something went wrong") from None
+
+    assert retry_transaction(backoff=QUICK)(Runs(translate))() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_error_raised_by_the_driver_itself_counts_too() -> None:
+    def below_django() -> None:
+        connection.connection.execute(
+            "DO $$ BEGIN RAISE EXCEPTION 'made' USING ERRCODE = '40001'; END $$"
+        )
+
+    assert retry_transaction(backoff=QUICK)(Runs(below_django))() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_closed_inside_the_transaction_is_no_success() -> None:
+    runs = Runs(lambda: connection.close())
+    with pytest.raises(TransactionManagementError, match="was closed inside its transaction"):
+        retry_transaction(runs)()
+    assert runs.attempts == 1
+    assert texts() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_exception_swallowed_in_a_block_that_django_rolls_back_is_raised() -> None:
+    def swallow() -> None:
+        try:
+            with transaction.mark_for_rollback_on_error():
+                raise ValueError("before any statement")
+        except ValueError:
+            pass
+
+    with pytest.raises(ValueError, match="before any statement"):
+        retry_transaction(Runs(swallow))()
+    assert texts() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_rollback_that_was_asked_for_is_no_failure() -> None:
+    runs = Runs(lambda: transaction.set_rollback(True))
+    assert retry_transaction(runs)() == 1
+    assert texts() == []
+
+
+def test_what_another_database_did_is_no_reason_to_run_it_again(
+    server: EmbeddedServer, make_database: Any
+) -> None:
+    one, other = make_database(server), make_database(server)
+    attempts: list[None] = []
+
+    @retry_transaction(using=one, backoff=QUICK)
+    def across() -> None:
+        attempts.append(None)
+        with connections[one].cursor() as cursor:
+            cursor.execute("SELECT 1")
+        with connections[other].cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with pytest.raises(OperationalError):
+        across()
+    assert len(attempts) == 1
 
 
 @pytest.mark.django_db(transaction=True)
