@@ -6,11 +6,10 @@ import logging
 import threading
 import traceback
 from copy import copy
-from dataclasses import dataclass
 from functools import partial
 from random import uniform
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg.pq import TransactionStatus
 
@@ -35,8 +34,7 @@ __all__ = ["Pool"]
 logger = logging.getLogger("django_pooled.pool")
 
 
-@dataclass(frozen=True)
-class _Checkout:
+class _Checkout(NamedTuple):
     """A connection in use: since when, by which line of code, held for which thread."""
 
     since: float

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import weakref
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,12 +55,14 @@ def this_threads_holder() -> dict[int, Callable[[], None]]:
     return _locals.holder.held
 
 
+@cache
+def _is_passed_over(module: str) -> bool:
+    return module.partition(".")[0] in _PASSED_OVER
+
+
 def caller() -> str:
     """Name the line of the project's own code that led here, as 'module.function:line'."""
     frame = sys._getframe(1)
-    while frame.f_back is not None:
-        module = frame.f_globals.get("__name__", "")
-        if module.partition(".")[0] not in _PASSED_OVER:
-            break
+    while frame.f_back is not None and _is_passed_over(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
     return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_name}:{frame.f_lineno}"

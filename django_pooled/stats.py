@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
@@ -104,6 +105,7 @@ def _command() -> str:
     return program.parent.name if program.stem == "__main__" else program.name
 
 
+@cache
 def session_name(pid: int, host: str) -> str:
     """Name a process's sessions in pg_stat_activity, in the 63 bytes that the server keeps.
 
