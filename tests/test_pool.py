@@ -734,8 +734,9 @@ def test_the_server_s_goodbye_is_believed_before_it_closes(
     own_server: EmbeddedServer, make_pool: MakePool
 ) -> None:
     pool = make_pool(own_server, max_size=1)
-    query(pool)
-    [pid] = backend_pids(own_server, "postgres")
+    connection = pool.checkout()
+    pid = connection.info.backend_pid
+    pool.checkin(connection)
     kill_backends(own_server, "postgres")
     assert query(pool) == 42
     assert pid not in backend_pids(own_server, "postgres")
