@@ -631,7 +631,7 @@ def test_every_backend_killed_in_mid_transaction_loses_no_increment(
 
     def kill() -> None:
         with psycopg.connect(**own_server.parameters("postgres"), autocommit=True) as admin:
-            while not finished.wait(0.05):
+            while not finished.wait(0.2):
                 pids = backend_pids(own_server, "postgres", application_name="django %")
                 for pid in pids:
                     admin.execute("SELECT pg_terminate_backend(%s)", [pid])
