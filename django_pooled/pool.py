@@ -257,9 +257,8 @@ class Pool:
     def _take(self, started: float, deadline: float) -> PooledConnection:
         cause: BaseException | None
         try:
-            return self._pool.getconn(timeout=deadline - monotonic())
+            return self._pool.take(deadline - monotonic())
         except seam.PoolTimeout:
-            self._pool.forget_waiters_that_left()
             error = self._error(
                 CheckoutTimeout, started, f"no connection within {self.options.timeout:g} s"
             )

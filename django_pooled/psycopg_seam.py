@@ -10,6 +10,7 @@ under psycopg_pool's own lock. tests/test_psycopg_seam.py fails when what is use
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
@@ -61,16 +62,46 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         """Waiters that have neither a connection nor an error yet."""
         return sum(1 for waiter in list(self._waiting) if not (waiter.conn or waiter.error))
 
-    def forget_waiters_that_left(self) -> None:
-        """Remove those that timed out: psycopg_pool counts them against max_waiting."""
+    def take(self, timeout: float) -> PooledConnection:
+        """Take an idle connection, or queue for one; as getconn(), without its own checks.
+
+        Who leaves the queue, on a timeout or by whatever else ends the wait (gevent's timeouts and
+        Ctrl-C are no Exceptions), leaves nothing behind: getconn() would count the timed-out
+        against max_waiting, and hand a connection to the interrupted.
+
+        Raises:
+            PoolTimeout, PoolClosed, TooManyRequests: As getconn().
+            Refused: No connection can be opened.
+        """
         with self._lock:
-            staying = [waiter for waiter in self._waiting if not (waiter.conn or waiter.error)]
-            if len(staying) != len(self._waiting):
-                self._waiting.clear()
-                self._waiting.extend(staying)
+            self._check_open_getconn()
+            connection = self._get_ready_connection(timeout)
+            if connection is None:
+                waiter: WaitingClient[PooledConnection] = WaitingClient()
+                self._waiting.append(waiter)
+                self._maybe_grow_pool()
+        if connection is None:
+            try:
+                connection = waiter.wait(timeout)
+            except BaseException as error:
+                self._leave(waiter, error)
+                raise
+        connection._pool = self
+        return connection
+
+    def _leave(self, waiter: WaitingClient[PooledConnection], reason: BaseException) -> None:
+        # Connections are handed over under this lock, so from here on none is handed to it.
+        with self._lock:
+            connection = waiter.conn
+            if connection is None:
+                waiter.error = reason
+                with suppress(ValueError):
+                    self._waiting.remove(waiter)
+        if connection is not None:
+            self._add_to_pool(connection)
 
     def discard(self, connection: PooledConnection) -> None:
-        """Close a connection taken by getconn(); open another only if it will be missed."""
+        """Close a connection that was taken; open another only if it will be missed."""
         self._close_connection(connection)
         with self._lock:
             if self._nconns <= self._min_size or self._waiting:

@@ -470,6 +470,29 @@ def test_more_waiters_than_max_waiting_are_refused_and_the_pool_stays_usable(
         assert query(pool) == 42
 
 
+def test_a_wait_that_something_else_ends_loses_no_connection(
+    server: EmbeddedServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Alarm(BaseException):
+        """As gevent.Timeout, or Ctrl-C."""
+
+    pool = make_pool(server, max_size=1)
+    connection = pool.checkout()
+    wait = threading.Condition.wait
+
+    def interrupted(self: threading.Condition, timeout: float | None = None) -> bool:
+        monkeypatch.setattr(threading.Condition, "wait", wait)
+        raise Alarm
+
+    monkeypatch.setattr(threading.Condition, "wait", interrupted)
+    with pytest.raises(Alarm):
+        pool.checkout()
+    assert pool.gauges().waiting == 0
+    pool.checkin(connection)
+    assert pool.gauges().idle == 1
+    assert query(pool) == 42
+
+
 def test_a_connection_past_its_lifetime_is_replaced_at_checkout(
     server: EmbeddedServer, make_pool: MakePool
 ) -> None:

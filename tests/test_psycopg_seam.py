@@ -7,7 +7,8 @@ import threading
 
 import psycopg
 import psycopg_pool.pool
-from psycopg_pool import ConnectionPool
+import pytest
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 
 def arguments(function: object) -> list[str]:
@@ -40,7 +41,19 @@ def test_the_fields_that_are_touched_exist_with_the_same_meaning() -> None:
     assert (waiter.conn, waiter.error) == (None, None)
 
 
-def test_growing_is_decided_under_the_lock_after_the_waiter_has_queued() -> None:
-    source = inspect.getsource(ConnectionPool._getconn_unchecked)
-    queued, grown = source.index("self._waiting.append"), source.index("self._maybe_grow_pool()")
-    assert source.index("with self._lock") < queued < grown
+def test_connections_are_handed_to_waiters_under_the_lock() -> None:
+    source = inspect.getsource(ConnectionPool._add_to_pool)
+    assert source.index("with self._lock") < source.index("self._waiting.popleft().set(conn)")
+
+
+def test_the_queue_s_own_decisions_are_as_they_were() -> None:
+    assert arguments(ConnectionPool._get_ready_connection) == ["self", "timeout"]
+    pool = ConnectionPool("", min_size=1, max_size=1, max_waiting=1, open=False)
+    assert pool._get_ready_connection(1.0) is None
+    with pytest.raises(PoolTimeout):
+        pool._get_ready_connection(0.0)
+    pool._waiting.append(psycopg_pool.pool.WaitingClient())
+    with pytest.raises(TooManyRequests):
+        pool._get_ready_connection(1.0)
+    with pytest.raises(PoolClosed):
+        pool._check_open_getconn()
