@@ -188,22 +188,31 @@ class Attempt:
         # First give back the broken one: threads that each held one while they wait for a
         # second would wait for each other.
         pool.checkin(wrapper.connection)
-        try:
-            connection = pool.checkout()
-        except PoolError as error:
-            logger.warning("database %r: a COMMIT stays unresolved: %s", wrapper.alias, error)
-            return Phase.UNKNOWN
-        try:
-            outcome = self._ask(connection, proof)
-        except psycopg.Error as error:
-            logger.warning("database %r: a COMMIT stays unresolved: %s", wrapper.alias, error)
-            outcome = Phase.UNKNOWN
-        if outcome is Phase.COMMITTED:
-            # What follows, on_commit callbacks first, needs a connection that works.
-            wrapper.connection = connection
-        else:
-            pool.checkin(connection)
-        return outcome
+        while True:
+            try:
+                connection = pool.checkout()
+            except PoolError as error:
+                return self._unresolved(wrapper, error)
+            try:
+                outcome = self._ask(connection, proof)
+            except psycopg.Error as error:
+                pool.checkin(connection)
+                # What took the first connection may well take this one.
+                if is_connection_lost(error) and monotonic() < self.deadline:
+                    self.sleep(_ASK_AGAIN_AFTER)
+                    continue
+                return self._unresolved(wrapper, error)
+            if outcome is Phase.COMMITTED:
+                # What follows, on_commit callbacks first, needs a connection that works.
+                wrapper.connection = connection
+            else:
+                pool.checkin(connection)
+            return outcome
+
+    @staticmethod
+    def _unresolved(wrapper: DatabaseWrapper, error: Exception) -> Phase:
+        logger.warning("database %r: a COMMIT stays unresolved: %s", wrapper.alias, error)
+        return Phase.UNKNOWN
 
     def _ask(self, connection: PooledConnection, proof: _Proof) -> Phase:
         while True:

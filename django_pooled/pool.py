@@ -354,6 +354,11 @@ class Pool:
             raise
 
     def _reclaim(self, connection: PooledConnection) -> None:
+        # Called in a thread that is no more, as far as threading knows: logging there would
+        # leave a dummy of it behind, for ever.
+        self._pool.run_later(partial(self._take_back, connection))
+
+    def _take_back(self, connection: PooledConnection) -> None:
         checkout = self._in_use.get(connection)
         if checkout is not None:
             logger.warning(

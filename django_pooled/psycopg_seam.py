@@ -31,6 +31,19 @@ class Refused(Exception):
     """Ends a wait: no connection can be opened; ``__cause__`` is why."""
 
 
+class _Call(MaintenanceTask):
+    """Any action as a task; it is run even if the pool was closed meanwhile."""
+
+    def __init__(self, pool: ConnectionPool[Any], action: Callable[[], None]) -> None:
+        super().__init__(pool)
+        self._action = action
+
+    def run(self) -> None:
+        self._action()
+
+    _run = None  # type: ignore[assignment]  # abstract, and called by the run() replaced above
+
+
 class RecoveringPool(ConnectionPool[PooledConnection]):
     """A psycopg_pool whose connections are opened by a `Connector`.
 
@@ -135,6 +148,13 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         Without this mark its finalizer would take a lock that a thread of the parent may hold.
         """
         self._closed = True
+
+    def run_later(self, action: Callable[[], None]) -> None:
+        """Run *action* in the pool's worker."""
+        if self._closed:
+            action()
+        else:
+            super().run_task(_Call(self, action))
 
     def run_task(self, task: MaintenanceTask) -> None:
         if not isinstance(task, AddConnection):

@@ -178,7 +178,7 @@ def test_a_connection_lost_in_an_atomic_block_raises_its_own_error(
         work()
     assert not isinstance(lost.value, CheckoutTimeout)
     own_server.start()
-    assert ask(alias, "SELECT 1") == 1
+    assert wait_until(lambda: ask(alias, "SELECT 1")) == 1
     assert connections[alias].get_autocommit()
 
 

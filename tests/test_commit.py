@@ -93,6 +93,13 @@ def test_a_transaction_left_open_by_a_black_hole_is_ended_and_run_again(bank: Ba
     assert (bank.attempts, bank.balance, bank.called_back) == (2, 1, 1)
 
 
+def test_a_connection_lost_while_asking_is_no_reason_to_give_up(bank: Bank) -> None:
+    bank.proxy.fault_at(r"COMMIT\b|SELECT pg_catalog\.pg_xact_status", "answer_lost", times=3)
+    retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
+    assert bank.proxy.triggered() == 3
+    assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 1)
+
+
 def test_a_read_whose_commit_was_lost_is_run_again(bank: Bank) -> None:
     bank.proxy.fault_at_commit("answer_lost")
     retry_transaction(using=bank.alias, backoff=QUICK)(bank.read)()

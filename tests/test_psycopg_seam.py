@@ -36,9 +36,13 @@ def test_the_fields_that_are_touched_exist_with_the_same_meaning() -> None:
     assert list(pool._waiting) == []
     assert (pool._nconns, pool._min_size, pool._max_size) == (2, 2, 5)
     assert pool._closed is True
-    assert isinstance(pool._lock, type(threading.RLock()))
     waiter = psycopg_pool.pool.WaitingClient[psycopg.Connection]()
     assert (waiter.conn, waiter.error) == (None, None)
+
+
+def test_the_lock_of_an_open_pool_may_be_taken_again_by_its_holder() -> None:
+    with ConnectionPool("", min_size=0, max_size=1, open=True) as pool:
+        assert isinstance(pool._lock, type(threading.RLock()))
 
 
 def test_connections_are_handed_to_waiters_under_the_lock() -> None:
