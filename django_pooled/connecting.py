@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,10 +26,10 @@ T = TypeVar("T")
 class Connector:
     """Opens connections for one pool, in the threads of the pool's workers.
 
-    As long as attempts succeed they run side by side. After one that failed, all others
-    queue behind a single probe, which goes on with capped and jittered waits until it
-    succeeds; then all go on at once. So a server that is away gets one knock at a time
-    from each pool, and none is late when it is back.
+    As long as attempts succeed they run side by side. After one that failed, or a connection
+    that was lost, all others queue behind a single probe, which goes on with capped and
+    jittered waits until it succeeds; then all go on at once. So a server that is away gets one
+    knock at a time from each pool, and none is late when it is back.
 
     Args:
         name: The pool's alias, for log lines.
@@ -58,6 +59,7 @@ class Connector:
         self._credentials_change = credentials_change
         self._closing = threading.Event()
         self._trouble = False
+        self._suspected = False
         self._refusals = 0  # permanent ones since the last success
         self._try_again_at = 0.0
         self._turn = threading.Lock()  # held by the thread that probes
@@ -71,15 +73,22 @@ class Connector:
                 error, once the connector is closed or nobody waits any longer.
         """
         while True:
-            if not self._trouble:
+            if not (self._trouble or self._suspected):
                 try:
                     return self._attempt(connect)
                 except Exception as error:
                     if is_permanent_refusal(error) or self._closing.is_set():
                         raise
             with self._turn:
-                if self._trouble:
+                if self._trouble or self._suspected:
                     return self._probe(connect)
+
+    def suspect(self) -> None:
+        """A connection was lost: one attempt has to show that the server is there.
+
+        Without this, ten lost connections are ten knocks before the first has failed.
+        """
+        self._suspected = True
 
     @property
     def trouble(self) -> Exception | None:
@@ -126,11 +135,16 @@ class Connector:
                     raise
                 connection = connect()
         except Exception as error:
+            # A timed-out attempt's socket stays open in a cycle of the error and its frames,
+            # until the garbage collector comes by.
+            traceback.clear_frames(error.__traceback__)
             self._failed(error)
             raise
         with self._counting:
             self.connects += 1
-            was_in_trouble, self._trouble, self._refusals = self._trouble, False, 0
+            was_in_trouble = self._trouble
+            self._trouble = self._suspected = False
+            self._refusals = 0
         if was_in_trouble:
             logger.info("pool %r: connected again", self._name)
         return connection

@@ -167,6 +167,8 @@ class Pool:
             connection.life.idle_since = monotonic()
             self._pool.putconn(connection)
         else:
+            if connection.broken:
+                self._connector.suspect()
             self._pool.discard(connection)
 
     def close(self, timeout: float = 5.0) -> None:
@@ -296,6 +298,7 @@ class Pool:
             return False
         if not self._is_alive(connection, now, deadline):
             self._count("dead")
+            self._connector.suspect()
             # Where one died the others may have: look at all of them now, since each would
             # cost a later checkout its own discovery.
             dead = self._pool.sweep(looks_alive)

@@ -138,6 +138,18 @@ def test_a_permanent_refusal_stands_for_as_long_as_its_backoff() -> None:
     assert opening.standing_refusal() is None
 
 
+def test_after_a_lost_connection_one_attempt_goes_ahead_of_the_others() -> None:
+    server, opening = FakeServer(), connector()
+    server.hold.clear()
+    opening.suspect()
+    with ThreadPoolExecutor(5) as threads:
+        connections = [threads.submit(opening.open, server.connect) for _ in range(5)]
+        wait_until(lambda: server.at_once == 1)
+        server.hold.set()
+        assert [future.result(10) for future in connections] == ["connection"] * 5
+    assert server.knocks == 5
+
+
 def test_attempts_are_counted_by_outcome() -> None:
     server, opening = FakeServer(), connector()
     opening.open(server.connect)

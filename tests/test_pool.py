@@ -329,6 +329,23 @@ def test_a_read_only_transaction_of_the_client_s_own_costs_no_connection(
     assert not connection.closed
 
 
+def test_a_silent_server_gets_one_knock_at_a_time_and_its_sockets_are_closed(
+    server: EmbeddedServer, proxy: FaultProxy, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, through=proxy, max_size=5, parameters={"connect_timeout": 2})
+    fill(pool, 5)
+    proxy.deaf()
+    proxy.cut()
+    with ThreadPoolExecutor(5) as threads:
+        answers = [threads.submit(query, pool) for _ in range(5)]
+        wait_until(lambda: pool.snapshot().counters.connect_failures >= 3)
+        # The proxy hears of a closed socket a moment later; the next attempt lasts 2 s.
+        wait_until(lambda: proxy.established() <= 1, timeout=1.5)
+        proxy.forward()
+        proxy.cut()
+        assert [answer.result(20) for answer in answers] == [42] * 5
+
+
 def test_a_cold_burst_opens_all_its_connections_side_by_side(
     server: EmbeddedServer, proxy: FaultProxy, make_pool: MakePool
 ) -> None:

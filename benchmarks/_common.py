@@ -1,0 +1,226 @@
+"""What the benchmarks share: the engines side by side, a server, and a proxy for each."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from _worker import Request  # noqa: E402
+
+from example_project.embedded_postgres import EmbeddedServer, free_port  # noqa: E402
+from tests.fault_proxy import FaultProxy  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+__all__ = [
+    "ENGINES",
+    "EmbeddedServer",
+    "FaultProxy",
+    "Worker",
+    "arguments",
+    "at_once",
+    "connections_to",
+    "first_accepted",
+    "proxies",
+    "requests",
+    "server",
+    "workers",
+]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One column of the tables."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+ENGINES = (
+    Engine("native", {"ENGINE": "django.db.backends.postgresql"}),
+    Engine(
+        "native, checks",
+        {"ENGINE": "django.db.backends.postgresql", "CONN_HEALTH_CHECKS": True},
+    ),
+    Engine("django_pooled", {"ENGINE": "django_pooled"}),
+)
+
+
+class Worker:
+    """The process that one engine works in; see ``_worker.Commands`` for what it can be told."""
+
+    def __init__(
+        self, engine: Engine, target: EmbeddedServer | FaultProxy, database: dict[str, Any]
+    ) -> None:
+        self.name = engine.name
+        entry = {**engine.settings, **database, "PORT": target.port}
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("_worker.py"))],
+            env={
+                **os.environ,
+                "BENCHMARK_DATABASE": json.dumps(entry),
+                "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def call(self, command: str, **arguments: Any) -> Any:
+        """Give a command, wait until it is done and return its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([command, arguments]) + "\n")
+        self._process.stdin.flush()
+        if not (line := self._process.stdout.readline()):
+            raise RuntimeError(f"{self.name} ended:\n{self.log()}")
+        error, answer = json.loads(line)
+        if error is not None:
+            raise RuntimeError(f"{self.name}: {command} failed: {error}")
+        return answer
+
+    def hold(self, connections: int) -> None:
+        """Have that many connections opened, and leave them idle."""
+        if not self.call("hold", connections=connections, timeout=20.0):
+            raise RuntimeError(f"{self.name} has no {connections} connections")
+
+    def log(self) -> str:
+        """Return what the process has written to standard error."""
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")
+
+    def close(self) -> None:
+        """End the process; whatever it still waits for is of no interest any more."""
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+
+@contextlib.contextmanager
+def workers(
+    targets: EmbeddedServer | Sequence[EmbeddedServer | FaultProxy],
+    of: EmbeddedServer,
+    pool: Mapping[str, Any],
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[list[Worker]]:
+    """Start a worker for each engine, all with the same options.
+
+    Args:
+        targets: what they connect to: the server, or a proxy for each.
+        of: the server whose database it is.
+        pool: ``OPTIONS["pool"]``; where it says nothing else, of one connection to ten.
+        options: further ``OPTIONS``.
+    """
+    if isinstance(targets, EmbeddedServer):
+        targets = [targets] * len(ENGINES)
+    # psycopg_pool's own defaults are four connections, never more.
+    pool = {"min_size": 1, "max_size": 10, **pool}
+    database = {**of.django_settings(), "OPTIONS": {**(options or {}), "pool": pool}}
+    with contextlib.ExitStack() as stack:
+        made = []
+        for engine, target in zip(ENGINES, targets, strict=True):
+            made.append(Worker(engine, target, database))
+            stack.callback(made[-1].close)
+        yield made
+
+
+@contextlib.contextmanager
+def server(**settings: str) -> Iterator[EmbeddedServer]:
+    """Run a server of its own in a temporary folder, and remove it."""
+    is_root = sys.platform != "win32" and os.geteuid() == 0
+    folder = Path(tempfile.mkdtemp(prefix="benchmark-", dir="/tmp" if is_root else None))
+    # As root, PostgreSQL runs as another user, who has to pass through.
+    folder.chmod(0o711)
+    one = EmbeddedServer(folder / "server", durable=False, settings=settings)
+    try:
+        with one:
+            yield one
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def proxies(of: EmbeddedServer) -> Iterator[list[FaultProxy]]:
+    """Start a proxy in front of the server for each engine."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(FaultProxy(of.host, of.port, listen=free_port())) for _ in ENGINES
+        ]
+
+
+def first_accepted(of: EmbeddedServer, start: Callable[[], object]) -> float:
+    """Start the server, and return when the first connect began that it accepted.
+
+    The prober belongs to no engine, and knocks every 2 ms.
+    """
+    starter = threading.Thread(target=start)
+    starter.start()
+    while True:
+        began = time.monotonic()
+        try:
+            psycopg.connect(**of.parameters(), connect_timeout=5).close()
+        except psycopg.OperationalError:
+            if not starter.is_alive() and not of.running:
+                raise
+            time.sleep(0.002)
+        else:
+            starter.join()
+            return began
+
+
+def at_once(among: Sequence[Worker], command: str, **arguments: Any) -> list[Any]:
+    """Give all workers the same command, side by side; returns the answers in their order."""
+    with ThreadPoolExecutor(len(among)) as executor:
+        return list(executor.map(lambda worker: worker.call(command, **arguments), among))
+
+
+def connections_to(port: int) -> int:
+    """Return how many connections to that port are open or being opened on this host (Linux).
+
+    https://www.kernel.org/doc/html/latest/networking/proc_net_tcp.html
+    """
+    count = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, _, remote, state, *_ = line.split()
+        count += int(remote.rpartition(":")[2], 16) == port and state in ("01", "02")
+    return count
+
+
+def requests(answer: Sequence[Sequence[Any]]) -> list[Request]:
+    """Return a worker's list of requests, oldest answer first."""
+    return sorted((Request(*one) for one in answer), key=lambda request: request.done)
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser that has what all benchmarks have."""
+    parser = argparse.ArgumentParser(
+        description=(doc or "").partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="a short run, to see that it works")
+    return parser

@@ -1,0 +1,227 @@
+"""One engine under test: a process with Django and one database, commanded line by line.
+
+It knows nothing of the engine: threads ask Django's connection for what every project asks it
+for, and note when. Times are ``time.monotonic()``, which on Linux all processes share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any, NamedTuple
+
+__all__ = ["Request"]
+
+
+class Request(NamedTuple):
+    """What one thread asked of the database, and what came of it."""
+
+    thread: int
+    asked: float
+    got: float | None
+    """When it had its connection; None if it got none."""
+    done: float
+    """When it had its answer, or its error."""
+    error: str | None
+
+    @property
+    def waited(self) -> float:
+        return (self.got or self.done) - self.asked
+
+    @property
+    def took(self) -> float:
+        return self.done - self.asked
+
+
+class Commands:
+    """The methods that the other side calls by name; each returns what JSON can carry."""
+
+    def __init__(self) -> None:
+        from django.db import connection
+
+        self._connection: Any = connection
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._requests: list[Request] = []
+        self._lock = threading.Lock()
+        self._in_use = self._most_in_use = 0
+
+    def start(self, threads: int, query: str | None = None, pause: float = 0.0) -> None:
+        """Have that many threads make requests all the time, with a pause after an error."""
+        self._stop.clear()
+        self._requests = []
+        self._threads = [
+            threading.Thread(target=self._keep_asking, args=(number, query, pause))
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Let each thread finish its request, and begin no other."""
+        self._stop.set()
+
+    def finish(self) -> list[Request]:
+        """Stop, wait for the threads and return what they saw."""
+        self.stop()
+        for thread in self._threads:
+            thread.join()
+        return self._requests
+
+    def seen(self) -> list[Request]:
+        """Return what the threads saw so far, whether they still wait for something or not."""
+        return list(self._requests)
+
+    def served(self, since: float) -> int:
+        """Return how many requests have succeeded since then."""
+        return sum(one.error is None and one.done >= since for one in list(self._requests))
+
+    def once(self, query: str | None = None) -> Request:
+        """Make one request."""
+        return self._request(-1, query)
+
+    def burst(self, threads: int, query: str | None = None) -> list[Request]:
+        """Have that many threads make one request each, all at the same moment."""
+        barrier = threading.Barrier(threads)
+        answers: list[Request] = []
+
+        def ask(number: int) -> None:
+            barrier.wait()
+            answers.append(self._request(number, query))
+
+        _run([threading.Thread(target=ask, args=(number,)) for number in range(threads)])
+        return answers
+
+    def hold(self, connections: int, timeout: float) -> bool:
+        """Hold that many connections at the same time, then give them back; tell if all came."""
+        together = threading.Barrier(connections)
+        held: list[bool] = []
+
+        def keep() -> None:
+            try:
+                self._connection.ensure_connection()
+                together.wait(timeout)
+                with self._connection.cursor() as cursor:
+                    cursor.execute("SELECT 1")
+                together.wait(timeout)
+                held.append(True)
+            except Exception:
+                together.abort()
+            finally:
+                self._give_back()
+
+        _run([threading.Thread(target=keep) for _ in range(connections)])
+        return len(held) == connections
+
+    def until_whole(self, connections: int, until: float) -> float | None:
+        """Return when that many could be held at the same time; None if not until then."""
+        while time.monotonic() < until:
+            if self.hold(connections, timeout=2.0):
+                return time.monotonic()
+            time.sleep(0.1)
+        return None
+
+    def connect(self) -> float:
+        """Return the seconds that one connect takes, without any pool."""
+        import psycopg
+
+        parameters = self._connection.get_connection_params()
+        began = time.monotonic()
+        psycopg.connect(**parameters).close()
+        return time.monotonic() - began
+
+    def close_pool(self) -> None:
+        """Close the engine's pool; the next request opens one anew."""
+        self._connection.close_pool()
+
+    def most_in_use(self) -> int:
+        """Return how many connections were in use at the same time at most, as we count."""
+        return self._most_in_use
+
+    def counters(self) -> dict[str, Any]:
+        """Return what the engine itself counts."""
+        if self._connection.settings_dict["ENGINE"] == "django_pooled":
+            from django_pooled import registry
+            from django_pooled.stats import process_report
+
+            (pool,) = process_report(registry.snapshots())["pools"]
+            return pool
+        return dict(self._connection.pool.get_stats())
+
+    def _keep_asking(self, number: int, query: str | None, pause: float) -> None:
+        while not self._stop.is_set():
+            request = self._request(number, query)
+            self._requests.append(request)
+            if request.error is not None:
+                self._stop.wait(pause)
+
+    def _request(self, number: int, query: str | None) -> Request:
+        asked, got, error = time.monotonic(), None, None
+        try:
+            self._connection.ensure_connection()
+            got = time.monotonic()
+            self._count(1)
+            try:
+                if query is not None:
+                    with self._connection.cursor() as cursor:
+                        cursor.execute(query)
+            finally:
+                self._count(-1)
+        except Exception as caught:
+            error = _name(caught)
+        done = time.monotonic()
+        self._give_back()
+        return Request(number, asked, got, done, error)
+
+    def _give_back(self) -> None:
+        # Both engines' way to the pool, as at the end of a request.
+        with contextlib.suppress(Exception):
+            self._connection.close()
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._in_use += change
+            self._most_in_use = max(self._most_in_use, self._in_use)
+
+
+def _run(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _name(error: BaseException) -> str:
+    """Name an error; one that Django has translated, by what it was before."""
+    if type(error).__module__ == "django.db.utils" and error.__cause__ is not None:
+        error = error.__cause__
+    return type(error).__name__
+
+
+def main() -> None:
+    """Set Django up from the environment and obey standard input until its end."""
+    import django
+    from django.conf import settings
+
+    settings.configure(
+        DATABASES={"default": json.loads(os.environ["BENCHMARK_DATABASE"])}, USE_TZ=True
+    )
+    django.setup()
+    commands = Commands()
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        try:
+            answer = [None, getattr(commands, name)(**arguments)]
+        except Exception as error:
+            answer = [f"{_name(error)}: {error}", None]
+        print(json.dumps(answer), flush=True)
+    # Threads that still wait for a connection are of no interest any more.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
