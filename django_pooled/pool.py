@@ -286,9 +286,11 @@ class Pool:
     def _error(self, kind: type[PoolError], started: float, what: str) -> PoolError:
         elapsed, gauges = monotonic() - started, self.gauges()
         message = f"pool {self.alias!r}: {what} (after {elapsed:.2f} s; {gauges})"
-        trouble = self._connector.trouble
-        if trouble is not None and kind is CheckoutTimeout:
+        trouble, opening = self._connector.trouble, self._pool.opening
+        if kind is CheckoutTimeout and trouble is not None:
             message += f"; the last attempt to connect failed: {str(trouble).strip()}"
+        elif kind is CheckoutTimeout and opening:
+            message += f"; {opening} being opened, without an answer yet from {self.server}"
         return kind(message, alias=self.alias, elapsed=elapsed, gauges=gauges)
 
     def _is_usable(self, connection: PooledConnection, deadline: float) -> bool:
@@ -300,8 +302,12 @@ class Pool:
             self._count("dead")
             self._connector.suspect()
             # Where one died the others may have: look at all of them now, since each would
-            # cost a later checkout its own discovery.
-            dead = self._pool.sweep(looks_alive)
+            # cost a later checkout its own discovery. Where one only kept silent, those that
+            # need a round trip too go unasked: each would cost another check_timeout.
+            silent = looks_alive(connection)
+            dead = self._pool.sweep(
+                lambda other: looks_alive(other) and not (silent and self._is_due(other, now))
+            )
             self._count("dead", dead)
             logger.info("pool %r: found %d dead connections", self.alias, dead + 1)
             return False
@@ -317,9 +323,13 @@ class Pool:
     def _is_alive(self, connection: PooledConnection, now: float, deadline: float) -> bool:
         if not looks_alive(connection):
             return False
-        if now - connection.life.idle_since < self.options.check_after:
+        if not self._is_due(connection, now):
             return True
         return answers(connection, min(self.options.check_timeout, deadline - now))
+
+    def _is_due(self, connection: PooledConnection, now: float) -> bool:
+        """Whether it has been idle so long that only a round trip tells."""
+        return now - connection.life.idle_since >= self.options.check_after
 
     def _is_clean(self, connection: PooledConnection) -> bool:
         """Bring a returned connection back to the state of a new one; tell whether it worked."""
