@@ -20,7 +20,8 @@ from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 from psycopg import IsolationLevel
 
-from . import conf, registry
+from . import conf, registry, uwsgi_seam
+from .celery_seam import closes_around_a_task
 from .commit import commit_once
 from .connection import PooledConnection
 from .pool import Pool
@@ -85,7 +86,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._named_cursors: WeakSet[psycopg.Cursor[Any]] = WeakSet()
-        self._last: tuple[tuple[dict[str, Any], str, str | None], Pool] | None = None
+        self._last: tuple[tuple[dict[str, Any], str, str | None, int], Pool] | None = None
 
     @property
     def pool(self) -> Pool | None:
@@ -140,7 +141,13 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
             self.close()
 
     def close_pool(self) -> None:
-        registry.close_pools_of(self.alias, timeout=1.0)
+        """Close this process's connections to the database; the next use opens new ones.
+
+        Django does so before it drops or copies a database. A call that Celery makes around a
+        task has no effect: see celery_seam.py.
+        """
+        if not closes_around_a_task():
+            registry.close_pools_of(self.alias, timeout=1.0)
 
     def ensure_timezone(self) -> bool:
         self.close_pool()
@@ -211,7 +218,8 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
 
     def _find_pool(self, params: dict[str, Any]) -> Pool:
         role = self.settings_dict["OPTIONS"].get("assume_role")
-        target = (params, self.timezone_name, role)
+        # The process counts too: not every fork() calls hooks.
+        target = (params, self.timezone_name, role, os.getpid())
         # Comparing with the last one is an order of magnitude cheaper than finding by hash.
         if self._last is None or self._last[0] != target or self._last[1].closed:
             key = (_hashable(params), self.timezone_name, role)
@@ -295,3 +303,4 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+uwsgi_seam.call_after_fork(_after_fork_in_child)

@@ -8,7 +8,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from . import publish
+from . import publish, uwsgi_seam
 from .stats import process_report
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _pools: dict[tuple[str, Hashable], Pool] = {}
 # Pools inherited through fork(). They are kept for ever: a freed connection or pool would
 # reach for sockets and locks that are the parent's.
 _inherited: list[Pool] = []
+_owner = os.getpid()
 
 
 def pool_for(alias: str, target: Hashable, make: Callable[[], Pool]) -> Pool:
@@ -37,12 +38,16 @@ def pool_for(alias: str, target: Hashable, make: Callable[[], Pool]) -> Pool:
         make: Makes the pool.
     """
     key = (alias, target)
+    # Here too, for a process forked by something that called no hook.
+    _after_fork_in_child()
     pool = _pools.get(key)
     if pool is not None and not pool.closed:
         return pool
     with _lock:
         pool = _pools.get(key)
         if pool is None or pool.closed:
+            if not _pools:
+                uwsgi_seam.warn_without_threads()
             pool = make()
             pool.open()
             _pools[key] = pool
@@ -94,7 +99,10 @@ def _report() -> ProcessReport:
 
 
 def _after_fork_in_child() -> None:
-    global _lock
+    global _lock, _owner
+    if _owner == os.getpid():
+        return
+    _owner = os.getpid()
     _lock = threading.Lock()
     for pool in _pools.values():
         pool.abandon()
@@ -104,6 +112,7 @@ def _after_fork_in_child() -> None:
 
 
 def _at_exit() -> None:
+    _after_fork_in_child()
     publish.stop()
     # Threads that could still give something back have ended, but for daemons.
     close_all(timeout=0.2)
@@ -112,3 +121,4 @@ def _at_exit() -> None:
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+uwsgi_seam.call_after_fork(_after_fork_in_child)

@@ -1,0 +1,1 @@
+"""What tests of a process's life run in real workers, and how they start them."""
