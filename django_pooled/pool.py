@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
 from copy import copy
 from functools import partial
 from random import uniform
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from psycopg.pq import TransactionStatus
+from typing import TYPE_CHECKING, Any
 
 from . import psycopg_seam as seam
 from .connecting import Connector
 from .errors import CheckoutTimeout, ConnectFailed, Gauges, PoolClosed, PoolError, PoolExhausted
 from .liveness import answers, looks_alive
-from .reclaim import caller, this_threads_holder
+from .reset import reset
 from .sqlstates import READ_ONLY, is_connection_lost
 from .stats import Counters, PoolSnapshot
+from .usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,19 +26,11 @@ if TYPE_CHECKING:
 
     from .conf import PoolOptions
     from .connection import PooledConnection
+    from .usage import Checkout
 
 __all__ = ["Pool"]
 
 logger = logging.getLogger("django_pooled.pool")
-
-
-class _Checkout(NamedTuple):
-    """A connection in use: since when, by which line of code, held for which thread."""
-
-    since: float
-    where: str
-    stack: traceback.StackSummary | None
-    holder: dict[int, Callable[[], None]]
 
 
 class Pool:
@@ -71,10 +61,8 @@ class Pool:
         self.counters = Counters()
         self._parameters = parameters
         self._configure = configure
-        self._lock = threading.Lock()  # guards _in_use and counters
-        self._came_back = threading.Condition(self._lock)
-        self._in_use: dict[PooledConnection, _Checkout] = {}
-        self._inherited: dict[PooledConnection, _Checkout] = {}
+        self._lock = threading.Lock()  # guards counters
+        self._usage = Usage(alias, options.leak_after, self._left_behind)
         self._connector = Connector(
             alias,
             options.backoff,
@@ -84,7 +72,7 @@ class Pool:
         )
         self._pool = seam.RecoveringPool(
             self._connector,
-            lambda: bool(self._in_use),
+            lambda: len(self._usage) > 0,
             kwargs=self._connection_parameters,
             configure=self._configure_new,
             name=options.name or alias,
@@ -129,18 +117,10 @@ class Pool:
             if usable:
                 break
             self._pool.discard(connection)
-        holder = this_threads_holder()
-        checkout = _Checkout(
-            since=monotonic(),
-            where=caller(),
-            stack=traceback.extract_stack() if self.options.leak_after else None,
-            holder=holder,
-        )
+        self._usage.begin(connection)
         with self._lock:
-            self._in_use[connection] = checkout
             self.counters.checkouts += 1
-            self.counters.wait_seconds += checkout.since - started
-        holder[id(connection)] = partial(self._reclaim, connection)
+            self.counters.wait_seconds += monotonic() - started
         return connection
 
     def checkin(self, connection: PooledConnection) -> None:
@@ -149,20 +129,16 @@ class Pool:
         An open transaction is rolled back. A connection that broke, or on which the server
         said that it is going away or read-only, is closed instead.
         """
-        with self._lock:
-            checkout = self._in_use.pop(connection, None)
-        if checkout is None:
+        if not self._usage.end(connection):
             return
-        checkout.holder.pop(id(connection), None)
-        self._note_a_long_hold(checkout)
-        kept = not self._pool.closed and self._is_clean(connection)
+        kept = not self._pool.closed and reset(
+            connection, self.alias, self.options.reset, self._configure
+        )
         with self._lock:
             if kept:
                 self.counters.checkins += 1
             else:
                 self.counters.discarded += 1
-            if self._pool.closed:
-                self._came_back.notify_all()
         if kept:
             connection.life.idle_since = monotonic()
             self._pool.putconn(connection)
@@ -181,27 +157,17 @@ class Pool:
         """
         deadline = monotonic() + timeout
         self._pool.close(timeout)
-        mine = this_threads_holder()
-        with self._came_back:
-            self._came_back.wait_for(
-                lambda: all(checkout.holder is mine for checkout in self._in_use.values()),
-                timeout=max(0.0, deadline - monotonic()),
-            )
+        self._usage.wait_for_other_threads(max(0.0, deadline - monotonic()))
 
     def abandon(self) -> None:
-        """Forget a pool inherited through fork(), without touching the parent's sockets.
-
-        Its connections stay referenced, so that nothing frees them, and its lock may be held
-        for ever by a thread that only the parent has.
-        """
+        """Forget a pool inherited through fork(); its sockets and locks are the parent's."""
         self._pool.abandon()
+        self._usage.abandon()
         self._lock = threading.Lock()
-        self._came_back = threading.Condition(self._lock)
-        self._inherited, self._in_use = self._in_use, {}
 
     def gauges(self) -> Gauges:
         """How full the pool is now."""
-        idle, in_use = self._pool.idle, len(self._in_use)
+        idle, in_use = self._pool.idle, len(self._usage)
         return Gauges(
             size=idle + in_use,
             idle=idle,
@@ -245,7 +211,7 @@ class Pool:
             connection.life.doom(f"{error.sqlstate or 'lost'}: {error}")
         elif error.sqlstate == READ_ONLY and connection.server_is_read_only:
             place = connection.place
-            for other in list(self._in_use):
+            for other in self._usage.connections():
                 if other.place == place:
                     other.life.doom(f"{READ_ONLY}: {error}")
             self._count("dead", self._pool.sweep(lambda other: other.place != place))
@@ -280,7 +246,7 @@ class Pool:
             else:
                 self.counters.refused += 1
         if isinstance(error, CheckoutTimeout):
-            self._log_long_holds()
+            self._usage.log_long_holds()
         raise error from cause
 
     def _error(self, kind: type[PoolError], started: float, what: str) -> PoolError:
@@ -331,29 +297,6 @@ class Pool:
         """Whether it has been idle so long that only a round trip tells."""
         return now - connection.life.idle_since >= self.options.check_after
 
-    def _is_clean(self, connection: PooledConnection) -> bool:
-        """Bring a returned connection back to the state of a new one; tell whether it worked."""
-        if connection.life.doomed_by is not None or connection.broken or connection.closed:
-            return False
-        try:
-            status = connection.info.transaction_status
-            if status == TransactionStatus.ACTIVE:
-                # Given back amid a query or COPY: nobody knows what it still has to say.
-                return False
-            if status != TransactionStatus.IDLE:
-                logger.warning("pool %r: rolled back a transaction left open", self.alias)
-                connection.rollback()
-            _restore_defaults(connection)
-            if self.options.reset == "discard":
-                connection.execute("DISCARD ALL")
-                self._configure(connection)
-            elif callable(self.options.reset):
-                self.options.reset(connection)
-        except Exception as error:
-            logger.warning("pool %r: discarded a connection: %s", self.alias, error)
-            return False
-        return connection.info.transaction_status == TransactionStatus.IDLE
-
     def _connection_parameters(self) -> dict[str, Any]:
         return dict(self._parameters())
 
@@ -366,14 +309,11 @@ class Pool:
             connection.close()
             raise
 
-    def _reclaim(self, connection: PooledConnection) -> None:
-        # Called in a thread that is no more, as far as threading knows: logging there would
-        # leave a dummy of it behind, for ever.
-        self._pool.run_later(partial(self._take_back, connection))
+    def _left_behind(self, checkout: Checkout) -> None:
+        self._pool.run_later(partial(self._reclaim, checkout))
 
-    def _take_back(self, connection: PooledConnection) -> None:
-        checkout = self._in_use.get(connection)
-        if checkout is not None:
+    def _reclaim(self, checkout: Checkout) -> None:
+        if self._usage.is_current(checkout):
             logger.warning(
                 "pool %r: a thread ended with a connection checked out at %s; it goes back now. "
                 "Close it with connections.close_all() at the end of the thread.",
@@ -381,41 +321,8 @@ class Pool:
                 checkout.where,
             )
             self._count("reclaimed")
-            self.checkin(connection)
-
-    def _note_a_long_hold(self, checkout: _Checkout) -> None:
-        held = monotonic() - checkout.since
-        if self.options.leak_after is not None and held > self.options.leak_after:
-            self._log_hold(checkout, held)
-
-    def _log_long_holds(self) -> None:
-        now = monotonic()
-        for checkout in list(self._in_use.values()):
-            if self.options.leak_after and now - checkout.since > self.options.leak_after:
-                self._log_hold(checkout, now - checkout.since)
-
-    def _log_hold(self, checkout: _Checkout, held: float) -> None:
-        stack = "".join(checkout.stack.format()) if checkout.stack else checkout.where
-        logger.warning(
-            "pool %r: a connection is in use for %.1f s, checked out at:\n%s",
-            self.alias,
-            held,
-            stack,
-        )
+            self.checkin(checkout.connection)
 
     def _count(self, counter: str, by: int = 1) -> None:
         with self._lock:
             setattr(self.counters, counter, getattr(self.counters, counter) + by)
-
-
-def _restore_defaults(connection: PooledConnection) -> None:
-    # What a user may have set on the connection object; each setter refuses to run within
-    # a transaction and does nothing on the server by itself.
-    if not connection.autocommit:
-        connection.autocommit = True
-    if connection.isolation_level is not None:
-        connection.isolation_level = None
-    if connection.read_only is not None:
-        connection.read_only = None
-    if connection.deferrable is not None:
-        connection.deferrable = None

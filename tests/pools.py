@@ -37,6 +37,25 @@ class MakeDatabase(Protocol):
     ) -> str: ...
 
 
+def query(pool: Pool) -> Any:
+    """Check out, ask, check in."""
+    connection = pool.checkout()
+    try:
+        row = connection.execute("SELECT 42").fetchone()
+        assert row is not None
+        return row[0]
+    finally:
+        pool.checkin(connection)
+
+
+def fill(pool: Pool, size: int) -> None:
+    """Have *size* connections idle."""
+    found = [pool.checkout() for _ in range(size)]
+    for connection in found:
+        pool.checkin(connection)
+    assert pool.gauges().idle == size
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_in_use() -> Iterator[None]:
     """Whatever a test did, nothing is in use after it but what the test's own thread holds."""

@@ -21,6 +21,7 @@ from psycopg import sql
 from django_pooled import publish, registry
 from django_pooled.errors import CheckoutTimeout, ConnectFailed
 from django_pooled.stats import process_report
+from tests.pools import fill, query
 from tests.servers import backend_count, backend_pids, versions, wait_until
 
 if TYPE_CHECKING:
@@ -96,25 +97,6 @@ def pool_of(alias: str) -> Pool:
     assert pool is not None
     found: Pool = pool
     return found
-
-
-def query(pool: Pool) -> Any:
-    """Check out, ask, check in."""
-    connection = pool.checkout()
-    try:
-        row = connection.execute("SELECT 42").fetchone()
-        assert row is not None
-        return row[0]
-    finally:
-        pool.checkin(connection)
-
-
-def fill(pool: Pool, size: int) -> None:
-    """Have *size* connections idle."""
-    connections = [pool.checkout() for _ in range(size)]
-    for connection in connections:
-        pool.checkin(connection)
-    assert pool.gauges().idle == size
 
 
 # What is left behind.

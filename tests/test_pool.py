@@ -21,6 +21,7 @@ from django_pooled.errors import (
     PoolExhausted,
 )
 from example_project.embedded_postgres import free_port
+from tests.pools import fill, query
 from tests.servers import backend_count, backend_pids, kill_backends, wait_until
 
 if TYPE_CHECKING:
@@ -28,25 +29,6 @@ if TYPE_CHECKING:
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy
     from tests.pools import MakePool
-
-
-def query(pool: Pool) -> Any:
-    """Check out, ask, check in."""
-    connection = pool.checkout()
-    try:
-        row = connection.execute("SELECT 42").fetchone()
-        assert row is not None
-        return row[0]
-    finally:
-        pool.checkin(connection)
-
-
-def fill(pool: Pool, size: int) -> None:
-    """Have *size* connections idle."""
-    connections = [pool.checkout() for _ in range(size)]
-    for connection in connections:
-        pool.checkin(connection)
-    assert pool.gauges().idle == size
 
 
 def test_a_connection_is_used_again_after_its_checkin(

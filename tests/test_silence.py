@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from django_pooled.errors import CheckoutTimeout
+from tests.pools import fill, query
 from tests.servers import backend_pids, wait_until
 
 if TYPE_CHECKING:
@@ -32,25 +33,6 @@ if TYPE_CHECKING:
 
 SLACK = 3.0
 """Seconds that a bound may be exceeded by on a machine that is busy with something else."""
-
-
-def query(pool: Pool) -> Any:
-    """Check out, ask, check in."""
-    connection = pool.checkout()
-    try:
-        row = connection.execute("SELECT 42").fetchone()
-        assert row is not None
-        return row[0]
-    finally:
-        pool.checkin(connection)
-
-
-def fill(pool: Pool, size: int) -> None:
-    """Have *size* connections idle."""
-    connections = [pool.checkout() for _ in range(size)]
-    for connection in connections:
-        pool.checkin(connection)
-    assert pool.gauges().idle == size
 
 
 class Stopwatch:

@@ -1,0 +1,69 @@
+"""Bring a returned connection back to the state of a new one, or say that it can't be."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from psycopg.pq import TransactionStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .connection import PooledConnection
+
+__all__ = ["reset"]
+
+logger = logging.getLogger("django_pooled.pool")
+
+
+def reset(
+    connection: PooledConnection,
+    alias: str,
+    mode: str | Callable[..., None] | None,
+    configure: Callable[[PooledConnection], object],
+) -> bool:
+    """Roll back what is open and restore defaults; with "discard" clear all session state too.
+
+    Args:
+        connection: What was given back, in whatever state.
+        alias: The pool's alias, for log lines.
+        mode: The pool's option ``reset``.
+        configure: Called after "discard", which undoes the configuration of a new connection.
+
+    Returns:
+        Whether the connection can be kept.
+    """
+    if connection.life.doomed_by is not None or connection.broken or connection.closed:
+        return False
+    try:
+        status = connection.info.transaction_status
+        if status == TransactionStatus.ACTIVE:
+            # Given back amid a query or COPY: nobody knows what it still has to say.
+            return False
+        if status != TransactionStatus.IDLE:
+            logger.warning("pool %r: rolled back a transaction left open", alias)
+            connection.rollback()
+        _restore_defaults(connection)
+        if mode == "discard":
+            connection.execute("DISCARD ALL")
+            configure(connection)
+        elif callable(mode):
+            mode(connection)
+    except Exception as error:
+        logger.warning("pool %r: discarded a connection: %s", alias, error)
+        return False
+    return connection.info.transaction_status == TransactionStatus.IDLE
+
+
+def _restore_defaults(connection: PooledConnection) -> None:
+    # What a user may have set on the connection object; each setter refuses to run within
+    # a transaction and does nothing on the server by itself.
+    if not connection.autocommit:
+        connection.autocommit = True
+    if connection.isolation_level is not None:
+        connection.isolation_level = None
+    if connection.read_only is not None:
+        connection.read_only = None
+    if connection.deferrable is not None:
+        connection.deferrable = None
