@@ -131,21 +131,22 @@ class Pool:
         """
         if not self._usage.end(connection):
             return
-        kept = not self._pool.closed and reset(
-            connection, self.alias, self.options.reset, self._configure
-        )
-        with self._lock:
+        kept = False
+        try:
+            kept = not self._pool.closed and reset(
+                connection, self.alias, self.options.reset, self._configure
+            )
+        finally:
+            # Whatever ended the reset, Ctrl-C included, the connection leaves or goes back.
+            self._count("checkins" if kept else "discarded")
+            self._usage.done(connection)
             if kept:
-                self.counters.checkins += 1
+                connection.life.idle_since = monotonic()
+                self._pool.putconn(connection)
             else:
-                self.counters.discarded += 1
-        if kept:
-            connection.life.idle_since = monotonic()
-            self._pool.putconn(connection)
-        else:
-            if connection.broken:
-                self._connector.suspect()
-            self._pool.discard(connection)
+                if connection.broken:
+                    self._connector.suspect()
+                self._pool.discard(connection)
 
     def close(self, timeout: float = 5.0) -> None:
         """Refuse checkouts, close what is idle, and let other threads finish what is in use.

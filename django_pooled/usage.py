@@ -48,11 +48,12 @@ class Usage:
         self._leak_after = leak_after
         self._left_behind = left_behind
         self._checkouts: dict[PooledConnection, Checkout] = {}
-        self._inherited: dict[PooledConnection, Checkout] = {}
-        self._changed = threading.Condition(threading.Lock())  # guards _checkouts
+        self._returning: dict[PooledConnection, Checkout] = {}
+        self._inherited: list[PooledConnection] = []
+        self._changed = threading.Condition(threading.Lock())  # guards both dictionaries
 
     def __len__(self) -> int:
-        return len(self._checkouts)
+        return len(self._checkouts) + len(self._returning)
 
     def connections(self) -> list[PooledConnection]:
         """The connections in use now."""
@@ -68,17 +69,26 @@ class Usage:
         holder[id(connection)] = partial(self._left_behind, checkout)
 
     def end(self, connection: PooledConnection) -> bool:
-        """Note that *connection* is given back; tell whether it was in use at all."""
+        """Begin to give *connection* back; tell whether it was checked out at all.
+
+        It counts as in use until `done`, while it is being reset.
+        """
         with self._changed:
             checkout = self._checkouts.pop(connection, None)
-            self._changed.notify_all()
-        if checkout is None:
-            return False
+            if checkout is None:
+                return False
+            self._returning[connection] = checkout
         checkout.holder.pop(id(connection), None)
         held = monotonic() - checkout.since
         if self._leak_after is not None and held > self._leak_after:
             self._log(checkout, held)
         return True
+
+    def done(self, connection: PooledConnection) -> None:
+        """Note that *connection* is in use no more: it goes back or is closed now."""
+        with self._changed:
+            self._returning.pop(connection, None)
+            self._changed.notify_all()
 
     def is_current(self, checkout: Checkout) -> bool:
         """Tell whether that checkout has not ended; its connection may have had others since."""
@@ -96,7 +106,10 @@ class Usage:
         mine = this_threads_holder()
         with self._changed:
             self._changed.wait_for(
-                lambda: all(checkout.holder is mine for checkout in self._checkouts.values()),
+                lambda: (
+                    not self._returning
+                    and all(checkout.holder is mine for checkout in self._checkouts.values())
+                ),
                 timeout,
             )
 
@@ -106,7 +119,8 @@ class Usage:
         The connections stay referenced, so that nothing frees them.
         """
         self._changed = threading.Condition(threading.Lock())
-        self._inherited, self._checkouts = self._checkouts, {}
+        self._inherited += [*self._checkouts, *self._returning]
+        self._checkouts, self._returning = {}, {}
 
     def _log(self, checkout: Checkout, held: float) -> None:
         stack = "".join(checkout.stack.format()) if checkout.stack else checkout.where

@@ -581,6 +581,26 @@ def test_a_poisoned_connection_does_not_go_back(
     assert query(pool) == 42
 
 
+def test_a_reset_that_something_else_ends_loses_no_connection(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    class Alarm(BaseException):
+        """As gevent.Timeout, or Ctrl-C."""
+
+    def reset(connection: Any) -> None:
+        raise Alarm
+
+    pool = make_pool(server, max_size=1, reset=reset)
+    connection = pool.checkout()
+    with pytest.raises(Alarm):
+        pool.checkin(connection)
+    assert pool.gauges().in_use == 0
+    assert connection.closed
+    again = pool.checkout()
+    with pytest.raises(Alarm):
+        pool.checkin(again)
+
+
 def test_a_second_checkin_is_no_error(server: EmbeddedServer, make_pool: MakePool) -> None:
     pool = make_pool(server, max_size=1)
     connection = pool.checkout()
