@@ -710,12 +710,15 @@ class EmbeddedServer:
         atexit.register(self._end)
 
     def _wait_until_serving(self, deadline: float) -> None:
+        assert self._process is not None
+        # Not self.pid, which is an error once the server has ended: that is found out below.
+        pid = str(self._process.pid)
         last: Exception | None = None
         while True:
             if not self.running:
                 self._forget()
                 raise ServerError(f"the server did not start:\n{self._last_lines()}")
-            if self._lock_file()[::7] == [str(self.pid), "ready"]:
+            if self._lock_file()[::7] == [pid, "ready"]:
                 try:
                     psycopg.connect(
                         **self.parameters(),
