@@ -30,19 +30,9 @@ __all__ = [
 ]
 
 _HOME = {
+    **dict.fromkeys(__all__, "errors"),
     "Backoff": "backoff",
     "retry_transaction": "transaction",
-    **dict.fromkeys(
-        [
-            "AmbiguousCommit",
-            "CheckoutTimeout",
-            "ConnectFailed",
-            "PoolClosed",
-            "PoolError",
-            "PoolExhausted",
-        ],
-        "errors",
-    ),
 }
 
 

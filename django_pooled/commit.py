@@ -141,9 +141,10 @@ class Attempt:
         Django rolls back without a word where an exception was caught inside the block. A
         rollback that was asked for, by ``transaction.set_rollback(True)``, stays one.
         """
-        if _is_broken(wrapper) and self.errors:
+        unforgiven = self.errors[self.forgiven :]
+        if unforgiven and _is_broken(wrapper):
             with wrapper.wrap_database_errors:
-                raise self.errors[self.forgiven :][0]
+                raise unforgiven[0]
         if wrapper.closed_in_transaction:
             raise TransactionManagementError(
                 f"The connection to {wrapper.alias!r} was closed inside its transaction, which "

@@ -178,8 +178,9 @@ class _Policy:
                     "database %r: %s restarts %s after attempt %d, in %.3f s",
                     self.using, reason, name, number, wait,
                 )  # fmt: skip
-                if wrapper.pool is not None:
-                    wrapper.pool.count_restart(reason)
+                pool = wrapper.pool
+                if pool is not None:
+                    pool.count_restart(reason)
             # Others may use the connection meanwhile.
             if not wrapper.in_atomic_block:
                 wrapper.close()
