@@ -16,7 +16,8 @@ if TYPE_CHECKING:
         PoolError,
         PoolExhausted,
     )
-    from .transaction import retry_transaction
+    from .retry.deadline import retry_deadline
+    from .transaction import retry_transaction, run_transaction
 
 __all__ = [
     "AmbiguousCommit",
@@ -26,13 +27,17 @@ __all__ = [
     "PoolClosed",
     "PoolError",
     "PoolExhausted",
+    "retry_deadline",
     "retry_transaction",
+    "run_transaction",
 ]
 
 _HOME = {
     **dict.fromkeys(__all__, "errors"),
     "Backoff": "backoff",
+    "retry_deadline": "retry.deadline",
     "retry_transaction": "transaction",
+    "run_transaction": "transaction",
 }
 
 

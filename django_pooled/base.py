@@ -22,16 +22,17 @@ from psycopg import IsolationLevel
 
 from . import conf, registry, uwsgi_seam
 from .celery_seam import closes_around_a_task
-from .commit import commit_once
 from .connection import PooledConnection
 from .pool import Pool
+from .retry.commit import commit, commit_once
+from .retry.riding import RidingCursor
 from .stats import session_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
     from types import TracebackType
 
-    from .commit import Attempt
+    from .retry.attempt import Attempt
 
 __all__ = ["DatabaseWrapper"]
 
@@ -100,6 +101,8 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         if "service" not in params:
             params = {**NETWORK_DEFAULTS, **params}
         params.setdefault("application_name", session_name(os.getpid(), socket.gethostname()))
+        if params["cursor_factory"] is postgresql.Cursor:
+            params["cursor_factory"] = RidingCursor
         return params
 
     @async_unsafe
@@ -180,7 +183,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
     def note_error(self, error: psycopg.Error) -> None:
         """Take note of an error on this wrapper's connection, before anything swallows it."""
         if self.attempt is not None:
-            self.attempt.note(error)
+            self.attempt.note(self, error)
         if self._pool is not None and isinstance(self.connection, PooledConnection):
             self._pool.note_error(self.connection, error)
 
@@ -198,21 +201,31 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         if self.attempt is None:
             commit_once(self, send)
         else:
-            self.attempt.commit(self, send)
-            # It is over: on_commit callbacks, which run next, have transactions of their own.
-            self.attempt = None
+            commit(self, self.attempt, send)
+            # on_commit callbacks, which run next, have transactions of their own.
+            self.attempt.end(self)
 
     def _savepoint_rollback(self, sid: str) -> None:
         super()._savepoint_rollback(sid)  # type: ignore[misc]
         if self.attempt is not None:
             self.attempt.forgive()
 
+    def drop_connection(self) -> None:
+        """Give back a connection whose transaction is of no use any more, in whatever state."""
+        if self.connection is not None:
+            self._close()
+
+    def adopt_connection(self, other: DatabaseWrapper) -> None:
+        """Go on with the connection of *other*, which has none any more."""
+        self.connection, self._pool = other.connection, other._pool
+        other.connection = other._pool = None
+
     def _close(self) -> None:
         connection, pool = self.connection, self._pool
         if not isinstance(connection, PooledConnection) or pool is None:
             super()._close()  # type: ignore[misc]
             return
-        self.connection = self._pool = None
+        self.connection = self._pool = connection.rider = None
         with self.wrap_database_errors:
             pool.checkin(connection)
 

@@ -117,6 +117,8 @@ class PoolOptions:
     """How long the server is looked for when nobody waits for a connection."""
     reconnect_failed: Callable[..., None] | None = _option(None, _CALLABLE_OR_NONE)
     """Called with the pool when that time has passed."""
+    retry_budget: int = _option(100, _COUNT)
+    """Restarts of transactions that may be made beyond one for each commit; 0 for no limit."""
     num_workers: int = _option(1, _COUNT_FROM_ONE)
     """Threads for maintenance; connections are opened in threads of their own."""
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
+
+from .sqlstates import CONNECTION_LOST
+
+if TYPE_CHECKING:
+    from .retry.riding import Rider
+    from .retry.witness import Server
 
 __all__ = ["Life", "PooledConnection"]
 
@@ -17,12 +23,16 @@ class Life:
     with the connection: a connection that nobody holds is then freed at once.
     """
 
-    __slots__ = ("doomed_by", "expires_at", "idle_since", "opened_at")
+    __slots__ = ("doomed_by", "expires_at", "goodbye", "idle_since", "opened_at", "server")
 
     def __init__(self) -> None:
         self.opened_at = self.idle_since = monotonic()
         self.expires_at = float("inf")
         self.doomed_by: str | None = None
+        self.goodbye: str | None = None
+        """SQLSTATE with which the server ended the session, where it came as a notice."""
+        self.server: Server | None = None
+        """Where the connection leads, once retry_transaction has asked for it."""
 
     def doom(self, reason: str) -> None:
         """Have the connection closed instead of kept when it comes back."""
@@ -34,7 +44,11 @@ class Life:
 
         libpq: https://www.postgresql.org/docs/current/libpq-notice-processing.html
         """
-        if diagnostic.severity_nonlocalized in ("FATAL", "PANIC"):
+        # Where all sessions end at once (an immediate shutdown, the crash of one), it is a WARNING.
+        if diagnostic.severity_nonlocalized in ("FATAL", "PANIC") or (
+            diagnostic.sqlstate in CONNECTION_LOST
+        ):
+            self.goodbye = diagnostic.sqlstate
             self.doom(diagnostic.message_primary or "ended by the server")
 
 
@@ -42,6 +56,9 @@ class PooledConnection(psycopg.Connection[Any]):
     """A connection opened by a pool."""
 
     life: Life
+
+    rider: Rider | None = None
+    """What rides with the statements of an attempt under retry_transaction."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -15,6 +15,7 @@ from .connecting import Connector
 from .errors import CheckoutTimeout, ConnectFailed, Gauges, PoolClosed, PoolError, PoolExhausted
 from .liveness import answers, looks_alive
 from .reset import reset
+from .retry.budget import RetryBudget
 from .sqlstates import READ_ONLY, is_connection_lost
 from .stats import Counters, PoolSnapshot
 from .usage import Usage
@@ -59,6 +60,7 @@ class Pool:
         self.options = options
         self.server = server
         self.counters = Counters()
+        self.retry_budget = RetryBudget(options.retry_budget)
         self._parameters = parameters
         self._configure = configure
         self._lock = threading.Lock()  # guards counters
@@ -183,6 +185,7 @@ class Pool:
         with self._lock:
             counters = copy(self.counters)
             counters.restarts = self.counters.restarts.copy()
+            counters.lost_commits = self.counters.lost_commits.copy()
         counters.connects = self._connector.connects
         counters.connect_failures = self._connector.failures
         error = self._connector.last_error
@@ -197,6 +200,7 @@ class Pool:
             waiting=gauges.waiting,
             connecting=self._pool.opening,
             server=self.server,
+            retry_budget_left=self.retry_budget.left,
             last_error=str(error).strip() if error else None,
             last_error_age=monotonic() - self._connector.last_error_at if error else None,
             counters=counters,
@@ -222,6 +226,11 @@ class Pool:
         """Count a transaction that retry_transaction starts again."""
         with self._lock:
             self.counters.restarts[sqlstate] += 1
+
+    def count_resolved(self, outcome: str) -> None:
+        """Count a COMMIT whose answer was lost, by what was found out about it."""
+        with self._lock:
+            self.counters.lost_commits[outcome] += 1
 
     def _take(self, started: float, deadline: float) -> PooledConnection:
         cause: BaseException | None

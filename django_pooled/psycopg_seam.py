@@ -1,4 +1,4 @@
-"""Everything that reaches below the public interface of psycopg_pool.
+"""Everything that reaches below the public interface of psycopg and psycopg_pool.
 
 psycopg_pool opens connections one at a time, retries each with a backoff of its own that has
 no cap, lets nobody end a wait early, and keeps waiters that timed out in its queue. None of
@@ -22,9 +22,33 @@ from .sqlstates import is_permanent_refusal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import psycopg
+    from psycopg.pq.abc import PGresult
+
     from .connecting import Connector
 
-__all__ = ["PoolClosed", "PoolTimeout", "RecoveringPool", "Refused", "TooManyRequests"]
+__all__ = [
+    "PoolClosed",
+    "PoolTimeout",
+    "RecoveringPool",
+    "Refused",
+    "TooManyRequests",
+    "take_results",
+]
+
+
+def take_results(cursor: psycopg.Cursor[Any], count: int, addition: str = "") -> PGresult:
+    """Take the last *count* results away from a cursor, and return the very last.
+
+    What was added to a statement, and its results, are none of the business of whoever ran it:
+    the text is taken away too, since Django logs a statement as the cursor has it. psycopg has
+    no public way to look at another result than the current one without leaving that.
+    """
+    last = cursor._results[-1]
+    del cursor._results[-count:]
+    if addition and cursor._query is not None:
+        cursor._query.query = cursor._query.query.removesuffix(addition.encode())
+    return last
 
 
 class Refused(Exception):

@@ -16,6 +16,7 @@ __all__ = [
     "CONNECTION_LOST",
     "READ_ONLY",
     "SERIALIZATION",
+    "UNKNOWN_OUTCOME",
     "history",
     "is_connection_lost",
     "is_permanent_refusal",
@@ -27,6 +28,9 @@ __all__ = [
 # Names as in https://www.postgresql.org/docs/current/errcodes-appendix.html
 SERIALIZATION = frozenset({"40001", "40P01"})
 """serialization_failure and deadlock_detected: the same transaction can succeed if run again."""
+
+UNKNOWN_OUTCOME = frozenset({"08007", "40003"})
+"""transaction_resolution_unknown and statement_completion_unknown: whoever says so can't tell."""
 
 CONNECTION_LOST = frozenset({"57P01", "57P02", "57P03", "57P05"})
 """admin_shutdown, crash_shutdown, cannot_connect_now, idle_session_timeout.

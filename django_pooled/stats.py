@@ -49,6 +49,8 @@ class Counters:
     """Total time that checkouts took."""
     restarts: Counter[str] = field(default_factory=Counter)
     """Transactions restarted by retry_transaction, by SQLSTATE ('lost' where there was none)."""
+    lost_commits: Counter[str] = field(default_factory=Counter)
+    """COMMITs without an answer, by what was found out: 'committed', 'failed' or 'unknown'."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class PoolSnapshot:
     connecting: int
     server: str
     """Where the pool connects to: host, port and database, never a password."""
+    retry_budget_left: float | None
+    """Restarts that the retry budget allows now; None without a budget."""
     last_error: str | None
     """The last connect error, in the server's or libpq's words."""
     last_error_age: float | None
@@ -118,4 +122,5 @@ def _flat(pool: PoolSnapshot) -> dict[str, object]:
     values = asdict(pool)
     values.update(values.pop("counters"))
     values["restarts"] = dict(pool.counters.restarts)
+    values["lost_commits"] = dict(pool.counters.lost_commits)
     return values

@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import inspect
-import logging
-import re
-import sys
 import time
-from dataclasses import dataclass
-from functools import partial, wraps
-from time import monotonic
+from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, overload
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
-from django.db.transaction import TransactionManagementError, atomic
+from django.db.transaction import TransactionManagementError
 
-from .backoff import Backoff
 from .base import DatabaseWrapper
-from .commit import Attempt, Phase
-from .sqlstates import READ_ONLY, SERIALIZATION, is_connection_lost
+from .retry.policy import BACKOFF, Policy
+from .retry.series import Series
+from .retry.verdict import RetryOn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from psycopg import IsolationLevel
 
-__all__ = ["retry_transaction"]
+    from .backoff import Backoff
 
-logger = logging.getLogger("django_pooled.retry")
+__all__ = ["retry_transaction", "run_transaction"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-COMMIT_CHECKS = ("xid", "raise")
-
-BACKOFF = Backoff(initial=0.025, maximum=1.0)
-"""Measured best on a contended row: fewer attempts and a lower p99 than immediate repetition."""
 
 
 @overload
@@ -50,7 +40,7 @@ def retry_transaction(
     isolation_level: IsolationLevel | None = ...,
     read_only: bool | None = ...,
     retry_on: Iterable[str] = ...,
-    commit_check: str = ...,
+    commit_check: str | Callable[..., bool | None] = ...,
     backoff: Backoff = ...,
     sleep: Callable[[float], None] = ...,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
@@ -64,7 +54,7 @@ def retry_transaction(
     isolation_level: IsolationLevel | None = None,
     read_only: bool | None = None,
     retry_on: Iterable[str] = (),
-    commit_check: str = "xid",
+    commit_check: str | Callable[..., bool | None] = "xid",
     backoff: Backoff = BACKOFF,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
@@ -72,8 +62,9 @@ def retry_transaction(
 
     Retryable are serialization failures and deadlocks (SQLSTATE 40001, 40P01), also when COMMIT
     raises them, the loss of the connection before COMMIT was sent, and a server that turned
-    read-only (25006). A COMMIT whose answer was lost is looked up on the server: committed is
-    success, aborted is run again. Saturation of the pool is never retried.
+    read-only (25006); docs/retry.md has the whole table. A COMMIT whose answer was lost is looked
+    up on the server: committed is success, aborted is run again. Saturation of the pool is never
+    retried.
 
     The decorated callable opens the transaction itself. Under ``ATOMIC_REQUESTS`` it replaces
     the handler's own; decorate a class-based view's ``dispatch``, by ``method_decorator``. Called
@@ -82,15 +73,22 @@ def retry_transaction(
     Args:
         using: Key of the database in ``settings.DATABASES``.
         max_attempts: Most runs, the first included.
-        deadline: Seconds from the first attempt after which no other is started.
+        deadline: Seconds from the first attempt after which no other is started; see also
+            `django_pooled.retry_deadline`.
         isolation_level: Of the transaction; None for the connection's own. Without effect in a
             ``TestCase``, whose transaction has begun.
         read_only: Whether the transaction is ``READ ONLY``; None for the session's default.
-        retry_on: Further SQLSTATEs that are worth another attempt, such as ``"23505"``.
-        commit_check: "xid" as above, or "raise" to raise `AmbiguousCommit` whenever the answer
-            to COMMIT was lost.
+        retry_on: Further failures that are worth another attempt: SQLSTATEs such as ``"55P03"``,
+            or with the name of a constraint, ``"23505:app_slot_unique"``.
+        commit_check: Whose word counts when the answer to COMMIT was lost. "xid": the server's, of
+            the transaction's id; where it can't tell, `AmbiguousCommit` is raised. "token": after a
+            crash or a failover also that of a row that the transaction left in a table of
+            ``django_pooled.tokens``. "idempotent": the server's, and where it can't tell the
+            callable is run again. "raise": nobody's, `AmbiguousCommit` is always raised. Or a
+            callable, called with the arguments of the call once the transaction is not in progress
+            any more: it tells whether the transaction was committed, or None if it can't tell.
         backoff: Waits between attempts.
-        sleep: Waits the given seconds; tests pass their own.
+        sleep: Waits the given seconds; tests pass their own, or use `django_pooled.testing`.
 
     Raises:
         TransactionManagementError: Called inside an ``atomic`` block, which it could not restart.
@@ -100,156 +98,86 @@ def retry_transaction(
 
     The callable's own exceptions pass through; the last one bears a note of the attempts made.
     """
-    policy = _Policy(
+    policy = Policy(
         using=using,
         max_attempts=max_attempts,
         deadline=deadline,
         isolation_level=isolation_level,
         read_only=read_only,
-        retry_on=_sqlstates(retry_on),
+        retry_on=RetryOn.parse(retry_on),
         commit_check=commit_check,
         backoff=backoff,
         sleep=sleep,
     )
-    return policy.decorate if function is None else policy.decorate(function)
 
+    def decorate(decorated: Callable[P, R]) -> Callable[P, R]:
+        _refuse_what_cannot_be_run_again(decorated)
 
-@dataclass(frozen=True)
-class _Policy:
-    using: str
-    max_attempts: int
-    deadline: float
-    isolation_level: IsolationLevel | None
-    read_only: bool | None
-    retry_on: frozenset[str]
-    commit_check: str
-    backoff: Backoff
-    sleep: Callable[[float], None]
-
-    def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ValueError(f"max_attempts is {self.max_attempts!r}; expected 1 or more")
-        if self.deadline <= 0:
-            raise ValueError(f"deadline is {self.deadline!r}; expected seconds above 0")
-        if self.commit_check not in COMMIT_CHECKS:
-            raise ValueError(
-                f"commit_check is {self.commit_check!r}; expected one of {', '.join(COMMIT_CHECKS)}"
-            )
-
-    def decorate(self, function: Callable[P, R]) -> Callable[P, R]:
-        _refuse_what_cannot_be_run_again(function)
-
-        @wraps(function)
+        @wraps(decorated)
         def run_again(*args: P.args, **kwargs: P.kwargs) -> R:
-            return self.run(partial(function, *args, **kwargs))
+            wrapper = _wrapper(using)
+            if wrapper.attempt is not None and wrapper.in_atomic_block:
+                return decorated(*args, **kwargs)
+            _refuse_foreign_transaction(wrapper)
+            return Series(policy, wrapper, decorated, args, kwargs).run()
 
         # Where the handler looks whether to open a transaction of its own (ATOMIC_REQUESTS):
         # the attribute behind django.db.transaction.non_atomic_requests().
-        theirs: set[str] = getattr(function, "_non_atomic_requests", set())
-        run_again._non_atomic_requests = theirs | {self.using}  # type: ignore[attr-defined]
+        theirs: set[str] = getattr(decorated, "_non_atomic_requests", set())
+        run_again._non_atomic_requests = theirs | {using}  # type: ignore[attr-defined]
         return run_again
 
-    def run(self, call: Callable[[], R]) -> R:
-        wrapper = self._wrapper()
-        if wrapper.attempt is not None and wrapper.in_atomic_block:
-            return call()
-        _refuse_foreign_transaction(wrapper)
-        started = monotonic()
-        deadline = started + self.deadline
-        number = 1
-        while True:
-            attempt = Attempt(deadline, self.commit_check, self.sleep)
-            try:
-                return self._try(wrapper, attempt, call)
-            except Exception as error:
-                reason = self._reason_to_restart(attempt, error)
-                if reason is None:
-                    raise
-                wait = self.backoff.wait(number)
-                now = monotonic()
-                if number == self.max_attempts or now + wait >= deadline:
-                    elapsed = now - started
-                    _add_note(
-                        error, f"retry_transaction: {number} attempts failed in {elapsed:.2f} s"
-                    )
-                    raise
-                name = getattr(getattr(call, "func", call), "__qualname__", "?")
-                logger.warning(
-                    "database %r: %s restarts %s after attempt %d, in %.3f s",
-                    self.using, reason, name, number, wait,
-                )  # fmt: skip
-                pool = wrapper.pool
-                if pool is not None:
-                    pool.count_restart(reason)
-            # Others may use the connection meanwhile.
-            if not wrapper.in_atomic_block:
-                wrapper.close()
-            self.sleep(wait)
-            number += 1
+    return decorate if function is None else decorate(function)
 
-    def _try(self, wrapper: DatabaseWrapper, attempt: Attempt, call: Callable[[], R]) -> R:
-        wrapper.attempt = attempt
-        wrapper.rollback_exc = None
-        try:
-            if not wrapper.in_atomic_block:
-                self._characterize(wrapper)
-            with atomic(using=self.using, durable=True):
-                try:
-                    result = call()
-                except Exception as error:
-                    attempt.note_raised(wrapper, error)
-                    raise
-                attempt.refuse_silent_rollback(wrapper)
-            return result
-        finally:
-            wrapper.attempt = None
-            self._restore(wrapper)
 
-    def _characterize(self, wrapper: DatabaseWrapper) -> None:
-        # psycopg puts both into the BEGIN that it sends with the first statement.
-        if self.isolation_level is None and self.read_only is None:
-            return
-        wrapper.ensure_connection()
-        with wrapper.wrap_database_errors:
-            if self.isolation_level is not None:
-                wrapper.connection.isolation_level = self.isolation_level
-            if self.read_only is not None:
-                wrapper.connection.read_only = self.read_only
+def run_transaction(
+    function: Callable[[], R],
+    /,
+    *,
+    using: str = DEFAULT_DB_ALIAS,
+    max_attempts: int = 5,
+    deadline: float = 30.0,
+    isolation_level: IsolationLevel | None = None,
+    read_only: bool | None = None,
+    retry_on: Iterable[str] = (),
+    commit_check: str | Callable[[], bool | None] = "xid",
+    backoff: Backoff = BACKOFF,
+    sleep: Callable[[float], None] = time.sleep,
+) -> R:
+    """Run *function* at once, as `retry_transaction` would run it, and return its result.
 
-    def _restore(self, wrapper: DatabaseWrapper) -> None:
-        connection = wrapper.connection
-        if connection is None or connection.closed or wrapper.in_atomic_block:
-            return
-        if self.isolation_level is not None:
-            configured = "isolation_level" in wrapper.settings_dict["OPTIONS"]
-            connection.isolation_level = wrapper.isolation_level if configured else None
-        if self.read_only is not None:
-            connection.read_only = None
+    The form for a block of code: a ``with`` block cannot be run twice, and a loop around one
+    cannot tell its end from a ``return`` in it when COMMIT fails. ::
 
-    def _reason_to_restart(self, attempt: Attempt, error: Exception) -> str | None:
-        """Return the SQLSTATE (or 'lost') for which the attempt is worth another; None if not."""
-        if attempt.phase in (Phase.COMMITTED, Phase.UNKNOWN):
-            return None
-        # Only errors of this database's own connection: what another one did is not undone.
-        for found in attempt.errors_behind(error):
-            sqlstate = found.sqlstate
-            if sqlstate in SERIALIZATION or sqlstate in self.retry_on:
-                return sqlstate
-            if sqlstate == READ_ONLY and not self.read_only:
-                return sqlstate
-            if is_connection_lost(found):
-                return sqlstate or "lost"
-        return None
+        @run_transaction
+        def moved():  # the function's result, not the function
+            ...
 
-    def _wrapper(self) -> DatabaseWrapper:
-        wrapper = connections[self.using]
-        if not isinstance(wrapper, DatabaseWrapper):
-            engine = wrapper.settings_dict["ENGINE"]
-            raise ImproperlyConfigured(
-                f"retry_transaction(using={self.using!r}) needs ENGINE 'django_pooled'; "
-                f"DATABASES[{self.using!r}]['ENGINE'] is {engine!r}."
-            )
-        return wrapper
+    Args and errors are those of `retry_transaction`.
+    """
+    decorate = retry_transaction(
+        using=using,
+        max_attempts=max_attempts,
+        deadline=deadline,
+        isolation_level=isolation_level,
+        read_only=read_only,
+        retry_on=retry_on,
+        commit_check=commit_check,
+        backoff=backoff,
+        sleep=sleep,
+    )
+    return decorate(function)()
+
+
+def _wrapper(using: str) -> DatabaseWrapper:
+    wrapper = connections[using]
+    if not isinstance(wrapper, DatabaseWrapper):
+        engine = wrapper.settings_dict["ENGINE"]
+        raise ImproperlyConfigured(
+            f"retry_transaction(using={using!r}) needs ENGINE 'django_pooled'; "
+            f"DATABASES[{using!r}]['ENGINE'] is {engine!r}."
+        )
+    return wrapper
 
 
 def _refuse_foreign_transaction(wrapper: DatabaseWrapper) -> None:
@@ -288,18 +216,3 @@ def _refuse_what_cannot_be_run_again(function: object) -> None:
         raise TypeError(
             f"{name} is a generator, which would run after its transaction ended: return a list."
         )
-
-
-def _sqlstates(given: Iterable[str]) -> frozenset[str]:
-    found = frozenset([given] if isinstance(given, str) else given)
-    for sqlstate in found:
-        if not isinstance(sqlstate, str) or not re.fullmatch("[0-9A-Z]{5}", sqlstate):
-            raise ValueError(
-                f"retry_on has {sqlstate!r}; expected SQLSTATEs, five digits or capitals each"
-            )
-    return found
-
-
-def _add_note(error: BaseException, note: str) -> None:
-    if sys.version_info >= (3, 11):
-        error.add_note(note)

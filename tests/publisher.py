@@ -41,6 +41,7 @@ def snapshot(alias: str = "default", **figures: Any) -> PoolSnapshot:
         "waiting": 0,
         "connecting": 0,
         "server": "db.example:5432/site",
+        "retry_budget_left": 100.0,
         "last_error": None,
         "last_error_age": None,
     }

@@ -101,8 +101,9 @@ def test_a_connection_lost_while_asking_is_no_reason_to_give_up(bank: Bank) -> N
 
 
 def test_a_read_whose_commit_was_lost_is_run_again(bank: Bank) -> None:
-    bank.proxy.fault_at_commit("answer_lost")
+    bank.proxy.fault_at("SAVEPOINT django_pooled_commit", "answer_lost")
     retry_transaction(using=bank.alias, backoff=QUICK)(bank.read)()
+    assert bank.proxy.triggered() == 1
     assert bank.attempts == 2
 
 

@@ -278,6 +278,27 @@ def test_prometheus_counts_restarts_by_sqlstate() -> None:
     assert 'django_pooled_restarts_total{database="default",pid="4121",sqlstate="40001"} 3' in lines
 
 
+def test_prometheus_counts_commits_without_an_answer_by_outcome() -> None:
+    look = overview({})
+    look.collection.reports[0]["pools"][0]["lost_commits"] = {"committed": 2, "unknown": 1}
+    lines = prometheus.render(look).splitlines()
+    labels = 'database="default",pid="4121"'
+    assert f'django_pooled_lost_commits_total{{{labels},outcome="unknown"}} 1' in lines
+
+
+def test_commits_that_stay_unknown_are_told() -> None:
+    look = overview({})
+    look.collection.reports[0]["pools"][0]["lost_commits"] = {"committed": 2, "unknown": 1}
+    told = [finding.sentence for finding in findings.find(look)]
+    assert '1 COMMIT on "default" had no answer, and the outcome stays unknown.' in told
+
+
+def test_a_spent_retry_budget_is_told() -> None:
+    (finding, *_) = findings.find(overview({"retry_budget_left": 0.4}))
+    assert finding.level is Level.WARNING
+    assert "retry budget" in finding.sentence
+
+
 # Nothing there, and what is there in trouble
 
 

@@ -557,7 +557,7 @@ def test_what_cannot_be_run_again_is_refused_at_decoration() -> None:
         ({"max_attempts": 0}, "expected 1 or more"),
         ({"deadline": 0}, "expected seconds above 0"),
         ({"retry_on": ["serialization"]}, "expected SQLSTATEs"),
-        ({"commit_check": "hope"}, "expected one of xid, raise"),
+        ({"commit_check": "hope"}, "expected one of xid, token, raise, idempotent, or a callable"),
     ],
 )
 def test_impossible_arguments_are_refused_at_decoration(

@@ -44,7 +44,9 @@ class Finding(NamedTuple):
 def find(overview: Overview) -> list[Finding]:
     """Say in sentences what is wrong or worth knowing, the worst first."""
     found = [
-        finding for group in overview.groups for finding in (*_waiters(group), *_errors(group))
+        finding
+        for group in overview.groups
+        for finding in (*_waiters(group), *_errors(group), *_retries(group))
     ]
     for names, server in overview.servers_by_address:
         found += _server(overview, names, server)
@@ -104,6 +106,21 @@ def _errors(group: Group) -> Iterator[Finding]:
         age = f"{last.number('last_error_age'):.0f} s ago"
         sentence = f'{_where(failed)} failed to connect to "{group.alias}", last {age}: {error}'
         yield Finding(Level.WARNING, sentence[0].upper() + sentence[1:])
+
+
+def _retries(group: Group) -> Iterator[Finding]:
+    spent = [row for row in group.rows if row.budget_is_spent]
+    if spent:
+        sentence = (
+            f'The retry budget for "{group.alias}" is spent in {_where(spent)}: transactions that '
+            f"could be restarted fail instead."
+        )
+        yield Finding(Level.WARNING, sentence)
+    unknown = sum(row.counts("lost_commits").get("unknown", 0) for row in group.rows)
+    if unknown:
+        many = _count(unknown, "COMMIT")
+        sentence = f'{many} on "{group.alias}" had no answer, and the outcome stays unknown.'
+        yield Finding(Level.FINE, sentence)
 
 
 def _server(overview: Overview, name: str, server: ServerView) -> Iterator[Finding]:

@@ -38,16 +38,22 @@ class PoolRow(NamedTuple):
         value = self.figures.get(key)
         return value if isinstance(value, (int, float)) else 0
 
-    @property
-    def restarts_by_sqlstate(self) -> dict[str, int]:
-        found = self.figures.get("restarts")
+    def counts(self, key: str) -> dict[str, int]:
+        """Return what is counted by kind: restarts by SQLSTATE, lost COMMITs by outcome."""
+        found = self.figures.get(key)
         if not isinstance(found, dict):
             return {}
-        return {str(key): count for key, count in found.items() if isinstance(count, int)}
+        return {str(kind): count for kind, count in found.items() if isinstance(count, int)}
 
     @property
     def restarts(self) -> int:
-        return sum(self.restarts_by_sqlstate.values())
+        return sum(self.counts("restarts").values())
+
+    @property
+    def budget_is_spent(self) -> bool:
+        """No transaction can be restarted now."""
+        left = self.figures.get("retry_budget_left")
+        return isinstance(left, (int, float)) and left < 1
 
     @property
     def starved(self) -> bool:

@@ -22,6 +22,7 @@ _POOL = (
     ("pool_waiting", "waiting", "gauge", "Threads queued for a checkout."),
     ("pool_connecting", "connecting", "gauge", "Connections being opened."),
     ("pool_max_size", "max_size", "gauge", "Connections that the pool may have."),
+    ("retry_budget_left", "retry_budget_left", "gauge", "Restarts that the budget allows now."),
     ("checkouts_total", "checkouts", "counter", "Connections handed to a thread."),
     ("checkout_wait_seconds_total", "wait_seconds", "counter", "Time that checkouts took."),
     ("checkout_timeouts_total", "timeouts", "counter", "Checkouts that timed out."),
@@ -33,6 +34,12 @@ _POOL = (
     ("expired_total", "expired", "counter", "Idle connections closed for their age."),
 )
 """Name without prefix, key in the report, type, help."""
+
+_COUNTED_BY_KIND = (
+    ("restarts_total", "restarts", "sqlstate", "Transactions restarted, by SQLSTATE."),
+    ("lost_commits_total", "lost_commits", "outcome", "COMMITs without an answer, by outcome."),
+)
+"""Name without prefix, key in the report, label, help."""
 
 
 def render(overview: Overview) -> str:
@@ -51,13 +58,14 @@ def _lines(overview: Overview) -> Iterator[str]:
             figures[alias, pid] += row.number(key)
         for (alias, pid), figure in figures.items():
             yield _sample(name, figure, database=alias, pid=pid)
-    yield from _head("restarts_total", "counter", "Transactions restarted, by SQLSTATE.")
-    restarts: dict[tuple[str, int, str], int] = defaultdict(int)
-    for alias, pid, row in rows:
-        for sqlstate, count in row.restarts_by_sqlstate.items():
-            restarts[alias, pid, sqlstate] += count
-    for (alias, pid, sqlstate), count in restarts.items():
-        yield _sample("restarts_total", count, database=alias, pid=pid, sqlstate=sqlstate)
+    for name, key, label, text in _COUNTED_BY_KIND:
+        yield from _head(name, "counter", text)
+        counts: dict[tuple[str, int, str], int] = defaultdict(int)
+        for alias, pid, row in rows:
+            for kind, count in row.counts(key).items():
+                counts[alias, pid, kind] += count
+        for (alias, pid, kind), count in counts.items():
+            yield _sample(name, count, database=alias, pid=pid, **{label: kind})
     yield from _head("silent_processes", "gauge", "Processes that did not answer in time.")
     yield _sample("silent_processes", len(overview.collection.silent))
     yield from _head("server_up", "gauge", "Whether the database answered.")

@@ -1,0 +1,1 @@
+"""What happens between the first attempt of a transaction and the answer to its COMMIT."""

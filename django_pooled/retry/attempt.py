@@ -1,0 +1,153 @@
+"""One run of a retried transaction: how far it got, and which database errors it met."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from django.db.transaction import TransactionManagementError
+from psycopg.pq import TransactionStatus
+
+from django_pooled.connection import PooledConnection
+from django_pooled.sqlstates import history, psycopg_error
+
+from .phase import Phase
+from .riding import Rider
+from .verdict import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import psycopg
+
+    from django_pooled.base import DatabaseWrapper
+
+    from .commit_checks import CommitCheck
+
+__all__ = ["Attempt", "is_idle"]
+
+
+@dataclass
+class Attempt:
+    """One run of a retried transaction.
+
+    Args:
+        deadline: Monotonic instant after which nothing more is found out.
+        commit_check: How a COMMIT without an answer is resolved.
+        sleep: Waits, in seconds.
+        read_only: Whether the server itself sees to it that nothing is written.
+    """
+
+    deadline: float
+    commit_check: CommitCheck
+    sleep: Callable[[float], None]
+    read_only: bool = False
+    phase: Phase = Phase.BODY
+    failures: list[Failure] = field(default_factory=list)
+    """Every database error on the connection, in order, swallowed ones included."""
+    forgiven: int = 0
+    """How many of them, from the first, a savepoint has undone."""
+    written_elsewhere: set[str] = field(default_factory=set)
+    """Other databases that the body wrote to."""
+    rider: Rider | None = None
+    """Knows the transaction's id once it has one; None where it is not wanted."""
+
+    def begin(self, wrapper: DatabaseWrapper) -> None:
+        """The transaction is open, and its body comes next."""
+        if self.read_only or self.commit_check.never_asks or not is_outermost(wrapper):
+            return
+        self.rider = Rider(wrapper.connection, self.commit_check.record)
+
+    def end(self, wrapper: DatabaseWrapper) -> None:
+        """It is over, whatever came of it; what follows on the wrapper is none of its business."""
+        wrapper.attempt = None
+        if self.rider is not None:
+            self.rider.dismount()
+
+    def note(self, wrapper: DatabaseWrapper, error: psycopg.Error) -> None:
+        """Record an error of the connection."""
+        if self.phase is not Phase.ROLLBACK and all(f.error is not error for f in self.failures):
+            self.failures.append(Failure.of(error, wrapper.connection))
+
+    def note_raised(self, wrapper: DatabaseWrapper, raised: BaseException) -> None:
+        """The body raised: record what comes from below Django, if it broke the transaction."""
+        error = psycopg_error(raised)
+        if error is not None and is_broken(wrapper):
+            self.note(wrapper, error)
+        self.phase = Phase.ROLLBACK
+
+    def forgive(self) -> None:
+        """A savepoint was rolled back to: what happened since then is undone."""
+        self.forgiven = len(self.failures)
+
+    def cause(self, raised: BaseException) -> Failure | None:
+        """Return the failure for which the attempt ended, by raising *raised*; None if none did.
+
+        The first that no savepoint undid: what follows are its consequences (25P02), whatever
+        the body made of them. Else the last of those undone that *raised* comes from.
+        """
+        for failure in self.failures[self.forgiven :]:
+            return failure
+        told = set(map(id, history(raised)))
+        for failure in reversed(self.failures[: self.forgiven]):
+            if id(failure.error) in told:
+                return failure
+        return None
+
+    def unforgiven(self, wrapper: DatabaseWrapper) -> Failure | None:
+        """Return what has broken the transaction, if the body returned all the same."""
+        if is_broken(wrapper):
+            for failure in self.failures[self.forgiven :]:
+                return failure
+        return None
+
+    def refuse_silent_rollback(self, wrapper: DatabaseWrapper) -> None:
+        """Raise what was swallowed if the body has returned from a transaction that is lost.
+
+        The server answers COMMIT in an aborted transaction with ROLLBACK and no error, and
+        Django rolls back without a word where an exception was caught inside the block. A
+        rollback that was asked for, by ``transaction.set_rollback(True)``, stays one.
+
+        Raises:
+            django.db.Error: The first error that broke the transaction.
+            TransactionManagementError: The body ended the transaction itself.
+        """
+        failure = self.unforgiven(wrapper)
+        if failure is not None:
+            with wrapper.wrap_database_errors:
+                raise failure.error
+        if wrapper.closed_in_transaction:
+            raise TransactionManagementError(
+                f"The connection to {wrapper.alias!r} was closed inside its transaction, which "
+                f"was therefore not committed."
+            )
+        if wrapper.needs_rollback:
+            if wrapper.rollback_exc is not None:
+                raise wrapper.rollback_exc
+        elif is_broken(wrapper):
+            raise TransactionManagementError(
+                f"The transaction on {wrapper.alias!r} was broken by an error that was raised "
+                f"below Django and swallowed; it cannot be committed."
+            )
+        elif self.rider is not None:
+            self.rider.refuse_if_ended()
+
+
+def is_broken(wrapper: DatabaseWrapper) -> bool:
+    """Tell whether the transaction cannot be committed any more, or the connection is gone."""
+    return _status(wrapper) in (TransactionStatus.INERROR, TransactionStatus.UNKNOWN)
+
+
+def is_outermost(wrapper: DatabaseWrapper) -> bool:
+    """Tell whether the end of the attempt is a COMMIT, and not the release of a savepoint."""
+    return len(wrapper.atomic_blocks) == 1 and isinstance(wrapper.connection, PooledConnection)
+
+
+def is_idle(wrapper: DatabaseWrapper) -> bool:
+    """Tell whether no transaction is open on the server."""
+    return _status(wrapper) == TransactionStatus.IDLE
+
+
+def _status(wrapper: DatabaseWrapper) -> TransactionStatus | None:
+    connection = wrapper.connection
+    return connection.info.transaction_status if connection is not None else None

@@ -1,0 +1,104 @@
+"""The argument ``commit_check``: whose word counts when the answer to a COMMIT was lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django_pooled.tokens.table import Token
+
+from .phase import Phase
+from .witness import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django_pooled.base import DatabaseWrapper
+
+__all__ = ["MODES", "CommitCheck", "make"]
+
+MODES = ("xid", "token", "raise", "idempotent")
+
+
+class CommitCheck:
+    """Believes what the server says of the transaction's id, and nothing else ("xid")."""
+
+    never_asks = False
+    """Whether a COMMIT without an answer is unknown at once."""
+
+    record: str | None = None
+    """A statement that leaves, with the transaction's first write, something to be found."""
+
+    def prepare(self, wrapper: DatabaseWrapper) -> None:
+        """Called before each attempt, outside its transaction."""
+
+    def conclude(self, finding: Finding, asking: DatabaseWrapper) -> Phase:
+        """Say what became of a transaction that is not in progress any more.
+
+        Args:
+            finding: What the server says of its id.
+            asking: A wrapper with a connection in autocommit, in place of the transaction's own.
+        """
+        if finding is Finding.COMMITTED:
+            return Phase.COMMITTED
+        if finding is Finding.NOT_COMMITTED:
+            return Phase.FAILED
+        return self.otherwise(finding, asking)
+
+    def otherwise(self, finding: Finding, asking: DatabaseWrapper) -> Phase:
+        """Say so where the id does not tell: after a crash or a failover it may be another's."""
+        return Phase.UNKNOWN
+
+
+class _ByToken(CommitCheck):
+    """Where the id does not tell, looks for the row that the transaction left ("token")."""
+
+    def __init__(self) -> None:
+        self._token = Token()
+        self.record = self._token.insertion
+
+    def prepare(self, wrapper: DatabaseWrapper) -> None:
+        self._token.check(wrapper)
+
+    def otherwise(self, finding: Finding, asking: DatabaseWrapper) -> Phase:
+        if self._token.is_found(asking):
+            return Phase.COMMITTED
+        # To another cluster it may be on its way, by logical replication.
+        return Phase.UNKNOWN if finding is Finding.FOREIGN else Phase.FAILED
+
+
+class _Never(CommitCheck):
+    """Leaves every lost answer to the caller ("raise")."""
+
+    never_asks = True
+
+
+class _Idempotent(CommitCheck):
+    """Runs the transaction again where the id does not tell ("idempotent")."""
+
+    def otherwise(self, finding: Finding, asking: DatabaseWrapper) -> Phase:
+        return Phase.FAILED
+
+
+class _ByCaller(CommitCheck):
+    """Asks a callable of the caller's own, with the arguments of the call."""
+
+    def __init__(self, ask: Callable[[], object]) -> None:
+        self._ask = ask
+
+    def conclude(self, finding: Finding, asking: DatabaseWrapper) -> Phase:
+        answer = self._ask()
+        if answer is None:
+            return Phase.UNKNOWN
+        return Phase.COMMITTED if answer else Phase.FAILED
+
+
+def make(mode: str | Callable[[], object]) -> CommitCheck:
+    """Return what resolves the COMMITs of one call.
+
+    Args:
+        mode: One of `MODES`, or a callable that tells True, False or None for "cannot be told".
+    """
+    if not isinstance(mode, str):
+        return _ByCaller(mode)
+    kinds = {"xid": CommitCheck, "token": _ByToken, "raise": _Never, "idempotent": _Idempotent}
+    return kinds[mode]()

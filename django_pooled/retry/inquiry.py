@@ -1,0 +1,82 @@
+"""Asks, on other connections and until the deadline, what became of a COMMIT without an answer."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import psycopg
+from django.db import Error, connections
+
+from django_pooled.backoff import Backoff
+from django_pooled.errors import PoolClosed, PoolError
+from django_pooled.sqlstates import is_connection_lost
+
+from .phase import Phase
+from .witness import Finding, end_if_idle, look
+
+if TYPE_CHECKING:
+    from django_pooled.base import DatabaseWrapper
+
+    from .attempt import Attempt
+    from .witness import Testimony
+
+__all__ = ["inquire"]
+
+logger = logging.getLogger("django_pooled.retry")
+
+_ASK_AGAIN = Backoff(initial=0.05, maximum=0.5)
+
+
+def inquire(wrapper: DatabaseWrapper, attempt: Attempt, lost: Testimony) -> Phase:
+    """Find out whether the transaction *lost* was committed, and leave nothing of it open.
+
+    Returns:
+        COMMITTED, FAILED or UNKNOWN. After COMMITTED the wrapper has a connection that works.
+    """
+    # First give back the broken one: threads that each held one while they wait for a
+    # second would wait for each other.
+    wrapper.drop_connection()
+    # The wrapper itself is in the middle of leaving its atomic block, with callbacks that wait for
+    # it. Whoever asks, a caller's own commit_check too, does so on one that is in autocommit.
+    asking = wrapper.copy()
+    connections[wrapper.alias] = asking
+    try:
+        outcome = _ask_until_known(asking, attempt, lost)
+        if outcome is Phase.COMMITTED and asking.connection is not None:
+            wrapper.adopt_connection(asking)
+    finally:
+        connections[wrapper.alias] = wrapper
+        asking.close()
+    return outcome
+
+
+def _ask_until_known(asking: DatabaseWrapper, attempt: Attempt, lost: Testimony) -> Phase:
+    times = 0
+    while True:
+        trouble: object
+        try:
+            asking.ensure_connection()
+            finding = look(asking.connection, lost)
+            if finding is Finding.IN_PROGRESS:
+                end_if_idle(asking.connection, lost)
+            elif finding is not Finding.NOT_YET:
+                return attempt.commit_check.conclude(finding, asking)
+            trouble = f"the transaction is {finding.value}"
+        except (psycopg.Error, Error) as error:
+            # What took the first connection may well take this one.
+            passing = is_connection_lost(error) or isinstance(error, PoolError)
+            if isinstance(error, PoolClosed) or not passing:
+                return _unresolved(asking, error)
+            trouble = error
+        asking.close()
+        if monotonic() >= attempt.deadline:
+            return _unresolved(asking, trouble)
+        times += 1
+        attempt.sleep(_ASK_AGAIN.wait(times))
+
+
+def _unresolved(asking: DatabaseWrapper, why: object) -> Phase:
+    logger.warning("database %r: a COMMIT stays unresolved: %s", asking.alias, why)
+    return Phase.UNKNOWN

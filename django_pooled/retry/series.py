@@ -1,0 +1,232 @@
+"""The attempts of one call: each a whole transaction, until one succeeds or none is left."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import nullcontext
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from django.db import connections
+from django.db.transaction import atomic
+
+from django_pooled.signals import transaction_restarting
+from django_pooled.tokens.table import TABLE, sweep_now_and_then
+
+from . import commit_checks, rehearsal
+from .attempt import Attempt
+from .commit import ambiguous, resolve
+from .deadline import earliest
+from .elsewhere import watch_others
+from .phase import Phase
+from .verdict import Verdict, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django_pooled.base import DatabaseWrapper
+
+    from .policy import Policy
+    from .verdict import Failure
+
+__all__ = ["Series"]
+
+logger = logging.getLogger("django_pooled.retry")
+
+R = TypeVar("R")
+
+
+class Pause(Protocol):
+    """Waits between two attempts."""
+
+    def __call__(self, sleep: Callable[[float], None], seconds: float) -> None: ...
+
+
+def _sleep(sleep: Callable[[float], None], seconds: float) -> None:
+    sleep(seconds)
+
+
+pause: Pause = _sleep
+"""Replaced by `django_pooled.testing.no_waiting`."""
+
+
+class Series(Generic[R]):
+    """The attempts of one call.
+
+    Args:
+        policy: How to try.
+        wrapper: On which database, outside a transaction.
+        function: What to call in each attempt, and with what.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        wrapper: DatabaseWrapper,
+        function: Callable[..., R],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self._policy = policy
+        self._wrapper = wrapper
+        self._function = function
+        self._call = partial(function, *args, **kwargs)
+        check = policy.commit_check
+        self._check = commit_checks.make(
+            check if isinstance(check, str) else partial(check, *args, **kwargs)
+        )
+        self._started = monotonic()
+        self._deadline = earliest(self._started + policy.deadline)
+
+    def run(self) -> R:
+        """Try until an attempt succeeds, or until there is no sense in another."""
+        policy, number = self._policy, 1
+        while True:
+            attempt = Attempt(
+                self._deadline, self._check, policy.sleep, read_only=bool(policy.read_only)
+            )
+            try:
+                result = self._try(attempt)
+            except Exception as error:
+                failure = self._worth_another(attempt, error)
+                if failure is None:
+                    raise
+                wait = policy.backoff.wait(number)
+                refusal = self._refusal(attempt, number, wait)
+                if refusal is not None:
+                    self._add_notes(error, number, refusal)
+                    raise
+                self._announce(error, failure, number, wait)
+            else:
+                self._succeeded()
+                return result
+            # Others may use the connection meanwhile.
+            if not self._wrapper.in_atomic_block:
+                self._wrapper.close()
+            pause(policy.sleep, wait)
+            number += 1
+
+    def _try(self, attempt: Attempt) -> R:
+        wrapper = self._wrapper
+        self._check.prepare(wrapper)
+        wrapper.attempt = attempt
+        wrapper.rollback_exc = None
+        alone = len(connections.settings) == 1
+        try:
+            if not wrapper.in_atomic_block:
+                self._characterize()
+            with (
+                nullcontext() if alone else watch_others(wrapper, attempt.written_elsewhere),
+                atomic(using=self._policy.using, durable=True),
+            ):
+                attempt.begin(wrapper)
+                try:
+                    rehearsal.strike(wrapper, "begin")
+                    result = self._call()
+                    rehearsal.strike(wrapper, "body")
+                except Exception as error:
+                    attempt.note_raised(wrapper, error)
+                    raise
+                attempt.refuse_silent_rollback(wrapper)
+            return result
+        finally:
+            attempt.end(wrapper)
+            self._restore()
+
+    def _characterize(self) -> None:
+        # psycopg puts both into the BEGIN that it sends with the first statement.
+        policy, wrapper = self._policy, self._wrapper
+        if policy.isolation_level is None and policy.read_only is None:
+            return
+        wrapper.ensure_connection()
+        with wrapper.wrap_database_errors:
+            if policy.isolation_level is not None:
+                wrapper.connection.isolation_level = policy.isolation_level
+            if policy.read_only is not None:
+                wrapper.connection.read_only = policy.read_only
+
+    def _restore(self) -> None:
+        policy, wrapper = self._policy, self._wrapper
+        connection = wrapper.connection
+        if connection is None or connection.closed or wrapper.in_atomic_block:
+            return
+        if policy.isolation_level is not None:
+            configured = "isolation_level" in wrapper.settings_dict["OPTIONS"]
+            connection.isolation_level = wrapper.isolation_level if configured else None
+        if policy.read_only is not None:
+            connection.read_only = None
+
+    def _worth_another(self, attempt: Attempt, error: Exception) -> Failure | None:
+        """Return the failure for which the attempt is worth another; None if it is not.
+
+        Raises:
+            AmbiguousCommit: Whether the attempt took effect cannot be told.
+        """
+        if attempt.phase in (Phase.COMMITTED, Phase.UNKNOWN):
+            return None
+        # Only errors of this database's own connection: what another one did is not undone.
+        failure = attempt.cause(error)
+        if failure is None:
+            return None
+        if failure.error.diag.table_name == TABLE:
+            # The token is there: an earlier attempt was committed after all.
+            raise ambiguous(self._wrapper) from error
+        verdict = judge(failure, self._policy.retry_on, read_only=bool(self._policy.read_only))
+        if verdict is Verdict.RAISE:
+            return None
+        if verdict is Verdict.RESOLVE and attempt.phase is not Phase.FAILED:
+            outcome = resolve(self._wrapper, attempt)
+            if outcome is not Phase.FAILED:
+                raise ambiguous(self._wrapper) from error
+        return failure
+
+    def _refusal(self, attempt: Attempt, number: int, wait: float) -> str | None:
+        """Return why there is no further attempt; None if there is, and the budget has paid."""
+        pool = self._wrapper.pool
+        if number == self._policy.max_attempts:
+            return "that was the last attempt"
+        if monotonic() + wait >= self._deadline:
+            return "another would begin after the deadline"
+        if attempt.written_elsewhere:
+            others = ", ".join(map(repr, sorted(attempt.written_elsewhere)))
+            return f"it wrote to {others} as well, which a restart would not undo"
+        if pool is not None and not pool.retry_budget.take():
+            return "the retry budget of this process is spent"
+        return None
+
+    def _announce(self, error: Exception, failure: Failure, number: int, wait: float) -> None:
+        policy = self._policy
+        name = getattr(self._function, "__qualname__", "?")
+        logger.warning(
+            "database %r: %s restarts %s after attempt %d, in %.3f s",
+            policy.using, failure.reason, name, number, wait,
+            extra={
+                "alias": policy.using, "sqlstate": failure.sqlstate, "attempt": number, "wait": wait
+            },
+        )  # fmt: skip
+        pool = self._wrapper.pool
+        if pool is not None:
+            pool.count_restart(failure.reason)
+        for receiver, response in transaction_restarting.send_robust(
+            sender=self._function, using=policy.using, attempt=number,
+            sqlstate=failure.sqlstate, wait=wait, error=error,
+        ):  # fmt: skip
+            if isinstance(response, Exception):
+                logger.error("receiver %r failed", receiver, exc_info=response)
+
+    def _succeeded(self) -> None:
+        pool = self._wrapper.pool
+        if pool is not None:
+            pool.retry_budget.give()
+        if self._policy.commit_check == "token" and not self._wrapper.in_atomic_block:
+            sweep_now_and_then(self._wrapper)
+
+    def _add_notes(self, error: Exception, number: int, refusal: str) -> None:
+        elapsed = monotonic() - self._started
+        attempts = "1 attempt" if number == 1 else f"{number} attempts"
+        note = f"retry_transaction: {attempts} failed in {elapsed:.2f} s; {refusal}"
+        logger.warning("database %r: %s", self._policy.using, note)
+        if sys.version_info >= (3, 11):
+            error.add_note(note)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+from django.db import IntegrityError, OperationalError, transaction
+from django.test import TestCase
+
+from django_pooled import retry_transaction
+from django_pooled.testing import fail_next_transaction, no_waiting
+from tests.app.models import Note
+
+
+def write() -> None:
+    Note.objects.create(text="written")
+
+
+def notes() -> int:
+    return Note.objects.count()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("phase", ["begin", "body", "commit"])
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01", None])
+def test_an_ordered_fault_strikes_once_and_the_transaction_is_run_again(
+    phase: str, sqlstate: str | None
+) -> None:
+    with no_waiting() as waits, fail_next_transaction(sqlstate, phase=phase) as fault:  # type: ignore[arg-type]
+        retry_transaction(write)()
+    assert (fault.struck, len(waits), notes()) == (1, 1, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_lost_answer_is_looked_up_and_the_callbacks_run() -> None:
+    called: list[None] = []
+
+    def announce() -> None:
+        write()
+        transaction.on_commit(lambda: called.append(None))
+
+    with fail_next_transaction(None, phase="answer") as fault:
+        retry_transaction(announce)()
+    assert (fault.struck, len(called), notes()) == (1, 1, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_fault_that_is_not_retryable_is_raised() -> None:
+    with fail_next_transaction("23505"), pytest.raises(IntegrityError):
+        retry_transaction(write)()
+    assert notes() == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_as_many_faults_strike_as_were_ordered() -> None:
+    with no_waiting() as waits, fail_next_transaction(times=9) as fault:
+        with pytest.raises(OperationalError):
+            retry_transaction(max_attempts=3)(write)()
+        retry_transaction(max_attempts=7)(write)()
+    assert (fault.struck, len(waits)) == (9, 2 + 6)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_after_the_block_nothing_strikes() -> None:
+    with fail_next_transaction(times=9):
+        pass
+    retry_transaction(write)()
+    assert notes() == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ({"sqlstate": "serialization"}, "five digits"),
+        ({"phase": "end"}, "expected one of"),
+        ({"phase": "answer"}, "sqlstate=None"),
+        ({"times": 0}, "1 or more"),
+    ],
+)
+def test_impossible_orders_are_refused(arguments: dict[str, object], hint: str) -> None:
+    with pytest.raises(ValueError, match=hint), fail_next_transaction(**arguments):  # type: ignore[arg-type]
+        pass
+
+
+class InATestCase(TestCase):
+    """Where the transaction of the test is around everything."""
+
+    def test_an_error_of_the_server_restarts_as_elsewhere(self) -> None:
+        with no_waiting(), fail_next_transaction("40001") as fault:
+            retry_transaction(write)()
+        assert (fault.struck, notes()) == (1, 1)
+
+    def test_what_needs_a_real_commit_is_refused(self) -> None:
+        with pytest.raises(RuntimeError, match="TransactionTestCase"):
+            fail_next_transaction(phase="commit").__enter__()
+        with pytest.raises(RuntimeError, match="TransactionTestCase"):
+            fail_next_transaction(None).__enter__()
