@@ -51,12 +51,14 @@ def fail_next_transaction(
         raise ValueError("phase='answer' is the loss of an answer: pass sqlstate=None")
     if times < 1:
         raise ValueError(f"times is {times!r}; expected 1 or more")
-    if phase in ("commit", "answer") and connections[using].in_atomic_block:
+    blocks = connections[using].atomic_blocks
+    in_test_case = any(getattr(block, "_from_testcase", False) for block in blocks)
+    if phase in ("commit", "answer") and in_test_case:
         raise RuntimeError(
             f"phase={phase!r} needs a real COMMIT, which a TestCase never makes: use "
             f"TransactionTestCase or pytest.mark.django_db(transaction=True)."
         )
-    if sqlstate is None and connections[using].in_atomic_block:
+    if sqlstate is None and in_test_case:
         raise RuntimeError(
             "sqlstate=None loses the connection, and with it the transaction of a TestCase: use "
             "TransactionTestCase or pytest.mark.django_db(transaction=True)."

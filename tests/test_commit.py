@@ -3,12 +3,18 @@ from __future__ import annotations
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
 
 import psycopg
 import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
 from django.db import OperationalError, connections, transaction
 
 from django_pooled import AmbiguousCommit, Backoff, retry_transaction
+from django_pooled.registry import snapshots
+from django_pooled.tokens import table
+from tests.pgbouncer import PROGRAM, PgBouncer
 from tests.servers import wait_until
 
 if TYPE_CHECKING:
@@ -29,7 +35,7 @@ class Bank:
         self.alias, self.server, self.proxy = alias, server, proxy
         self.attempts = 0
         self.called_back = 0
-        self.ask("CREATE TABLE account (balance int)")
+        self.ask("CREATE TABLE IF NOT EXISTS account (balance int)")
         self.ask("INSERT INTO account VALUES (0)")
 
     def deposit(self) -> None:
@@ -48,6 +54,9 @@ class Bank:
         self.attempts += 1
         with connections[self.alias].cursor() as cursor:
             cursor.execute("SELECT balance FROM account")
+
+    def make_token_table(self) -> None:
+        call_command("migrate", "django_pooled_tokens", database=self.alias, verbosity=0)
 
     def ask(self, statement: str) -> Any:
         with psycopg.connect(**self.server.parameters("postgres"), autocommit=True) as connection:
@@ -115,26 +124,233 @@ def test_commit_check_raise_leaves_it_to_the_caller(bank: Bank) -> None:
     assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 0)
 
 
-def test_a_server_that_was_restarted_meanwhile_makes_a_found_commit_doubtful(
-    bank: Bank, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # After a crash the same id may belong to somebody else's transaction.
-    bank.proxy.fault_at_commit("answer_lost")
+@pytest.fixture
+def crash_before_asking(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the server crash and start again after the fault, before anything can be asked."""
     pool = cast("DatabaseWrapper", connections[bank.alias]).pool
     assert pool is not None
-    checkout = pool.checkout
+    connections[bank.alias].ensure_connection()
+    checkout, crashed = pool.checkout, []
 
-    def restart_first() -> Any:
-        bank.server.kill()
-        bank.server.start()
+    def crash_first() -> Any:
+        if not crashed:
+            crashed.append(True)
+            bank.server.kill()
+            bank.server.start()
         return checkout()
 
-    monkeypatch.setattr(pool, "checkout", restart_first)
-    connections[bank.alias].ensure_connection()
+    monkeypatch.setattr(pool, "checkout", crash_first)
+
+
+@pytest.mark.usefixtures("crash_before_asking")
+def test_a_server_that_crashed_meanwhile_makes_a_found_commit_doubtful(bank: Bank) -> None:
+    # After a crash the same id may belong to somebody else's transaction.
+    bank.proxy.fault_at_commit("answer_lost")
     with pytest.raises(AmbiguousCommit):
         retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
-    monkeypatch.undo()
-    assert (bank.attempts, bank.balance) == (1, 1)
+    assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 0)
+
+
+@pytest.mark.usefixtures("crash_before_asking")
+@pytest.mark.parametrize("mode", ["xid", "token", "idempotent"])
+def test_an_id_that_a_crashed_server_does_not_know_was_never_committed(
+    bank: Bank, mode: str
+) -> None:
+    bank.make_token_table()
+    bank.proxy.fault_at_commit("refused")
+    retry_transaction(using=bank.alias, commit_check=mode, backoff=QUICK)(bank.deposit)()
+    assert (bank.attempts, bank.balance, bank.called_back) == (2, 1, 1)
+
+
+@pytest.mark.usefixtures("crash_before_asking")
+def test_a_token_outlives_the_crash_of_the_server(bank: Bank) -> None:
+    bank.make_token_table()
+    bank.proxy.fault_at_commit("answer_lost")
+    retry_transaction(using=bank.alias, commit_check="token", backoff=QUICK)(bank.deposit)()
+    assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 1)
+
+
+@pytest.mark.usefixtures("crash_before_asking")
+def test_what_is_idempotent_is_run_again_where_it_cannot_be_told(bank: Bank) -> None:
+    bank.proxy.fault_at_commit("answer_lost")
+    retry_transaction(using=bank.alias, commit_check="idempotent", backoff=QUICK)(bank.deposit)()
+    assert (bank.attempts, bank.balance, bank.called_back) == (2, 2, 1)
+
+
+def test_what_is_idempotent_is_not_run_again_where_it_can_be_told(bank: Bank) -> None:
+    bank.proxy.fault_at_commit("answer_lost")
+    retry_transaction(using=bank.alias, commit_check="idempotent", backoff=QUICK)(bank.deposit)()
+    assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 1)
+
+
+def test_each_committed_transaction_leaves_one_token_and_readers_none(bank: Bank) -> None:
+    bank.make_token_table()
+    decorate = retry_transaction(using=bank.alias, commit_check="token", backoff=QUICK)
+    bank.proxy.fault_at_commit("refused")
+    decorate(bank.deposit)()
+    decorate(bank.deposit)()
+    decorate(bank.read)()
+    assert bank.ask("SELECT count(*) FROM django_pooled_token") == (2,)
+
+
+def test_old_tokens_are_swept(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank.make_token_table()
+    bank.ask(
+        "INSERT INTO django_pooled_token VALUES "
+        "(gen_random_uuid(), now() - interval '25 hours'), "
+        "(gen_random_uuid(), now() - interval '23 hours')"
+    )
+    monkeypatch.setattr(table, "_swept_at", {})
+    for _ in range(2):
+        retry_transaction(using=bank.alias, commit_check="token")(bank.deposit)()
+    assert bank.ask("SELECT count(*) FROM django_pooled_token") == (3,)
+
+
+def test_two_attempts_of_one_call_cannot_both_be_committed(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the server's answer about the first had been wrong.
+    bank.make_token_table()
+    one = UUID(int=7)
+    monkeypatch.setattr(table, "uuid4", lambda: one)
+    bank.ask(f"INSERT INTO django_pooled_token VALUES ('{one}')")
+    with pytest.raises(AmbiguousCommit):
+        retry_transaction(using=bank.alias, commit_check="token", backoff=QUICK)(bank.deposit)()
+    assert (bank.attempts, bank.balance) == (1, 0)
+
+
+def test_tokens_without_their_app_are_refused_with_the_way_to_get_it(
+    bank: Bank, settings: Any
+) -> None:
+    settings.INSTALLED_APPS = ["django_pooled", "tests.app"]
+    with pytest.raises(ImproperlyConfigured, match=r"django_pooled\.tokens.*migrate"):
+        retry_transaction(using=bank.alias, commit_check="token")(bank.deposit)()
+    assert bank.attempts == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "attempts", "callbacks"), [(True, 1, 1), (False, 2, 1), (None, 1, 0)]
+)
+def test_a_caller_s_own_check_decides(
+    bank: Bank, answer: bool | None, attempts: int, callbacks: int
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def was_committed(*args: Any, **kwargs: Any) -> bool | None:
+        # With Django's connection as anywhere else, and transactions of its own.
+        asked.append((args, kwargs))
+        with transaction.atomic(using=bank.alias), connections[bank.alias].cursor() as cursor:
+            cursor.execute("SELECT balance FROM account")
+        return answer
+
+    @retry_transaction(using=bank.alias, commit_check=was_committed, backoff=QUICK)
+    def deposit(amount: int, *, to: str) -> None:
+        bank.deposit()
+
+    bank.proxy.fault_at_commit("answer_lost")
+    if answer is None:
+        with pytest.raises(AmbiguousCommit):
+            deposit(1, to="me")
+    else:
+        deposit(1, to="me")
+    assert asked == [((1,), {"to": "me"})]
+    assert (bank.attempts, bank.called_back) == (attempts, callbacks)
+
+
+def test_a_caller_s_own_check_is_asked_only_when_the_transaction_is_over(bank: Bank) -> None:
+    bank.proxy.fault_at_commit("stranded")
+
+    def was_committed() -> bool:
+        open_ones = bank.ask(
+            "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+        )
+        assert open_ones == (0,)
+        return bool(bank.balance)
+
+    decorate = retry_transaction(using=bank.alias, commit_check=was_committed, backoff=QUICK)
+    decorate(bank.deposit)()
+    assert (bank.attempts, bank.balance, bank.called_back) == (2, 1, 1)
+
+
+def test_a_check_that_fails_leaves_the_commit_ambiguous(bank: Bank) -> None:
+    def was_committed() -> bool:
+        raise LookupError("no such deposit")
+
+    bank.proxy.fault_at_commit("answer_lost")
+    with pytest.raises(AmbiguousCommit):
+        retry_transaction(using=bank.alias, commit_check=was_committed)(bank.deposit)()
+
+
+def test_outcomes_of_lost_commits_are_counted(bank: Bank) -> None:
+    for kind in ("refused", "answer_lost"):
+        bank.proxy.fault_at_commit(cast("StatementFaultKind", kind))
+        retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
+    (pool,) = [pool for pool in snapshots() if pool.alias == bank.alias]
+    assert dict(pool.counters.lost_commits) == {"failed": 1, "committed": 1}
+
+
+def test_an_ordinary_role_can_find_out_too(bank: Bank) -> None:
+    bank.ask("CREATE ROLE teller LOGIN PASSWORD 'x'")
+    bank.ask("GRANT ALL ON account TO teller")
+    connections[bank.alias].settings_dict.update(USER="teller", PASSWORD="x")
+    for kind in ("refused", "answer_lost", "stranded"):
+        bank.proxy.fault_at_commit(cast("StatementFaultKind", kind))
+        retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
+    assert (bank.attempts, bank.balance, bank.called_back) == (5, 3, 3)
+
+
+def test_a_callback_s_database_error_restarts_nothing_that_was_found_committed(bank: Bank) -> None:
+    def deposit() -> None:
+        bank.deposit()
+        transaction.on_commit(fail, using=bank.alias)
+
+    def fail() -> None:
+        with connections[bank.alias].cursor() as cursor:
+            cursor.execute("DO $$ BEGIN RAISE EXCEPTION 'late' USING ERRCODE = '40001'; END $$")
+
+    bank.proxy.fault_at_commit("answer_lost")
+    with pytest.raises(OperationalError, match="late"):
+        retry_transaction(using=bank.alias, backoff=QUICK)(deposit)()
+    assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 1)
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="PgBouncer is not installed")
+@pytest.mark.parametrize("pool_mode", ["session", "transaction"])
+@pytest.mark.parametrize("kind", ["refused", "answer_lost", "stranded"])
+def test_behind_pgbouncer_it_is_found_out_too(
+    bank: Bank, pool_mode: Any, kind: Any, make_database: MakeDatabase
+) -> None:
+    with PgBouncer(bank.server, pool_mode) as pooler:
+        # The fault strikes between the client and PgBouncer.
+        bank.proxy.retarget(pooler.host, pooler.port)
+        bank.alias = make_database(bank.server, through=bank.proxy, max_size=3, timeout=10.0)
+        for _ in range(3):
+            retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
+        bank.proxy.fault_at_commit(kind)
+        retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
+        assert bank.proxy.triggered() == 1
+        assert (bank.balance, bank.called_back) == (4, 4)
+        assert bank.attempts == (4 if kind == "answer_lost" else 5)
+        connections[bank.alias].close()
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="PgBouncer is not installed")
+@pytest.mark.parametrize("pool_mode", ["session", "transaction"])
+@pytest.mark.parametrize("kind", ["refused", "answer_lost"])
+def test_a_server_lost_behind_pgbouncer_is_found_out_too(
+    bank: Bank, pool_mode: Any, kind: Any, make_database: MakeDatabase
+) -> None:
+    # The fault strikes between PgBouncer and the server.
+    with PgBouncer(bank.server, pool_mode, port=bank.proxy.port) as pooler:
+        bank.alias = make_database(bank.server, max_size=3, timeout=10.0)
+        connections.settings[bank.alias]["PORT"] = pooler.port
+        retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
+        bank.proxy.fault_at_commit(kind)
+        retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
+        assert bank.proxy.triggered() == 1
+        assert (bank.balance, bank.called_back) == (2, 2)
+        assert bank.attempts == (2 if kind == "answer_lost" else 3)
+        connections[bank.alias].close()
 
 
 def test_without_a_server_to_ask_the_commit_stays_ambiguous(

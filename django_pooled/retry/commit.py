@@ -97,6 +97,7 @@ def _send(wrapper: DatabaseWrapper, attempt: Attempt, send: Callable[[], None]) 
     if rider is not None and rider.testimony is None and not is_idle(wrapper):
         with debug_transaction(wrapper, "COMMIT"), wrapper.wrap_database_errors:
             if not rider.is_to_ask and _committed_if_nothing_written(wrapper.connection):
+                rehearsal.strike(wrapper, "answer")
                 return
             attempt.phase = Phase.BODY
             rider.ask()
@@ -137,6 +138,8 @@ def resolve(wrapper: DatabaseWrapper, attempt: Attempt) -> Phase:
         COMMITTED, FAILED or UNKNOWN. After COMMITTED the wrapper has a connection that works,
         for the on_commit callbacks that come next.
     """
+    # Whatever happens while it is found out, this is what is known until then.
+    attempt.phase = Phase.UNKNOWN
     if attempt.commit_check.never_asks:
         outcome = Phase.UNKNOWN
     elif attempt.rider is None or attempt.rider.testimony is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
+from django_pooled.sqlstates import is_connection_lost
 from django_pooled.tokens.table import Token
 
 from .phase import Phase
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from django_pooled.base import DatabaseWrapper
 
 __all__ = ["MODES", "CommitCheck", "make"]
+
+logger = logging.getLogger("django_pooled.retry")
 
 MODES = ("xid", "token", "raise", "idempotent")
 
@@ -86,7 +90,14 @@ class _ByCaller(CommitCheck):
         self._ask = ask
 
     def conclude(self, finding: Finding, asking: DatabaseWrapper) -> Phase:
-        answer = self._ask()
+        try:
+            answer = self._ask()
+        except Exception as error:
+            if is_connection_lost(error):
+                # It will be asked again, on another connection.
+                raise
+            logger.exception("database %r: the commit_check failed", asking.alias)
+            answer = None
         if answer is None:
             return Phase.UNKNOWN
         return Phase.COMMITTED if answer else Phase.FAILED

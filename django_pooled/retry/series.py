@@ -164,7 +164,7 @@ class Series(Generic[R]):
         Raises:
             AmbiguousCommit: Whether the attempt took effect cannot be told.
         """
-        if attempt.phase in (Phase.COMMITTED, Phase.UNKNOWN):
+        if attempt.phase in (Phase.COMMIT_SENT, Phase.COMMITTED, Phase.UNKNOWN):
             return None
         # Only errors of this database's own connection: what another one did is not undone.
         failure = attempt.cause(error)
