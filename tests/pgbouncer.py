@@ -46,11 +46,12 @@ class PgBouncer:
         self.port = free_port()
         self._folder = Path(tempfile.mkdtemp(prefix="pgbouncer-", dir="/tmp"))
         self._folder.chmod(0o755)
+        secret = f"password={server.password}"
         config = self._folder / "pgbouncer.ini"
         config.write_text(
             f"""
             [databases]
-            * = host={server.host} port={port or server.port} user={server.user} password={server.password}
+            * = host={server.host} port={port or server.port} user={server.user} {secret}
             [pgbouncer]
             listen_addr = {self.host}
             listen_port = {self.port}

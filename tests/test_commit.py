@@ -130,7 +130,8 @@ def crash_before_asking(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = cast("DatabaseWrapper", connections[bank.alias]).pool
     assert pool is not None
     connections[bank.alias].ensure_connection()
-    checkout, crashed = pool.checkout, []
+    checkout = pool.checkout
+    crashed: list[bool] = []
 
     def crash_first() -> Any:
         if not crashed:
@@ -282,8 +283,9 @@ def test_a_check_that_fails_leaves_the_commit_ambiguous(bank: Bank) -> None:
 
 
 def test_outcomes_of_lost_commits_are_counted(bank: Bank) -> None:
-    for kind in ("refused", "answer_lost"):
-        bank.proxy.fault_at_commit(cast("StatementFaultKind", kind))
+    kinds: list[StatementFaultKind] = ["refused", "answer_lost"]
+    for kind in kinds:
+        bank.proxy.fault_at_commit(kind)
         retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
     (pool,) = [pool for pool in snapshots() if pool.alias == bank.alias]
     assert dict(pool.counters.lost_commits) == {"failed": 1, "committed": 1}
@@ -293,8 +295,9 @@ def test_an_ordinary_role_can_find_out_too(bank: Bank) -> None:
     bank.ask("CREATE ROLE teller LOGIN PASSWORD 'x'")
     bank.ask("GRANT ALL ON account TO teller")
     connections[bank.alias].settings_dict.update(USER="teller", PASSWORD="x")
-    for kind in ("refused", "answer_lost", "stranded"):
-        bank.proxy.fault_at_commit(cast("StatementFaultKind", kind))
+    kinds: list[StatementFaultKind] = ["refused", "answer_lost", "stranded"]
+    for kind in kinds:
+        bank.proxy.fault_at_commit(kind)
         retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
     assert (bank.attempts, bank.balance, bank.called_back) == (5, 3, 3)
 
