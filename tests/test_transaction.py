@@ -15,7 +15,15 @@ from django.test import Client, TestCase
 from django.utils.decorators import method_decorator
 from django.views import View
 
-from django_pooled import Backoff, registry, retry_transaction
+from django_pooled import (
+    AmbiguousCommit,
+    Backoff,
+    registry,
+    retry_transaction,
+    run_transaction,
+)
+from django_pooled.signals import transaction_restarting
+from django_pooled.testing import fail_next_transaction
 from tests.app.models import Counter, Note
 from tests.servers import backend_pids
 
@@ -310,6 +318,147 @@ def test_what_another_database_did_is_no_reason_to_run_it_again(
     with pytest.raises(OperationalError):
         across()
     assert len(attempts) == 1
+
+
+@pytest.fixture
+def two_databases(server: EmbeddedServer, make_database: Any) -> tuple[str, str]:
+    one, other = make_database(server), make_database(server)
+    with connections[other].cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS elsewhere")
+        cursor.execute("CREATE TABLE elsewhere (n int)")
+    return one, other
+
+
+def across(one: str, other: str, statement: str) -> list[None]:
+    """Run a statement on one database in a call that fails on another, and return the attempts."""
+    attempts: list[None] = []
+
+    def body() -> None:
+        attempts.append(None)
+        with connections[other].cursor() as cursor:
+            cursor.execute(statement)
+
+    with fail_next_transaction(using=one):
+        retry_transaction(using=one, backoff=QUICK)(body)()
+    return attempts
+
+
+def test_what_wrote_to_another_database_is_not_run_again(two_databases: tuple[str, str]) -> None:
+    one, other = two_databases
+    with pytest.raises(OperationalError) as raised:
+        across(one, other, "INSERT INTO elsewhere VALUES (1)")
+    with connections[other].cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM elsewhere")
+        assert cursor.fetchone() == (1,)
+    if hasattr(raised.value, "__notes__"):
+        assert f"it wrote to {other!r} as well" in raised.value.__notes__[0]
+    assert connections[other].execute_wrappers == []
+
+
+def test_what_read_from_another_database_is_run_again(two_databases: tuple[str, str]) -> None:
+    assert len(across(*two_databases, "SELECT n FROM elsewhere")) == 2
+
+
+def test_a_call_within_another_one_s_on_another_database_is_committed_once(
+    two_databases: tuple[str, str],
+) -> None:
+    one, other = two_databases
+
+    @retry_transaction(using=other, backoff=QUICK)
+    def inner() -> None:
+        with connections[other].cursor() as cursor:
+            cursor.execute("INSERT INTO elsewhere VALUES (1)")
+
+    with (
+        fail_next_transaction(using=one),
+        fail_next_transaction(using=other) as inner_fault,
+        pytest.raises(OperationalError),
+    ):
+        retry_transaction(using=one, backoff=QUICK)(inner)()
+    assert inner_fault.struck == 1
+    with connections[other].cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM elsewhere")
+        assert cursor.fetchone() == (1,)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_lost_while_an_exception_is_rolled_back_is_no_reason_to_restart() -> None:
+    class OutOfStock(Exception):
+        pass
+
+    def sell() -> None:
+        connection.connection.pgconn.finish()
+        raise OutOfStock
+
+    runs = Runs(sell)
+    with pytest.raises(OutOfStock):
+        retry_transaction(backoff=QUICK)(runs)()
+    assert runs.attempts == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_error_below_django_that_was_swallowed_is_not_committed_over() -> None:
+    def swallow() -> None:
+        with contextlib.suppress(psycopg.Error):
+            connection.connection.execute("SELECT 1/0")
+
+    for commit_check in ("xid", "raise"):
+        with pytest.raises(TransactionManagementError, match="below Django and swallowed"):
+            retry_transaction(commit_check=commit_check)(Runs(swallow))()
+    assert texts() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_unknown_outcome_in_the_body_is_left_to_the_caller_where_nobody_may_ask() -> None:
+    runs = Runs(lambda: fail_with("08007"))
+    with pytest.raises(AmbiguousCommit):
+        retry_transaction(commit_check="raise")(runs)()
+    assert runs.attempts == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_constraint_named_in_retry_on_is_the_only_one_that_counts() -> None:
+    Counter.objects.create(name="taken")
+
+    def collide() -> None:
+        Counter.objects.create(name="taken")
+
+    name = "app_counter_name_key"
+    assert retry_transaction(retry_on=[f"23505:{name}"], backoff=QUICK)(Runs(collide))() == 2
+    with pytest.raises(IntegrityError):
+        retry_transaction(retry_on=["23505:app_note_key_key"], backoff=QUICK)(Runs(collide))()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_run_transaction_runs_at_once_and_returns_the_result() -> None:
+    runs = Runs(lambda: fail_with("40001"))
+
+    @run_transaction
+    def result() -> str:
+        return f"attempt {runs()}"
+
+    assert result == "attempt 2"
+    assert run_transaction(lambda: 7, read_only=True) == 7
+
+
+@pytest.mark.django_db(transaction=True)
+def test_restarts_are_signalled_with_what_is_known_of_them() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def receive(**arguments: Any) -> None:
+        seen.append(arguments)
+        raise LookupError("a receiver's own trouble")
+
+    runs = Runs(lambda: fail_with("40001"))
+    transaction_restarting.connect(receive)
+    try:
+        retry_transaction(backoff=QUICK)(runs)()
+    finally:
+        transaction_restarting.disconnect(receive)
+    (told,) = seen
+    assert told["sender"] is runs
+    assert (told["using"], told["attempt"], told["sqlstate"]) == ("default", 1, "40001")
+    assert isinstance(told["error"], OperationalError)
 
 
 @pytest.mark.django_db(transaction=True)

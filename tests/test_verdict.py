@@ -381,16 +381,25 @@ def staged(
         wrapper.close()
 
 
-@pytest.mark.parametrize("row", rows(), ids=str)
-def test_each_failure_is_judged_as_the_table_says(row: Row, staged: Scene) -> None:
-    scene = staged
-    provoke(scene, row)
-    reasons: list[str | None] = []
+@pytest.fixture
+def reasons() -> Iterator[list[str | None]]:
+    """The SQLSTATEs for which something was restarted."""
+    found: list[str | None] = []
 
     def note(sqlstate: str | None, **others: object) -> None:
-        reasons.append(sqlstate)
+        found.append(sqlstate)
 
     signals.transaction_restarting.connect(note)
+    yield found
+    signals.transaction_restarting.disconnect(note)
+
+
+@pytest.mark.parametrize("row", rows(), ids=str)
+def test_each_failure_is_judged_as_the_table_says(
+    row: Row, staged: Scene, reasons: list[str | None]
+) -> None:
+    scene = staged
+    provoke(scene, row)
     decorate = retry_transaction(
         using=scene.alias, backoff=QUICK, read_only=True if "read_only" in row.phase else None
     )

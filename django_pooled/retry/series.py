@@ -209,12 +209,10 @@ class Series(Generic[R]):
         pool = self._wrapper.pool
         if pool is not None:
             pool.count_restart(failure.reason)
-        for receiver, response in transaction_restarting.send_robust(
+        transaction_restarting.send_robust(
             sender=self._function, using=policy.using, attempt=number,
             sqlstate=failure.sqlstate, wait=wait, error=error,
-        ):  # fmt: skip
-            if isinstance(response, Exception):
-                logger.error("receiver %r failed", receiver, exc_info=response)
+        )  # fmt: skip
 
     def _succeeded(self) -> None:
         pool = self._wrapper.pool
