@@ -571,7 +571,9 @@ def test_a_deadlock_made_by_two_transactions_is_resolved() -> None:
 
     in_parallel(lambda: run("a", "b"), lambda: run("b", "a"))
     assert list(Counter.objects.values_list("value", flat=True)) == [2, 2]
-    assert len(attempts) == 3
+    # One restart as a rule. More where the victim is back before the other one has woken up: the
+    # lock of a row goes to whoever asks first.
+    assert len(attempts) >= 3
 
 
 @pytest.mark.django_db(transaction=True)
