@@ -81,8 +81,8 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
     attempt: Attempt | None = None
     """Set by retry_transaction for as long as one attempt of a transaction lasts."""
 
-    _pool: Pool | None = None
-    """Where the present connection was checked out."""
+    checked_out_from: Pool | None = None
+    """The pool of the present connection."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -112,7 +112,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         self.isolation_level = self._isolation_level()
         pool = self._find_pool(conn_params)
         connection = pool.checkout()
-        self._pool = pool
+        self.checked_out_from = pool
         if "isolation_level" in self.settings_dict["OPTIONS"]:
             connection.isolation_level = self.isolation_level
         return connection
@@ -184,8 +184,8 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         """Take note of an error on this wrapper's connection, before anything swallows it."""
         if self.attempt is not None:
             self.attempt.note(self, error)
-        if self._pool is not None and isinstance(self.connection, PooledConnection):
-            self._pool.note_error(self.connection, error)
+        if self.checked_out_from is not None and isinstance(self.connection, PooledConnection):
+            self.checked_out_from.note_error(self.connection, error)
 
     def forget_connection(self) -> None:
         """After fork(): let go of the parent's connection without a word to the server."""
@@ -217,15 +217,15 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
 
     def adopt_connection(self, other: DatabaseWrapper) -> None:
         """Go on with the connection of *other*, which has none any more."""
-        self.connection, self._pool = other.connection, other._pool
-        other.connection = other._pool = None
+        self.connection, self.checked_out_from = other.connection, other.checked_out_from
+        other.connection = other.checked_out_from = None
 
     def _close(self) -> None:
-        connection, pool = self.connection, self._pool
+        connection, pool = self.connection, self.checked_out_from
         if not isinstance(connection, PooledConnection) or pool is None:
             super()._close()  # type: ignore[misc]
             return
-        self.connection = self._pool = connection.rider = None
+        self.connection = self.checked_out_from = connection.rider = None
         with self.wrap_database_errors:
             pool.checkin(connection)
 

@@ -150,8 +150,9 @@ def resolve(wrapper: DatabaseWrapper, attempt: Attempt) -> Phase:
     attempt.phase = outcome
     log = logger.warning if outcome is Phase.UNKNOWN else logger.info
     log("database %r: COMMIT had no answer, and is %s", wrapper.alias, outcome.value)
-    if wrapper.pool is not None:
-        wrapper.pool.count_resolved(outcome.value)
+    pool = wrapper.pool
+    if pool is not None:
+        pool.count_resolved(outcome.value)
     return outcome
 
 

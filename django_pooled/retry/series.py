@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from django_pooled.base import DatabaseWrapper
+    from django_pooled.pool import Pool
 
     from .policy import Policy
     from .verdict import Failure
@@ -77,6 +78,7 @@ class Series(Generic[R]):
         self._check = commit_checks.make(
             check if isinstance(check, str) else partial(check, *args, **kwargs)
         )
+        self._pool: Pool | None = None
         self._started = monotonic()
         self._deadline = earliest(self._started + policy.deadline)
 
@@ -122,6 +124,7 @@ class Series(Generic[R]):
                 atomic(using=self._policy.using, durable=True),
             ):
                 attempt.begin(wrapper)
+                self._pool = wrapper.checked_out_from
                 try:
                     rehearsal.strike(wrapper, "begin")
                     result = self._call()
@@ -184,7 +187,6 @@ class Series(Generic[R]):
 
     def _refusal(self, attempt: Attempt, number: int, wait: float) -> str | None:
         """Return why there is no further attempt; None if there is, and the budget has paid."""
-        pool = self._wrapper.pool
         if number == self._policy.max_attempts:
             return "that was the last attempt"
         if monotonic() + wait >= self._deadline:
@@ -192,7 +194,7 @@ class Series(Generic[R]):
         if attempt.written_elsewhere:
             others = ", ".join(map(repr, sorted(attempt.written_elsewhere)))
             return f"it wrote to {others} as well, which a restart would not undo"
-        if pool is not None and not pool.retry_budget.take():
+        if self._pool is not None and not self._pool.retry_budget.take():
             return "the retry budget of this process is spent"
         return None
 
@@ -206,18 +208,16 @@ class Series(Generic[R]):
                 "alias": policy.using, "sqlstate": failure.sqlstate, "attempt": number, "wait": wait
             },
         )  # fmt: skip
-        pool = self._wrapper.pool
-        if pool is not None:
-            pool.count_restart(failure.reason)
+        if self._pool is not None:
+            self._pool.count_restart(failure.reason)
         transaction_restarting.send_robust(
             sender=self._function, using=policy.using, attempt=number,
             sqlstate=failure.sqlstate, wait=wait, error=error,
         )  # fmt: skip
 
     def _succeeded(self) -> None:
-        pool = self._wrapper.pool
-        if pool is not None:
-            pool.retry_budget.give()
+        if self._pool is not None:
+            self._pool.retry_budget.give()
         if self._policy.commit_check == "token" and not self._wrapper.in_atomic_block:
             sweep_now_and_then(self._wrapper)
 
