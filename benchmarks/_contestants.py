@@ -8,6 +8,7 @@ more increment was told: "done", "unknown", or "failed" with the error.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -155,10 +156,15 @@ def configure(database: dict[str, Any], engine: str, **settings: Any) -> None:
     import django
     from django.conf import settings as django_settings
 
+    apps = []
+    if engine == "django_pooled":
+        apps = [
+            app
+            for app in ("django_pooled", "django_pooled.tokens")
+            if importlib.util.find_spec(app)
+        ]
     django_settings.configure(
-        DATABASES={"default": {"ENGINE": engine, **database}},
-        INSTALLED_APPS=["django_pooled"] if engine == "django_pooled" else [],
-        **settings,
+        DATABASES={"default": {"ENGINE": engine, **database}}, INSTALLED_APPS=apps, **settings
     )
     django.setup()
     logging.getLogger("django_pooled").setLevel(logging.CRITICAL)

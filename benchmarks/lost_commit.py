@@ -169,7 +169,9 @@ def compete(
 def spoil(contestant: Contestant, proxy: FaultProxy, fault: str | None) -> tuple[str, int]:
     """Make one call with that fault; returns what was told and how many COMMITs were hit."""
     before = proxy.triggered()
-    proxy.fault_at_commit("stranded" if fault == "late" else fault or "refused", times=bool(fault))
+    proxy.fault_at_commit(
+        "stranded" if fault == "late" else fault or "refused", times=int(fault is not None)
+    )
     answered = threading.Event()
     releaser = threading.Thread(target=let_through, args=(proxy, before, answered))
     if fault == "late":
