@@ -26,7 +26,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
 from _common import ROOT, FaultProxy, arguments, server
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from _common import EmbeddedServer
 
-FAULTS = ("refused", "answer_lost", "stranded", "late")
+Fault = Literal["refused", "answer_lost", "stranded", "late"]
+FAULTS: tuple[Fault, ...] = ("refused", "answer_lost", "stranded", "late")
 LATE = 0.2
 """Seconds after which a "late" COMMIT is let through."""
 
@@ -130,7 +131,7 @@ class Contestant:
 
 
 def compete(
-    command: Sequence[str], target: EmbeddedServer, faults: Sequence[str | None]
+    command: Sequence[str], target: EmbeddedServer, faults: Sequence[Fault | None]
 ) -> Outcome:
     """Make the calls, each with its fault or None, and count."""
     outcome = Outcome()
@@ -166,12 +167,12 @@ def compete(
     return outcome
 
 
-def spoil(contestant: Contestant, proxy: FaultProxy, fault: str | None) -> tuple[str, int]:
+def spoil(contestant: Contestant, proxy: FaultProxy, fault: Fault | None) -> tuple[str, int]:
     """Make one call with that fault; returns what was told and how many COMMITs were hit."""
     before = proxy.triggered()
-    proxy.fault_at_commit(
-        "stranded" if fault == "late" else fault or "refused", times=int(fault is not None)
-    )
+    if fault is not None:
+        # Each call sends a COMMIT, so that nothing stays armed for the next one.
+        proxy.fault_at_commit("stranded" if fault == "late" else fault)
     answered = threading.Event()
     releaser = threading.Thread(target=let_through, args=(proxy, before, answered))
     if fault == "late":
@@ -180,7 +181,6 @@ def spoil(contestant: Contestant, proxy: FaultProxy, fault: str | None) -> tuple
     answered.set()
     if fault == "late":
         releaser.join()
-    proxy.fault_at_commit("refused", times=0)
     return told, proxy.triggered() - before
 
 
@@ -255,7 +255,7 @@ def main() -> None:
     if chosen.quick:
         chosen.calls = 16
     # Each kind equally often, so that a short run has all of them, too.
-    faults: list[str | None] = [*(FAULTS * chosen.calls)[: chosen.calls // 2]]
+    faults: list[Fault | None] = [*(FAULTS * chosen.calls)[: chosen.calls // 2]]
     faults += [None] * (chosen.calls - len(faults))
     random.Random(chosen.seed).shuffle(faults)
 
