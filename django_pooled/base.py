@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -210,6 +209,14 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         if self.attempt is not None:
             self.attempt.forgive()
 
+    def copy(self, alias: str | None = None) -> DatabaseWrapper:
+        """Return a wrapper of its own for the same settings, without a connection.
+
+        Django's copies everything in them, which fails for what has a lock: a callable that
+        fetches credentials may be the method of a client of some service.
+        """
+        return type(self)(_copied(self.settings_dict), alias or self.alias)
+
     def drop_connection(self) -> None:
         """Give back a connection whose transaction is of no use any more, in whatever state."""
         if self.connection is not None:
@@ -263,11 +270,10 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         # The pool outlives this wrapper and works in threads of its own, while composing SQL
         # asks the wrapper for a connection. So each new connection gets a wrapper for the
         # time of its configuration, with the settings as they were when the pool was made.
-        kind, settings_dict, alias = type(self), deepcopy(self.settings_dict), self.alias
-        timezone_name = self.timezone_name
+        template, timezone_name = self.copy(), self.timezone_name
 
         def configure(connection: PooledConnection) -> None:
-            wrapper = kind(settings_dict, alias)
+            wrapper = template.copy()
             wrapper.timezone_name = timezone_name
             wrapper.connection = connection
             wrapper._configure_connection(connection)  # type: ignore[attr-defined]
@@ -285,6 +291,13 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
                 f"DATABASES[{self.alias!r}]['OPTIONS']['isolation_level'] is {value!r}; "
                 f"expected one of {levels}."
             ) from None
+
+
+def _copied(settings: Any) -> Any:
+    """Copy dictionaries, and what they hold by reference."""
+    if isinstance(settings, dict):
+        return {key: _copied(value) for key, value in settings.items()}
+    return settings
 
 
 def resolved(params: Mapping[str, Any]) -> dict[str, Any]:

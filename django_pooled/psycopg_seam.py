@@ -38,17 +38,17 @@ __all__ = [
 
 
 def take_results(cursor: psycopg.Cursor[Any], count: int, addition: str = "") -> PGresult:
-    """Take the last *count* results away from a cursor, and return the very last.
+    """Take the last *count* results away from a cursor, and return the first of them.
 
     What was added to a statement, and its results, are none of the business of whoever ran it:
     the text is taken away too, since Django logs a statement as the cursor has it. psycopg has
     no public way to look at another result than the current one without leaving that.
     """
-    last = cursor._results[-1]
+    first = cursor._results[-count]
     del cursor._results[-count:]
     if addition and cursor._query is not None:
         cursor._query.query = cursor._query.query.removesuffix(addition.encode())
-    return last
+    return first
 
 
 class Refused(Exception):

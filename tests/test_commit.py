@@ -194,6 +194,38 @@ def test_each_committed_transaction_leaves_one_token_and_readers_none(bank: Bank
     assert bank.ask("SELECT count(*) FROM django_pooled_token") == (2,)
 
 
+def test_a_token_stays_though_the_savepoint_of_the_first_write_is_rolled_back(bank: Bank) -> None:
+    bank.make_token_table()
+
+    @retry_transaction(using=bank.alias, commit_check="token", backoff=QUICK)
+    def deposit() -> None:
+        for undone in (True, False, True):
+            with transaction.atomic(using=bank.alias):
+                bank.deposit()
+                transaction.set_rollback(undone, using=bank.alias)
+
+    deposit()
+    assert bank.balance == 1
+    assert bank.ask("SELECT count(*) FROM django_pooled_token") == (1,)
+
+
+def test_a_token_is_left_by_what_a_function_wrote_too(bank: Bank) -> None:
+    bank.make_token_table()
+    bank.ask(
+        "CREATE FUNCTION deposit() RETURNS void LANGUAGE sql AS "
+        "$$ UPDATE account SET balance = balance + 1 $$"
+    )
+
+    @retry_transaction(using=bank.alias, commit_check="token", backoff=QUICK)
+    def deposit() -> None:
+        with connections[bank.alias].cursor() as cursor:
+            cursor.execute("SELECT deposit()")
+
+    deposit()
+    assert bank.balance == 1
+    assert bank.ask("SELECT count(*) FROM django_pooled_token") == (1,)
+
+
 def test_old_tokens_are_swept(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     bank.make_token_table()
     bank.ask(

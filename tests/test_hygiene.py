@@ -18,9 +18,10 @@ from django.db import OperationalError, connections
 from django.db.transaction import atomic
 from psycopg import sql
 
-from django_pooled import publish, registry
+from django_pooled import publish, registry, retry_transaction
 from django_pooled.errors import CheckoutTimeout, ConnectFailed
 from django_pooled.stats import process_report
+from django_pooled.testing import fail_next_transaction
 from tests.pools import fill, query
 from tests.servers import backend_count, backend_pids, versions, wait_until
 
@@ -332,6 +333,39 @@ def test_a_callable_password_is_called_for_each_connect_and_again_after_a_refusa
     assert asked == ["token-1", "token-1", "token-stale", "token-2"]
     counters = pool.snapshot().counters
     assert (counters.connects, counters.connect_failures) == (3, 0)
+
+
+class TokenService:
+    """A client of some service, which nobody can copy."""
+
+    def __init__(self, password: str) -> None:
+        self._lock = threading.Lock()
+        self._password = password
+
+    def token(self) -> str:
+        with self._lock:
+            return self._password
+
+
+def test_credentials_may_come_from_an_object_that_cannot_be_copied(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server)
+    service = TokenService(str(connections.settings[alias]["PASSWORD"]))
+    connections.settings[alias]["PASSWORD"] = service.token
+
+    @retry_transaction(using=alias)
+    def query() -> None:
+        execute_in(alias, "CREATE TEMPORARY TABLE looked_up (n int)")
+
+    with fail_next_transaction(None, phase="answer", using=alias) as fault:
+        query()
+    assert fault.struck == 1
+
+
+def execute_in(alias: str, statement: str) -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(statement)
 
 
 SECRET = "s3cret'pass word\\%$"

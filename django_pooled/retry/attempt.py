@@ -78,7 +78,12 @@ class Attempt:
 
     def forgive(self) -> None:
         """A savepoint was rolled back to: what happened since then is undone."""
+        if self.phase is not Phase.BODY:
+            # In a TestCase the attempt itself ends with a savepoint, and undoes nothing else.
+            return
         self.forgiven = len(self.failures)
+        if self.rider is not None:
+            self.rider.savepoint_was_rolled_back()
 
     def cause(self, raised: BaseException) -> Failure | None:
         """Return the failure for which the attempt ended, by raising *raised*; None if none did.

@@ -94,9 +94,10 @@ def _send(wrapper: DatabaseWrapper, attempt: Attempt, send: Callable[[], None]) 
     rider = attempt.rider
     attempt.phase = Phase.COMMIT_SENT
     rehearsal.strike(wrapper, "commit")
-    if rider is not None and rider.testimony is None and not is_idle(wrapper):
+    incomplete = rider is not None and (rider.testimony is None or rider.has_to_ask)
+    if rider is not None and incomplete and not is_idle(wrapper):
         with debug_transaction(wrapper, "COMMIT"), wrapper.wrap_database_errors:
-            if not rider.is_to_ask and _committed_if_nothing_written(wrapper.connection):
+            if not rider.has_to_ask and _committed_if_nothing_written(wrapper.connection):
                 rehearsal.strike(wrapper, "answer")
                 return
             attempt.phase = Phase.BODY

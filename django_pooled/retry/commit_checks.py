@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from django_pooled.base import DatabaseWrapper
 
+    from .riding import Record
+
 __all__ = ["MODES", "CommitCheck", "make"]
 
 logger = logging.getLogger("django_pooled.retry")
@@ -29,8 +31,8 @@ class CommitCheck:
     never_asks = False
     """Whether a COMMIT without an answer is unknown at once."""
 
-    record: str | None = None
-    """A statement that leaves, with the transaction's first write, something to be found."""
+    record: Record | None = None
+    """What the transaction leaves behind, to be found if it was committed."""
 
     def prepare(self, wrapper: DatabaseWrapper) -> None:
         """Called before each attempt, outside its transaction."""
@@ -57,8 +59,7 @@ class _ByToken(CommitCheck):
     """Where the id does not tell, looks for the row that the transaction left ("token")."""
 
     def __init__(self) -> None:
-        self._token = Token()
-        self.record = self._token.insertion
+        self._token = self.record = Token()
 
     def prepare(self, wrapper: DatabaseWrapper) -> None:
         self._token.check(wrapper)

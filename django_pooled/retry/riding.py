@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import psycopg
 from django.db.backends.postgresql import base as postgresql
 from django.db.transaction import TransactionManagementError
 from psycopg.pq import PipelineStatus, TransactionStatus
@@ -14,7 +15,6 @@ from django_pooled import psycopg_seam as seam
 from .witness import FULL_QUESTION, QUICK_QUESTION, assigning, testify
 
 if TYPE_CHECKING:
-    import psycopg
     from psycopg.pq.abc import PGresult
     from typing_extensions import Self
 
@@ -37,6 +37,8 @@ _MAY_WRITE = re.compile(
     """
 )
 
+_ROLLS_BACK = re.compile(r"(?i)\s*ROLLBACK\b")
+
 # NOTIFY gets its id only while COMMIT is under way, when nobody can ask any more: so it is
 # given one at once, lest "no id" be taken for "nothing to lose".
 _NOTIFIES = re.compile(r"(?i)^\s*NOTIFY\b|\bpg_notify\b")
@@ -53,31 +55,47 @@ else:
     Cursor = postgresql.Cursor
 
 
+class Record(Protocol):
+    """Something that a transaction leaves behind if, and only if, it is committed."""
+
+    insertion: str
+    """A statement that inserts it, or has no effect while the transaction has no id."""
+
+    insertion_if_missing: str
+    """The same for a transaction that may have inserted it already."""
+
+
 class Rider:
     """What has to be known of a transaction before its COMMIT, asked without a round trip.
 
     Args:
         connection: That of the transaction.
-        record: A statement that has to be run once, as soon as the transaction has an id; run
-            before that it has no effect.
+        record: What is to be inserted along with the first write, if anything.
     """
 
-    def __init__(self, connection: PooledConnection, record: str | None = None) -> None:
+    def __init__(self, connection: PooledConnection, record: Record | None = None) -> None:
         self.testimony: Testimony | None = None
         """Set once the transaction has an id."""
+        self.has_to_ask = False
+        """Whether COMMIT must not be sent before `ask`."""
         self._connection = connection
-        self._record = f"{record};\n" if record is not None else ""
-        self.statements = 1 if record is None else 2
-        """Of how many statements an addition consists."""
-        self.is_to_ask = False
-        """Whether something was written that gave the transaction no id."""
+        self._record = record
         self._began = False
         connection.rider = self
+
+    @property
+    def statements(self) -> int:
+        """Of how many statements an addition consists."""
+        return 1 if self._record is None else 2
 
     def dismount(self) -> None:
         """The transaction is over, and with it the ride."""
         if self._connection.rider is self:
             self._connection.rider = None
+
+    def savepoint_was_rolled_back(self) -> None:
+        """Take note that the record may be gone with it; the id stays."""
+        self.has_to_ask = self.has_to_ask or self._record is not None
 
     def refuse_if_ended(self) -> None:
         """Notice a COMMIT or ROLLBACK that the body sent itself.
@@ -94,7 +112,11 @@ class Rider:
 
     def addition_to(self, query: object) -> str | None:
         """Return what to send along with *query*, if anything."""
-        if self.testimony is not None or not isinstance(query, str) or not may_write(query):
+        if not isinstance(query, str):
+            return None
+        if self._record is not None and _ROLLS_BACK.match(query):
+            self.savepoint_was_rolled_back()
+        if self.testimony is not None or not may_write(query):
             return None
         if self._connection.pgconn.pipeline_status != PipelineStatus.OFF:
             # Takes one statement at a time.
@@ -103,7 +125,7 @@ class Rider:
         if _NOTIFIES.search(query):
             question = assigning(question)
         # On a line of its own, since the statement may end in a comment.
-        return f"\n;{self._record}{question}"
+        return f"\n;{question}" + (f";\n{self._record.insertion}" if self._record else "")
 
     def hear(self, answer: PGresult, rows: int) -> None:
         """Take the answer to the question that went along with a statement of so many rows."""
@@ -112,15 +134,19 @@ class Rider:
             self.testimony = testimony
         elif rows > 0:
             # Rows of a foreign server, whose transaction ends with this one.
-            self.is_to_ask = True
+            self.has_to_ask = True
 
     def ask(self) -> None:
         """Ask in a round trip of its own, and let the transaction have an id if it has none.
 
-        For what a function or another kind of cursor wrote.
+        For what a function or another kind of cursor wrote, and for what a savepoint undid.
         """
-        question = self._record + assigning(FULL_QUESTION)
-        cursor = self._connection.execute(question, prepare=False)
+        question = assigning(FULL_QUESTION)
+        if self._record is not None:
+            question += f";\n{self._record.insertion_if_missing}"
+        # Not by the connection's own kind of cursor, on which something would ride.
+        cursor = psycopg.ClientCursor(self._connection)
+        cursor.execute(question)
         self.hear(seam.take_results(cursor, self.statements), rows=0)
 
 

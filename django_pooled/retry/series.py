@@ -129,10 +129,10 @@ class Series(Generic[R]):
                     rehearsal.strike(wrapper, "begin")
                     result = self._call()
                     rehearsal.strike(wrapper, "body")
+                    attempt.refuse_silent_rollback(wrapper)
                 except Exception as error:
                     attempt.note_raised(wrapper, error)
                     raise
-                attempt.refuse_silent_rollback(wrapper)
             return result
         finally:
             attempt.end(wrapper)

@@ -36,13 +36,14 @@ class Token:
 
     def __init__(self) -> None:
         self.value = uuid4()
-
-    @property
-    def insertion(self) -> str:
-        """The statement that inserts it, once the transaction has written something else."""
-        return (
+        self.insertion = (
             f"INSERT INTO {TABLE} (token) SELECT '{self.value}'::uuid "
             f"WHERE pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL"
+        )
+        # Not for each transaction: to look is to be in the way of others under SERIALIZABLE.
+        self.insertion_if_missing = (
+            f"{self.insertion} AND NOT EXISTS "
+            f"(SELECT FROM {TABLE} WHERE token = '{self.value}'::uuid)"
         )
 
     def check(self, wrapper: DatabaseWrapper) -> None:
