@@ -1,0 +1,162 @@
+"""The body of a request, read as often as it takes."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.conf.global_settings import DATA_UPLOAD_MAX_MEMORY_SIZE
+
+from .files import rewind
+from .refusal import CannotReplay
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+
+__all__ = ["Body", "RecordedStream"]
+
+# The only private names of Django that the replay of requests rests on: HttpRequest has no way
+# to read a body twice, and its handlers set these as attributes of each request.
+STREAM = "_stream"  # what read() and body read from
+READ_STARTED = "_read_started"  # whether read() was called
+BODY = "_body"  # the bytes, once "body" was asked for
+POST, FILES = "_post", "_files"  # what they were parsed to
+
+
+class RecordedStream(io.IOBase):
+    """A stream that cannot be rewound, with what was read from it.
+
+    Args:
+        source: The stream.
+        limit: Most bytes that are kept; beyond, none are.
+    """
+
+    def __init__(self, source: Any, limit: int) -> None:
+        self._source = source
+        self._limit = limit
+        self._heard: list[bytes] | None = []
+        self._read = 0
+        self._again: io.BytesIO | None = None
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self._next("read", -1 if size is None else size)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        return self._next("readline", -1 if size is None else size)
+
+    def close(self) -> None:
+        """Do nothing: Django closes what it has read to the end, and another attempt reads it."""
+
+    def rewind(self, position: int) -> bool:
+        """Return to a *position*; tell whether that is possible."""
+        if position == self.position:
+            return True
+        if self._heard is None:
+            return False
+        self._heard = [b"".join(self._heard)]
+        self._again = io.BytesIO(self._heard[0])
+        self._again.seek(position)
+        self.position = position
+        return True
+
+    def _next(self, method: str, size: int) -> bytes:
+        data = b""
+        if self._again is not None:
+            data = bytes(getattr(self._again, method)(size))
+            self.position += len(data)
+            if len(data) == size or (method == "readline" and data.endswith(b"\n")):
+                return data
+            self._again = None
+            if size > 0:
+                size -= len(data)
+        more: bytes = getattr(self._source, method)(size)
+        self.position += len(more)
+        self._read += len(more)
+        if self._read > self._limit:
+            self._heard = None
+        if self._heard is not None:
+            self._heard.append(more)
+        return data + more if data else more
+
+
+class Body:
+    """Where the reading of a request's body stood.
+
+    A request under WSGI gets a stream that records what is read from now on; under ASGI the
+    server has put the body into a file.
+    """
+
+    __slots__ = ("_position", "_request")
+
+    def __init__(self, request: HttpRequest) -> None:
+        self._request = request
+        self._position: int | None = None
+        attributes = vars(request)
+        stream = attributes.get(STREAM)
+        if stream is None or getattr(stream, "closed", False):
+            return
+        if isinstance(stream, RecordedStream):
+            self._position = stream.position
+        elif not isinstance(stream, io.IOBase) or stream.seekable():
+            self._position = stream.tell()
+        elif FILES not in attributes and request.META.get("CONTENT_LENGTH") not in _NO_BODY:
+            attributes[STREAM] = RecordedStream(stream, _limit())
+            self._position = 0
+
+    def rewind(self, then: dict[str, Any]) -> None:
+        """Have it read again as before, by changing what attributes the request had *then*.
+
+        What an attempt has read as a whole is kept as that. A form that was too large to be
+        recorded stays parsed.
+
+        Raises:
+            CannotReplay: More was read than is kept.
+        """
+        now = vars(self._request)
+        if BODY in now and BODY not in then:
+            then[BODY] = now[BODY]
+            then[STREAM] = io.BytesIO(now[BODY])
+        elif self._position is not None and not self._seek(then[STREAM], self._position):
+            if FILES not in now or FILES in then:
+                raise CannotReplay(
+                    f"more of the request's body was read as a stream than the {_limit()} bytes "
+                    f"of DATA_UPLOAD_MAX_MEMORY_SIZE, which are kept of it"
+                )
+            for name in (POST, FILES, READ_STARTED):
+                then[name] = now[name]
+            for file in _files(now):
+                rewind(file, 0)
+        if now.get(FILES) is not then.get(FILES):
+            for file in _files(now):
+                file.close()
+
+    @staticmethod
+    def _seek(stream: Any, position: int) -> bool:
+        if isinstance(stream, RecordedStream):
+            return stream.rewind(position)
+        try:
+            stream.seek(position)
+        except ValueError:
+            # It was closed.
+            return False
+        return True
+
+
+_NO_BODY = (None, "", "0")
+
+
+def _limit() -> int:
+    # None allows bodies of any size; what is kept of one needs an end.
+    limit: int | None = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    return DATA_UPLOAD_MAX_MEMORY_SIZE if limit is None else limit
+
+
+def _files(attributes: dict[str, Any]) -> list[Any]:
+    if FILES not in attributes:
+        return []
+    return [file for _, files in attributes[FILES].lists() for file in files]

@@ -1,0 +1,60 @@
+"""Files, uploaded ones above all, at the place where an attempt found them."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .memory import KeptAttributes, keeps
+from .refusal import CannotReplay
+
+if TYPE_CHECKING:
+    from .memory import Memory
+
+__all__ = ["KeptFile", "rewind"]
+
+
+@keeps("django.core.files.base.File")
+class KeptFile(KeptAttributes):
+    """An open file and its position; of one in memory also what is in it."""
+
+    __slots__ = ("_content", "_position")
+
+    def __init__(self, value: Any, memory: Memory, depth: int) -> None:
+        super().__init__(value, memory, 0)
+        self._content: Any = None
+        self._position: int | None = None
+        file = self.attributes.get("file")
+        if file is not None and not getattr(file, "closed", True):
+            self._position = file.tell()
+            if isinstance(file, io.BytesIO | io.StringIO):
+                self._content = file.getvalue()
+
+    def restore(self) -> None:
+        super().restore()
+        if self._position is not None:
+            rewind(self.value, self._position, self._content)
+
+
+def rewind(file: Any, position: int, content: Any = None) -> None:
+    """Return to a position in Django's *file*.
+
+    One in memory that was closed is made anew from its *content*; one on disk that a storage
+    has moved away, as it does with uploads, is copied back to where it was.
+
+    Raises:
+        CannotReplay: It was closed, and is not to be had again.
+    """
+    if file.file.closed:
+        if content is None:
+            raise CannotReplay(f"the file {file.name!r} was closed and cannot be read again")
+        file.file = type(file.file)(content)
+    if hasattr(file, "temporary_file_path"):
+        path = Path(file.temporary_file_path())
+        if not path.exists():
+            file.file.seek(0)
+            with path.open("xb") as copy:
+                shutil.copyfileobj(file.file, copy)
+    file.file.seek(position)

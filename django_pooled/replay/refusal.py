@@ -1,0 +1,17 @@
+"""The reason why a function cannot be run again."""
+
+from __future__ import annotations
+
+__all__ = ["CannotReplay"]
+
+
+class CannotReplay(Exception):
+    """The inputs of a function are no longer what its first attempt saw.
+
+    Args:
+        reason: For the people who read the log, as the end of a sentence.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

@@ -1,0 +1,44 @@
+"""What a view's response says about its transaction."""
+
+from __future__ import annotations
+
+from django.db.models import QuerySet
+from django.http import FileResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.template.response import SimpleTemplateResponse
+
+__all__ = ["asks_for_rollback", "is_error_response", "reads_later"]
+
+
+def is_error_response(result: object) -> bool:
+    """Tell whether *result* is a response by which a view reports a failure."""
+    return isinstance(result, HttpResponseBase) and (
+        result.status_code >= 400 or asks_for_rollback(result)
+    )
+
+
+def asks_for_rollback(result: object) -> bool:
+    """Tell whether Django REST framework made *result* of an exception.
+
+    Its views return such a response instead of raising, and under ``ATOMIC_REQUESTS`` it rolls
+    back for each of them.
+    """
+    return isinstance(result, HttpResponseBase) and getattr(result, "exception", False) is True
+
+
+def reads_later(result: object) -> str | None:
+    """Return why *result* may query the database when its transaction has ended; None if not."""
+    if isinstance(result, StreamingHttpResponse):
+        if isinstance(result, FileResponse) and result.file_to_stream is not None:
+            return None
+        return "a streaming response is made while it is sent, after the transaction"
+    if isinstance(result, SimpleTemplateResponse) and not result.is_rendered:
+        # What Django REST framework renders is data already.
+        if any(base.__module__ == "rest_framework.response" for base in type(result).__mro__):
+            return None
+        reason = "a template response is rendered after the transaction"
+        for name, value in (result.context_data or {}).items():
+            if isinstance(value, QuerySet) and value._result_cache is None:
+                return f"{reason}, and {name!r} in its context is a query that has not been run"
+        return reason
+    return None

@@ -1,0 +1,65 @@
+"""Arguments that can be read once: iterators and open files."""
+
+from __future__ import annotations
+
+import inspect
+from operator import length_hint
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any
+
+from .memory import DEPTH, Kept, keeps
+from .refusal import CannotReplay
+
+if TYPE_CHECKING:
+    from .memory import Memory
+
+__all__ = ["KeptIterator", "KeptStream"]
+
+
+@keeps("collections.abc.Iterator")
+class KeptIterator(Kept):
+    """An iterator, of which an attempt must not have taken anything.
+
+    Only one that is an argument itself; what else has one knows why.
+    """
+
+    __slots__ = ("_left", "_value")
+
+    def __init__(self, value: Any, memory: Memory, depth: int) -> None:
+        self._value = value if depth == DEPTH else None
+        self._left = _left(self._value)
+
+    def restore(self) -> None:
+        if self._value is not None and (self._left is None or _left(self._value) != self._left):
+            raise CannotReplay(
+                f"an argument is a {type(self._value).__name__}, whose elements the failed "
+                f"attempt may have used up; pass a list instead"
+            )
+
+
+def _left(value: Any) -> int | None:
+    """Return what tells how much of an iterator is left; None if nothing does."""
+    if isinstance(value, GeneratorType):
+        state = inspect.getgeneratorstate(value)
+        return {inspect.GEN_CREATED: 1, inspect.GEN_CLOSED: 0}.get(state)
+    return length_hint(value) if hasattr(value, "__length_hint__") else None
+
+
+@keeps("_io._IOBase")
+class KeptStream(Kept):
+    """The position of an open file that is an argument itself."""
+
+    __slots__ = ("_position", "_value")
+
+    def __init__(self, value: Any, memory: Memory, depth: int) -> None:
+        self._value = value
+        self._position: int | None = None
+        if depth == DEPTH and not value.closed and value.readable() and value.seekable():
+            self._position = value.tell()
+
+    def restore(self) -> None:
+        if self._position is None:
+            return
+        if self._value.closed:
+            raise CannotReplay("an argument is a file that the failed attempt has closed")
+        self._value.seek(self._position)
