@@ -7,11 +7,14 @@ import time
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, overload
 
+from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import TransactionManagementError
 
 from .base import DatabaseWrapper
+from .replay.responses import tell_if_it_reads_later
+from .replay.tasks import refuse_tasks
 from .retry.policy import BACKOFF, Policy
 from .retry.series import Series
 from .retry.verdict import RetryOn
@@ -119,7 +122,9 @@ def retry_transaction(
             if wrapper.attempt is not None and wrapper.in_atomic_block:
                 return decorated(*args, **kwargs)
             _refuse_foreign_transaction(wrapper)
-            return Series(policy, wrapper, decorated, args, kwargs).run()
+            result = Series(policy, wrapper, decorated, args, kwargs).run()
+            tell_if_it_reads_later(decorated, result)
+            return result
 
         # Where the handler looks whether to open a transaction of its own (ATOMIC_REQUESTS):
         # the attribute behind django.db.transaction.non_atomic_requests().
@@ -199,6 +204,7 @@ def _refuse_foreign_transaction(wrapper: DatabaseWrapper) -> None:
 
 
 def _refuse_what_cannot_be_run_again(function: object) -> None:
+    refuse_tasks(function)
     name = getattr(function, "__qualname__", repr(function))
     if inspect.isclass(function):
         raise TypeError(
@@ -207,7 +213,8 @@ def _refuse_what_cannot_be_run_again(function: object) -> None:
         )
     if not callable(function):
         raise TypeError(f"retry_transaction decorates a callable, not {function!r}.")
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+    # asgiref's also knows what Django has marked, such as as_view() of a view with async methods.
+    if iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(
             f"{name} is async, and Django's transactions are not: decorate a "
             f"sync function and call it by asgiref.sync.sync_to_async."

@@ -63,6 +63,17 @@ class Runs:
         return self.attempts
 
 
+def once(call: Callable[[], object]) -> Callable[[], None]:
+    """Return a function that calls *call* the first time and does nothing afterwards."""
+    calls = [call]
+
+    def first_time() -> None:
+        if calls:
+            calls.pop()()
+
+    return first_time
+
+
 def texts() -> list[str]:
     return list(Note.objects.order_by("pk").values_list("text", flat=True))
 
@@ -527,17 +538,16 @@ def test_a_serialization_failure_made_by_two_transactions_loses_no_update() -> N
     attempts: list[None] = []
 
     @retry_transaction(isolation_level=psycopg.IsolationLevel.REPEATABLE_READ, backoff=QUICK)
-    def increment(meet: list[bool]) -> None:
+    def increment(meet: Callable[[], None]) -> None:
         attempts.append(None)
         counter = Counter.objects.get(name="hits")
-        if meet.pop():
-            both_have_read.wait(10)
+        meet()
         counter.value += 1
         counter.save()
 
     def run() -> None:
         try:
-            increment([False] * 9 + [True])
+            increment(once(lambda: both_have_read.wait(10)))
         finally:
             connections.close_all()
 
@@ -553,11 +563,10 @@ def test_a_deadlock_made_by_two_transactions_is_resolved() -> None:
     attempts: list[str] = []
 
     @retry_transaction(backoff=QUICK)
-    def transfer(first: str, second: str, meet: list[bool]) -> None:
+    def transfer(first: str, second: str, meet: Callable[[], None]) -> None:
         attempts.append(first)
         Counter.objects.select_for_update().get(name=first)
-        if meet.pop():
-            both_have_locked.wait(10)
+        meet()
         for name in (first, second):
             counter = Counter.objects.select_for_update().get(name=name)
             counter.value += 1
@@ -565,7 +574,7 @@ def test_a_deadlock_made_by_two_transactions_is_resolved() -> None:
 
     def run(first: str, second: str) -> None:
         try:
-            transfer(first, second, [False] * 9 + [True])
+            transfer(first, second, once(lambda: both_have_locked.wait(10)))
         finally:
             connections.close_all()
 

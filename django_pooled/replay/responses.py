@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
+
 from django.db.models import QuerySet
 from django.http import FileResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.template.response import SimpleTemplateResponse
 
-__all__ = ["asks_for_rollback", "is_error_response", "reads_later"]
+logger = logging.getLogger("django_pooled.retry")
+
+_told: set[tuple[str, str]] = set()
+
+__all__ = [
+    "asks_for_rollback",
+    "is_error_response",
+    "reads_later",
+    "refuse_coroutine",
+    "tell_if_it_reads_later",
+]
 
 
 def is_error_response(result: object) -> bool:
@@ -24,6 +37,29 @@ def asks_for_rollback(result: object) -> bool:
     back for each of them.
     """
     return isinstance(result, HttpResponseBase) and getattr(result, "exception", False) is True
+
+
+def refuse_coroutine(result: object) -> None:
+    """Refuse what a view with async methods returns: ``dispatch()`` itself is not async.
+
+    Raises:
+        TypeError: It would run after the transaction.
+    """
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError(
+            "What retry_transaction called returned a coroutine, which would run after its "
+            "transaction ended: in a class-based view, write sync methods."
+        )
+
+
+def tell_if_it_reads_later(function: object, result: object) -> None:
+    """Log, once for each function, why its *result* may query after the transaction."""
+    reason = reads_later(result)
+    name = getattr(function, "__qualname__", "?")
+    if reason is not None and (name, reason) not in _told:
+        _told.add((name, reason))
+        logger.info("%s: %s", name, reason)
 
 
 def reads_later(result: object) -> str | None:

@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from django.db import connections
 from django.db.transaction import atomic
 
+from django_pooled.replay import CannotReplay, Inputs
+from django_pooled.replay.clients import client_has_gone
+from django_pooled.replay.responses import (
+    asks_for_rollback,
+    is_error_response,
+    refuse_coroutine,
+)
 from django_pooled.signals import transaction_restarting
 from django_pooled.tokens.table import TABLE, sweep_now_and_then
 
 from . import commit_checks, rehearsal
-from .attempt import Attempt
+from .attempt import Attempt, is_broken
 from .commit import ambiguous, resolve
 from .deadline import earliest
 from .elsewhere import watch_others
@@ -74,6 +81,7 @@ class Series(Generic[R]):
         self._wrapper = wrapper
         self._function = function
         self._call = partial(function, *args, **kwargs)
+        self._inputs = Inputs(function, args, kwargs, policy.using)
         check = policy.commit_check
         self._check = commit_checks.make(
             check if isinstance(check, str) else partial(check, *args, **kwargs)
@@ -90,7 +98,8 @@ class Series(Generic[R]):
                 self._deadline, self._check, policy.sleep, read_only=bool(policy.read_only)
             )
             try:
-                result = self._try(attempt)
+                with self._inputs.recording():
+                    result = self._try(attempt)
             except Exception as error:
                 failure = self._worth_another(attempt, error)
                 if failure is None:
@@ -128,8 +137,9 @@ class Series(Generic[R]):
                 try:
                     rehearsal.strike(wrapper, "begin")
                     result = self._call()
+                    refuse_coroutine(result)
                     rehearsal.strike(wrapper, "body")
-                    attempt.refuse_silent_rollback(wrapper)
+                    self._settle(attempt, result)
                 except Exception as error:
                     attempt.note_raised(wrapper, error)
                     raise
@@ -137,6 +147,20 @@ class Series(Generic[R]):
         finally:
             attempt.end(wrapper)
             self._restore()
+
+    def _settle(self, attempt: Attempt, result: R) -> None:
+        """The body has returned: have its transaction committed, rolled back or refused."""
+        wrapper = self._wrapper
+        if is_error_response(result) and (wrapper.needs_rollback or is_broken(wrapper)):
+            # A view that has answered for a failure itself keeps its answer, unless the failure
+            # is worth another attempt.
+            failure = attempt.unforgiven(wrapper)
+            if failure is None or self._judge(failure) is Verdict.RAISE:
+                wrapper.set_rollback(True)
+                return
+        attempt.refuse_silent_rollback(wrapper)
+        if asks_for_rollback(result):
+            wrapper.set_rollback(True)
 
     def _characterize(self) -> None:
         # psycopg puts both into the BEGIN that it sends with the first statement.
@@ -176,7 +200,7 @@ class Series(Generic[R]):
         if failure.error.diag.table_name == TABLE:
             # The token is there: an earlier attempt was committed after all.
             raise ambiguous(self._wrapper) from error
-        verdict = judge(failure, self._policy.retry_on, read_only=bool(self._policy.read_only))
+        verdict = self._judge(failure)
         if verdict is Verdict.RAISE:
             return None
         if verdict is Verdict.RESOLVE and attempt.phase is not Phase.FAILED:
@@ -184,6 +208,9 @@ class Series(Generic[R]):
             if outcome is not Phase.FAILED:
                 raise ambiguous(self._wrapper) from error
         return failure
+
+    def _judge(self, failure: Failure) -> Verdict:
+        return judge(failure, self._policy.retry_on, read_only=bool(self._policy.read_only))
 
     def _refusal(self, attempt: Attempt, number: int, wait: float) -> str | None:
         """Return why there is no further attempt; None if there is, and the budget has paid."""
@@ -194,8 +221,24 @@ class Series(Generic[R]):
         if attempt.written_elsewhere:
             others = ", ".join(map(repr, sorted(attempt.written_elsewhere)))
             return f"it wrote to {others} as well, which a restart would not undo"
+        reason = self._put_back()
+        if reason is not None:
+            return f"not restarted: {reason}"
         if self._pool is not None and not self._pool.retry_budget.take():
             return "the retry budget of this process is spent"
+        return None
+
+    def _put_back(self) -> str | None:
+        """Make the inputs again what they were; return why there must be no further attempt."""
+        if any(client_has_gone(request) for request in self._inputs.requests):
+            return "the client has closed its connection"
+        # A session may be put back by a query, which needs a connection that works.
+        if not self._wrapper.in_atomic_block:
+            self._wrapper.close()
+        try:
+            self._inputs.restore()
+        except CannotReplay as refusal:
+            return refusal.reason
         return None
 
     def _announce(self, error: Exception, failure: Failure, number: int, wait: float) -> None:
