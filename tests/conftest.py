@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from example_project.embedded_postgres import free_port
+from tests import replaying
 from tests.fault_proxy import FaultProxy
 from tests.servers import Servers, versions
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from example_project.embedded_postgres import EmbeddedServer
+    from tests.replaying import Attempts
 
 
 pytest_plugins = ["tests.pools"]
@@ -79,6 +81,13 @@ def make_proxy() -> Iterator[Callable[[EmbeddedServer], FaultProxy]]:
 def proxy(make_proxy: Callable[[EmbeddedServer], FaultProxy], server: EmbeddedServer) -> FaultProxy:
     """A proxy before the session's server: log in as there, on the proxy's port."""
     return make_proxy(server)
+
+
+@pytest.fixture
+def attempts() -> Attempts:
+    """The attempts of this test's call."""
+    replaying.attempts.reset()
+    return replaying.attempts
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,16 @@ USE_TZ = True
 ALLOWED_HOSTS = ["*"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 ROOT_URLCONF = "tests.urls"
-INSTALLED_APPS = ["django_pooled", "django_pooled.tokens", "tests.app"]
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "django_pooled",
+    "django_pooled.tokens",
+    "tests.app",
+]
 
 _default: dict[str, Any] = {"ENGINE": "django_pooled", "NAME": "django_pooled"}
 if "DATABASE_URL" in os.environ:

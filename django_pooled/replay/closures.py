@@ -54,15 +54,17 @@ class Surroundings:
 
     def tell_changes(self) -> None:
         """Log, once for each function, what an attempt has changed that is not put back."""
+        changed: dict[FunctionType, list[str]] = {}
         for watched in self._watched:
-            code = watched.function.__code__
-            if code not in _told and watched.changed():
-                _told.add(code)
-                logger.warning(
-                    "%s closes over %r and changes it in each attempt: make it an argument or a "
-                    "result",
-                    watched.function.__qualname__, watched.name,
-                )  # fmt: skip
+            if watched.function.__code__ not in _told and watched.changed():
+                changed.setdefault(watched.function, []).append(repr(watched.name))
+        for function, names in changed.items():
+            _told.add(function.__code__)
+            logger.warning(
+                "%s closes over %s and changes what it holds in each attempt: make it an "
+                "argument or a result",
+                function.__qualname__, ", ".join(names),
+            )  # fmt: skip
 
     def _look_around(self, function: FunctionType, memory: Memory) -> None:
         names = function.__code__.co_freevars

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import logging
+from collections import deque
+from importlib import import_module
+from itertools import count
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.utils.datastructures import MultiValueDict
+from django.utils.functional import SimpleLazyObject
+from django.views import View
+
+from django_pooled.replay import CannotReplay, Inputs
+from django_pooled.replay.memory import kinds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+def nothing(*args: Any, **kwargs: Any) -> None:
+    """Stand for a function without surroundings."""
+
+
+def after(attempt: Callable[[], object], *args: Any, **kwargs: Any) -> None:
+    """Call *attempt*, which changes the arguments, and put them back."""
+    inputs = Inputs(nothing, args, kwargs)
+    with inputs.recording():
+        attempt()
+    inputs.restore()
+
+
+@pytest.mark.parametrize("name", kinds())
+def test_every_class_that_is_known_by_name_exists(name: str) -> None:
+    module, _, qualname = name.rpartition(".")
+    for package in ("rest_framework", "pydantic"):
+        if module.startswith(package):
+            pytest.importorskip(package)
+    found = getattr(import_module(module), qualname)
+    assert (found.__module__, found.__qualname__) in [
+        (module, qualname),
+        ("collections.abc", "Iterator"),
+    ]
+
+
+def test_lists_dictionaries_and_sets_are_put_back_in_place_and_in_depth() -> None:
+    inner: dict[str, Any] = {"a": [1, 2], "b": {3}}
+    rows = [inner, (inner["a"],)]
+
+    def change() -> None:
+        inner["a"].append(3)
+        inner["b"].clear()
+        inner["c"] = 1
+        rows.clear()
+
+    after(change, rows, more=inner)
+    assert rows == [{"a": [1, 2], "b": {3}}, ([1, 2],)]
+    assert rows[0] is inner
+
+
+def test_what_refers_to_itself_is_put_back() -> None:
+    ring: list[Any] = [1]
+    ring.append(ring)
+    after(ring.clear, ring)
+    assert ring[0] == 1
+    assert ring[1] is ring
+
+
+def test_dictionaries_of_django_keep_every_value() -> None:
+    values = MultiValueDict({"a": ["1", "2"]})
+    after(lambda: values.setlist("a", ["3"]), values)
+    assert values.getlist("a") == ["1", "2"]
+
+
+def test_an_object_that_was_not_made_yet_is_made_again() -> None:
+    made = count()
+    lazy = SimpleLazyObject(lambda: [next(made)])
+    after(lambda: lazy.append(7), lazy)
+    assert made.__reduce__() == count(1).__reduce__()
+    assert list(lazy) == [1]
+
+
+def test_objects_of_other_classes_are_left_alone() -> None:
+    counter = SimpleNamespace(hits=1)
+    items = deque([1])
+
+    def change() -> None:
+        counter.hits += 1
+        items.append(2)
+
+    after(change, counter, items)
+    assert (counter.hits, list(items)) == (2, [1, 2])
+
+
+def test_a_view_is_put_back_through_the_method_that_is_bound_to_it() -> None:
+    class Greeting(View):
+        def dispatch(self, *args: Any, **kwargs: Any) -> Any:
+            self.seen = ["changed"]
+
+    view = Greeting()
+    view.args = ("as it was",)
+    inputs = Inputs(view.dispatch, (), {})
+    view.dispatch()
+    view.args = ()
+    inputs.restore()
+    assert view.args == ("as it was",)
+    assert not hasattr(view, "seen")
+
+
+def numbers() -> Iterator[int]:
+    yield from range(10)
+
+
+def used(iterator: Iterator[int]) -> Iterator[int]:
+    next(iterator)
+    return iterator
+
+
+@pytest.mark.parametrize(
+    "iterator",
+    [
+        numbers(),
+        iter([1, 2, 3]),
+        (n for n in range(3)),
+        map(abs, [1, 2]),
+        zip("ab", "ab", strict=True),
+    ],
+    ids=lambda iterator: type(iterator).__name__,
+)
+def test_an_iterator_that_an_attempt_has_begun_ends_the_attempts(iterator: Iterator[Any]) -> None:
+    with pytest.raises(CannotReplay, match="used up; pass a list instead"):
+        after(lambda: next(iterator), iterator)
+
+
+@pytest.mark.parametrize("iterator", [numbers(), iter([1, 2, 3]), used(iter([1, 2, 3]))])
+def test_an_iterator_that_no_attempt_has_touched_is_no_obstacle(iterator: Iterator[Any]) -> None:
+    after(lambda: None, iterator)
+    assert next(iterator) in (0, 1, 2)
+
+
+def test_an_open_file_is_read_again_from_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(b"one\ntwo\nthree\n")
+    with path.open("rb") as file:
+        file.readline()
+        after(file.read, file)
+        assert file.readline() == b"two\n"
+        with pytest.raises(CannotReplay, match="closed"):
+            after(file.close, file)
+
+
+def test_a_function_that_changes_a_list_or_variable_around_it_is_told_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found: list[int] = []
+    total = 0
+    untouched = [1]
+
+    def collect() -> None:
+        nonlocal total
+        found.append(len(untouched))
+        total += 1
+
+    for _ in range(2):
+        inputs = Inputs(collect, (), {})
+        collect()
+        with caplog.at_level(logging.WARNING, "django_pooled.retry"):
+            inputs.restore()
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "collect closes over 'found', 'total' and changes what" in line
+    assert found == [1, 1]
+
+
+def test_what_a_decorator_wraps_is_looked_at_too() -> None:
+    view = View()
+    view.kwargs = {"pk": 1}
+
+    def inner() -> None:
+        view.kwargs["pk"] = 2
+
+    def outer() -> None:
+        inner()
+
+    outer.__wrapped__ = inner  # type: ignore[attr-defined]
+    inputs = Inputs(outer, (), {})
+    outer()
+    inputs.restore()
+    assert view.kwargs == {"pk": 1}
