@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.contrib import messages
+from django.contrib.auth import login, logout
+from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
+from django.core.cache import cache
+from django.core.cache.backends.locmem import LocMemCache
+from django.db import OperationalError, connection
+from django.http import HttpResponse
+from django.middleware.csrf import get_token
+from django.test import Client
+from django.urls import path
+
+from tests.replaying import attempts, fail_with, retried
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.urls("tests.test_replay_sessions"),
+    pytest.mark.usefixtures("attempts", "site"),
+]
+
+ENGINES = ["db", "cached_db", "cache", "file", "signed_cookies"]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, settings: Any, tmp_path: Path) -> str:
+    """Where sessions are stored."""
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{request.param}"
+    settings.SESSION_FILE_PATH = str(tmp_path)
+    return str(request.param)
+
+
+@pytest.fixture
+def site(settings: Any) -> None:
+    """A site with two users."""
+    settings.MIDDLEWARE = MIDDLEWARE
+    cache.clear()
+    for name in ("ada", "grace"):
+        User.objects.create_user(name)
+
+
+def store() -> Any:
+    from django.conf import settings
+
+    return import_module(settings.SESSION_ENGINE).SessionStore
+
+
+# What the views do with the session, by the name of the path.
+def log_in(request: Any) -> None:
+    login(request, User.objects.get(username="ada"))
+    request.session["cart"].append("b")
+
+
+def log_in_as_another(request: Any) -> None:
+    login(request, User.objects.get(username="grace"))
+    request.session["cart"] = ["c"]
+
+
+def log_out(request: Any) -> None:
+    logout(request)
+
+
+def flush(request: Any) -> None:
+    request.session.flush()
+
+
+def cycle_key(request: Any) -> None:
+    request.session.cycle_key()
+    request.session["cart"] += ["b"]
+
+
+def cycle_key_twice(request: Any) -> None:
+    cycle_key(request)
+    request.session.cycle_key()
+
+
+def save(request: Any) -> None:
+    request.session["cart"].append("b")
+    request.session.save()
+
+
+def change_in_depth(request: Any) -> None:
+    request.session["deep"]["a"]["b"].append(1)
+    request.session.modified = True
+
+
+def change_the_user(request: Any) -> None:
+    request.user.first_name += "x"
+    request.user.save()
+
+
+STEPS = [log_in, log_in_as_another, log_out, flush, cycle_key, cycle_key_twice, save,
+         change_in_depth, change_the_user]  # fmt: skip
+
+
+def state(request: Any) -> str:
+    """Return all that an attempt sees of its user, in a form that does not change."""
+    session = request.session
+    return json.dumps(
+        [session.session_key, dict(session), request.user.pk, request.user.first_name
+         if request.user.pk else None, session.modified, request.META.get("CSRF_COOKIE")]
+    )  # fmt: skip
+
+
+def seen(step: Callable[[Any], None], look: bool) -> Callable[[Any], HttpResponse]:
+    def view(request: Any) -> HttpResponse:
+        if look:
+            attempts.see(state(request))
+        step(request)
+        return HttpResponse(f"attempt {attempts.done()}")
+
+    return view
+
+
+def start(request: Any) -> HttpResponse:
+    request.session.update({"cart": ["a"], "deep": {"a": {"b": []}}})
+    get_token(request)
+    return HttpResponse()
+
+
+def start_logged_in(request: Any) -> HttpResponse:
+    login(request, User.objects.get(username="ada"))
+    return start(request)
+
+
+def tell(request: Any) -> HttpResponse:
+    messages.info(request, "new")
+    if "read" in request.GET:
+        attempts.see([str(message) for message in messages.get_messages(request)])
+    return HttpResponse(f"attempt {attempts.done()}")
+
+
+def told(request: Any) -> HttpResponse:
+    return HttpResponse(",".join(str(one) for one in messages.get_messages(request)))
+
+
+def before(request: Any) -> HttpResponse:
+    messages.warning(request, "old")
+    return HttpResponse()
+
+
+urlpatterns = [
+    path("start/", start),
+    path("start_logged_in/", start_logged_in),
+    *[path(f"look/{step.__name__}/", retried(seen(step, True))) for step in STEPS],
+    *[path(f"blind/{step.__name__}/", retried(seen(step, False))) for step in STEPS],
+    path("before/", before),
+    path("tell/", retried(tell)),
+    path("told/", told),
+]
+
+
+LOGGED_IN = [log_in, log_in_as_another, log_out, change_the_user]
+CASES = [
+    *[("start", step.__name__) for step in STEPS if step is not change_the_user],
+    *[("start_logged_in", step.__name__) for step in LOGGED_IN],
+]
+
+
+@pytest.mark.parametrize("look", ["look", "blind"])
+@pytest.mark.parametrize(("start", "step"), CASES)
+def test_what_was_done_to_the_session_in_a_failed_attempt_is_undone(
+    engine: str, start: str, step: str, look: str
+) -> None:
+    client, other = Client(), Client()
+    for one in (client, other):
+        one.get(f"/{start}/")
+    first_key = client.cookies["sessionid"].value
+    assert client.get(f"/{look}/{step}/").content == b"attempt 2"
+    assert attempts.same or look == "blind", attempts.seen
+
+    # As if there had been no other attempt.
+    attempts.reset()
+    attempts.times = 0
+    assert other.get(f"/{look}/{step}/").content == b"attempt 1"
+    session, expected = client.session, other.session
+    assert dict(session) == dict(expected)
+    if engine == "signed_cookies":
+        return
+    renewed = step not in ("save", "change_in_depth", "change_the_user") and not (
+        step == "log_in" and start == "start_logged_in"
+    )
+    assert store()().exists(first_key) is not renewed
+    assert ("sessionid" in client.cookies and client.cookies["sessionid"].value != "") is (
+        step not in ("log_out", "flush")
+    )
+    rows = {"db": Session.objects.count, "cached_db": Session.objects.count}.get(engine)
+    if rows is not None:
+        assert rows() == (0 if step in ("log_out", "flush") else 2)
+    if engine.startswith("cache"):
+        kept = [key for key in cache._cache if "sessions" in key]  # type: ignore[attr-defined]
+        assert len(kept) == (0 if step in ("log_out", "flush") else 2)
+
+
+def test_a_session_in_a_cache_is_there_for_the_next_attempt_although_it_was_not_loaded(
+    settings: Any,
+) -> None:
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+    client = Client()
+    client.get("/start/")
+    key = client.cookies["sessionid"].value
+    kept: list[Any] = []
+
+    def look() -> None:
+        kept.append(store()().exists(key))
+        fail_with("40001")
+
+    attempts.fail = look
+    attempts.times = 2
+    assert client.get("/blind/flush/").content == b"attempt 3"
+    # Each attempt has deleted it.
+    assert kept == [False, False]
+    assert not store()().exists(key)
+
+
+class Away(LocMemCache):
+    """A cache that can be lost."""
+
+    lost = False
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        if self.lost:
+            raise ConnectionError("the cache is away")
+        return super().get(*args, **kwargs)
+
+    def has_key(self, *args: Any, **kwargs: Any) -> bool:
+        return self.get(*args, **kwargs) is not None
+
+
+def test_a_session_store_that_is_lost_ends_the_attempts(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+    settings.CACHES = {"default": {"BACKEND": "tests.test_replay_sessions.Away"}}
+    client = Client()
+    client.get("/start/")
+
+    def lose_the_cache() -> None:
+        monkeypatch.setattr(Away, "lost", True)
+        fail_with("40001")
+
+    attempts.fail = lose_the_cache
+    with pytest.raises(OperationalError, match="made") as failed:
+        client.get("/blind/flush/")
+    assert attempts.number == 1
+    [note] = getattr(failed.value, "__notes__", ["the session could not be put back"])
+    assert "the session could not be put back" in note
+
+
+@pytest.mark.parametrize("storage", ["cookie.Cookie", "session.Session", "fallback.Fallback"])
+@pytest.mark.parametrize("read", [False, True])
+def test_a_message_is_shown_once(storage: str, read: bool, settings: Any) -> None:
+    settings.MESSAGE_STORAGE = f"django.contrib.messages.storage.{storage}Storage"
+    client = Client()
+    client.get("/before/")
+    assert client.get("/tell/", {"read": ""} if read else {}).content == b"attempt 2"
+    assert client.get("/told/").content == (b"" if read else b"old,new")
+    assert attempts.seen == ([["old", "new"]] * 2 if read else [])
+
+
+def test_a_login_that_fails_for_good_leaves_the_session_as_it_was() -> None:
+    client = Client()
+    client.get("/start/")
+    key = client.cookies["sessionid"].value
+    attempts.times = 99
+    with pytest.raises(OperationalError):
+        client.get("/look/log_in/")
+    assert attempts.number == 5
+    assert attempts.same
+    assert [session.pk for session in Session.objects.all()] == [key]
+    assert not connection.in_atomic_block
