@@ -25,3 +25,14 @@ class Note(models.Model):
 
     def __str__(self) -> str:
         return self.text
+
+
+class Ballot(models.Model):
+    """A row with a relation, a document and a file."""
+
+    counter = models.ForeignKey(Counter, models.CASCADE, null=True)
+    data = models.JSONField(default=dict)
+    paper = models.FileField(blank=True)
+
+    def __str__(self) -> str:
+        return f"ballot {self.pk}"
