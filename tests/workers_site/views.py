@@ -7,12 +7,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.db.models import F
 from django.http import JsonResponse, StreamingHttpResponse
 
-from django_pooled import registry
+from django_pooled import registry, retry_transaction
+from django_pooled.replay.clients import client_has_gone
 from tests.app.models import Counter
+from tests.servers import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -89,6 +91,33 @@ def pools(request: HttpRequest) -> JsonResponse:
             ],
         }
     )
+
+
+_seen: dict[str, list[bool | None]] = {}
+_outcomes: dict[str, dict[str, Any]] = {}
+
+
+@retry_transaction
+def _see_client(request: HttpRequest, name: str, wait: bool) -> None:
+    if wait:
+        wait_until(lambda: client_has_gone(request))
+    seen = _seen.setdefault(name, [])
+    seen.append(client_has_gone(request))
+    if len(seen) == 1:
+        _query("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+def client(request: HttpRequest, name: str, what: str) -> JsonResponse:
+    """Fail the first time, once the client has gone if that is to be waited for."""
+    if what == "outcome":
+        return JsonResponse(_outcomes.get(name, {}))
+    try:
+        _see_client(request, name, wait=what == "wait")
+    except OperationalError as error:
+        notes = getattr(error, "__notes__", None)
+        _outcomes[name] = {"attempts": len(_seen[name]), "notes": notes}
+        raise
+    return JsonResponse({"attempts": len(_seen[name]), "gone": _seen[name]})
 
 
 async def async_double(request: HttpRequest, number: int) -> JsonResponse:
