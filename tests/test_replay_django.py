@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand
 from django.db import connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.http import HttpResponse
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.urls import path
 from django.utils.decorators import method_decorator
 from django.views import View
@@ -120,6 +120,19 @@ urlpatterns = [
     path("neither/", neither),
     path("flagged/", flagged),
 ]
+
+
+class Asynchronous(View):
+    async def get(self, request: Any) -> HttpResponse:
+        return HttpResponse()
+
+
+def test_a_view_with_async_methods_is_refused() -> None:
+    with pytest.raises(TypeError, match="sync_to_async"):
+        retry_transaction(Asynchronous.as_view())
+    view = method_decorator(retried, name="dispatch")(Asynchronous).as_view()
+    with pytest.raises(TypeError, match="write sync methods"):
+        view(RequestFactory().get("/"))
 
 
 def test_a_form_of_a_view_is_validated_and_saved_by_each_attempt() -> None:

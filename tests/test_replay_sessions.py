@@ -274,6 +274,19 @@ def test_a_message_is_shown_once(storage: str, read: bool, settings: Any) -> Non
     assert attempts.seen == ([["old", "new"]] * 2 if read else [])
 
 
+def test_a_user_that_was_loaded_before_the_first_attempt_is_as_it_was(settings: Any) -> None:
+    # It asks whether somebody is logged in.
+    settings.MIDDLEWARE = [
+        *MIDDLEWARE,
+        "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    ]
+    client = Client()
+    client.force_login(User.objects.get(username="ada"))
+    assert client.get("/look/change_the_user/").content == b"attempt 2"
+    assert attempts.same
+    assert User.objects.get(username="ada").first_name == "x"
+
+
 def test_a_login_that_fails_for_good_leaves_the_session_as_it_was() -> None:
     client = Client()
     client.get("/start/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ def rewind(file: Any, position: int, content: Any = None) -> None:
         path = Path(file.temporary_file_path())
         if not path.exists():
             file.file.seek(0)
-            with path.open("xb") as copy:
+            # As private as the first one was.
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as copy:
                 shutil.copyfileobj(file.file, copy)
     file.file.seek(position)

@@ -75,7 +75,7 @@ def listen() -> None:
     pre_save.connect(_before_save, weak=False, dispatch_uid="django_pooled.replay")
 
 
-def _before_save(instance: Model, raw: bool = False, **_: object) -> None:
+def _before_save(instance: Model, **_: object) -> None:
     saves = current.get()
     if saves is not None:
         saves.note(instance)

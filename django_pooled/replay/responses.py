@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from types import GeneratorType
 
 from django.db.models import QuerySet
 from django.http import FileResponse, StreamingHttpResponse
@@ -64,6 +65,10 @@ def tell_if_it_reads_later(function: object, result: object) -> None:
 
 def reads_later(result: object) -> str | None:
     """Return why *result* may query the database when its transaction has ended; None if not."""
+    if isinstance(result, GeneratorType):
+        return "a generator that is returned runs after the transaction"
+    if isinstance(result, QuerySet) and result._result_cache is None:
+        return "a query that is returned has not been run, and runs after the transaction"
     if isinstance(result, StreamingHttpResponse):
         if isinstance(result, FileResponse) and result.file_to_stream is not None:
             return None
