@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import random
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -22,9 +26,13 @@ from django.views.decorators.csrf import csrf_exempt
 from django_pooled.replay import Inputs
 from django_pooled.replay.bodies import BODY, FILES, POST, READ_STARTED, STREAM, RecordedStream
 from tests.replaying import attempts, retried
+from tests.workers_site import running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from example_project.embedded_postgres import EmbeddedServer
+    from tests.workers_site.running import Site
 
 pytestmark = [
     pytest.mark.django_db,
@@ -314,6 +322,34 @@ def tag(get_response: Any) -> Any:
         return response
 
     return middleware
+
+
+@pytest.fixture(scope="module", params=["gunicorn", "uvicorn"])
+def served(request: pytest.FixtureRequest, server: EmbeddedServer) -> Iterator[Site]:
+    """A site in a real server's process."""
+    with running.database(server, "bodies") as url:
+        start = {"gunicorn": partial(running.gunicorn, url, "--workers=1"),
+                 "uvicorn": partial(running.uvicorn, url)}[request.param]  # fmt: skip
+        with start() as site:
+            yield site
+
+
+@pytest.mark.parametrize("size", [100_000, LARGE])
+@pytest.mark.parametrize("how", ["body", "read", "upload"])
+def test_a_body_that_comes_through_a_socket_is_read_again(
+    served: Site, how: str, size: int
+) -> None:
+    if how != "upload" and size == LARGE:
+        pytest.skip("Django refuses it, or too much would have to be kept")
+    content = random.Random(size).randbytes(size)
+    sent, content_type = content, "text/plain"
+    if how == "upload":
+        data = {"file": SimpleUploadedFile("ballot", content)}
+        encoded = RequestFactory().post("/", data)
+        sent, content_type = encoded.read(), encoded.META["CONTENT_TYPE"]
+    with contextlib.closing(served.request(f"/body/{how}", sent, content_type)) as connection:
+        answer = json.load(connection.getresponse())
+    assert answer == {"digests": [sha256(content).hexdigest()] * 2}
 
 
 def test_django_s_requests_have_the_private_attributes_that_the_replay_rests_on() -> None:

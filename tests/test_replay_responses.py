@@ -124,7 +124,7 @@ def test_responses_that_may_read_the_database_afterwards_are_told() -> None:
         (StreamingHttpResponse(iter([])), "a streaming response is made while it is sent"),
         (loaded, None),
         (rows, "has not been run"),
-        ((number for number in ()), "a generator that is returned"),
+        ((letter for letter in "ab"), "a generator that is returned"),
         (template(), "rendered after the transaction"),
         (template({"notes": loaded}), "rendered after the transaction"),
         (template({"notes": rows}), "'notes' in its context is a query that has not been run"),

@@ -104,10 +104,17 @@ class Site:
     def port(self) -> int:
         return int(wait_until(lambda: re.findall(r"http://127\.0\.0\.1:(\d+)", self.log))[0])
 
-    def request(self, path: str) -> http.client.HTTPConnection:
+    def request(
+        self, path: str, body: bytes | None = None, content_type: str = "text/plain"
+    ) -> http.client.HTTPConnection:
         """Send a request and return its connection, whose answer is still to be read."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.request("GET", path, headers={"Connection": "close"})
+        headers = {"Connection": "close"}
+        if body is None:
+            connection.request("GET", path, headers=headers)
+        else:
+            headers["Content-Type"] = content_type
+            connection.request("POST", path, body, headers)
         return connection
 
     def text(self, path: str) -> str:

@@ -12,6 +12,7 @@ urlpatterns = [
     path("slow/<seconds>", views.slow),
     path("rows/<int:count>", views.rows),
     path("pools", views.pools),
+    path("body/<how>", views.body),
     path("client/<name>/<what>", views.client),
     path("async/double/<int:number>", views.async_double),
     path("async/add/<name>", views.async_add),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -118,6 +119,33 @@ def client(request: HttpRequest, name: str, what: str) -> JsonResponse:
         _outcomes[name] = {"attempts": len(_seen[name]), "notes": notes}
         raise
     return JsonResponse({"attempts": len(_seen[name]), "gone": _seen[name]})
+
+
+class Digests:
+    """What attempts have read, held by an object that no attempt puts back."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+
+@retry_transaction
+def _digest(request: HttpRequest, how: str, digests: Digests) -> None:
+    if how == "read":
+        content = b"".join(iter(lambda: request.read(1000), b""))
+    elif how == "upload":
+        content = request.FILES["file"].read()  # type: ignore[union-attr]
+    else:
+        content = request.body
+    digests.found.append(sha256(content).hexdigest())
+    if len(digests.found) == 1:
+        _query("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+def body(request: HttpRequest, how: str) -> JsonResponse:
+    """Read the body in two attempts, in one of several ways; tell the digests."""
+    digests = Digests()
+    _digest(request, how, digests)
+    return JsonResponse({"digests": digests.found})
 
 
 async def async_double(request: HttpRequest, number: int) -> JsonResponse:
