@@ -11,9 +11,10 @@ from django_pooled import Backoff, retry_transaction
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Attempts", "attempts", "fail_with", "retried"]
+__all__ = ["QUICK", "Attempts", "attempts", "fail_with", "retried"]
 
-retried = retry_transaction(backoff=Backoff(initial=0.001, maximum=0.002))
+QUICK = Backoff(initial=0.001, maximum=0.002)
+retried = retry_transaction(backoff=QUICK)
 """The decorator, without long waits."""
 
 

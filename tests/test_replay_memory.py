@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
+from functools import wraps
 from importlib import import_module
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from django.utils.datastructures import MultiValueDict
@@ -59,6 +60,42 @@ def test_lists_dictionaries_and_sets_are_put_back_in_place_and_in_depth() -> Non
     assert rows[0] is inner
 
 
+def test_the_containers_of_the_standard_library_are_put_back() -> None:
+    row = Row([1])
+    given: list[Any] = [
+        deque([1, 2], maxlen=2),
+        OrderedDict(b=1, a=2),
+        defaultdict(list, a=[1]),
+        Counter("aab"),
+        row,
+        {row: 1},
+    ]
+
+    def change() -> None:
+        for container in given[:4]:
+            container.clear()
+        given[2]["b"].append(1)
+        row.notes.append(2)
+
+    after(change, given)
+    assert given == [
+        deque([1, 2]),
+        OrderedDict(b=1, a=2),
+        {"a": [1]},
+        Counter("aab"),
+        Row([1]),
+        {row: 1},
+    ]
+    assert list(given[1]) == ["b", "a"]
+
+
+class Row(NamedTuple):
+    notes: list[int]
+
+    def __hash__(self) -> int:
+        return 1
+
+
 def test_what_refers_to_itself_is_put_back() -> None:
     ring: list[Any] = [1]
     ring.append(ring)
@@ -88,14 +125,12 @@ def test_an_object_that_was_not_made_yet_is_made_again() -> None:
 
 def test_objects_of_other_classes_are_left_alone() -> None:
     counter = SimpleNamespace(hits=1)
-    items = deque([1])
 
     def change() -> None:
         counter.hits += 1
-        items.append(2)
 
-    after(change, counter, items)
-    assert (counter.hits, list(items)) == (2, [1, 2])
+    after(change, counter)
+    assert counter.hits == 2
 
 
 def test_a_view_is_put_back_through_the_method_that_is_bound_to_it() -> None:
@@ -175,6 +210,22 @@ def test_a_function_that_changes_a_list_or_variable_around_it_is_told_so_once(
     [line] = [record.getMessage() for record in caplog.records]
     assert "collect closes over 'found', 'total' and changes what" in line
     assert found == [1, 1]
+
+
+def test_what_a_decorator_remembers_is_its_own_business(caplog: pytest.LogCaptureFixture) -> None:
+    remembered: dict[str, int] = {}
+
+    def inner() -> None: ...
+
+    @wraps(inner)
+    def outer() -> None:
+        remembered["calls"] = 1
+
+    inputs = Inputs(outer, (), {})
+    outer()
+    inputs.restore()
+    assert caplog.records == []
+    assert remembered == {"calls": 1}
 
 
 def test_what_a_decorator_wraps_is_looked_at_too() -> None:

@@ -45,9 +45,11 @@ class Surroundings:
                 memory.keep(function.__self__)
                 function = function.__func__
             elif isinstance(function, FunctionType):
+                inner = getattr(function, "__wrapped__", None)
                 if function.__closure__:
-                    self._look_around(function, memory)
-                function = getattr(function, "__wrapped__", None)
+                    # What decorators count and remember around the function is their business.
+                    self._look_around(function, memory, watch=inner is None)
+                function = inner
             else:
                 memory.keep(function)
                 return
@@ -66,7 +68,7 @@ class Surroundings:
                 function.__qualname__, ", ".join(names),
             )  # fmt: skip
 
-    def _look_around(self, function: FunctionType, memory: Memory) -> None:
+    def _look_around(self, function: FunctionType, memory: Memory, watch: bool) -> None:
         names = function.__code__.co_freevars
         for name, cell in zip(names, function.__closure__ or (), strict=True):
             try:
@@ -74,7 +76,8 @@ class Surroundings:
             except ValueError:
                 # Not assigned yet.
                 continue
-            self._watched.append(_Watched(function, name, cell, value))
+            if watch:
+                self._watched.append(_Watched(function, name, cell, value))
             if not is_container(value):
                 memory.keep(value)
             elif len(value) <= _MOST_LOOKED_AT:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from django.db import DEFAULT_DB_ALIAS
 
 # For what they register.
-from . import files, requests, sessions, streams  # noqa: F401
+from . import containers, files, known, requests, sessions, streams  # noqa: F401
 from .closures import Surroundings
 from .instances import Saves, current, listen
 from .memory import Memory
@@ -33,7 +33,8 @@ class Inputs:
     instance reached in another way gets back the state that it had before the attempt first
     saved it.
 
-    Other objects are left as an attempt leaves them. So a function must not change its own
+    What other threads change of a list or dictionary meanwhile is lost with it. Other objects are
+    left as an attempt leaves them. So a function must not change its own
     globals, objects of classes of your own, or lists around it; the latter are told in the log.
 
     Args:

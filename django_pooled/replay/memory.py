@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
 
-__all__ = ["DEPTH", "Kept", "KeptAttributes", "Memory", "is_container", "keeps", "kinds"]
+__all__ = ["DEPTH", "EXACTLY", "Kept", "KeptAttributes", "Memory", "is_container", "keeps", "kinds"]
 
 DEPTH = 8
 """How far objects are followed: an argument's list, its rows, their relations' rows."""
@@ -60,8 +60,10 @@ class Memory:
                 self.keep(value, depth)
 
     def holds(self, value: object) -> bool:
-        """Tell whether *value* is remembered."""
-        return id(value) in self._kept
+        """Tell whether the attributes of *value* are remembered."""
+        kept = self._kept.get(id(value))
+        # What else was kept may be gone, and its id another's.
+        return isinstance(kept, KeptAttributes) and kept.value is value
 
     def restore(self) -> None:
         """Make every object again what it was.
@@ -89,106 +91,13 @@ class KeptAttributes(Kept):
         now.update(self.attributes)
 
 
-class _KeptDict(Kept):
-    # By dict's own methods: a QueryDict's refuse to change it or return copies of its lists.
-    __slots__ = ("items", "value")
-
-    def __init__(self, value: dict[Any, Any], memory: Memory, depth: int) -> None:
-        self.value = value
-        self.items = dict.copy(value)
-        if depth > 0:
-            memory.keep_all(self.items.values(), depth - 1)
-
-    def restore(self) -> None:
-        dict.clear(self.value)
-        dict.update(self.value, self.items)
-
-
-class _KeptList(Kept):
-    __slots__ = ("items", "value")
-
-    def __init__(self, value: list[Any], memory: Memory, depth: int) -> None:
-        self.value = value
-        self.items = list.copy(value)
-        if depth > 0:
-            memory.keep_all(self.items, depth - 1)
-
-    def restore(self) -> None:
-        list.__setitem__(self.value, slice(None), self.items)
-
-
-class _KeptSet(Kept):
-    __slots__ = ("items", "value")
-
-    def __init__(self, value: set[Any], memory: Memory, depth: int) -> None:
-        self.value = value
-        self.items = set.copy(value)
-        memory.keep_all(self.items, depth - 1)
-
-    def restore(self) -> None:
-        set.clear(self.value)
-        set.update(self.value, self.items)
-
-
-class _KeptTuple(Kept):
-    # Nothing changes it, but what is in it may.
-    __slots__ = ()
-
-    def __init__(self, value: Iterable[Any], memory: Memory, depth: int) -> None:
-        memory.keep_all(value, depth - 1)
-
-
-class _KeptPayload(KeptAttributes):
-    __slots__ = ()
-
-    def __init__(self, value: Any, memory: Memory, depth: int) -> None:
-        super().__init__(value, memory, depth)
-        # What tells a field that was sent from one that has its default; no attribute of it.
-        memory.keep(value.model_fields_set, depth - 1)
-
-
 K = TypeVar("K", bound=Kept)
 
 # By name, so that nothing is imported for whoever does not use it.
-_BY_NAME: dict[str, type[Kept]] = {
-    "django.utils.datastructures.MultiValueDict": _KeptDict,
-    "django.forms.utils.ErrorDict": _KeptDict,
-    "http.cookies.BaseCookie": _KeptDict,
-    "http.cookies.Morsel": _KeptDict,
-    "rest_framework.utils.serializer_helpers.ReturnDict": _KeptDict,
-    "rest_framework.utils.serializer_helpers.ReturnList": _KeptList,
-    "pydantic.main.BaseModel": _KeptPayload,
-    **dict.fromkeys(
-        [
-            "django.contrib.messages.storage.base.BaseStorage",
-            "django.core.files.uploadhandler.FileUploadHandler",
-            "django.core.management.base.BaseCommand",
-            "django.db.models.base.Model",
-            "django.db.models.base.ModelState",
-            "django.db.models.fields.files.FieldFile",
-            "django.db.models.query.QuerySet",
-            "django.db.models.query.RawQuerySet",
-            "django.forms.forms.BaseForm",
-            "django.forms.formsets.BaseFormSet",
-            "django.forms.utils.ErrorList",
-            "django.http.response.HttpResponseBase",
-            "django.http.response.ResponseHeaders",
-            "django.utils.functional.SimpleLazyObject",
-            "django.views.generic.base.View",
-            "rest_framework.request.Request",
-            "rest_framework.serializers.BaseSerializer",
-        ],
-        KeptAttributes,
-    ),
-}
-# Only these themselves: what a subclass keeps elsewhere would not be put back.
-_CONTAINERS: dict[type, type[Kept]] = {
-    dict: _KeptDict,
-    list: _KeptList,
-    set: _KeptSet,
-    tuple: _KeptTuple,
-    frozenset: _KeptTuple,
-}
+_BY_NAME: dict[str, type[Kept]] = {}
+EXACTLY: dict[type, type[Kept]] = {}
+"""Kinds for a type alone: what its subclasses keep elsewhere would not be put back."""
+
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 _NOT_YET = object.__new__(Kept)
 _MOST_TYPES = 5000
@@ -214,7 +123,7 @@ def kinds() -> list[str]:
 
 def is_container(value: object) -> bool:
     """Tell whether *value* is one of Python's own containers."""
-    return type(value) in _CONTAINERS
+    return type(value) in EXACTLY
 
 
 def _kind_of(cls: type) -> type[Kept] | None:
@@ -228,10 +137,12 @@ def _kind_of(cls: type) -> type[Kept] | None:
 
 
 def _find_kind(cls: type) -> type[Kept] | None:
-    if cls in _CONTAINERS:
-        return _CONTAINERS[cls]
+    if cls in EXACTLY:
+        return EXACTLY[cls]
     for base in cls.__mro__:
         kind = _BY_NAME.get(f"{base.__module__}.{base.__qualname__}")
         if kind is not None:
             return kind
+    if issubclass(cls, tuple):
+        return EXACTLY[tuple]
     return _BY_NAME["collections.abc.Iterator"] if issubclass(cls, Iterator) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.db import router
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KeptSession"]
 
+_HOOKED = ("save", "delete")
 _DATA_DEPTH = 32
 """Far enough for whatever is stored in a session."""
 
@@ -31,25 +33,30 @@ class KeptSession(KeptAttributes):
     preceded by a look at what it holds, which is put back before another attempt.
     """
 
-    __slots__ = ("_before", "_session")
+    __slots__ = ("_before", "_outer", "_session")
 
     def __init__(self, value: SessionBase, memory: Memory, depth: int) -> None:
         super().__init__(value, memory, _DATA_DEPTH)
         self._session = value
         self._before: dict[str, dict[str, Any] | None] = {}
+        self._outer: dict[str, Any] = {}
         memory.hooks.append(self)
 
     def start(self, using: str) -> None:
         """Begin to look, unless all of it is in a table of the database *using*."""
         if not _rolled_back(self._session, using):
             attributes = vars(self._session)
-            attributes["save"] = self._save
-            attributes["delete"] = self._delete
+            # An attempt around this one, on another database, goes on looking.
+            self._outer = {name: attributes[name] for name in _HOOKED if name in attributes}
+            attributes.update(save=self._save, delete=self._delete)
 
     def stop(self) -> None:
         """Look no more."""
-        for name in ("save", "delete"):
-            vars(self._session).pop(name, None)
+        attributes = vars(self._session)
+        if attributes.get("save") == self._save:
+            for name in _HOOKED:
+                del attributes[name]
+            attributes.update(self._outer)
 
     def restore(self) -> None:
         super().restore()
@@ -64,13 +71,15 @@ class KeptSession(KeptAttributes):
         session = self._session
         if session.session_key is not None:
             self._look(session.session_key, new=must_create)
-        type(session).save(session, must_create)
+        save = self._outer.get("save") or partial(type(session).save, session)
+        save(must_create)
 
     def _delete(self, session_key: str | None = None) -> None:
         key = session_key or self._session.session_key
         if key is not None:
             self._look(key)
-        type(self._session).delete(self._session, session_key)
+        delete = self._outer.get("delete") or partial(type(self._session).delete, self._session)
+        delete(session_key)
 
     def _look(self, key: str, new: bool = False) -> None:
         if key not in self._before:

@@ -1,0 +1,105 @@
+"""Lists, dictionaries and sets, as they were and with what they held."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict, deque
+from typing import TYPE_CHECKING, Any
+
+from .memory import EXACTLY, Kept, keeps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .memory import Memory
+
+__all__ = ["KeptDict", "KeptList"]
+
+
+class KeptDict(Kept):
+    # By dict's own methods: a QueryDict's refuse to change it or return copies of its lists.
+    __slots__ = ("items", "value")
+
+    def __init__(self, value: dict[Any, Any], memory: Memory, depth: int) -> None:
+        self.value = value
+        self.items = dict.copy(value)
+        if depth > 0:
+            memory.keep_all(self.items, depth - 1)
+            memory.keep_all(self.items.values(), depth - 1)
+
+    def restore(self) -> None:
+        dict.clear(self.value)
+        dict.update(self.value, self.items)
+
+
+class KeptList(Kept):
+    __slots__ = ("items", "value")
+
+    def __init__(self, value: list[Any], memory: Memory, depth: int) -> None:
+        self.value = value
+        self.items = list.copy(value)
+        if depth > 0:
+            memory.keep_all(self.items, depth - 1)
+
+    def restore(self) -> None:
+        list.__setitem__(self.value, slice(None), self.items)
+
+
+class _KeptSet(Kept):
+    __slots__ = ("items", "value")
+
+    def __init__(self, value: set[Any], memory: Memory, depth: int) -> None:
+        self.value = value
+        self.items = set.copy(value)
+        memory.keep_all(self.items, depth - 1)
+
+    def restore(self) -> None:
+        set.clear(self.value)
+        set.update(self.value, self.items)
+
+
+class _KeptSequence(Kept):
+    # By the methods of its own: an OrderedDict's order is not in the dictionary that it is.
+    __slots__ = ("items", "value")
+
+    def __init__(self, value: Any, memory: Memory, depth: int) -> None:
+        self.value = value
+        self.items = value.copy()
+        memory.keep_all(value.values() if isinstance(value, dict) else value, depth - 1)
+
+    def restore(self) -> None:
+        self.value.clear()
+        if isinstance(self.value, dict):
+            self.value.update(self.items)
+        else:
+            self.value.extend(self.items)
+
+
+class _KeptTuple(Kept):
+    # Nothing changes it, but what is in it may.
+    __slots__ = ()
+
+    def __init__(self, value: Iterable[Any], memory: Memory, depth: int) -> None:
+        memory.keep_all(value, depth - 1)
+
+
+EXACTLY.update(
+    {
+        dict: KeptDict,
+        Counter: KeptDict,
+        defaultdict: KeptDict,
+        list: KeptList,
+        set: _KeptSet,
+        OrderedDict: _KeptSequence,
+        deque: _KeptSequence,
+        tuple: _KeptTuple,
+        frozenset: _KeptTuple,
+    }
+)
+for _name in (
+    "django.forms.utils.ErrorDict",
+    "django.utils.datastructures.MultiValueDict",
+    "http.cookies.BaseCookie",
+    "rest_framework.utils.serializer_helpers.ReturnDict",
+):
+    keeps(_name)(KeptDict)
+keeps("rest_framework.utils.serializer_helpers.ReturnList")(KeptList)
