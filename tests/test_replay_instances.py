@@ -8,7 +8,8 @@ from weakref import ref
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
-from django.core.files.base import ContentFile
+from django.core.files.base import ContentFile, File
+from django.core.files.uploadedfile import TemporaryUploadedFile
 
 from django_pooled import retry_transaction
 from django_pooled.replay.instances import current
@@ -282,8 +283,21 @@ def test_saves_outside_of_attempts_and_in_other_threads_are_nobody_s_concern() -
     assert current.get() is None
 
 
+def in_memory() -> File[bytes]:
+    return ContentFile(b"for ada", name="paper")
+
+
+def on_disk() -> File[bytes]:
+    # The storage moves it to where it belongs.
+    file = TemporaryUploadedFile("paper", "text/plain", 7, None)
+    file.write(b"for ada")
+    file.seek(0)
+    return file
+
+
+@pytest.mark.parametrize("make_file", [in_memory, on_disk])
 def test_a_file_of_an_instance_is_stored_by_the_attempt_that_succeeds(
-    tmp_path: Path, settings: Any
+    make_file: Callable[[], File[bytes]], tmp_path: Path, settings: Any
 ) -> None:
     settings.MEDIA_ROOT = str(tmp_path)
 
@@ -294,11 +308,13 @@ def test_a_file_of_an_instance_is_stored_by_the_attempt_that_succeeds(
         ballot.save()
         attempts.done()
 
-    ballot = Ballot(paper=ContentFile(b"for ada", name="paper"))
+    paper = make_file()
+    ballot = Ballot(paper=paper)
     assert vars(ballot.paper)["_committed"] is False
     store(ballot)
     assert attempts.same
     assert Path(Ballot.objects.get().paper.path).read_bytes() == b"for ada"
+    paper.close()
 
 
 def test_after_the_last_attempt_an_instance_is_as_that_left_it() -> None:

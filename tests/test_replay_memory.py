@@ -4,8 +4,10 @@ import logging
 from collections import Counter, OrderedDict, defaultdict, deque
 from functools import wraps
 from importlib import import_module
+from itertools import count, cycle, repeat
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest.mock import MagicMock
 
 import pytest
 from django.utils.datastructures import MultiValueDict
@@ -177,6 +179,16 @@ def test_an_iterator_that_an_attempt_has_begun_ends_the_attempts(iterator: Itera
 def test_an_iterator_that_no_attempt_has_touched_is_no_obstacle(iterator: Iterator[Any]) -> None:
     after(lambda: None, iterator)
     assert next(iterator) in (0, 1, 2)
+
+
+@pytest.mark.parametrize("iterator", [count(), cycle([0]), repeat(0)])
+def test_an_iterator_without_end_is_no_obstacle(iterator: Iterator[int]) -> None:
+    after(lambda: next(iterator), iterator)
+    assert next(iterator) in (0, 1)
+
+
+def test_a_mock_is_no_obstacle() -> None:
+    after(lambda: None, MagicMock())
 
 
 def test_an_open_file_is_read_again_from_where_it_was(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from itertools import count, cycle, repeat
 from operator import length_hint
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,8 @@ class KeptIterator(Kept):
     __slots__ = ("_left", "_value")
 
     def __init__(self, value: Any, memory: Memory, depth: int) -> None:
-        self._value = value if depth == DEPTH else None
+        # What gives out another iterator each time, such as a mock, is none itself.
+        self._value = value if depth == DEPTH and iter(value) is value else None
         self._left = _left(self._value)
 
     def restore(self) -> None:
@@ -42,6 +44,9 @@ def _left(value: Any) -> int | None:
     if isinstance(value, GeneratorType):
         state = inspect.getgeneratorstate(value)
         return {inspect.GEN_CREATED: 1, inspect.GEN_CLOSED: 0}.get(state)
+    if isinstance(value, count | cycle | repeat):
+        # There is always more of it.
+        return 1
     return length_hint(value) if hasattr(value, "__length_hint__") else None
 
 
