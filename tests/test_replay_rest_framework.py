@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.db import DatabaseError, IntegrityError, OperationalError
+from django.db import DatabaseError, IntegrityError, OperationalError, connections
 from django.test import Client
 from django.urls import path
 from django.utils.decorators import method_decorator
@@ -92,6 +92,11 @@ class OnPlainPost(APIView):
         return vote(request)
 
 
+@method_decorator(retried, name="dispatch")
+class Nested(OnPlainPost):
+    """Decorated twice: the inner one joins the transaction of the outer one."""
+
+
 class Votes(ViewSet):
     @retried
     def create(self, request: Any) -> Response:
@@ -143,6 +148,7 @@ def inside_api_view(request: Any) -> Response:
 VIEWS: dict[str, Callable[..., Any]] = {
     "outside": retried(Outside.as_view()),
     "dispatch": OnDispatch.as_view(),
+    "nested": Nested.as_view(),
     "post": OnPost.as_view(),
     "plain_post": OnPlainPost.as_view(),
     "viewset": Votes.as_view({"post": "create"}),
@@ -225,9 +231,17 @@ def handler(request: pytest.FixtureRequest, settings: Any) -> str:
     return str(request.param)
 
 
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("handler")
-@pytest.mark.parametrize("name", ["outside", "dispatch", "viewset_outside", "outside_api_view"])
-def test_a_failure_worth_another_attempt_gets_one_although_it_was_answered(name: str) -> None:
+@pytest.mark.parametrize("atomic_requests", [False, True])
+@pytest.mark.parametrize(
+    "name", ["outside", "dispatch", "nested", "viewset_outside", "outside_api_view"]
+)
+def test_a_failure_worth_another_attempt_gets_one_although_it_was_answered(
+    name: str, atomic_requests: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With it, the framework's handlers ask for a rollback themselves.
+    monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", atomic_requests)
     assert post(name).json() == {"attempt": 2}
     assert [note.text for note in Note.objects.all()] == ["vote"]
 
