@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from django.db import DEFAULT_DB_ALIAS
-
 # For what they register.
 from . import containers, files, known, requests, sessions, streams  # noqa: F401
 from .closures import Surroundings
@@ -41,19 +39,16 @@ class Inputs:
         function: What is called.
         args: Positional arguments.
         kwargs: Keyword arguments.
-        using: Key of the database whose rollback undoes an attempt.
     """
 
-    __slots__ = ("_attempt", "_memory", "_surroundings", "_using")
+    __slots__ = ("_attempt", "_memory", "_surroundings")
 
     def __init__(
         self,
         function: Callable[..., object],
         args: Sequence[object],
         kwargs: Mapping[str, object],
-        using: str = DEFAULT_DB_ALIAS,
     ) -> None:
-        self._using = using
         self._memory = memory = Memory()
         self._attempt: _Recording | None = None
         if args:
@@ -69,7 +64,7 @@ class Inputs:
 
     def recording(self) -> _Recording:
         """Return the context of one attempt, in which what it does to other objects is noted."""
-        self._attempt = _Recording(self._memory, self._using)
+        self._attempt = _Recording(self._memory)
         return self._attempt
 
     def restore(self) -> None:
@@ -85,18 +80,17 @@ class Inputs:
 
 
 class _Recording:
-    __slots__ = ("_hooks", "_token", "_using", "saves")
+    __slots__ = ("_hooks", "_token", "saves")
 
-    def __init__(self, memory: Memory, using: str) -> None:
+    def __init__(self, memory: Memory) -> None:
         self._hooks = memory.hooks
-        self._using = using
         self._token: Token[Saves | None] | None = None
         self.saves = Saves(memory, current.get())
 
     def __enter__(self) -> None:
         self._token = current.set(self.saves)
         for hook in self._hooks:
-            hook.start(self._using)
+            hook.start()
 
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:

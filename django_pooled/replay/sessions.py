@@ -6,8 +6,6 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from django.db import router
-
 from .memory import KeptAttributes, keeps
 from .refusal import CannotReplay
 
@@ -28,9 +26,9 @@ class KeptSession(KeptAttributes):
     """A session: its key, its data if it was loaded, and what is stored outside the transaction.
 
     ``login()``, ``logout()``, ``cycle_key()`` and ``flush()`` store and delete at once. In a
-    table of the transaction's database the rollback undoes that. In a cache, in files, or in
-    another database, nothing does: there each attempt's first store or deletion of a key is
-    preceded by a look at what it holds, which is put back before another attempt.
+    table the rollback undoes that; an attempt that wrote to another database's gets no successor.
+    In a cache or in files nothing does: there each attempt's first store or deletion of a key
+    is preceded by a look at what it holds, which is put back before another attempt.
     """
 
     __slots__ = ("_before", "_outer", "_session")
@@ -42,9 +40,9 @@ class KeptSession(KeptAttributes):
         self._outer: dict[str, Any] = {}
         memory.hooks.append(self)
 
-    def start(self, using: str) -> None:
-        """Begin to look, unless all of it is in a table of the database *using*."""
-        if not _rolled_back(self._session, using):
+    def start(self) -> None:
+        """Begin to look, unless all of it is in a table."""
+        if not _in_a_table(self._session):
             attributes = vars(self._session)
             # An attempt around this one, on another database, goes on looking.
             self._outer = {name: attributes[name] for name in _HOOKED if name in attributes}
@@ -86,16 +84,14 @@ class KeptSession(KeptAttributes):
             self._before[key] = None if new else _stored(type(self._session), key)
 
 
-def _rolled_back(session: SessionBase, using: str) -> bool:
+def _in_a_table(session: SessionBase) -> bool:
     # Where this is not imported, no session is kept in a table by it.
     db: Any = sys.modules.get("django.contrib.sessions.backends.db")
     if db is None or not isinstance(session, db.SessionStore):
         return False
     # A subclass that stores in its own way may store elsewhere too, as cached_db does.
     kind = type(session)
-    if kind.save is not db.SessionStore.save or kind.delete is not db.SessionStore.delete:
-        return False
-    return bool(router.db_for_write(session.get_model_class()) == using)
+    return kind.save is db.SessionStore.save and kind.delete is db.SessionStore.delete
 
 
 def _stored(store: type[SessionBase], key: str) -> dict[str, Any] | None:

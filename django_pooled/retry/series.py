@@ -81,7 +81,7 @@ class Series(Generic[R]):
         self._wrapper = wrapper
         self._function = function
         self._call = partial(function, *args, **kwargs)
-        self._inputs = Inputs(function, args, kwargs, policy.using)
+        self._inputs = Inputs(function, args, kwargs)
         check = policy.commit_check
         self._check = commit_checks.make(
             check if isinstance(check, str) else partial(check, *args, **kwargs)
