@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["QUICK", "Attempts", "attempts", "fail_with", "retried"]
 
 QUICK = Backoff(initial=0.001, maximum=0.002)
-retried = retry_transaction(backoff=QUICK)
+retried = retry_transaction(backoff=QUICK, max_attempts=5)
 """The decorator, without long waits."""
 
 

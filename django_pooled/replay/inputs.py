@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 # For what they register.
 from . import containers, files, known, requests, sessions, streams  # noqa: F401
+from .clients import client_has_gone
 from .closures import Surroundings
 from .instances import Saves, current, listen
 from .memory import Memory
+from .refusal import CannotReplay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -66,6 +68,16 @@ class Inputs:
         """Return the context of one attempt, in which what it does to other objects is noted."""
         self._attempt = _Recording(self._memory)
         return self._attempt
+
+    def obstacle_after_restoring(self) -> str | None:
+        """Put everything back; return the reason if there must be no other attempt all the same."""
+        if any(client_has_gone(request) for request in self.requests):
+            return "the client has closed its connection"
+        try:
+            self.restore()
+        except CannotReplay as refusal:
+            return refusal.reason
+        return None
 
     def restore(self) -> None:
         """Put everything back to what it was before the first attempt.

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from django.db import connections
 from django.db.transaction import atomic
 
-from django_pooled.replay import CannotReplay, Inputs
-from django_pooled.replay.clients import client_has_gone
+from django_pooled.replay import Inputs
 from django_pooled.replay.responses import (
     asks_for_rollback,
     is_error_response,
@@ -221,24 +220,14 @@ class Series(Generic[R]):
         if attempt.written_elsewhere:
             others = ", ".join(map(repr, sorted(attempt.written_elsewhere)))
             return f"it wrote to {others} as well, which a restart would not undo"
-        reason = self._put_back()
-        if reason is not None:
-            return f"not restarted: {reason}"
-        if self._pool is not None and not self._pool.retry_budget.take():
-            return "the retry budget of this process is spent"
-        return None
-
-    def _put_back(self) -> str | None:
-        """Make the inputs again what they were; return why there must be no further attempt."""
-        if any(client_has_gone(request) for request in self._inputs.requests):
-            return "the client has closed its connection"
         # A session may be put back by a query, which needs a connection that works.
         if not self._wrapper.in_atomic_block:
             self._wrapper.close()
-        try:
-            self._inputs.restore()
-        except CannotReplay as refusal:
-            return refusal.reason
+        obstacle = self._inputs.obstacle_after_restoring()
+        if obstacle is not None:
+            return f"not restarted: {obstacle}"
+        if self._pool is not None and not self._pool.retry_budget.take():
+            return "the retry budget of this process is spent"
         return None
 
     def _announce(self, error: Exception, failure: Failure, number: int, wait: float) -> None:
