@@ -524,6 +524,27 @@ def test_isolation_level_and_read_only_hold_for_the_transaction_alone() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+def test_isolation_level_and_read_only_do_not_hold_for_the_callbacks_after_it() -> None:
+    found: list[tuple[str, str]] = []
+
+    def look() -> None:
+        with atomic(), connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT current_setting('transaction_isolation'), "
+                "current_setting('transaction_read_only')"
+            )
+            found.append(cursor.fetchone())
+
+    @retry_transaction(isolation_level=psycopg.IsolationLevel.SERIALIZABLE, read_only=True)
+    def report() -> None:
+        transaction.on_commit(look)
+        texts()
+
+    report()
+    assert found == [("read committed", "off")]
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_write_in_a_read_only_transaction_is_the_caller_s_mistake_and_not_retried() -> None:
     runs = Runs(lambda: None)
     with pytest.raises(Exception, match="read-only transaction"):

@@ -49,6 +49,8 @@ class Attempt:
     """How many of them, from the first, a savepoint has undone."""
     written_elsewhere: set[str] = field(default_factory=set)
     """Other databases that the body wrote to."""
+    restore: Callable[[], None] | None = None
+    """Gives the connection back what it had before; for callbacks after COMMIT, too."""
     rider: Rider | None = None
     """Knows the transaction's id once it has one; None where it is not wanted."""
 
@@ -61,6 +63,9 @@ class Attempt:
     def end(self, wrapper: DatabaseWrapper) -> None:
         """It is over, whatever came of it; what follows on the wrapper is none of its business."""
         wrapper.attempt = None
+        restore, self.restore = self.restore, None
+        if restore is not None:
+            restore()
         if self.rider is not None:
             self.rider.dismount()
 

@@ -23,6 +23,7 @@ from django_pooled.tokens.table import TABLE, sweep_now_and_then
 
 from . import commit_checks, rehearsal
 from .attempt import Attempt, is_broken
+from .characteristics import set_characteristics
 from .commit import ambiguous, resolve
 from .deadline import earliest
 from .elsewhere import watch_others
@@ -125,8 +126,7 @@ class Series(Generic[R]):
         wrapper.rollback_exc = None
         alone = len(connections.settings) == 1
         try:
-            if not wrapper.in_atomic_block:
-                self._characterize()
+            attempt.restore = set_characteristics(self._policy, wrapper)
             with (
                 nullcontext() if alone else watch_others(wrapper, attempt.written_elsewhere),
                 atomic(using=self._policy.using, durable=True),
@@ -145,7 +145,6 @@ class Series(Generic[R]):
             return result
         finally:
             attempt.end(wrapper)
-            self._restore()
 
     def _settle(self, attempt: Attempt, result: R) -> None:
         """The body has returned: have its transaction committed, rolled back or refused."""
@@ -160,29 +159,6 @@ class Series(Generic[R]):
         attempt.refuse_silent_rollback(wrapper)
         if asks_for_rollback(result):
             wrapper.set_rollback(True)
-
-    def _characterize(self) -> None:
-        # psycopg puts both into the BEGIN that it sends with the first statement.
-        policy, wrapper = self._policy, self._wrapper
-        if policy.isolation_level is None and policy.read_only is None:
-            return
-        wrapper.ensure_connection()
-        with wrapper.wrap_database_errors:
-            if policy.isolation_level is not None:
-                wrapper.connection.isolation_level = policy.isolation_level
-            if policy.read_only is not None:
-                wrapper.connection.read_only = policy.read_only
-
-    def _restore(self) -> None:
-        policy, wrapper = self._policy, self._wrapper
-        connection = wrapper.connection
-        if connection is None or connection.closed or wrapper.in_atomic_block:
-            return
-        if policy.isolation_level is not None:
-            configured = "isolation_level" in wrapper.settings_dict["OPTIONS"]
-            connection.isolation_level = wrapper.isolation_level if configured else None
-        if policy.read_only is not None:
-            connection.read_only = None
 
     def _worth_another(self, attempt: Attempt, error: Exception) -> Failure | None:
         """Return the failure for which the attempt is worth another; None if it is not.
@@ -214,7 +190,7 @@ class Series(Generic[R]):
     def _refusal(self, attempt: Attempt, number: int, wait: float) -> str | None:
         """Return why there is no further attempt; None if there is, and the budget has paid."""
         if number == self._policy.max_attempts:
-            return "that was the last attempt"
+            return "that was the last of max_attempts"
         if monotonic() + wait >= self._deadline:
             return "another would begin after the deadline"
         if attempt.written_elsewhere:
@@ -225,7 +201,7 @@ class Series(Generic[R]):
             self._wrapper.close()
         obstacle = self._inputs.obstacle_after_restoring()
         if obstacle is not None:
-            return f"not restarted: {obstacle}"
+            return obstacle
         if self._pool is not None and not self._pool.retry_budget.take():
             return "the retry budget of this process is spent"
         return None
@@ -256,7 +232,7 @@ class Series(Generic[R]):
     def _add_notes(self, error: Exception, number: int, refusal: str) -> None:
         elapsed = monotonic() - self._started
         attempts = "1 attempt" if number == 1 else f"{number} attempts"
-        note = f"retry_transaction: {attempts} failed in {elapsed:.2f} s; {refusal}"
+        note = f"retry_transaction: {attempts} failed in {elapsed:.2f} s; not restarted: {refusal}"
         logger.warning("database %r: %s", self._policy.using, note)
         if sys.version_info >= (3, 11):
             error.add_note(note)
