@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from tests.servers import backend_count, backend_pids, wait_until
+from tests.statement_faults import statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -208,6 +209,140 @@ def test_a_statement_in_pieces_is_recognised(
     with through.connect(autocommit=True) as connection, pytest.raises(psycopg.OperationalError):
         connection.execute(f"INSERT INTO written VALUES (1) /* {'x' * 3_000_000} */")
     assert (proxy.triggered(), table()) == (1, 0)
+
+
+def commit_after_an_insert(through: Through) -> None:
+    connection = through.connect()
+    try:
+        connection.execute("INSERT INTO written VALUES (1)")
+        connection.commit()
+    finally:
+        connection.close()
+
+
+def test_a_commit_that_is_cut_off_reaches_the_server(
+    through: Through, proxy: FaultProxy, table: Callable[[], int]
+) -> None:
+    proxy.fault_at_commit("cut")
+    with pytest.raises(psycopg.OperationalError):
+        commit_after_an_insert(through)
+    wait_until(lambda: not through.backends())
+    assert (proxy.triggered(), table()) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("told", "seen"), [({"messages": 1}, 12), ({"octets": 3}, 3), ({"messages": 9}, 17)]
+)
+def test_of_an_answer_the_client_may_see_a_part(
+    through: Through, proxy: FaultProxy, told: dict[str, int], seen: int
+) -> None:
+    # CommandComplete "COMMIT" is 12 bytes, ReadyForQuery 6, of which the last is never sent.
+    connection = through.connect()
+    connection.execute("SELECT 1")
+    proxy.fault_at_commit("answer_lost", **told)
+    raw = socket.socket(fileno=connection.pgconn.socket)
+    raw.settimeout(5)
+    raw.sendall(b"Q\0\0\0\x0bCOMMIT\0")
+    answer = b""
+    while chunk := raw.recv(100):
+        answer += chunk
+    raw.detach()
+    connection.close()
+    assert answer == b"C\0\0\0\x0bCOMMIT\0Z\0\0\0\x05I"[:seen]
+
+
+def test_a_black_hole_swallows_the_answer_and_stays_silent(
+    through: Through, proxy: FaultProxy, table: Callable[[], int]
+) -> None:
+    proxy.fault_at_commit("swallowed", silence=0.3)
+    started = time.monotonic()
+    with pytest.raises(psycopg.OperationalError):
+        commit_after_an_insert(through)
+    assert time.monotonic() - started >= 0.3
+    assert table() == 1
+    assert len(through.backends()) == 1
+    assert proxy.abandon(older_than=100) == 0
+    assert proxy.abandon() == 1
+    wait_until(lambda: not through.backends())
+
+
+def test_a_stranded_commit_that_is_abandoned_never_happened(
+    through: Through, proxy: FaultProxy, table: Callable[[], int]
+) -> None:
+    proxy.fault_at_commit("stranded", silence=0.1)
+    with pytest.raises(psycopg.OperationalError):
+        commit_after_an_insert(through)
+    assert proxy.release(older_than=100) == 0
+    assert proxy.abandon() == 1
+    wait_until(lambda: not through.backends())
+    assert table() == 0
+
+
+def test_a_commit_is_recognised_within_a_longer_message(
+    through: Through, proxy: FaultProxy, table: Callable[[], int]
+) -> None:
+    proxy.fault_at_commit("answer_lost")
+    connection = through.connect(autocommit=True)
+    with pytest.raises(psycopg.OperationalError):
+        connection.execute("BEGIN; INSERT INTO written VALUES (1); /* ; */ COMMIT; SELECT 1")
+    connection.close()
+    assert (proxy.triggered(), table()) == (1, 1)
+
+
+def test_a_prepared_statement_is_recognised_where_it_is_executed(
+    through: Through, proxy: FaultProxy, table: Callable[[], int]
+) -> None:
+    with through.connect(autocommit=True) as connection:
+        insert = "INSERT INTO written VALUES (%s)"
+        for number in range(2):
+            connection.execute(insert, [number], prepare=True)
+        proxy.fault_at("INSERT", "refused")
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute(insert, [2], prepare=True)
+    assert (proxy.triggered(), table()) == (1, 2)
+
+
+def test_in_a_pipeline_earlier_answers_arrive_and_that_of_commit_is_lost(
+    through: Through, proxy: FaultProxy, table: Callable[[], int]
+) -> None:
+    connection = through.connect()
+    connection.execute("INSERT INTO written VALUES (1)")
+    proxy.fault_at_commit("answer_lost")
+
+    def ask_and_commit() -> None:
+        with connection.pipeline() as pipeline:
+            cursor = connection.execute("SELECT 42")
+            pipeline.sync()
+            assert cursor.fetchone() == (42,)
+            connection.commit()
+
+    with pytest.raises(psycopg.OperationalError):
+        ask_and_commit()
+    connection.close()
+    assert (proxy.triggered(), table()) == (1, 1)
+
+
+def test_faults_are_tried_in_their_order_and_can_be_told_apart(
+    through: Through, proxy: FaultProxy, table: Callable[[], int]
+) -> None:
+    begin = proxy.fault_at("BEGIN", "refused")
+    commit = proxy.fault_at_commit("refused")
+    for _ in range(2):
+        with pytest.raises(psycopg.OperationalError):
+            commit_after_an_insert(through)
+    assert [hit.fault for hit in proxy.hits()] == [begin, commit]
+    assert len({hit.backend_pid for hit in proxy.hits()}) == 2
+    proxy.fault_at_commit("refused")
+    proxy.disarm()
+    commit_after_an_insert(through)
+    assert table() == 1
+
+
+def test_statements_are_cut_where_a_semicolon_ends_them() -> None:
+    text = """-- COMMIT;
+    SELECT 'it''s; COMMIT', "a;b", $x$;COMMIT$x$ ; /* no;
+    COMMIT */ COMMIT"""
+    assert list(statements(text)) == ["SELECT '''', '', ''", "COMMIT"]
 
 
 def test_its_process_ends_when_it_is_closed(proxy: FaultProxy) -> None:
