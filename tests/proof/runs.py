@@ -1,0 +1,196 @@
+"""Whole runs, each with its own server, proxy and callers: what the scripts and the tests start."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import psycopg
+
+from example_project.embedded_postgres import free_port
+from tests.fault_proxy import FaultProxy
+from tests.proof import crashes, promotions
+from tests.proof.bank import Bank, wrong_balances
+from tests.proof.callers import Callers, calls_of
+from tests.proof.faults import Faults
+from tests.proof.history import ALLOWED, anomalies, transactions_of
+from tests.proof.lists import Lists, final_reads
+from tests.proof.loads import Calls
+from tests.proof.storm import rage
+from tests.proof.verdict import Tally, fate, stored, untruths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from example_project.embedded_postgres import EmbeddedServer
+    from tests.proof.crashes import Trial
+    from tests.servers import Servers
+
+__all__ = ["HISTORY_SETTINGS", "Proof", "bank", "crash", "list_append", "promote", "strike"]
+
+HISTORY_SETTINGS = {
+    # Deadlocks are wanted, waiting a second for each is not.
+    "deadlock_timeout": "100ms",
+}
+
+
+class Proof(NamedTuple):
+    """What a run has come to."""
+
+    tally: Tally
+    """By kind of fault."""
+    outcomes: Counter[str]
+    """Of all calls, those included that no fault befell."""
+    wrong: list[str]
+    """What was not as it was said to be; empty if all is well."""
+    notes: Counter[str]
+    """What else was counted."""
+
+
+@contextlib.contextmanager
+def through_proxy(
+    server: EmbeddedServer, *, processes: int, threads: int
+) -> Iterator[tuple[FaultProxy, Callers]]:
+    """Start a proxy before the server, and callers that use it."""
+    with (
+        FaultProxy(server.host, server.port, listen=free_port()) as proxy,
+        Callers(server, proxy, processes=processes, threads=threads) as callers,
+    ):
+        callers.migrate()
+        yield proxy, callers
+
+
+def strike(server: EmbeddedServer, mode: str, number: int, seed: object = 0) -> Proof:
+    """Let so many faults befall calls of two processes with four threads each."""
+    with through_proxy(server, processes=2, threads=4) as (proxy, callers):
+        execute(server, Calls.schema(mode))
+        faults = Faults(proxy, server, seed)
+        callers.start("calls", mode=mode)
+        faults.inject(number)
+        strikes = faults.end()
+        calls = calls_of(callers.stop())
+    rows, total = stored(server)
+    wrong = untruths(calls, rows)
+    if total != rows.total():
+        wrong["counter"] = f"the counters are worth {total}, and {rows.total()} rows are there"
+    tally = Tally()
+    tally.note_strikes(calls, strikes, wrong)
+    outcomes = Counter(call.outcome for call in calls)
+    return Proof(tally, outcomes, list(wrong.values()), Counter(faults=len(strikes)))
+
+
+def crash(server: EmbeddedServer, mode: str, number: int, seed: object = 0) -> Proof:
+    """Run so many trials of ``crashes``, on a server with its settings."""
+    with through_proxy(server, processes=1, threads=3) as (proxy, callers):
+        trials = crashes.Crashes(server, proxy, callers, mode)
+        chance = random.Random(f"{seed}")
+        found = {}
+        cases = itertools.cycle(itertools.product(crashes.PLACES, crashes.ENDS))
+        for count, (place, end) in enumerate(itertools.islice(cases, number)):
+            found[f"{place}, {end}", count] = trials.run(
+                place, end, threads=chance.randint(1, 3), aborting=chance.random() < 0.25
+            )
+    return judged(found)
+
+
+def promote(servers: Servers, version: str, mode: str, number: int, seed: object = 0) -> Proof:
+    """Run so many trials of ``promotions``."""
+
+    def make_standby(primary: EmbeddedServer) -> EmbeddedServer:
+        made = servers.make(primary=primary)
+        made.start()
+        return made
+
+    primary = servers.make(version)
+    primary.start()
+    with through_proxy(primary, processes=1, threads=3) as (proxy, callers):
+        trials = promotions.Promotions(primary, make_standby, servers.remove, proxy, callers, mode)
+        chance = random.Random(f"{seed}")
+        found = {}
+        cases = itertools.cycle(promotions.CASES)
+        for count, (place, failover) in enumerate(itertools.islice(cases, number)):
+            run = trials.fail_over if failover else trials.ask_standby
+            name = place if failover else f"{place}; standby asked"
+            found[name, count] = run(
+                place, threads=chance.randint(1, 3), aborting=chance.random() < 0.25
+            )
+        trials.close()
+    return judged(found)
+
+
+def judged(trials: dict[tuple[str, int], Trial]) -> Proof:
+    tally = Tally()
+    outcomes, notes = Counter[str](), Counter[str](trials=len(trials), trapped=0)
+    wrong = []
+    for (name, _), trial in trials.items():
+        for call in trial.calls:
+            tally.note(name, fate(call, 0), wrong=call.key in trial.wrong)
+            outcomes[call.outcome] += 1
+        wrong += [f"{name}: {words}" for words in trial.wrong.values()]
+        notes["trapped"] += trial.trapped
+    return Proof(tally, outcomes, wrong, notes)
+
+
+def bank(
+    server: EmbeddedServer, mode: str, isolation: str, seconds: float, seed: object = 0
+) -> Proof:
+    """Let a storm rage while sixteen threads transfer money."""
+    with through_proxy(server, processes=2, threads=8) as (proxy, callers):
+        execute(server, Bank.schema())
+        faults = Faults(proxy, server, seed)
+        callers.start("bank", mode=mode, isolation=isolation)
+        notes = rage(faults, server, seconds, seed)
+        strikes = faults.end()
+        results = callers.stop()
+    calls = calls_of(results)
+    with psycopg.connect(**server.parameters()) as connection:
+        rows = Counter(key for (key,) in connection.execute("SELECT key FROM done"))
+    transfers = [call for call in calls if not call.key.startswith("audit")]
+    wrong = untruths(transfers, rows)
+    tally = Tally()
+    tally.note_strikes(calls, strikes, wrong)
+    notes["attempts"] = sum(len(call.attempts) for call in calls)
+    notes["audits"] = sum(len(result["audits"]) for result in results)
+    outcomes = Counter(call.outcome for call in calls)
+    return Proof(tally, outcomes, [*wrong.values(), *wrong_balances(server, results)], notes)
+
+
+def list_append(
+    server: EmbeddedServer, mode: str, isolation: str, seconds: float, seed: object = 0
+) -> Proof:
+    """Let a storm rage while sixteen threads append to lists and read them; check the history."""
+    with through_proxy(server, processes=2, threads=8) as (proxy, callers):
+        execute(server, Lists.schema())
+        faults = Faults(proxy, server, seed)
+        callers.start("lists", mode=mode, isolation=isolation)
+        notes = rage(faults, server, seconds, seed)
+        strikes = faults.end()
+        results = callers.stop()
+    calls = calls_of(results)
+    history = transactions_of(results)
+    found = anomalies(history, final_reads(server))
+    wrong = [
+        f"{name}: {example}"
+        for name, examples in found.items()
+        if name not in ALLOWED[isolation]
+        for example in examples
+    ]
+    # Nothing that a call has in the database bears its key.
+    truths = {call.key: int(call.outcome == "acknowledged") for call in calls}
+    wrong += untruths(calls, truths).values()
+    tally = Tally()
+    tally.note_strikes(calls, strikes, {})
+    notes["attempts"] = len(history)
+    notes.update(
+        {f"{name} (allowed)": len(found[name]) for name in ALLOWED[isolation] & found.keys()}
+    )
+    return Proof(tally, Counter(call.outcome for call in calls), wrong, notes)
+
+
+def execute(server: EmbeddedServer, statements: list[str]) -> None:
+    with psycopg.connect(**server.parameters(), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
