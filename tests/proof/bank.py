@@ -6,10 +6,10 @@ import uuid
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from django.db import connection
 
 from tests.proof.loads import Load
+from tests.proof.verdict import snapshot
 
 if TYPE_CHECKING:
     import random
@@ -80,7 +80,7 @@ class Bank(Load):
 def wrong_balances(server: EmbeddedServer, results: list[dict[str, Any]]) -> list[str]:
     """Compare all balances with the transfers that are noted, and the audits with the total."""
     expected = Counter(dict.fromkeys(range(1, ACCOUNTS + 1), INITIAL))
-    with psycopg.connect(**server.parameters()) as bank:
+    with snapshot(server) as bank:
         balances = dict(bank.execute("SELECT number, balance FROM account").fetchall())
         for source, target, amount in bank.execute("SELECT source, target, amount FROM done"):
             expected[source] -= amount

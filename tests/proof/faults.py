@@ -80,6 +80,8 @@ class Faults:
                 self.terminate()
             else:
                 self.strike(at_most=left)
+            # So that some calls are struck by nothing, and the pools are whole at times.
+            time.sleep(self._random.uniform(0.0, 0.04))
 
     def strike(self, at_most: int = 1) -> None:
         """Have a fault chosen at random befall one to three calls."""

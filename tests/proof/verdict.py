@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from example_project.embedded_postgres import EmbeddedServer
     from tests.proof.loads import Call
 
-__all__ = ["COLUMNS", "Strike", "Tally", "fate", "stored", "untruths"]
+__all__ = ["COLUMNS", "Strike", "Tally", "fate", "snapshot", "stored", "untruths"]
 
 COLUMNS = ("calls", "found committed", "run again", "unknown", "failed", "wrong")
 
@@ -27,9 +27,16 @@ class Strike(NamedTuple):
     at: float
 
 
+def snapshot(server: EmbeddedServer) -> psycopg.Connection[Any]:
+    """Return a connection that sees one state: a COMMIT that was held back may still be done."""
+    connection = psycopg.connect(**server.parameters())
+    connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    return connection
+
+
 def stored(server: EmbeddedServer) -> tuple[Counter[str], int]:
     """Return how often each call's row is there, and what the counters are worth together."""
-    with psycopg.connect(**server.parameters()) as connection:
+    with snapshot(server) as connection:
         rows = Counter(key for (key,) in connection.execute("SELECT key FROM done"))
         row = connection.execute("SELECT sum(value)::int FROM counter").fetchone()
     assert row is not None
