@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+
 from tests.proof.loads import Call
 
 if TYPE_CHECKING:
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Caller", "Callers", "calls_of", "supported"]
 
+ORDINARY_ROLE = [
+    """DO $$ BEGIN
+        CREATE ROLE caller LOGIN PASSWORD 'calls';
+    EXCEPTION WHEN duplicate_object THEN
+    END $$""",
+    "GRANT CREATE, USAGE ON SCHEMA public TO caller",
+    "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO caller",
+]
+"""The callers may do no more than a project's own role: they ask what any role may ask."""
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -86,9 +97,14 @@ class Callers:
             # The faults are many and short: waiting longer would only make the run longer.
             "backoff": {"initial": 0.01, "maximum": 0.2, "jitter": True},
         }
+        with psycopg.connect(**server.parameters(), autocommit=True) as operator:
+            for statement in ORDINARY_ROLE:
+                operator.execute(statement)
         database = {
             "ENGINE": "django_pooled",
             **server.django_settings(),
+            "USER": "caller",
+            "PASSWORD": "calls",
             "PORT": proxy.port,
             "OPTIONS": {"pool": pool},
         }

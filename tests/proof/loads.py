@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from django.db import close_old_connections, connection, transaction
 from psycopg import IsolationLevel
 
-from django_pooled import AmbiguousCommit, Backoff, retry_transaction
+from django_pooled import AmbiguousCommit, Backoff, registry, retry_transaction
 from tests.proof.peers import PEERS
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ class Load:
             thread.join(max(0.0, until - time.monotonic()))
         if not self.ended():
             self._errors.append("a thread did not come to its end")
+        elif kept := sum(pool.in_use for pool in registry.snapshots()):
+            self._errors.append(f"{kept} connections did not go back to the pool")
 
     def decorated(self, body: Callable[..., None]) -> Callable[..., None]:
         """Return the function, which notes its attempts and callbacks under its first argument."""
