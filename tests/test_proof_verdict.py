@@ -57,6 +57,8 @@ def test_a_row_that_nobody_has_made_is_wrong() -> None:
         (Strike("cut", 100, 10.5), "acknowledged", 1, "none struck"),
         (Strike("cut", 100, -0.5), "acknowledged", 1, "none struck"),
         (Strike("cut", 99, 0.5), "acknowledged", 1, "none struck"),
+        # The first attempt's connection, asked after the second.
+        (Strike("cut", 100, 9.5), "acknowledged", 2, "none struck"),
     ],
 )
 def test_a_fault_is_laid_to_the_attempt_that_had_its_backend_then(

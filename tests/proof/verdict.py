@@ -90,7 +90,8 @@ class Tally:
         for strike in strikes:
             place = bisect_right(places, (strike.backend_pid, strike.at)) - 1
             pid, _, number, call = attempts[max(place, 0)]
-            if place >= 0 and pid == strike.backend_pid and strike.at <= call.ended:
+            ends = [*(attempt.started for attempt in call.attempts[number + 1 :]), call.ended]
+            if place >= 0 and pid == strike.backend_pid and strike.at <= ends[0]:
                 self.note(strike.fault, fate(call, number), wrong=call.key in wrong)
             else:
                 # The connection asked what became of a COMMIT, or was between two calls.
