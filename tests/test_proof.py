@@ -24,7 +24,11 @@ EVERY_CRASH, EVERY_PROMOTION = len(PLACES) * len(ENDS), len(promotions.CASES)
 
 
 # The server has a say in the first two alone.
-CASES = [(mode, version) for mode in MODES for version in versions()[mode not in MODES[:2] :]]
+CASES = [
+    (mode, version)
+    for mode in MODES
+    for version in (versions() if mode in ("xid", "token") else versions()[-1:])
+]
 each_mode = pytest.mark.parametrize(("mode", "version"), CASES, scope="module")
 
 
@@ -75,12 +79,12 @@ def test_every_call_tells_the_truth_after_a_standby_was_promoted(
 def test_a_storm_leaves_no_wrong_history(
     make_server: Callable[..., EmbeddedServer], workload: Callable[..., Any], isolation: str
 ) -> None:
-    # A quarter of it in each case, and the cases by turns on either version.
-    version = versions()[(workload is bank) == (isolation == "SERIALIZABLE")]
-    server = make_server(version, settings=HISTORY_SETTINGS)
+    # A quarter of a minute in each case, and the cases by turns on either version.
+    newest = (workload is bank) == (isolation == "SERIALIZABLE")
+    server = make_server(versions()[-1 if newest else 0], settings=HISTORY_SETTINGS)
     proof = workload(server, "xid", isolation, 16.0)
     assert proof.wrong == []
-    assert proof.outcomes["acknowledged"] > 100
+    assert proof.outcomes["acknowledged"] > 50
     assert proof.notes["server killed"] > 0
     assert proof.notes["server stopped"] > 0
     assert proof.notes["backend killed"] > 0
