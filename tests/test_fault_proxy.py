@@ -342,7 +342,10 @@ def test_statements_are_cut_where_a_semicolon_ends_them() -> None:
     text = """-- COMMIT;
     SELECT 'it''s; COMMIT', "a;b", $x$;COMMIT$x$ ; /* no;
     COMMIT */ COMMIT"""
-    assert list(statements(text)) == ["SELECT '''', '', ''", "COMMIT"]
+    assert list(statements(text)) == [
+        "SELECT 'it''s; COMMIT', \"a;b\", $x$;COMMIT$x$",
+        "COMMIT",
+    ]
 
 
 def test_its_process_ends_when_it_is_closed(proxy: FaultProxy) -> None:

@@ -59,7 +59,7 @@ class Scene:
         self.make_database = make_database
         self.attempts = 0
         self.held: list[BaseDatabaseWrapper] = []
-        self.fail: Callable[[], None] = lambda: None
+        self.fail: Callable[[], object] = lambda: None
         self.fail_first: Callable[[], None] = lambda: None
         self.alias = make_database(server, through=proxy, max_size=2, timeout=5.0)
         self.admin("DROP TABLE IF EXISTS scene")

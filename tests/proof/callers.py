@@ -96,6 +96,7 @@ class Callers:
             "timeout": 30.0,
             # The faults are many and short: waiting longer would only make the run longer.
             "backoff": {"initial": 0.01, "maximum": 0.2, "jitter": True},
+            "retry_budget": 0,
         }
         with psycopg.connect(**server.parameters(), autocommit=True) as operator:
             for statement in ORDINARY_ROLE:

@@ -15,7 +15,7 @@ def main() -> None:
 
     settings.configure(
         DATABASES={"default": json.loads(os.environ["PROOF_DATABASE"])},
-        INSTALLED_APPS=["django_pooled"],
+        INSTALLED_APPS=["django_pooled", "django_pooled.tokens"],
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
         USE_TZ=True,
     )
