@@ -28,11 +28,13 @@ from example_project.embedded_postgres import EmbeddedServer, free_port  # noqa:
 from tests.fault_proxy import FaultProxy  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
     "ENGINES",
+    "ROOT",
     "EmbeddedServer",
+    "Engine",
     "FaultProxy",
     "Worker",
     "arguments",
@@ -42,6 +44,8 @@ __all__ = [
     "proxies",
     "requests",
     "server",
+    "started",
+    "temporary_folder",
     "workers",
 ]
 
@@ -65,13 +69,16 @@ ENGINES = (
 
 
 class Worker:
-    """The process that one engine works in; see ``_worker.Commands`` for what it can be told."""
+    """The process that one engine works in; see ``_worker.Commands`` for what it can be told.
 
-    def __init__(
-        self, engine: Engine, target: EmbeddedServer | FaultProxy, database: dict[str, Any]
-    ) -> None:
+    Args:
+        engine: its column.
+        database: its ``DATABASES["default"]``, but for what the engine's own settings are.
+    """
+
+    def __init__(self, engine: Engine, database: Mapping[str, Any]) -> None:
         self.name = engine.name
-        entry = {**engine.settings, **database, "PORT": target.port}
+        entry = {**engine.settings, **database}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("_worker.py"))],
@@ -93,15 +100,23 @@ class Worker:
 
     def call(self, command: str, **arguments: Any) -> Any:
         """Give a command, wait until it is done and return its answer."""
+        self.send(command, **arguments)
+        return self.answer()
+
+    def send(self, command: str, **arguments: Any) -> None:
+        """Give a command, and don't wait."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([command, arguments]) + "\n")
         self._process.stdin.flush()
+
+    def answer(self) -> Any:
+        """Wait until the command that was given is done, and return its answer."""
+        assert self._process.stdout is not None
         if not (line := self._process.stdout.readline()):
             raise RuntimeError(f"{self.name} ended:\n{self.log()}")
         error, answer = json.loads(line)
         if error is not None:
-            raise RuntimeError(f"{self.name}: {command} failed: {error}")
+            raise RuntimeError(f"{self.name}: {error}")
         return answer
 
     def hold(self, connections: int) -> None:
@@ -122,11 +137,24 @@ class Worker:
 
 
 @contextlib.contextmanager
+def started(databases: Iterable[tuple[Engine, Mapping[str, Any]]]) -> Iterator[list[Worker]]:
+    """Start a worker for each engine and its database, and end them all."""
+    with contextlib.ExitStack() as stack:
+        made = []
+        for engine, database in databases:
+            made.append(Worker(engine, database))
+            stack.callback(made[-1].close)
+        yield made
+
+
+@contextlib.contextmanager
 def workers(
     targets: EmbeddedServer | Sequence[EmbeddedServer | FaultProxy],
     of: EmbeddedServer,
     pool: Mapping[str, Any],
     options: Mapping[str, Any] | None = None,
+    engines: Sequence[Engine] = ENGINES,
+    **settings: Any,
 ) -> Iterator[list[Worker]]:
     """Start a worker for each engine, all with the same options.
 
@@ -135,33 +163,42 @@ def workers(
         of: the server whose database it is.
         pool: ``OPTIONS["pool"]``; where it says nothing else, of one connection to ten.
         options: further ``OPTIONS``.
+        engines: which.
+        settings: what else differs from the server's own entry for ``DATABASES``.
     """
     if isinstance(targets, EmbeddedServer):
-        targets = [targets] * len(ENGINES)
+        targets = [targets] * len(engines)
     # psycopg_pool's own defaults are four connections, never more.
     pool = {"min_size": 1, "max_size": 10, **pool}
-    database = {**of.django_settings(), "OPTIONS": {**(options or {}), "pool": pool}}
-    with contextlib.ExitStack() as stack:
-        made = []
-        for engine, target in zip(ENGINES, targets, strict=True):
-            made.append(Worker(engine, target, database))
-            stack.callback(made[-1].close)
+    database = {**of.django_settings(), **settings, "OPTIONS": {**(options or {}), "pool": pool}}
+    with started(
+        (engine, {**database, "PORT": target.port})
+        for engine, target in zip(engines, targets, strict=True)
+    ) as made:
         yield made
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder that a server's user can reach, and remove it."""
+    is_root = sys.platform != "win32" and os.geteuid() == 0
+    folder = Path(tempfile.mkdtemp(prefix="benchmark-", dir="/tmp" if is_root else None))
+    # As root, PostgreSQL runs as another user, who has to pass through.
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def server(**settings: str) -> Iterator[EmbeddedServer]:
     """Run a server of its own in a temporary folder, and remove it."""
-    is_root = sys.platform != "win32" and os.geteuid() == 0
-    folder = Path(tempfile.mkdtemp(prefix="benchmark-", dir="/tmp" if is_root else None))
-    # As root, PostgreSQL runs as another user, who has to pass through.
-    folder.chmod(0o711)
-    one = EmbeddedServer(folder / "server", durable=False, settings=settings)
-    try:
-        with one:
-            yield one
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with (
+        temporary_folder() as folder,
+        EmbeddedServer(folder / "server", durable=False, settings=settings) as one,
+    ):
+        yield one
 
 
 @contextlib.contextmanager

@@ -7,14 +7,19 @@ for, and note when. Times are ``time.monotonic()``, which on Linux all processes
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import sys
 import threading
 import time
-from typing import Any, NamedTuple
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-__all__ = ["Request"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Request", "Write"]
 
 
 class Request(NamedTuple):
@@ -27,6 +32,9 @@ class Request(NamedTuple):
     done: float
     """When it had its answer, or its error."""
     error: str | None
+    """The error's name."""
+    said: str = ""
+    """The error's own words."""
 
     @property
     def waited(self) -> float:
@@ -35,6 +43,15 @@ class Request(NamedTuple):
     @property
     def took(self) -> float:
         return self.done - self.asked
+
+
+class Write(NamedTuple):
+    """A transaction in which one thread inserted one row, and what came of it."""
+
+    key: str
+    began: float
+    done: float
+    error: str | None
 
 
 class Commands:
@@ -46,33 +63,66 @@ class Commands:
         self._connection: Any = connection
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._requests: list[Request] = []
+        self._requests: list[Any] = []
         self._lock = threading.Lock()
         self._in_use = self._most_in_use = 0
 
     def start(self, threads: int, query: str | None = None, pause: float = 0.0) -> None:
         """Have that many threads make requests all the time, with a pause after an error."""
-        self._stop.clear()
-        self._requests = []
-        self._threads = [
-            threading.Thread(target=self._keep_asking, args=(number, query, pause))
-            for number in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+
+        def ask(number: int, _: int) -> None:
+            request = self._request(number, query)
+            self._requests.append(request)
+            if request.error is not None:
+                self._stop.wait(pause)
+
+        self._start(threads, ask)
+
+    def start_writing(self, threads: int, name: str, pause: float, retry: bool) -> None:
+        """Have that many threads insert rows all the time, with a pause after each.
+
+        Args:
+            threads: how many.
+            name: written into each row, beside a key that no other row of this name has.
+            pause: seconds.
+            retry: use django_pooled's ``retry_transaction`` instead of Django's ``atomic``.
+        """
+        from django.db.transaction import atomic
+
+        def insert(key: str) -> None:
+            with self._connection.cursor() as cursor:
+                cursor.execute("INSERT INTO request VALUES (%s, %s)", [name, key])
+
+        transaction: Callable[[str], None] = atomic(insert)
+        if retry:
+            from django_pooled import retry_transaction
+
+            transaction = retry_transaction(deadline=60.0)(insert)
+
+        def write(number: int, count: int) -> None:
+            key, began, error = f"{number}-{count}", time.monotonic(), None
+            try:
+                transaction(key)
+            except Exception as caught:
+                error = _name(caught)
+            self._give_back()
+            self._requests.append(Write(key, began, time.monotonic(), error))
+            self._stop.wait(pause)
+
+        self._start(threads, write)
 
     def stop(self) -> None:
         """Let each thread finish its request, and begin no other."""
         self._stop.set()
 
-    def finish(self) -> list[Request]:
+    def finish(self) -> list[Any]:
         """Stop, wait for the threads and return what they saw."""
         self.stop()
         for thread in self._threads:
             thread.join()
         return self._requests
 
-    def seen(self) -> list[Request]:
+    def seen(self) -> list[Any]:
         """Return what the threads saw so far, whether they still wait for something or not."""
         return list(self._requests)
 
@@ -134,6 +184,27 @@ class Commands:
         psycopg.connect(**parameters).close()
         return time.monotonic() - began
 
+    def unpooled(self) -> tuple[float, str]:
+        """Have Django's own engine connect, without any pool, and configure the connection.
+
+        Returns:
+            The seconds that it took, and the error's own words.
+        """
+        from django.db.backends.postgresql.base import DatabaseWrapper
+
+        settings = deepcopy(self._connection.settings_dict)
+        del settings["OPTIONS"]["pool"]
+        wrapper: Any = DatabaseWrapper(settings, "unpooled")
+        began, said = time.monotonic(), ""
+        try:
+            wrapper.connect()
+        except Exception as caught:
+            said = str(caught)
+        took = time.monotonic() - began
+        with contextlib.suppress(Exception):
+            wrapper.close()
+        return took, said
+
     def close_pool(self) -> None:
         """Close the engine's pool; the next request opens one anew."""
         self._connection.close_pool()
@@ -152,15 +223,23 @@ class Commands:
             return pool
         return dict(self._connection.pool.get_stats())
 
-    def _keep_asking(self, number: int, query: str | None, pause: float) -> None:
-        while not self._stop.is_set():
-            request = self._request(number, query)
-            self._requests.append(request)
-            if request.error is not None:
-                self._stop.wait(pause)
+    def _start(self, threads: int, work: Callable[[int, int], None]) -> None:
+        """Have each thread do that, with its own number and a count, until ``stop``."""
+
+        def keep_on(number: int) -> None:
+            for count in itertools.count():
+                if self._stop.is_set():
+                    return
+                work(number, count)
+
+        self._stop.clear()
+        self._requests = []
+        self._threads = [threading.Thread(target=keep_on, args=(n,)) for n in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     def _request(self, number: int, query: str | None) -> Request:
-        asked, got, error = time.monotonic(), None, None
+        asked, got, error, said = time.monotonic(), None, None, ""
         try:
             self._connection.ensure_connection()
             got = time.monotonic()
@@ -172,10 +251,10 @@ class Commands:
             finally:
                 self._count(-1)
         except Exception as caught:
-            error = _name(caught)
+            error, said = _name(caught), str(caught)
         done = time.monotonic()
         self._give_back()
-        return Request(number, asked, got, done, error)
+        return Request(number, asked, got, done, error, said)
 
     def _give_back(self) -> None:
         # Both engines' way to the pool, as at the end of a request.
