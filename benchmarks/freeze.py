@@ -21,21 +21,30 @@ from _common import arguments, requests, server, workers
 from _tables import Figures, milliseconds, total
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from _common import Worker
     from _worker import Request
 
 CONNECTIONS = 4
+APART = 0.5
+"""Seconds between two engines."""
 BAR = 0.05
 """Seconds that the first request of ours may take beyond one connect."""
 
 
-def thaw(worker: Worker) -> tuple[float, Request]:
-    """Continue a stopped process with a request; returns the seconds until its answer, too."""
-    worker.send("once", query="SELECT 1")
-    began = time.monotonic()
-    os.kill(worker.pid, signal.SIGCONT)
-    (request,) = requests([worker.answer()])
-    return request.done - began, request
+def thaw(among: Sequence[Worker]) -> Iterator[tuple[float, Request]]:
+    """Continue each stopped process with a request; yields the seconds until its answer, too."""
+    began = []
+    for worker in among:
+        worker.send("once", query="SELECT 1")
+        began.append(time.monotonic())
+        os.kill(worker.pid, signal.SIGCONT)
+        # The next one may not disturb it, nor wait for it: it may take until its timeout.
+        time.sleep(APART)
+    for worker, since in zip(among, began, strict=True):
+        (request,) = requests([worker.answer()])
+        yield request.done - since, request
 
 
 def main() -> int:
@@ -58,11 +67,12 @@ def main() -> int:
         for _ in range(chosen.repeat):
             connect = [median(worker.call("connect") for _ in range(9)) for worker in among]
             for worker in among:
+                # Without what the last stop has left: the native pool keeps dead connections.
+                worker.call("close_pool")
                 worker.hold(CONNECTIONS)
                 os.kill(worker.pid, signal.SIGSTOP)
             time.sleep(chosen.seconds)
-            # One after another, since some of it is CPU time in milliseconds.
-            took, first = zip(*map(thaw, among), strict=True)
+            took, first = zip(*thaw(among), strict=True)
             beyond = [one_ - single for one_, single in zip(took, connect, strict=True)]
             figures.note("first request: failed", [bool(one_.error) for one_ in first], total)
             figures.note("first request", took, milliseconds)
