@@ -99,6 +99,8 @@ CAUSES = (
         mend=("GRANT welcome TO visitor",),
     ),
     Cause(
+        # Django's own pool is not served with a good one either: to quote the role, a new
+        # connection's configuration asks the same pool for another connection.
         "bad assume_role",
         'role "actor" does not exist',
         options={"assume_role": "actor"},
