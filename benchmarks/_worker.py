@@ -184,26 +184,33 @@ class Commands:
         psycopg.connect(**parameters).close()
         return time.monotonic() - began
 
-    def unpooled(self) -> tuple[float, str]:
-        """Have Django's own engine connect, without any pool, and configure the connection.
+    def unpooled(self, threads: int = 1) -> list[tuple[float, str]]:
+        """Have Django's own engine connect and configure the connection, without any pool.
 
         Returns:
-            The seconds that it took, and the error's own words.
+            For each thread the seconds that it took, and the error's own words.
         """
         from django.db.backends.postgresql.base import DatabaseWrapper
 
         settings = deepcopy(self._connection.settings_dict)
         del settings["OPTIONS"]["pool"]
-        wrapper: Any = DatabaseWrapper(settings, "unpooled")
-        began, said = time.monotonic(), ""
-        try:
-            wrapper.connect()
-        except Exception as caught:
-            said = str(caught)
-        took = time.monotonic() - began
-        with contextlib.suppress(Exception):
-            wrapper.close()
-        return took, said
+        barrier = threading.Barrier(threads)
+        found: list[tuple[float, str]] = []
+
+        def connect() -> None:
+            wrapper: Any = DatabaseWrapper(deepcopy(settings), "unpooled")
+            barrier.wait()
+            began, said = time.monotonic(), ""
+            try:
+                wrapper.connect()
+            except Exception as caught:
+                said = str(caught)
+            found.append((time.monotonic() - began, said))
+            with contextlib.suppress(Exception):
+                wrapper.close()
+
+        _run([threading.Thread(target=connect) for _ in range(threads)])
+        return found
 
     def close_pool(self) -> None:
         """Close the engine's pool; the next request opens one anew."""

@@ -21,6 +21,7 @@ import sys
 import time
 import zoneinfo
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -168,7 +169,7 @@ def until(prober: Worker, said: Callable[[str], bool]) -> float:
     """Connect until the error's words are such; returns when that attempt began."""
     give_up = time.monotonic() + 10.0
     while (began := time.monotonic()) < give_up:
-        _, words = prober.call("unpooled")
+        [(_, words)] = prober.call("unpooled")
         if said(words):
             return began
         time.sleep(0.002)
@@ -196,7 +197,8 @@ def refuse(
     """Let the server refuse all engines for that cause, and mend it; returns their figures."""
     execute(cause.bring_about)
     until(prober, lambda words: cause.words in words)
-    alone = [sorted(worker.call("unpooled")[0] for _ in range(3))[1] for worker in among]
+    alone = [median(worker.call("unpooled")[0][0] for _ in range(3)) for worker in among]
+    crowds = [worker.call("unpooled", threads=chosen.waiters) for worker in among]
     # Each comes to a pool that does not exist yet.
     for worker in among:
         worker.send("burst", threads=chosen.waiters, query=QUERY)
@@ -214,16 +216,20 @@ def refuse(
     for worker in among:
         worker.call("close_pool")
     return [
-        figures_of(cause, burst, later, connect, mended)
-        for burst, later, connect in zip(bursts, seen, alone, strict=True)
+        {
+            "one refused connect": connect,
+            "as many at once without a pool, beyond that": max(took for took, _ in crowd) - connect,
+            **figures_of(cause, connect, burst, later, mended),
+        }
+        for connect, crowd, burst, later in zip(alone, crowds, bursts, seen, strict=True)
     ]
 
 
 def figures_of(
     cause: Cause,
+    connect: float,
     burst: Sequence[Request],
     seen: Sequence[Request],
-    connect: float,
     mended: float,
 ) -> dict[str, float | None]:
     """Return one engine's figures: of its first waiters, and of what it saw after them."""
@@ -231,7 +237,6 @@ def figures_of(
     later = [request for request in seen if request.error is not None and request.done < mended]
     untold = [one for one in (*burst, *later) if cause.words not in one.said]
     found: dict[str, float | None] = {
-        "one refused connect": connect,
         BEYOND: max(one.done for one in burst) - min(one.asked for one in burst) - connect,
         "slowest later checkout": max(request.took for request in later),
         UNTOLD: len(untold),
