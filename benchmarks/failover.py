@@ -144,6 +144,37 @@ def stored(writes: Sequence[Write], rows: Mapping[str, int]) -> dict[str, float]
     }
 
 
+def report_events(
+    events: Sequence[Event], observed: Sequence[float], seen: Sequence[Sequence[Write]]
+) -> None:
+    """Print a table for each kind of event."""
+    for name in dict.fromkeys(event.name for event in events):
+        among = [event for event in events if event.name == name]
+        figures = Figures(f"{name}, {len(among)} times", COLUMNS)
+        for event in among:
+            last, back = event.away(observed)
+            figures.note("no write by new connections", [back - last] * len(seen), seconds)
+            costs = [event.cost(writes, back) for writes in seen]
+            for row in costs[0]:
+                show = total if row in ("failed", "served") else seconds
+                figures.note(row, [cost[row] for cost in costs], show)
+        figures.print()
+
+
+def report_rows(rows: Sequence[tuple[Any, ...]], seen: Sequence[Sequence[Write]]) -> None:
+    """Print which errors there were, and what became of all the rows."""
+    figures = Figures("All of the run", COLUMNS)
+    comparison = []
+    for writes, column in zip(seen, COLUMNS, strict=True):
+        errors = Counter(one.error for one in writes if one.error is not None)
+        print(f"{column.name}: {dict(errors)}")
+        found = {key: count for name, key, count in rows if name == column.name}
+        comparison.append(stored(writes, found))
+    for row in comparison[0]:
+        figures.note(row, [one[row] for one in comparison], total)
+    figures.print()
+
+
 def main() -> None:
     """Cause both events under load, and print what they cost."""
     parser = arguments(__doc__)
@@ -176,29 +207,9 @@ def main() -> None:
                 worker.send("finish")
             seen = [[Write(*one) for one in worker.answer()] for worker in among]
             rows = observer.execute("SELECT engine, key, count(*) FROM request GROUP BY 1, 2")
-
     print(f"{servers.words}; {chosen.threads} threads, {CONNECTIONS} connections each")
-    for name in ("switchover", "failover"):
-        figures = Figures(f"{name}, {chosen.rounds} times", COLUMNS)
-        for event in events:
-            if event.name == name:
-                last, back = event.away(observer.wrote)
-                figures.note("no write by new connections", [back - last] * len(seen), seconds)
-                costs = [event.cost(writes, back) for writes in seen]
-                for row in costs[0]:
-                    show = total if row in ("failed", "served") else seconds
-                    figures.note(row, [cost[row] for cost in costs], show)
-        figures.print()
-    figures = Figures("All of the run", COLUMNS)
-    comparison = []
-    for writes, column in zip(seen, COLUMNS, strict=True):
-        errors = Counter(one.error for one in writes if one.error is not None)
-        print(f"{column.name}: {dict(errors)}")
-        found = {key: count for name, key, count in rows if name == column.name}
-        comparison.append(stored(writes, found))
-    for row in comparison[0]:
-        figures.note(row, [column[row] for column in comparison], total)
-    figures.print()
+    report_events(events, observer.wrote, seen)
+    report_rows(rows, seen)
 
 
 if __name__ == "__main__":
