@@ -11,7 +11,7 @@ from .sqlstates import CONNECTION_LOST
 
 if TYPE_CHECKING:
     from .retry.riding import Rider
-    from .retry.witness import Server
+    from .retry.witness import Backend
 
 __all__ = ["Life", "PooledConnection"]
 
@@ -23,7 +23,7 @@ class Life:
     with the connection: a connection that nobody holds is then freed at once.
     """
 
-    __slots__ = ("doomed_by", "expires_at", "goodbye", "idle_since", "opened_at", "server")
+    __slots__ = ("backend", "doomed_by", "expires_at", "goodbye", "idle_since", "opened_at")
 
     def __init__(self) -> None:
         self.opened_at = self.idle_since = monotonic()
@@ -31,8 +31,8 @@ class Life:
         self.doomed_by: str | None = None
         self.goodbye: str | None = None
         """SQLSTATE with which the server ended the session, where it came as a notice."""
-        self.server: Server | None = None
-        """Where the connection leads, once retry_transaction has asked for it."""
+        self.backend: Backend | None = None
+        """What works for a direct connection, once retry_transaction has asked for it."""
 
     def doom(self, reason: str) -> None:
         """Have the connection closed instead of kept when it comes back."""

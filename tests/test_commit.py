@@ -80,6 +80,17 @@ def bank(
     return Bank(alias, own_server, proxy)
 
 
+def test_a_black_hole_in_the_body_leaves_no_locks_to_wait_for(bank: Bank) -> None:
+    connections[bank.alias].ensure_connection()
+    decorate = retry_transaction(using=bank.alias, backoff=QUICK)
+    decorate(bank.deposit)()  # From here on it is known what works for the connection.
+    bank.proxy.fault_at(r"UPDATE\b", "swallowed", silence=0.1)
+    # Without an end of the first attempt's backend, the second would wait for the row for ever.
+    decorate(bank.deposit)()
+    assert bank.proxy.triggered() == 1
+    assert (bank.attempts, bank.balance, bank.called_back) == (3, 2, 2)
+
+
 def test_a_commit_that_never_arrived_is_run_again(bank: Bank) -> None:
     bank.proxy.fault_at_commit("refused")
     retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
@@ -176,6 +187,20 @@ def test_what_is_idempotent_is_run_again_where_it_cannot_be_told(bank: Bank) -> 
     bank.proxy.fault_at_commit("answer_lost")
     retry_transaction(using=bank.alias, commit_check="idempotent", backoff=QUICK)(bank.deposit)()
     assert (bank.attempts, bank.balance, bank.called_back) == (2, 2, 1)
+
+
+@pytest.mark.usefixtures("crash_before_asking")
+def test_what_may_have_been_committed_never_ends_as_a_plain_failure(bank: Bank) -> None:
+    def deposit() -> None:
+        if bank.attempts:
+            raise LookupError("no such account any more")
+        bank.deposit()
+
+    bank.proxy.fault_at_commit("answer_lost")
+    with pytest.raises(AmbiguousCommit) as raised:
+        retry_transaction(using=bank.alias, commit_check="idempotent", backoff=QUICK)(deposit)()
+    assert isinstance(raised.value.__cause__, LookupError)
+    assert bank.balance == 1
 
 
 def test_what_is_idempotent_is_not_run_again_where_it_can_be_told(bank: Bank) -> None:
@@ -371,20 +396,24 @@ def test_behind_pgbouncer_it_is_found_out_too(
 
 @pytest.mark.skipif(PROGRAM is None, reason="PgBouncer is not installed")
 @pytest.mark.parametrize("pool_mode", ["session", "transaction"])
-@pytest.mark.parametrize("kind", ["refused", "answer_lost"])
+@pytest.mark.parametrize("fault", ["refused", "answer_lost", "answer_cut"])
 def test_a_server_lost_behind_pgbouncer_is_found_out_too(
-    bank: Bank, pool_mode: Any, kind: Any, make_database: MakeDatabase
+    bank: Bank, pool_mode: Any, fault: str, make_database: MakeDatabase
 ) -> None:
     # The fault strikes between PgBouncer and the server.
     with PgBouncer(bank.server, pool_mode, port=bank.proxy.port) as pooler:
         bank.alias = make_database(bank.server, max_size=3, timeout=10.0)
         connections.settings[bank.alias]["PORT"] = pooler.port
         retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
-        bank.proxy.fault_at_commit(kind)
+        if fault == "answer_cut":
+            # PgBouncer hands on that COMMIT was done, and then an error of its own.
+            bank.proxy.fault_at_commit("answer_lost", messages=1)
+        else:
+            bank.proxy.fault_at_commit(cast("StatementFaultKind", fault))
         retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
         assert bank.proxy.triggered() == 1
         assert (bank.balance, bank.called_back) == (2, 2)
-        assert bank.attempts == (2 if kind == "answer_lost" else 3)
+        assert bank.attempts == (3 if fault == "refused" else 2)
         connections[bank.alias].close()
 
 

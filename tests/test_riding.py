@@ -268,8 +268,8 @@ def test_server_side_binding_works_too(
     def insert() -> None:
         with connections[alias].cursor() as cursor:
             cursor.execute("INSERT INTO bound VALUES (%s)", [1])
-        proxy.fault_at_commit("answer_lost")
 
+    proxy.fault_at_commit("answer_lost")
     insert()
     assert proxy.triggered() == 1
     with psycopg.connect(**server.parameters("postgres")) as admin:

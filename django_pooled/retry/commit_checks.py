@@ -31,6 +31,9 @@ class CommitCheck:
     never_asks = False
     """Whether a COMMIT without an answer is unknown at once."""
 
+    has_guessed = False
+    """Whether an attempt was taken for failed that may have been committed."""
+
     record: Record | None = None
     """What the transaction leaves behind, to be found if it was committed."""
 
@@ -81,6 +84,7 @@ class _Idempotent(CommitCheck):
     """Runs the transaction again where the id does not tell ("idempotent")."""
 
     def otherwise(self, finding: Finding, asking: DatabaseWrapper) -> Phase:
+        self.has_guessed = True
         return Phase.FAILED
 
 

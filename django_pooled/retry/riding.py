@@ -12,7 +12,7 @@ from psycopg.pq import PipelineStatus, TransactionStatus
 
 from django_pooled import psycopg_seam as seam
 
-from .witness import FULL_QUESTION, QUICK_QUESTION, assigning, testify
+from .witness import FULL_QUESTION, QUICK_QUESTION, Testimony, assigning, testify
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from django_pooled.connection import PooledConnection
 
-    from .witness import Testimony
 
 __all__ = ["Rider", "RidingCursor", "may_write"]
 
@@ -121,7 +120,7 @@ class Rider:
         if self._connection.pgconn.pipeline_status != PipelineStatus.OFF:
             # Takes one statement at a time.
             return None
-        question = QUICK_QUESTION if self._connection.life.server is not None else FULL_QUESTION
+        question = QUICK_QUESTION if self._connection.life.backend is not None else FULL_QUESTION
         if _NOTIFIES.search(query):
             question = assigning(question)
         # On a line of its own, since the statement may end in a comment.
@@ -135,6 +134,12 @@ class Rider:
         elif rows > 0:
             # Rows of a foreign server, whose transaction ends with this one.
             self.has_to_ask = True
+
+    @property
+    def ghost(self) -> Testimony | None:
+        """What may hold locks for the transaction when its connection is lost before COMMIT."""
+        backend = self._connection.life.backend
+        return self.testimony or (Testimony(None, backend) if backend is not None else None)
 
     def ask(self) -> None:
         """Ask in a round trip of its own, and let the transaction have an id if it has none.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+import psycopg
 from django.db import connections
 from django.db.transaction import atomic
 
@@ -29,6 +30,7 @@ from .deadline import earliest
 from .elsewhere import watch_others
 from .phase import Phase
 from .verdict import Verdict, judge
+from .witness import end_if_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from .policy import Policy
     from .verdict import Failure
+    from .witness import Testimony
 
 __all__ = ["Series"]
 
@@ -87,6 +90,7 @@ class Series(Generic[R]):
             check if isinstance(check, str) else partial(check, *args, **kwargs)
         )
         self._pool: Pool | None = None
+        self._ghost: Testimony | None = None
         self._started = monotonic()
         self._deadline = earliest(self._started + policy.deadline)
 
@@ -101,14 +105,17 @@ class Series(Generic[R]):
                 with self._inputs.recording():
                     result = self._try(attempt)
             except Exception as error:
-                failure = self._worth_another(attempt, error)
-                if failure is None:
-                    raise
                 wait = policy.backoff.wait(number)
-                refusal = self._refusal(attempt, number, wait)
+                failure = self._worth_another(attempt, error)
+                refusal = self._refusal(attempt, number, wait) if failure is not None else None
                 if refusal is not None:
                     self._add_notes(error, number, refusal)
+                if failure is None or refusal is not None:
+                    if self._check.has_guessed:
+                        # It would read as if nothing had happened.
+                        raise ambiguous(self._wrapper) from error
                     raise
+                self._ghost = attempt.rider.ghost if failure.lost and attempt.rider else None
                 self._announce(error, failure, number, wait)
             else:
                 self._succeeded()
@@ -122,6 +129,7 @@ class Series(Generic[R]):
     def _try(self, attempt: Attempt) -> R:
         wrapper = self._wrapper
         self._check.prepare(wrapper)
+        self._lay_ghost()
         wrapper.attempt = attempt
         wrapper.rollback_exc = None
         alone = len(connections.settings) == 1
@@ -145,6 +153,15 @@ class Series(Generic[R]):
             return result
         finally:
             attempt.end(wrapper)
+
+    def _lay_ghost(self) -> None:
+        """End the backend of a lost connection if it knows nothing of that, for its locks."""
+        ghost, self._ghost = self._ghost, None
+        if ghost is not None and not self._wrapper.in_atomic_block:
+            self._wrapper.ensure_connection()
+            # If that fails too, the attempt will find out for itself.
+            with suppress(psycopg.Error):
+                end_if_idle(self._wrapper.connection, ghost)
 
     def _settle(self, attempt: Attempt, result: R) -> None:
         """The body has returned: have its transaction committed, rolled back or refused."""

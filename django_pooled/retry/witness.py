@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = [
     "FULL_QUESTION",
     "QUICK_QUESTION",
+    "Backend",
     "Finding",
-    "Server",
     "Testimony",
     "assigning",
     "end_if_idle",
@@ -43,20 +43,25 @@ QUICK_QUESTION = """SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catal
 """Enough on a connection whose server is known already."""
 
 FULL_QUESTION = f"""{QUICK_QUESTION},
+    (SELECT EXTRACT(epoch FROM backend_start)
+       FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid())),
     (SELECT system_identifier FROM pg_catalog.pg_control_system()),
     {_INCARNATION},
     pg_catalog.pg_is_in_recovery()::pg_catalog.text"""
 
 _STATUS = "SELECT pg_catalog.pg_xact_status(%s::pg_catalog.xid8)"
 
-# Ends a backend that still holds the transaction open: only ours (pid and id both), and only if
-# it is idle, so that COMMIT never reached it. Its end makes the status final. One that is under
-# way is left to finish: ending it while it waits for a synchronous standby would commit locally.
+# Ends a backend that still holds the transaction open: only the very same, whose pid is given out
+# again but not with that start, and only if it is idle, so that COMMIT never reached it. Its end
+# makes the status final. One that is under way is left to finish: ending it while it waits for a
+# synchronous standby would commit locally.
 _END_IDLE = """
     SELECT pg_catalog.pg_terminate_backend(pid)
       FROM pg_catalog.pg_stat_activity
-     WHERE pid = %s AND state LIKE 'idle in transaction%%'
-       AND backend_xid = %s::pg_catalog.xid8::pg_catalog.xid
+     WHERE pid = %(pid)s AND EXTRACT(epoch FROM backend_start)::pg_catalog.text = %(started)s
+       AND state LIKE 'idle in transaction%%'
+       AND (%(xid)s::pg_catalog.xid8 IS NULL OR
+            backend_xid = %(xid)s::pg_catalog.xid8::pg_catalog.xid)
 """
 
 
@@ -68,12 +73,19 @@ class Server(NamedTuple):
     in_recovery: bool
 
 
+class Backend(NamedTuple):
+    """The server's process that works for a connection, or behind a pooler for a transaction."""
+
+    pid: str | None
+    started: str | None
+    server: Server
+
+
 class Testimony(NamedTuple):
     """Whose transaction it is: its id (None as long as it has written nothing), and where."""
 
     xid: str | None
-    backend_pid: int
-    server: Server
+    backend: Backend
 
 
 class Finding(Enum):
@@ -97,10 +109,10 @@ def assigning(question: str) -> str:
 
 
 def testify(connection: PooledConnection, answer: PGresult) -> Testimony | None:
-    """Read the answer to either question; None if it does not tell which server it is.
+    """Read the answer to either question; None if it does not tell which backend it is.
 
-    The server that a direct connection leads to stays the same as long as the connection does,
-    so it is asked for once. Behind a pooler such as PgBouncer each transaction may find another
+    That of a direct connection stays the same as long as the connection does, so it is asked for
+    once. Behind a pooler such as PgBouncer each transaction may find another
     backend, whose pid is not the one that the connection was opened with: there it is asked
     for each time. On a standby too, since it may be promoted meanwhile.
     """
@@ -108,12 +120,12 @@ def testify(connection: PooledConnection, answer: PGresult) -> Testimony | None:
     xid, pid, *rest = [value.decode() if value is not None else None for value in values]
     direct = pid == str(connection.info.backend_pid)
     if rest:
-        system, incarnation, in_recovery = rest
-        server = Server(system, incarnation, in_recovery == "true")
-        connection.life.server = server if direct and not server.in_recovery else None
-        return Testimony(xid, int(pid or 0), server)
-    if direct and connection.life.server is not None:
-        return Testimony(xid, int(pid or 0), connection.life.server)
+        started, system, incarnation, in_recovery = rest
+        backend = Backend(pid, started, Server(system, incarnation, in_recovery == "true"))
+        connection.life.backend = backend if direct and not backend.server.in_recovery else None
+        return Testimony(xid, backend)
+    if direct and connection.life.backend is not None:
+        return Testimony(xid, connection.life.backend)
     return None
 
 
@@ -124,12 +136,12 @@ def look(connection: PooledConnection, lost: Testimony) -> Finding:
         psycopg.Error: The question failed.
     """
     answer = connection.execute(FULL_QUESTION, prepare=False).pgresult
-    now = answer and testify(connection, answer)
-    if not now or now.server.system != lost.server.system:
+    asked = answer and testify(connection, answer)
+    if not asked or asked.backend.server.system != lost.backend.server.system:
         return Finding.FOREIGN
-    if now.server.in_recovery:
+    if asked.backend.server.in_recovery:
         return Finding.NOT_YET
-    same = now.server.incarnation == lost.server.incarnation
+    same = asked.backend.server.incarnation == lost.backend.server.incarnation
     try:
         row = connection.execute(_STATUS, [lost.xid]).fetchone()
     except psycopg.errors.InvalidParameterValue:
@@ -145,7 +157,11 @@ def look(connection: PooledConnection, lost: Testimony) -> Finding:
 
 
 def end_if_idle(connection: PooledConnection, lost: Testimony) -> None:
-    """End the backend that still holds the transaction open, if COMMIT never reached it."""
+    """End the backend that still holds the transaction open, if COMMIT never reached it.
+
+    Without an id it has to be the backend of a direct connection, which works for nobody else.
+    """
+    backend = {"pid": lost.backend.pid, "started": lost.backend.started, "xid": lost.xid}
     # A superuser's, or one under another role, can only be ended by time limits of its own.
     with suppress(psycopg.errors.InsufficientPrivilege):
-        connection.execute(_END_IDLE, [lost.backend_pid, lost.xid])
+        connection.execute(_END_IDLE, backend)
