@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from psycopg import IsolationLevel
+    from typing_extensions import Unpack
 
     from .backoff import Backoff
+    from .retry.policy import TransactionOptions
 
 __all__ = ["retry_transaction", "run_transaction"]
 
@@ -36,16 +38,7 @@ R = TypeVar("R")
 def retry_transaction(function: Callable[P, R], /) -> Callable[P, R]: ...
 @overload
 def retry_transaction(
-    *,
-    using: str = ...,
-    max_attempts: int = ...,
-    deadline: float = ...,
-    isolation_level: IsolationLevel | None = ...,
-    read_only: bool | None = ...,
-    retry_on: Iterable[str] = ...,
-    commit_check: str | Callable[..., bool | None] = ...,
-    backoff: Backoff = ...,
-    sleep: Callable[[float], None] = ...,
+    **options: Unpack[TransactionOptions],
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def retry_transaction(
     function: Callable[P, R] | None = None,
@@ -135,20 +128,7 @@ def retry_transaction(
     return decorate if function is None else decorate(function)
 
 
-def run_transaction(
-    function: Callable[[], R],
-    /,
-    *,
-    using: str = DEFAULT_DB_ALIAS,
-    max_attempts: int = 10,
-    deadline: float = 30.0,
-    isolation_level: IsolationLevel | None = None,
-    read_only: bool | None = None,
-    retry_on: Iterable[str] = (),
-    commit_check: str | Callable[[], bool | None] = "xid",
-    backoff: Backoff = BACKOFF,
-    sleep: Callable[[float], None] = time.sleep,
-) -> R:
+def run_transaction(function: Callable[[], R], /, **options: Unpack[TransactionOptions]) -> R:
     """Run *function* at once, as `retry_transaction` would run it, and return its result.
 
     The form for a block of code: a ``with`` block cannot be run twice, and a loop around one
@@ -158,20 +138,9 @@ def run_transaction(
         def moved():  # the function's result, not the function
             ...
 
-    Args and errors are those of `retry_transaction`.
+    Options and errors are those of `retry_transaction`.
     """
-    decorate = retry_transaction(
-        using=using,
-        max_attempts=max_attempts,
-        deadline=deadline,
-        isolation_level=isolation_level,
-        read_only=read_only,
-        retry_on=retry_on,
-        commit_check=commit_check,
-        backoff=backoff,
-        sleep=sleep,
-    )
-    return decorate(function)()
+    return retry_transaction(**options)(function)()
 
 
 def _wrapper(using: str) -> DatabaseWrapper:

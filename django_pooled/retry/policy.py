@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from django_pooled.backoff import Backoff
 
 from .commit_checks import MODES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from psycopg import IsolationLevel
 
     from .verdict import RetryOn
 
-__all__ = ["BACKOFF", "Policy"]
+__all__ = ["BACKOFF", "Policy", "TransactionOptions"]
 
 BACKOFF = Backoff(initial=0.025, maximum=1.0)
 """Measured best on a contended row: fewer attempts and a lower p99 than immediate repetition."""
+
+
+class TransactionOptions(TypedDict, total=False):
+    """Those arguments as a caller gives them; see `django_pooled.retry_transaction`."""
+
+    using: str
+    max_attempts: int
+    deadline: float
+    isolation_level: IsolationLevel | None
+    read_only: bool | None
+    retry_on: Iterable[str]
+    commit_check: str | Callable[..., bool | None]
+    backoff: Backoff
+    sleep: Callable[[float], None]
 
 
 @dataclass(frozen=True)
