@@ -31,7 +31,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--calls", type=int, default=100, help="in each round, of each kind")
-    parser.add_argument("--delays", type=float, nargs="*", default=[0, 0.0005], help="seconds")
+    parser.add_argument("--delays", type=float, nargs="*", default=[0, 0.00035], help="seconds")
     chosen = parser.parse_args()
     if chosen.quick:
         chosen.rounds, chosen.calls = 5, 40

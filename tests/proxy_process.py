@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import selectors
 import socket
 import struct
 import sys
@@ -287,4 +288,6 @@ async def serve(host: str, port: int, listen: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    # select() keeps time to the microsecond, where epoll() rounds up to milliseconds.
+    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+    loop.run_until_complete(serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
