@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .commit_checks import CommitCheck
 
-__all__ = ["Attempt", "is_idle"]
+__all__ = ["Attempt", "is_broken", "is_idle"]
 
 
 @dataclass

@@ -38,8 +38,8 @@ _COMMIT_IF_NOTHING_WRITTEN = f"""SAVEPOINT {_SAVEPOINT};
 SELECT 1 / (pg_catalog.pg_current_xact_id_if_assigned() IS NULL)::pg_catalog.int4;
 COMMIT"""
 
-
 _ANSWERED = (TransactionStatus.IDLE, TransactionStatus.INERROR)
+"""What a connection is in when the server has had the last word."""
 
 
 def commit(wrapper: DatabaseWrapper, attempt: Attempt, send: Callable[[], None]) -> None:
@@ -127,8 +127,7 @@ def _is_known_to_have_failed(wrapper: DatabaseWrapper, error: Exception) -> bool
         and found.sqlstate not in UNKNOWN_OUTCOME
         and connection is not None
         and connection.pgconn.status == ConnStatus.OK
-        and connection.info.transaction_status
-        in (TransactionStatus.IDLE, TransactionStatus.INERROR)
+        and connection.info.transaction_status in _ANSWERED
     )
 
 
