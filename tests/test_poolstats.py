@@ -278,6 +278,17 @@ def test_prometheus_counts_restarts_by_sqlstate() -> None:
     assert 'django_pooled_restarts_total{database="default",pid="4121",sqlstate="40001"} 3' in lines
 
 
+def test_the_table_tells_restarts_by_sqlstate_lost_commits_by_outcome_and_the_budget() -> None:
+    look = overview({"retry_budget_left": 97.0}, {"retry_budget_left": 100.0})
+    for pool in look.collection.reports[0]["pools"]:
+        pool["restarts"] = {"40001": 2, "lost": 1}
+        pool["lost_commits"] = {"committed": 1}
+    assert (
+        "        restarts: 4 x 40001, 2 x lost; COMMITs without an answer: 2 committed; "
+        "budget left: 97"
+    ) in table.render(look, [])
+
+
 def test_prometheus_counts_commits_without_an_answer_by_outcome() -> None:
     look = overview({})
     look.collection.reports[0]["pools"][0]["lost_commits"] = {"committed": 2, "unknown": 1}

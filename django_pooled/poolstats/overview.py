@@ -50,10 +50,13 @@ class PoolRow(NamedTuple):
         return sum(self.counts("restarts").values())
 
     @property
+    def has_budget(self) -> bool:
+        return isinstance(self.figures.get("retry_budget_left"), (int, float))
+
+    @property
     def budget_is_spent(self) -> bool:
         """No transaction can be restarted now."""
-        left = self.figures.get("retry_budget_left")
-        return isinstance(left, (int, float)) and left < 1
+        return self.has_budget and self.number("retry_budget_left") < 1
 
     @property
     def starved(self) -> bool:
@@ -77,6 +80,20 @@ class Group:
     @property
     def restarts(self) -> int:
         return sum(row.restarts for row in self.rows)
+
+    def counts(self, key: str) -> Counter[str]:
+        """Return what is counted by kind, of all processes."""
+        total: Counter[str] = Counter()
+        for row in self.rows:
+            total.update(row.counts(key))
+        return total
+
+    @property
+    def least_budget_left(self) -> float | None:
+        """What the process that restarted most may still restart; None without budgets."""
+        return min(
+            (row.number("retry_budget_left") for row in self.rows if row.has_budget), default=None
+        )
 
 
 @dataclass

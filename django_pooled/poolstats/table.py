@@ -102,7 +102,23 @@ def _group(group: Group, since: _Since, max_rows: int | None) -> list[str]:
     if hidden := len(group.rows) - len(rows):
         lines.append(f"...     {hidden} more")
     many = f"{len(group.rows)} process{'es' if len(group.rows) > 1 else ''}"
-    return [*lines, _row("total", many, group, group.rows, since)]
+    return [*lines, _row("total", many, group, group.rows, since), *_retries(group)]
+
+
+def _retries(group: Group) -> list[str]:
+    restarts, lost, left = (
+        group.counts("restarts"), group.counts("lost_commits"), group.least_budget_left
+    )  # fmt: skip
+    if not restarts and not lost:
+        return []
+    by_kind = ", ".join(f"{_count(count)} x {kind}" for kind, count in restarts.most_common())
+    parts = [f"restarts: {by_kind or 'none'}"]
+    if lost:
+        outcomes = ", ".join(f"{_count(count)} {kind}" for kind, count in lost.most_common())
+        parts.append(f"COMMITs without an answer: {outcomes}")
+    if left is not None:
+        parts.append(f"budget left: {left:.0f}")
+    return [_cut(f"{'':7} {'; '.join(parts)}", WIDTH)]
 
 
 def _row(first: str, second: str, group: Group, rows: Sequence[PoolRow], since: _Since) -> str:
