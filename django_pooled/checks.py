@@ -91,11 +91,11 @@ def check_versions(**kwargs: object) -> list[CheckMessage]:
     psycopg2 needs no check: without psycopg 3 this module can't be imported.
     """
     messages: list[CheckMessage] = []
-    if get_version_tuple(psycopg.__version__) < (3, 2, 1):
+    if get_version_tuple(psycopg.__version__) < (3, 2, 4):
         messages.append(
             Error(
                 f"psycopg {psycopg.__version__} is too old for django_pooled.",
-                hint="Install psycopg 3.2.1 or later.",
+                hint="Install psycopg 3.2.4 or later.",
                 id="django_pooled.E002",
             )
         )

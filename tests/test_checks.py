@@ -195,8 +195,8 @@ def test_versions_in_order_are_silent() -> None:
     ("module", "version", "expected"),
     [
         (psycopg, "3.1.20", ["E002"]),
-        (psycopg, "3.2.0", ["E002"]),
-        (psycopg, "3.2.1", []),
+        (psycopg, "3.2.3", ["E002"]),
+        (psycopg, "3.2.4", []),
         (psycopg, "4.0.0.dev1", []),
         (psycopg_pool, "3.2.6", ["E003"]),
         (psycopg_pool, "3.3.0", []),
