@@ -339,6 +339,39 @@ def test_a_check_that_fails_leaves_the_commit_ambiguous(bank: Bank) -> None:
         retry_transaction(using=bank.alias, commit_check=was_committed)(bank.deposit)()
 
 
+def test_rows_of_a_foreign_server_alone_are_written_once_though_the_answer_is_lost(
+    bank: Bank,
+) -> None:
+    # They give the local transaction no id, and are committed with it.
+    if not bank.ask("SELECT 1 FROM pg_available_extensions WHERE name = 'postgres_fdw'"):
+        pytest.skip("this PostgreSQL comes without postgres_fdw")
+    server = bank.server
+    bank.ask("CREATE EXTENSION postgres_fdw")
+    bank.ask(
+        f"CREATE SERVER itself FOREIGN DATA WRAPPER postgres_fdw "
+        f"OPTIONS (host '{server.host}', port '{server.port}', dbname 'postgres')"
+    )
+    bank.ask(
+        f"CREATE USER MAPPING FOR {server.user} SERVER itself "
+        f"OPTIONS (user '{server.user}', password '{server.password}')"
+    )
+    bank.ask(
+        "CREATE FOREIGN TABLE far_account (balance int) SERVER itself "
+        "OPTIONS (table_name 'account')"
+    )
+
+    @retry_transaction(using=bank.alias, backoff=QUICK)
+    def deposit() -> None:
+        bank.attempts += 1
+        with connections[bank.alias].cursor() as cursor:
+            cursor.execute("UPDATE far_account SET balance = balance + 1")
+
+    bank.proxy.fault_at_commit("answer_lost")
+    deposit()
+    assert bank.proxy.triggered() == 1
+    assert (bank.attempts, bank.balance) == (1, 1)
+
+
 def test_outcomes_of_lost_commits_are_counted(bank: Bank) -> None:
     kinds: list[StatementFaultKind] = ["refused", "answer_lost"]
     for kind in kinds:
