@@ -77,7 +77,8 @@ def no_waiting() -> Iterator[list[float]]:
 
     Gives a list of the waits that were left out, in seconds.
     """
-    before, left_out = series.pause, []  # type: tuple[series.Pause, list[float]]
+    before = series.pause
+    left_out: list[float] = []
     series.pause = lambda sleep, seconds: left_out.append(seconds)
     try:
         yield left_out

@@ -116,7 +116,7 @@ def _retries(group: Group) -> Iterator[Finding]:
             f"could be restarted fail instead."
         )
         yield Finding(Level.WARNING, sentence)
-    unknown = sum(row.counts("lost_commits").get("unknown", 0) for row in group.rows)
+    unknown = group.counts("lost_commits")["unknown"]
     if unknown:
         many = _count(unknown, "COMMIT")
         sentence = f'{many} on "{group.alias}" had no answer, and the outcome stays unknown.'

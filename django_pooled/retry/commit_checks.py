@@ -6,13 +6,15 @@ import logging
 from typing import TYPE_CHECKING
 
 from django_pooled.sqlstates import is_connection_lost
-from django_pooled.tokens.table import Token
+from django_pooled.tokens.table import TABLE, Token, sweep_now_and_then
 
 from .phase import Phase
 from .witness import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import psycopg
 
     from django_pooled.base import DatabaseWrapper
 
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["MODES", "CommitCheck", "make"]
 
 logger = logging.getLogger("django_pooled.retry")
-
-MODES = ("xid", "token", "raise", "idempotent")
 
 
 class CommitCheck:
@@ -39,6 +39,13 @@ class CommitCheck:
 
     def prepare(self, wrapper: DatabaseWrapper) -> None:
         """Called before each attempt, outside its transaction."""
+
+    def succeeded(self, wrapper: DatabaseWrapper) -> None:
+        """Called after the call's transaction was committed, outside of it."""
+
+    def proves_earlier_commit(self, error: psycopg.Error) -> bool:
+        """Tell whether an attempt failed because an earlier one was committed after all."""
+        return False
 
     def conclude(self, finding: Finding, asking: DatabaseWrapper) -> Phase:
         """Say what became of a transaction that is not in progress any more.
@@ -66,6 +73,13 @@ class _ByToken(CommitCheck):
 
     def prepare(self, wrapper: DatabaseWrapper) -> None:
         self._token.check(wrapper)
+
+    def succeeded(self, wrapper: DatabaseWrapper) -> None:
+        sweep_now_and_then(wrapper)
+
+    def proves_earlier_commit(self, error: psycopg.Error) -> bool:
+        # The token is there already, and unique.
+        return error.diag.table_name == TABLE
 
     def otherwise(self, finding: Finding, asking: DatabaseWrapper) -> Phase:
         if self._token.is_found(asking):
@@ -108,6 +122,15 @@ class _ByCaller(CommitCheck):
         return Phase.COMMITTED if answer else Phase.FAILED
 
 
+_KINDS: dict[str, type[CommitCheck]] = {
+    "xid": CommitCheck,
+    "token": _ByToken,
+    "raise": _Never,
+    "idempotent": _Idempotent,
+}
+MODES = tuple(_KINDS)
+
+
 def make(mode: str | Callable[[], object]) -> CommitCheck:
     """Return what resolves the COMMITs of one call.
 
@@ -116,5 +139,4 @@ def make(mode: str | Callable[[], object]) -> CommitCheck:
     """
     if not isinstance(mode, str):
         return _ByCaller(mode)
-    kinds = {"xid": CommitCheck, "token": _ByToken, "raise": _Never, "idempotent": _Idempotent}
-    return kinds[mode]()
+    return _KINDS[mode]()

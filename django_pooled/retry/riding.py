@@ -24,28 +24,47 @@ if TYPE_CHECKING:
 __all__ = ["Rider", "RidingCursor", "may_write"]
 
 # A statement that may give the transaction an id. What is missed here costs a round trip before
-# COMMIT, and what is caught needlessly a few microseconds.
-_MAY_WRITE = re.compile(
-    r"""(?xis)
-    \s* (?: /\*.*?\*/ \s* )*
-    (?: INSERT | UPDATE | DELETE | MERGE | CALL | DO | TRUNCATE | CREATE | ALTER | DROP | NOTIFY
-      | WITH \b .* \b (?: INSERT | UPDATE | DELETE | MERGE )
-      | SELECT \b .* \b FOR \s+ (?: NO \s+ KEY \s+ | KEY \s+ )? (?: UPDATE | SHARE )
-      | SELECT \b .* \b pg_notify
-    ) \b
-    """
+# COMMIT, and what is caught needlessly a few microseconds. It is asked of each statement until
+# the id is known, so long ones are searched only where plain words say that it is worth it.
+_FIRST_WORD = re.compile(r"(?is)\s*(?:/\*.*?\*/\s*)*([a-z]+)\b")
+_WRITES = frozenset(
+    {
+        *("INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE", "CALL", "DO"),
+        *("CREATE", "ALTER", "DROP", "NOTIFY"),
+    }
 )
+_WRITES_WITHIN = re.compile(r"(?i)\b(?:INSERT|UPDATE|DELETE|MERGE)\b")
+_LOCKS = re.compile(r"(?i)\bFOR\s+(?:NO\s+KEY\s+|KEY\s+)?(?:UPDATE|SHARE)\b")
+_CALLS_NOTIFY = re.compile(r"(?i)\bpg_notify\b")
 
 _ROLLS_BACK = re.compile(r"(?i)\s*ROLLBACK\b")
 
 # NOTIFY gets its id only while COMMIT is under way, when nobody can ask any more: so it is
 # given one at once, lest "no id" be taken for "nothing to lose".
-_NOTIFIES = re.compile(r"(?i)^\s*NOTIFY\b|\bpg_notify\b")
+_IS_NOTIFY = re.compile(r"(?i)\s*NOTIFY\b")
 
 
 def may_write(query: object) -> bool:
     """Tell whether a statement looks as if it wrote something."""
-    return _MAY_WRITE.match(str(query)) is not None
+    text = str(query)
+    first = _FIRST_WORD.match(text)
+    if first is None:
+        return False
+    word = first[1].upper()
+    if word == "WITH":
+        return _WRITES_WITHIN.search(text, first.end()) is not None
+    if word != "SELECT":
+        return word in _WRITES
+    lowered = text.lower()
+    if "for" in lowered and ("update" in lowered or "share" in lowered) and _LOCKS.search(text):
+        return True
+    return "pg_notify" in lowered and _CALLS_NOTIFY.search(text) is not None
+
+
+def _notifies(query: str) -> bool:
+    if "notify" not in query.lower():
+        return False
+    return bool(_IS_NOTIFY.match(query) or _CALLS_NOTIFY.search(query))
 
 
 if TYPE_CHECKING:
@@ -121,7 +140,7 @@ class Rider:
             # Takes one statement at a time.
             return None
         question = QUICK_QUESTION if self._connection.life.backend is not None else FULL_QUESTION
-        if _NOTIFIES.search(query):
+        if _notifies(query):
             question = assigning(question)
         # On a line of its own, since the statement may end in a comment.
         return f"\n;{question}" + (f";\n{self._record.insertion}" if self._record else "")

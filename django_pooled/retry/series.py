@@ -20,7 +20,6 @@ from django_pooled.replay.responses import (
     refuse_coroutine,
 )
 from django_pooled.signals import transaction_restarting
-from django_pooled.tokens.table import TABLE, sweep_now_and_then
 
 from . import commit_checks, rehearsal
 from .attempt import Attempt, is_broken
@@ -121,8 +120,7 @@ class Series(Generic[R]):
                 self._succeeded()
                 return result
             # Others may use the connection meanwhile.
-            if not self._wrapper.in_atomic_block:
-                self._wrapper.close()
+            self._give_back()
             pause(policy.sleep, wait)
             number += 1
 
@@ -189,8 +187,7 @@ class Series(Generic[R]):
         failure = attempt.cause(error)
         if failure is None:
             return None
-        if failure.error.diag.table_name == TABLE:
-            # The token is there: an earlier attempt was committed after all.
+        if self._check.proves_earlier_commit(failure.error):
             raise ambiguous(self._wrapper) from error
         verdict = self._judge(failure)
         if verdict is Verdict.RAISE:
@@ -214,14 +211,17 @@ class Series(Generic[R]):
             others = ", ".join(map(repr, sorted(attempt.written_elsewhere)))
             return f"it wrote to {others} as well, which a restart would not undo"
         # A session may be put back by a query, which needs a connection that works.
-        if not self._wrapper.in_atomic_block:
-            self._wrapper.close()
+        self._give_back()
         obstacle = self._inputs.obstacle_after_restoring()
         if obstacle is not None:
             return obstacle
         if self._pool is not None and not self._pool.retry_budget.take():
             return "the retry budget of this process is spent"
         return None
+
+    def _give_back(self) -> None:
+        if not self._wrapper.in_atomic_block:
+            self._wrapper.close()
 
     def _announce(self, error: Exception, failure: Failure, number: int, wait: float) -> None:
         policy = self._policy
@@ -243,8 +243,8 @@ class Series(Generic[R]):
     def _succeeded(self) -> None:
         if self._pool is not None:
             self._pool.retry_budget.give()
-        if self._policy.commit_check == "token" and not self._wrapper.in_atomic_block:
-            sweep_now_and_then(self._wrapper)
+        if not self._wrapper.in_atomic_block:
+            self._check.succeeded(self._wrapper)
 
     def _add_notes(self, error: Exception, number: int, refusal: str) -> None:
         elapsed = monotonic() - self._started
