@@ -6,7 +6,7 @@ import os
 import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 import psycopg
 from django.core.exceptions import ImproperlyConfigured
@@ -22,6 +22,7 @@ from psycopg import IsolationLevel
 from . import conf, registry, uwsgi_seam
 from .celery_seam import closes_around_a_task
 from .connection import PooledConnection
+from .errors import PoolError
 from .pool import Pool
 from .retry.commit import commit, commit_once
 from .retry.riding import RidingCursor
@@ -66,14 +67,20 @@ class _ErrorWatch(DatabaseErrorWrapper):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc_type is not None:
+        # A PoolError is psycopg's too, for those who look for it, and is Django's already.
+        if exc_type is not None and not issubclass(exc_type, PoolError):
             if isinstance(exc_value, psycopg.Error):
                 self.wrapper.note_error(exc_value)
             super().__exit__(exc_type, exc_value, traceback)
 
 
 class DatabaseWrapper(postgresql.DatabaseWrapper):
-    """One thread's view of a database; its connection comes from the process's pool."""
+    """One thread's view of a database; its connection comes from the process's pool.
+
+    It takes its place in front of another backend over Django's PostgreSQL backend::
+
+        class DatabaseWrapper(django_pooled.base.DatabaseWrapper, other.DatabaseWrapper): ...
+    """
 
     rollback_exc: BaseException | None  # Django's, which django-stubs does not know
 
@@ -89,9 +96,18 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         self._last: tuple[tuple[dict[str, Any], str, str | None, int], Pool] | None = None
 
     @property
+    def is_pooled(self) -> bool:
+        """Whether connections come from a pool.
+
+        Those for maintenance do not, nor do any with ``OPTIONS["pool"] = False``: they are
+        opened, kept and closed as Django's own backend does.
+        """
+        return self.alias != NO_DB_ALIAS and self.settings_dict["OPTIONS"].get("pool") is not False
+
+    @property
     def pool(self) -> Pool | None:
-        """The open pool that this wrapper's settings lead to; None for maintenance connections."""
-        if self.alias == NO_DB_ALIAS:
+        """The open pool that this wrapper's settings lead to; None where `is_pooled` is false."""
+        if not self.is_pooled:
             return None
         return self._find_pool(self.get_connection_params())
 
@@ -106,40 +122,45 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
 
     @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        if self.alias == NO_DB_ALIAS:
-            return super().get_new_connection(resolved(conn_params))
         self.isolation_level = self._isolation_level()
-        pool = self._find_pool(conn_params)
-        connection = pool.checkout()
-        self.checked_out_from = pool
+        if self.is_pooled:
+            pool = self._find_pool(conn_params)
+            connection = pool.checkout()
+            connection.owner = ref(self)
+            self.checked_out_from = pool
+        else:
+            connection = PooledConnection.connect(**resolved(conn_params))
         if "isolation_level" in self.settings_dict["OPTIONS"]:
             connection.isolation_level = self.isolation_level
         return connection
 
     def init_connection_state(self) -> None:
-        if self.alias == NO_DB_ALIAS:
-            super().init_connection_state()
-        else:
+        if self.is_pooled:
             # The pool configured the connection when it opened it.
             super(postgresql.DatabaseWrapper, self).init_connection_state()
+        else:
+            super().init_connection_state()
 
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         # Atomic.__exit__ ends a transaction whose connection was lost with set_autocommit(True),
         # for which Django would connect anew: with the server away, a long wait whose error
         # replaces the one that matters. The next use connects, and starts in autocommit.
-        if self.connection is None and autocommit and self.settings_dict["AUTOCOMMIT"]:
+        starts_so = self.is_pooled and self.settings_dict["AUTOCOMMIT"]
+        if self.connection is None and autocommit and starts_so:
             self.validate_no_atomic_block()
             self.autocommit = True
             return
         super().set_autocommit(autocommit, *args, **kwargs)
 
     def close_if_health_check_failed(self) -> None:
-        if self.alias == NO_DB_ALIAS:
+        if not self.is_pooled:
             super().close_if_health_check_failed()
 
     def close_if_unusable_or_obsolete(self) -> None:
-        # At both ends of a request: back to the pool, which looks for itself at its state.
-        if self.connection is not None:
+        if not self.is_pooled:
+            super().close_if_unusable_or_obsolete()
+        elif self.connection is not None:
+            # At both ends of a request: back to the pool, which looks for itself at its state.
             self.close()
 
     def close_pool(self) -> None:
@@ -226,13 +247,28 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         """Go on with the connection of *other*, which has none any more."""
         self.connection, self.checked_out_from = other.connection, other.checked_out_from
         other.connection = other.checked_out_from = None
+        if isinstance(self.connection, PooledConnection):
+            self.connection.owner = ref(self)
+
+    def keeps(self, connection: PooledConnection) -> bool:
+        """Tell whether this wrapper, whose thread has ended, goes on holding the connection.
+
+        It does while other threads may use it, as Django's live server does in tests. Else it
+        lets go, since the connection will have other users.
+        """
+        if self.connection is not connection:
+            return False
+        if self.allow_thread_sharing:
+            return True
+        self.connection = self.checked_out_from = None
+        return False
 
     def _close(self) -> None:
         connection, pool = self.connection, self.checked_out_from
         if not isinstance(connection, PooledConnection) or pool is None:
             super()._close()  # type: ignore[misc]
             return
-        self.connection = self.checked_out_from = connection.rider = None
+        self.connection = self.checked_out_from = connection.rider = connection.owner = None
         with self.wrap_database_errors:
             pool.checkin(connection)
 
@@ -287,9 +323,11 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
             return IsolationLevel(value)
         except ValueError:
             levels = ", ".join(f"psycopg.IsolationLevel.{level.name}" for level in IsolationLevel)
+            # Django's words first, which may be looked for.
             raise ImproperlyConfigured(
-                f"DATABASES[{self.alias!r}]['OPTIONS']['isolation_level'] is {value!r}; "
-                f"expected one of {levels}."
+                f"Invalid transaction isolation level {value} specified. Use one of the "
+                f"psycopg.IsolationLevel values. DATABASES[{self.alias!r}]['OPTIONS']"
+                f"['isolation_level'] is {value!r}; expected one of {levels}."
             ) from None
 
 

@@ -151,17 +151,19 @@ def parse(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions:
     """
     max_age = settings_dict.get("CONN_MAX_AGE", 0)
     if max_age != 0:
+        # Django's words first, which may be looked for.
         raise ImproperlyConfigured(
-            f"DATABASES[{alias!r}]['CONN_MAX_AGE'] is {max_age!r}; expected 0, since the pool "
-            f"keeps connections open: limit their age with OPTIONS['pool']['max_lifetime']."
+            f"Pooling doesn't support persistent connections. DATABASES[{alias!r}]"
+            f"['CONN_MAX_AGE'] is {max_age!r}; expected 0, since the pool keeps connections open: "
+            f"limit their age with OPTIONS['pool']['max_lifetime']."
         )
     given = settings_dict.get("OPTIONS", {}).get("pool", True)
-    if given is True:
+    if isinstance(given, bool):
         given = {}
     if not isinstance(given, Mapping):
         raise ImproperlyConfigured(
-            f"DATABASES[{alias!r}]['OPTIONS']['pool'] is {given!r}; expected True or a dict of "
-            f"options. For connections without a pool use ENGINE 'django.db.backends.postgresql'."
+            f"DATABASES[{alias!r}]['OPTIONS']['pool'] is {given!r}; expected True, a dict of "
+            f"options, or False for connections without a pool."
         )
     values = dict(given)
     _refuse_unknown(alias, values, _EXPECTED, "pool")
@@ -185,13 +187,17 @@ def parse(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions:
 
 
 def is_pooled(settings_dict: Mapping[str, Any]) -> bool:
-    """Tell whether an entry of ``settings.DATABASES`` uses this backend or one built on it."""
+    """Tell whether an entry of ``settings.DATABASES`` has a pool of this backend.
+
+    Or of one built on it; with ``OPTIONS["pool"] = False`` none has.
+    """
     from django.db.utils import load_backend
 
     from .base import DatabaseWrapper
 
     wrapper = load_backend(settings_dict["ENGINE"]).DatabaseWrapper
-    return isinstance(wrapper, type) and issubclass(wrapper, DatabaseWrapper)
+    is_ours = isinstance(wrapper, type) and issubclass(wrapper, DatabaseWrapper)
+    return is_ours and settings_dict.get("OPTIONS", {}).get("pool") is not False
 
 
 def _backoff(alias: str, given: object) -> object:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 
 from .sqlstates import CONNECTION_LOST
 
 if TYPE_CHECKING:
+    from weakref import ref
+
     from .retry.riding import Rider
     from .retry.witness import Backend
 
-__all__ = ["Life", "PooledConnection"]
+__all__ = ["Life", "Owner", "PooledConnection"]
 
 
 class Life:
@@ -52,10 +54,20 @@ class Life:
             self.doom(diagnostic.message_primary or "ended by the server")
 
 
+class Owner(Protocol):
+    """Who uses a connection that is checked out."""
+
+    def keeps(self, connection: PooledConnection) -> bool:
+        """Tell whether it goes on using it, though the thread of the checkout has ended."""
+
+
 class PooledConnection(psycopg.Connection[Any]):
     """A connection opened by a pool."""
 
     life: Life
+
+    owner: ref[Owner] | None = None
+    """Who has it, while it is in use."""
 
     rider: Rider | None = None
     """What rides with the statements of an attempt under retry_transaction."""

@@ -1,10 +1,14 @@
-"""The exceptions that django_pooled raises, all of them ``django.db.OperationalError``."""
+"""The exceptions that django_pooled raises, all of them ``django.db.OperationalError``.
+
+Where psycopg_pool has a name for the same thing, they are that too.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psycopg_pool
 from django.db import OperationalError
 
 if TYPE_CHECKING:
@@ -61,7 +65,7 @@ class PoolError(OperationalError):
         return _rebuild, (type(self), self.args[0], self.alias, self.elapsed, self.gauges)
 
 
-class CheckoutTimeout(PoolError):
+class CheckoutTimeout(PoolError, psycopg_pool.PoolTimeout):
     """No connection became available in time; ``__cause__`` is the last connect error, if any."""
 
 
@@ -73,11 +77,11 @@ class ConnectFailed(PoolError):
     """
 
 
-class PoolExhausted(PoolError):
+class PoolExhausted(PoolError, psycopg_pool.TooManyRequests):
     """``max_waiting`` threads were already queued for a connection."""
 
 
-class PoolClosed(PoolError):
+class PoolClosed(PoolError, psycopg_pool.PoolClosed):
     """The pool was closed, because the process is ending or its settings changed."""
 
 

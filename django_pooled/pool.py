@@ -9,6 +9,7 @@ from functools import partial
 from random import uniform
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from weakref import finalize
 
 from . import psycopg_seam as seam
 from .connecting import Connector
@@ -323,7 +324,14 @@ class Pool:
         self._pool.run_later(partial(self._reclaim, checkout))
 
     def _reclaim(self, checkout: Checkout) -> None:
-        if self._usage.is_current(checkout):
+        if not self._usage.is_current(checkout):
+            return
+        reference = checkout.connection.owner
+        owner = reference() if reference is not None else None
+        if owner is not None and owner.keeps(checkout.connection):
+            # Until the owner goes too.
+            finalize(owner, self._left_behind, checkout).atexit = False  # type: ignore[misc]
+        else:
             logger.warning(
                 "pool %r: a thread ended with a connection checked out at %s; it goes back now. "
                 "Close it with connections.close_all() at the end of the thread.",

@@ -79,7 +79,7 @@ _TRANSIENT = re.compile(
 def psycopg_error(error: BaseException | None) -> psycopg.Error | None:
     """Find psycopg's error in *error* or in what it was raised from, as Django wraps it."""
     for link in _causes(error):
-        if isinstance(link, psycopg.Error):
+        if isinstance(link, psycopg.Error) and not isinstance(link, PoolError):
             return link
     return None
 

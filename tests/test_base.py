@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
+import psycopg_pool
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
@@ -251,3 +253,67 @@ def test_a_password_may_be_a_callable(server: EmbeddedServer, make_database: Mak
     connections.settings[alias]["PASSWORD"] = token
     assert ask(alias, "SELECT 1") == 1
     assert asked
+
+
+def test_what_psycopg_pool_would_have_raised_can_be_looked_for_still(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=1, timeout=0.2)
+    other = connections[alias].copy()
+    ask(alias, "SELECT 1")
+    with pytest.raises(psycopg_pool.PoolTimeout):
+        other.connect()
+    with pytest.raises(CheckoutTimeout), other.cursor():
+        pass
+    ask(alias, "SELECT 1")
+    connections[alias].close()
+    assert snapshot(alias).idle == 1
+
+
+def test_a_wrapper_that_threads_share_outlives_the_one_that_checked_out(
+    server: EmbeddedServer, make_database: MakeDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    alias = make_database(server, max_size=2)
+    wrappers: list[Any] = []
+
+    def work() -> None:
+        wrapper = connections[alias]
+        wrapper.inc_thread_sharing()
+        with wrapper.cursor():
+            pass
+        wrappers.append(wrapper)
+
+    for _ in range(2):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    first, second = wrappers
+    assert first.connection is not second.connection
+    assert snapshot(alias).in_use == 2
+    first.close()
+    assert snapshot(alias).in_use == 1
+    # Its last holder lets go without a word: the connection does not stay out for ever.
+    del second
+    wrappers.clear()
+    gc.collect()
+    wait_until(lambda: snapshot(alias).in_use == 0 and snapshot(alias).counters.reclaimed == 1)
+    assert "a thread ended with a connection checked out" in caplog.text
+
+
+def test_a_wrapper_that_no_other_thread_may_use_lets_go_when_its_thread_ends(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=1)
+    wrappers: list[Any] = []
+
+    def work() -> None:
+        wrappers.append(connections[alias])
+        with connections[alias].cursor():
+            pass
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    wait_until(lambda: snapshot(alias).idle == 1)
+    assert wrappers[0].connection is None
+    ask(alias, "SELECT 1")

@@ -90,11 +90,11 @@ def test_max_size_none_is_a_pool_of_fixed_size_as_in_psycopg_pool() -> None:
     assert parse("default", database({"min_size": 3, "max_size": None})).max_size == 3
 
 
-@pytest.mark.parametrize("pool", [False, None, 10, "on", ["max_size"]])
+@pytest.mark.parametrize("pool", [None, 10, "on", ["max_size"]])
 def test_something_else_than_true_or_a_dict_is_refused(pool: object) -> None:
     message = refusal(pool)
     assert f"DATABASES['reports']['OPTIONS']['pool'] is {pool!r}" in message
-    assert "expected True or a dict" in message
+    assert "expected True, a dict of options, or False" in message
 
 
 @pytest.mark.parametrize("max_age", [60, None, 0.5])
@@ -135,3 +135,4 @@ def test_backends_built_on_this_one_count_as_pooled() -> None:
     assert is_pooled({"ENGINE": "django_pooled"})
     assert not is_pooled({"ENGINE": "django.db.backends.postgresql"})
     assert not is_pooled({"ENGINE": "django.db.backends.sqlite3"})
+    assert not is_pooled({"ENGINE": "django_pooled", "OPTIONS": {"pool": False}})
