@@ -1,0 +1,160 @@
+"""The command line: ``python -m tests.django_suite``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from example_project.embedded_postgres import all_binaries
+from tests.servers import Servers
+
+from .comparison import compare
+from .known import known
+from .outcomes import Outcomes
+from .releases import RELEASES, Release, ReleaseError, newest_here
+from .run import Run
+from .server import make_server, modules_without_their_extensions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from example_project.embedded_postgres import EmbeddedServer
+
+ENGINES = {
+    "plain": ("django.db.backends.postgresql", "django_pooled"),
+    "postgis": ("django.contrib.gis.db.backends.postgis", "django_pooled.postgis"),
+}
+BASELINES = Path(__file__).parent / "baselines"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, compare and print; return 1 where something differs without a reason on the list."""
+    options = _parser().parse_args(arguments)
+    servers = Servers()
+    try:
+        return _main(options, servers)
+    except ReleaseError as error:
+        print(error, file=sys.stderr)
+        return 2
+    finally:
+        servers.close()
+
+
+def _main(options: argparse.Namespace, servers: Servers) -> int:
+    series = options.django or newest_here()
+    release = Release.find(series, options.python)
+    postgresql = options.postgresql or list(all_binaries())[-1]
+    native, pooled = ENGINES["postgis" if options.postgis else "plain"]
+    recorded = _recorded(options, series, postgresql)
+
+    server, made_up = make_server(servers, postgresql)
+    if made_up:
+        print(f"this PostgreSQL {postgresql} has these in name alone: {', '.join(made_up)}")
+    run = Run(
+        release,
+        server,
+        postgresql,
+        labels=_labels(options, release, server),
+        arguments=_passed_on(options),
+        parallel=options.parallel,
+        constraints=recorded.taken_with["packages"] if recorded else "",
+    )
+    if options.record:
+        taken = run.take(native)
+        path = _baseline(series, postgresql)
+        replace(taken, taken_with={**taken.taken_with, "packages": run.packages()}).save(path)
+        print(f"{len(taken.tests)} tests in {taken.seconds:.0f} s are recorded in {path}")
+        return 0
+    here = run.take(pooled)
+    comparison = compare(here, recorded or run.take(native), known(series))
+    print(_headline(comparison.here, comparison.native, recorded is not None))
+    print(comparison.report(), flush=True)
+    return 1 if comparison.unexplained else 0
+
+
+def _baseline(series: str, postgresql: str) -> Path:
+    return BASELINES / f"django-{series}-postgresql-{postgresql}.json"
+
+
+def _recorded(options: argparse.Namespace, series: str, postgresql: str) -> Outcomes | None:
+    path = _baseline(series, postgresql)
+    if options.native or options.record or options.postgis or not path.exists():
+        return None
+    return Outcomes.load(path).only(options.labels)
+
+
+def _labels(options: argparse.Namespace, release: Release, server: EmbeddedServer) -> list[str]:
+    if options.labels:
+        return list(options.labels)
+    if options.postgis:
+        return ["gis_tests"]
+    left_out = modules_without_their_extensions(server)
+    if left_out:
+        print(f"left out, since the server lacks their extensions: {', '.join(left_out)}")
+    return release.modules(left_out)
+
+
+def _headline(here: Outcomes, native: Outcomes, is_recorded: bool) -> str:
+    told = {name: value for name, value in here.taken_with.items() if name not in _NOT_TOLD}
+    lines = [", ".join(f"{name} {value}" for name, value in told.items() if value)]
+    if is_recorded:
+        others = {
+            name: value
+            for name, value in native.taken_with.items()
+            if name not in _NOT_TOLD and here.taken_with.get(name) != value
+        }
+        lines.append(
+            "Django's own engine as recorded"
+            + "".join(f"; there {name} {value}" for name, value in others.items() if value)
+        )
+    return "\n".join(lines)
+
+
+_NOT_TOLD = {"engine", "packages"}
+
+
+def _passed_on(options: argparse.Namespace) -> list[str]:
+    passed = []
+    if options.reverse:
+        passed.append("--reverse")
+    if options.shuffle is not None:
+        passed.append(f"--shuffle={options.shuffle}")
+    if options.keepdb:
+        passed.append("--keepdb")
+    return passed
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.django_suite",
+        description="Runs the test suite of a Django release on django_pooled and on Django's own "
+        "engine, on one server that is started for it, and compares test by test. Status 1: "
+        "something fails, is skipped or is missing only here, and is not listed in known.py.",
+    )
+    parser.add_argument("labels", nargs="*", help="test modules, classes or tests; by default all")
+    parser.add_argument("--django", choices=RELEASES, help="by default the newest that runs here")
+    parser.add_argument("--python", type=Path, help="interpreter; by default one that fits")
+    parser.add_argument(
+        "--postgresql", choices=list(all_binaries()), help="major version; by default the newest"
+    )
+    parser.add_argument(
+        "--postgis", action="store_true", help="the GIS engines; by default label gis_tests"
+    )
+    parser.add_argument(
+        "--native", action="store_true", help="run Django's engine even where that is recorded"
+    )
+    parser.add_argument(
+        "--record", action="store_true", help="only run Django's engine, and record it"
+    )
+    parser.add_argument("--parallel", type=int, default=2, help="processes; default: %(default)s")
+    parser.add_argument("--reverse", action="store_true", help="passed on to runtests.py")
+    parser.add_argument("--keepdb", action="store_true", help="passed on to runtests.py")
+    parser.add_argument("--shuffle", type=int, metavar="SEED", help="passed on to runtests.py")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
