@@ -80,6 +80,9 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
     It takes its place in front of another backend over Django's PostgreSQL backend::
 
         class DatabaseWrapper(django_pooled.base.DatabaseWrapper, other.DatabaseWrapper): ...
+
+    What that one has to do once for each connection goes into ``_configure_connection()``, which
+    the pool calls when it has opened one; its ``get_new_connection()`` is left out.
     """
 
     rollback_exc: BaseException | None  # Django's, which django-stubs does not know
@@ -106,9 +109,13 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
 
     @property
     def pool(self) -> Pool | None:
-        """The open pool that this wrapper's settings lead to; None where `is_pooled` is false."""
-        if not self.is_pooled:
-            return None
+        """The pool of this wrapper's connection; without one, that which its settings lead to.
+
+        None where `is_pooled` is false. Django asks before it configures a connection, since
+        those of a pool have been configured when they were opened.
+        """
+        if self.connection is not None or not self.is_pooled:
+            return self.checked_out_from
         return self._find_pool(self.get_connection_params())
 
     def get_connection_params(self) -> dict[str, Any]:
@@ -133,13 +140,6 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         if "isolation_level" in self.settings_dict["OPTIONS"]:
             connection.isolation_level = self.isolation_level
         return connection
-
-    def init_connection_state(self) -> None:
-        if self.is_pooled:
-            # The pool configured the connection when it opened it.
-            super(postgresql.DatabaseWrapper, self).init_connection_state()
-        else:
-            super().init_connection_state()
 
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         # Atomic.__exit__ ends a transaction whose connection was lost with set_autocommit(True),

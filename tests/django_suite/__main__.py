@@ -12,7 +12,7 @@ from example_project.embedded_postgres import all_binaries
 from tests.servers import Servers
 
 from .comparison import compare
-from .known import known
+from .known import KNOWN
 from .outcomes import Outcomes
 from .releases import RELEASES, Release, ReleaseError, newest_here
 from .run import Run
@@ -69,7 +69,7 @@ def _main(options: argparse.Namespace, servers: Servers) -> int:
         print(f"{len(taken.tests)} tests in {taken.seconds:.0f} s are recorded in {path}")
         return 0
     here = run.take(pooled)
-    comparison = compare(here, recorded or run.take(native), known(series))
+    comparison = compare(here, recorded or run.take(native), KNOWN)
     print(_headline(comparison.here, comparison.native, recorded is not None))
     print(comparison.report(), flush=True)
     return 1 if comparison.unexplained else 0

@@ -1,0 +1,1 @@
+"""The database engine ``django_pooled.postgis``: Django's GIS backend over the same pool."""
