@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace, servers: Servers) -> int:
     series = options.django or newest_here()
     release = Release.find(series, options.python)
-    postgresql = options.postgresql or list(all_binaries())[-1]
+    # Debian's PostGIS goes with Debian's PostgreSQL, which is older than the embedded one.
+    postgresql = options.postgresql or list(all_binaries())[0 if options.postgis else -1]
     native, pooled = ENGINES["postgis" if options.postgis else "plain"]
     recorded = _recorded(options, series, postgresql)
 
@@ -138,7 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--django", choices=RELEASES, help="by default the newest that runs here")
     parser.add_argument("--python", type=Path, help="interpreter; by default one that fits")
     parser.add_argument(
-        "--postgresql", choices=list(all_binaries()), help="major version; by default the newest"
+        "--postgresql",
+        choices=list(all_binaries()),
+        help="major version; by default the newest, with --postgis the oldest here",
     )
     parser.add_argument(
         "--postgis", action="store_true", help="the GIS engines; by default label gis_tests"
