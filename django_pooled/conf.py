@@ -12,6 +12,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from .backoff import Backoff
+from .other_pools import name_here, refuse_leftovers
 
 __all__ = ["PoolOptions", "is_pooled", "parse"]
 
@@ -157,6 +158,7 @@ def parse(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions:
             f"['CONN_MAX_AGE'] is {max_age!r}; expected 0, since the pool keeps connections open: "
             f"limit their age with OPTIONS['pool']['max_lifetime']."
         )
+    refuse_leftovers(alias, settings_dict)
     given = settings_dict.get("OPTIONS", {}).get("pool", True)
     if isinstance(given, bool):
         given = {}
@@ -224,8 +226,9 @@ def _refuse_unknown(
             continue
         if where == "pool" and key in _TAKEN:
             raise _refusal(alias, where, key, given[key], f"nothing here: {_TAKEN[key]}")
-        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        near = difflib.get_close_matches(str(key).lower(), known, n=1, cutoff=0.5)
+        meant = (name_here(key) if where == "pool" else None) or next(iter(near), None)
+        hint = f" Did you mean {meant!r}?" if meant else ""
         raise ImproperlyConfigured(
             f"{_place(alias, where, key)} = {given[key]!r} is not an option; expected one of "
             f"{', '.join(sorted(known))}.{hint}"

@@ -50,6 +50,38 @@ def test_an_option_that_resembles_none_gets_the_list() -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("MAX_SIZE", "max_size"),
+        ("POOL_SIZE", "max_size"),
+        ("max_overflow", "max_size"),
+        ("RECYCLE", "max_lifetime"),
+        ("pool_pre_ping", "check_after"),
+        ("MAX_CONNS", "max_size"),
+        ("REUSE_CONNS", "min_size"),
+    ],
+)
+def test_an_option_of_another_pool_is_refused_with_its_name_here(key: str, meant: str) -> None:
+    assert f"Did you mean {meant!r}?" in refusal({key: 3})
+
+
+def test_what_dj_db_conn_pool_left_in_the_settings_is_refused() -> None:
+    message = refusal(POOL_OPTIONS={"POOL_SIZE": 5})
+    assert "DATABASES['reports']['POOL_OPTIONS'] is an option of dj_db_conn_pool" in message
+    assert "'max_size' for POOL_SIZE plus MAX_OVERFLOW" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "instead"), [("MAX_CONNS", "['max_size']"), ("REUSE_CONNS", "['max_idle']")]
+)
+def test_what_geventpool_left_in_the_settings_is_refused(key: str, instead: str) -> None:
+    message = refusal(OPTIONS={key: 20})
+    assert f"DATABASES['reports']['OPTIONS'][{key!r}] is an option of django-db-geven" in message
+    assert "expected OPTIONS['pool']" in message
+    assert instead in message
+
+
+@pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
         ("max_size", "10", "a whole number, 1 or more"),
