@@ -54,6 +54,7 @@ NETWORK_DEFAULTS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,  # milliseconds
 }
+FALLBACK_NAME = "fallback_application_name"
 
 
 class _ErrorWatch(DatabaseErrorWrapper):
@@ -122,7 +123,8 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         params: dict[str, Any] = super().get_connection_params()
         if "service" not in params:
             params = {**NETWORK_DEFAULTS, **params}
-        params.setdefault("application_name", session_name(os.getpid(), socket.gethostname()))
+        # A fallback: a name from OPTIONS, from a service file or in PGAPPNAME comes first.
+        params.setdefault(FALLBACK_NAME, session_name(os.getpid(), socket.gethostname()))
         if params["cursor_factory"] is postgresql.Cursor:
             params["cursor_factory"] = RidingCursor
         return params
@@ -287,8 +289,8 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
 
     def _make_pool(self, params: dict[str, Any]) -> Pool:
         options = conf.parse(self.alias, self.settings_dict)
-        if not options.application_name and "application_name" not in self.settings_dict["OPTIONS"]:
-            params = {key: value for key, value in params.items() if key != "application_name"}
+        if not options.application_name and FALLBACK_NAME not in self.settings_dict["OPTIONS"]:
+            params = {key: value for key, value in params.items() if key != FALLBACK_NAME}
         return Pool(
             self.alias,
             options,

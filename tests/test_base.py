@@ -100,6 +100,13 @@ def test_the_name_can_be_chosen_or_left_out(
     assert ask(without, "SELECT current_setting('application_name')") == ""
 
 
+def test_a_name_from_the_environment_comes_before_the_pool_s(
+    server: EmbeddedServer, make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGAPPNAME", "till")
+    assert ask(make_database(server), "SELECT current_setting('application_name')") == "till"
+
+
 def test_a_silent_network_loss_ends_in_bounded_time(
     server: EmbeddedServer, make_database: MakeDatabase
 ) -> None:
