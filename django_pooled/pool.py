@@ -17,7 +17,7 @@ from .errors import CheckoutTimeout, ConnectFailed, Gauges, PoolClosed, PoolErro
 from .liveness import answers, looks_alive
 from .reset import reset
 from .retry.budget import RetryBudget
-from .sqlstates import READ_ONLY, is_connection_lost
+from .sqlstates import READ_ONLY, is_connection_lost, is_stale_plan
 from .stats import Counters, PoolSnapshot
 from .usage import Usage
 
@@ -212,6 +212,8 @@ class Pool:
 
         A server that refuses to write because it has been demoted (25006) loses all of its
         connections at once; one whose client asked for a read-only transaction does not.
+        A prepared statement that no longer fits its tables would fail on each of them, each time:
+        psycopg keeps it, and has no public way to forget it.
         """
         if is_connection_lost(error):
             connection.life.doom(f"{error.sqlstate or 'lost'}: {error}")
@@ -222,6 +224,11 @@ class Pool:
                     other.life.doom(f"{READ_ONLY}: {error}")
             self._count("dead", self._pool.sweep(lambda other: other.place != place))
             logger.warning("pool %r: %s:%s turned read-only, and is left", self.alias, *place)
+        elif is_stale_plan(error):
+            for other in self._usage.connections():
+                other.life.doom(str(error))
+            self._count("dead", self._pool.sweep(lambda other: False))
+            logger.info("pool %r: tables have changed; new connections prepare anew", self.alias)
 
     def count_restart(self, sqlstate: str) -> None:
         """Count a transaction that retry_transaction starts again."""

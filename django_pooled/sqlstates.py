@@ -21,6 +21,7 @@ __all__ = [
     "is_connection_lost",
     "is_permanent_refusal",
     "is_server_away",
+    "is_stale_plan",
     "psycopg_error",
     "sqlstate_of",
 ]
@@ -107,6 +108,15 @@ def is_connection_lost(error: BaseException | None) -> bool:
 def is_server_away(error: BaseException | None) -> bool:
     """Tell whether *error* means that no connection could be had or that one was lost."""
     return any(isinstance(link, PoolError) for link in _causes(error)) or is_connection_lost(error)
+
+
+def is_stale_plan(error: psycopg.Error) -> bool:
+    """Tell whether a prepared statement met tables that have changed since it was prepared.
+
+    feature_not_supported says nothing by itself and the message is translated; the function's
+    name in the server is neither: src/backend/utils/cache/plancache.c.
+    """
+    return error.sqlstate == "0A000" and error.diag.source_function == "RevalidateCachedQuery"
 
 
 def is_permanent_refusal(error: BaseException) -> bool:
