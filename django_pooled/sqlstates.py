@@ -55,9 +55,15 @@ _PERMANENT = re.compile(
     | no\ pg_hba\.conf\ entry | pg_hba\.conf\ rejects
     | server\ does\ not\ support\ SSL | certificate\ verify\ failed
     | server\ certificate\ for\ ".*"\ .*does\ not\ match
+    | requires\ a\ valid\ client\ certificate
+    | alert\ (unknown\ ca|bad\ certificate|(unsupported\ )?certificate|protocol\ version)
+    | authentication\ method\ requirement\ ".*"\ failed | channel\ binding\ required
+    | GSSAPI\ encryption\ required
     | (root\ certificate|certificate|private\ key)\ file\ ".*"
     | definition\ of\ service\ ".*"\ not\ found
     | unrecognized\ configuration\ parameter | invalid\ value\ for\ parameter
+    | invalid\ (\w+\ value:|port\ number|SSL\ protocol\ version\ range)
+    | could\ not\ match\ \d+\ .*\ to\ \d+           # HOST and PORT of different lengths
     | no\ such\ (database|user)                    # PgBouncer
     """,
     re.VERBOSE,

@@ -99,6 +99,13 @@ def test_a_pool_s_error_means_that_the_database_is_away() -> None:
         "server does not support SSL, but SSL was required",
         "SSL error: certificate verify failed",
         "fe_sendauth: no password supplied",
+        "FATAL:  connection requires a valid client certificate",
+        "SSL error: tlsv1 alert unknown ca",
+        "SSL error: ssl/tls alert certificate expired",
+        'authentication method requirement "md5" failed: server requested SASL authentication',
+        'invalid sslmode value: "sometimes"',
+        'invalid port number: "99999"',
+        "could not match 3 port numbers to 1 hosts",
     ],
 )
 def test_refusals_that_waiting_does_not_mend_are_known_by_their_words(words: str) -> None:
