@@ -23,6 +23,7 @@ from django_pooled import ConnectFailed, retry_transaction
 from django_pooled.base import DatabaseWrapper
 from django_pooled.testing import fail_next_transaction
 from tests.app.models import Note
+from tests.certificates import Certificates, Client, versions_with_tls
 from tests.pools import fill
 from tests.servers import backend_pids, kill_backends, wait_until
 
@@ -230,6 +231,98 @@ def test_a_lost_commit_is_resolved_through_a_unix_socket(
         insert()
     assert fault.struck == 1
     assert ask(alias, "SELECT count(*) FROM letters") == 1
+
+
+# TLS.
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """The clients' side of `tls_server`."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def tls_server(servers: Servers, certificates: Certificates) -> Iterator[EmbeddedServer]:
+    """A server that lets the role "clerk" in by a certificate of that name alone."""
+    versions = versions_with_tls()
+    if not versions:
+        pytest.skip("no PostgreSQL here was built with OpenSSL; the wheel's is not")
+    made = servers.make(versions[-1])
+    made.start()
+    certificates.serve(made, "clerk")
+    yield made
+    servers.remove(made)
+
+
+def tls(certificates: Certificates, client: Client | None) -> dict[str, Any]:
+    """Return OPTIONS that check the server's certificate and name, and show the client's."""
+    # Named even where there is none: libpq would look into ~/.postgresql.
+    shown = client or Client("/no/certificate", "/no/key")
+    return {"sslmode": "verify-full", "sslrootcert": certificates.root, **shown._asdict()}
+
+
+def test_a_client_is_let_in_by_its_certificate_and_the_server_s_is_checked(
+    connect: Connect, tls_server: EmbeddedServer, certificates: Certificates
+) -> None:
+    options = tls(certificates, certificates.client("clerk"))
+    alias = connect(tls_server, options, USER="clerk", PASSWORD="")
+    assert ask_in_requests(alias, "SELECT current_user::text") == "clerk"
+    encrypted = "SELECT ssl AND client_dn LIKE '%/CN=clerk' FROM pg_stat_ssl WHERE pid = "
+    assert ask_in_requests(alias, f"{encrypted} pg_backend_pid()") is True
+    kill_backends(tls_server, "postgres")
+    connections[alias].close()
+    assert ask_in_requests(alias, "SELECT 42") == 42
+
+
+@pytest.mark.parametrize(
+    ("client", "words"),
+    [
+        (None, "connection requires a valid client certificate"),
+        ({"name": "visitor"}, 'certificate authentication failed for user "clerk"'),
+        ({"name": "clerk", "trusted": False}, "alert unknown ca"),
+        ({"name": "clerk", "expired": True}, "alert certificate expired"),
+    ],
+)
+def test_a_client_s_certificate_that_is_refused_is_told_at_once(
+    connect: Connect,
+    tls_server: EmbeddedServer,
+    certificates: Certificates,
+    client: dict[str, Any] | None,
+    words: str,
+) -> None:
+    options = tls(certificates, certificates.client(**client) if client else None)
+    assert words in refusal(connect(tls_server, options, USER="clerk", PASSWORD=""))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"sslrootcert": "stranger"}, "certificate verify failed"),
+        ({"sslrootcert": "/no/root"}, 'root certificate file "/no/root" does not exist'),
+        ({"host": "localhost", "hostaddr": "127.0.0.1"}, 'does not match host name "localhost"'),
+        ({"sslmode": "disable"}, "pg_hba.conf rejects connection"),
+        ({"sslmode": "sometimes"}, "invalid sslmode value"),
+    ],
+)
+def test_a_server_s_certificate_that_is_refused_is_told_at_once(
+    connect: Connect,
+    tls_server: EmbeddedServer,
+    certificates: Certificates,
+    changed: dict[str, str],
+    words: str,
+) -> None:
+    if changed.get("sslrootcert") == "stranger":
+        changed = {"sslrootcert": certificates.stranger_s_root}
+    options = tls(certificates, certificates.client("clerk")) | changed
+    settings = {"HOST": options.pop("host")} if "host" in options else {}
+    assert words in refusal(connect(tls_server, options, USER="clerk", PASSWORD="", **settings))
+
+
+def test_ports_that_do_not_match_the_hosts_are_refused_at_once(
+    connect: Connect, server: EmbeddedServer
+) -> None:
+    assert "could not match 3 port numbers" in refusal(connect(server, PORT="1,2,3"))
 
 
 # Several servers.
