@@ -168,11 +168,12 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
     def close_pool(self) -> None:
         """Close this process's connections to the database; the next use opens new ones.
 
-        Django does so before it drops or copies a database. A call that Celery makes around a
-        task has no effect: see celery_seam.py.
+        Django does so before it drops or copies a database, which fails as long as any session is
+        in it: so those of other aliases of the same database (test mirrors) are closed too. A
+        call that Celery makes around a task has no effect: see celery_seam.py.
         """
         if not closes_around_a_task():
-            registry.close_pools_of(self.alias, timeout=1.0)
+            registry.close_pools_of(self.alias, timeout=1.0, server=_address(self.settings_dict))
 
     def ensure_timezone(self) -> bool:
         self.close_pool()
@@ -297,11 +298,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
             parameters=partial(resolved, {**params, "autocommit": True}),
             configure=self._configuration(),
             credentials_change=any(callable(params.get(key)) for key in ("user", "password")),
-            server="{host}:{port}/{name}".format(
-                host=params.get("host", "local socket"),
-                port=params.get("port", 5432),
-                name=params.get("dbname") or f"service {params.get('service')}",
-            ),
+            server=_address(self.settings_dict),
         )
 
     def _configuration(self) -> Callable[[PooledConnection], object]:
@@ -331,6 +328,15 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
                 f"psycopg.IsolationLevel values. DATABASES[{self.alias!r}]['OPTIONS']"
                 f"['isolation_level'] is {value!r}; expected one of {levels}."
             ) from None
+
+
+def _address(settings: Mapping[str, Any]) -> str:
+    """Say which database an entry of ``settings.DATABASES`` leads to, for people."""
+    options = settings["OPTIONS"]
+    host = settings["HOST"] or options.get("host", "local socket")
+    port = settings["PORT"] or options.get("port", 5432)
+    name = settings["NAME"] or options.get("dbname") or f"service {options.get('service')}"
+    return f"{host}:{port}/{name}"
 
 
 def _copied(settings: Any) -> Any:

@@ -55,15 +55,16 @@ def pool_for(alias: str, target: Hashable, make: Callable[[], Pool]) -> Pool:
     return pool
 
 
-def close_pools_of(alias: str, timeout: float = 5.0) -> None:
+def close_pools_of(alias: str, timeout: float = 5.0, server: str | None = None) -> None:
     """Close the pools of *alias*; what is still in use is closed when it comes back.
 
     Args:
         alias: Key of the database in ``settings.DATABASES``.
         timeout: Seconds that other threads have to finish what they have in use.
+        server: Those of other aliases that lead to this database are closed too, as `Pool.server`.
     """
     with _lock:
-        keys = [key for key in _pools if key[0] == alias]
+        keys = [key for key, pool in _pools.items() if key[0] == alias or pool.server == server]
         pools = [_pools.pop(key) for key in keys]
     for pool in pools:
         pool.close(timeout)

@@ -249,6 +249,20 @@ def test_closing_the_pool_ends_its_sessions_and_the_next_use_opens_another(
     assert ask(alias, "SELECT pg_backend_pid()") != first
 
 
+def test_closing_the_pool_ends_the_sessions_of_other_aliases_of_the_same_database(
+    own_server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias, twin, other = (make_database(own_server, min_size=2) for _ in range(3))
+    connections.settings[other]["NAME"] = "template1"
+    for one in (alias, twin, other):
+        ask(one, "SELECT 1")
+        connections[one].close()
+    wait_until(lambda: len(backend_pids(own_server, "postgres")) == 4)
+    cast("DatabaseWrapper", connections[alias]).close_pool()
+    wait_until(lambda: backend_pids(own_server, "postgres") == [])
+    wait_until(lambda: len(backend_pids(own_server, "template1")) == 2)
+
+
 def test_a_password_may_be_a_callable(server: EmbeddedServer, make_database: MakeDatabase) -> None:
     alias = make_database(server)
     asked: list[None] = []
