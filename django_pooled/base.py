@@ -19,7 +19,7 @@ from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 from psycopg import IsolationLevel
 
-from . import conf, registry, uwsgi_seam
+from . import conf, other_pools, registry, uwsgi_seam
 from .celery_seam import closes_around_a_task
 from .connection import PooledConnection
 from .errors import PoolError
@@ -138,6 +138,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
             connection.owner = ref(self)
             self.checked_out_from = pool
         else:
+            other_pools.refuse_leftovers(self.alias, self.settings_dict)
             connection = PooledConnection.connect(**resolved(conn_params))
         if "isolation_level" in self.settings_dict["OPTIONS"]:
             connection.isolation_level = self.isolation_level

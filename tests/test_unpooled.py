@@ -46,6 +46,13 @@ def test_no_pool_is_made(unpooled: DatabaseWrapper) -> None:
     assert unpooled.alias not in {pool.alias for pool in registry.snapshots()}
 
 
+def test_what_geventpool_left_beside_it_is_refused(unpooled: DatabaseWrapper) -> None:
+    # Its documentation has "pool": False beside its own options.
+    unpooled.settings_dict["OPTIONS"]["MAX_CONNS"] = 20
+    with pytest.raises(ImproperlyConfigured, match="option of django-db-geventpool"):
+        ask(unpooled, "SELECT 1")
+
+
 def test_the_end_of_a_request_closes_the_session(
     unpooled: DatabaseWrapper, server: EmbeddedServer
 ) -> None:
