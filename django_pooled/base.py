@@ -18,11 +18,13 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 from psycopg import IsolationLevel
+from psycopg.pq import TransactionStatus
 
 from . import conf, other_pools, registry, uwsgi_seam
 from .celery_seam import closes_around_a_task
 from .connection import PooledConnection
 from .errors import PoolError
+from .lending import LendingCursor, LendingNamedCursor
 from .pool import Pool
 from .retry.commit import commit, commit_once
 from .retry.riding import RidingCursor
@@ -54,6 +56,9 @@ NETWORK_DEFAULTS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,  # milliseconds
 }
+# What a connection can be in that is no end of a statement: its answer, a transaction.
+_UNDER_WAY = (TransactionStatus.ACTIVE, TransactionStatus.INTRANS, TransactionStatus.INERROR)
+
 FALLBACK_NAME = "fallback_application_name"
 
 
@@ -90,6 +95,8 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
 
     attempt: Attempt | None = None
     """Set by retry_transaction for as long as one attempt of a transaction lasts."""
+
+    _is_connecting = False
 
     checked_out_from: Pool | None = None
     """The pool of the present connection."""
@@ -148,12 +155,18 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         # Atomic.__exit__ ends a transaction whose connection was lost with set_autocommit(True),
         # for which Django would connect anew: with the server away, a long wait whose error
         # replaces the one that matters. The next use connects, and starts in autocommit.
-        starts_so = self.is_pooled and self.settings_dict["AUTOCOMMIT"]
-        if self.connection is None and autocommit and starts_so:
+        if self.connection is None and autocommit and self._starts_in_autocommit:
             self.validate_no_atomic_block()
             self.autocommit = True
             return
         super().set_autocommit(autocommit, *args, **kwargs)
+        self.statement_ended()
+
+    def get_autocommit(self) -> bool:
+        # Without a checkout: in transaction mode the connection would stay until a statement.
+        if self.connection is None and self._starts_in_autocommit:
+            return True
+        return bool(super().get_autocommit())
 
     def close_if_health_check_failed(self) -> None:
         if not self.is_pooled:
@@ -202,7 +215,41 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         cursor = super().create_cursor(name)
         if name is not None:
             self._named_cursors.add(cursor)
-        return cursor
+        if not self._lends:
+            return cursor
+        return (LendingCursor if name is None else LendingNamedCursor)(self, cursor)
+
+    def bare_cursor(self) -> Any:
+        """Return psycopg's cursor on the present connection."""
+        return super().create_cursor(None)
+
+    def connect(self) -> None:
+        self._is_connecting = True
+        try:
+            super().connect()
+        finally:
+            self._is_connecting = False
+
+    def statement_ended(self) -> None:
+        """In transaction mode: give the connection back unless something on it is under way."""
+        connection = self.connection
+        if (
+            self._lends
+            and not self._is_connecting
+            and connection.pinned_by is None
+            and connection.pgconn.transaction_status not in _UNDER_WAY
+        ):
+            self.release()
+
+    def pin(self, state: str) -> None:
+        """Keep the connection to the end of the request: a statement gives its session *state*.
+
+        It is cleared of it when it comes back. Without effect in session mode, where others
+        may have set up such state for all.
+        """
+        if self.connection.pinned_by is None and self.checked_out_from is not None:
+            self.connection.pinned_by = state
+            self.checked_out_from.count_pinned(state)
 
     def note_error(self, error: psycopg.Error) -> None:
         """Take note of an error on this wrapper's connection, before anything swallows it."""
@@ -233,6 +280,15 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         super()._savepoint_rollback(sid)  # type: ignore[misc]
         if self.attempt is not None:
             self.attempt.forgive()
+
+    @property
+    def _lends(self) -> bool:
+        pool = self.checked_out_from
+        return pool is not None and pool.lends
+
+    @property
+    def _starts_in_autocommit(self) -> bool:
+        return self.is_pooled and bool(self.settings_dict["AUTOCOMMIT"])
 
     def copy(self, alias: str | None = None) -> DatabaseWrapper:
         """Return a wrapper of its own for the same settings, without a connection.

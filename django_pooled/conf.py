@@ -70,9 +70,7 @@ class PoolOptions:
     """Idle time after which connections beyond min_size are closed."""
     pool_mode: str = _option(
         "session",
-        _Expected(
-            "'session' (transaction mode is not part of this version)", lambda v: v == "session"
-        ),
+        _Expected("'session' or 'transaction'", lambda v: v in ("session", "transaction")),
     )
     """What a checkout lasts for, in PgBouncer's words."""
     check_after: float = _option(30.0, _SECONDS_OR_ZERO)

@@ -69,6 +69,9 @@ class PooledConnection(psycopg.Connection[Any]):
     owner: ref[Owner] | None = None
     """Who has it, while it is in use."""
 
+    pinned_by: str | None = None
+    """What made it stay, in transaction mode, beyond its transaction; cleared when it is reset."""
+
     rider: Rider | None = None
     """What rides with the statements of an attempt under retry_transaction."""
 

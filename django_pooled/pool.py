@@ -60,6 +60,8 @@ class Pool:
         self.alias = alias
         self.options = options
         self.server = server
+        self.lends = options.pool_mode == "transaction"
+        """Whether a checkout lasts for a transaction, and not for a request."""
         self.counters = Counters()
         self.retry_budget = RetryBudget(options.retry_budget)
         self._parameters = parameters
@@ -186,6 +188,7 @@ class Pool:
         with self._lock:
             counters = copy(self.counters)
             counters.restarts = self.counters.restarts.copy()
+            counters.pinned = self.counters.pinned.copy()
             counters.lost_commits = self.counters.lost_commits.copy()
         counters.connects = self._connector.connects
         counters.connect_failures = self._connector.failures
@@ -234,6 +237,11 @@ class Pool:
         """Count a transaction that retry_transaction starts again."""
         with self._lock:
             self.counters.restarts[sqlstate] += 1
+
+    def count_pinned(self, state: str) -> None:
+        """Count a connection that transaction mode cannot take back before the request's end."""
+        with self._lock:
+            self.counters.pinned[state] += 1
 
     def count_resolved(self, outcome: str) -> None:
         """Count a COMMIT whose answer was lost, by what was found out about it."""

@@ -45,8 +45,9 @@ def reset(
             logger.warning("pool %r: rolled back a transaction left open", alias)
             connection.rollback()
         _restore_defaults(connection)
-        if mode == "discard":
+        if mode == "discard" or connection.pinned_by is not None:
             connection.execute("DISCARD ALL")
+            connection.pinned_by = None
             configure(connection)
         elif callable(mode):
             mode(connection)

@@ -49,6 +49,8 @@ class Counters:
     """Total time that checkouts took."""
     restarts: Counter[str] = field(default_factory=Counter)
     """Transactions restarted by retry_transaction, by SQLSTATE ('lost' where there was none)."""
+    pinned: Counter[str] = field(default_factory=Counter)
+    """Connections that transaction mode left with a request to its end, by what made it."""
     lost_commits: Counter[str] = field(default_factory=Counter)
     """COMMITs without an answer, by what was found out: 'committed', 'failed' or 'unknown'."""
 

@@ -12,7 +12,7 @@ from example_project.embedded_postgres import all_binaries
 from tests.servers import Servers
 
 from .comparison import compare
-from .known import KNOWN
+from .known import KNOWN, KNOWN_IN_TRANSACTION_MODE
 from .outcomes import Outcomes
 from .releases import RELEASES, Release, ReleaseError, newest_here
 from .run import Run
@@ -69,8 +69,9 @@ def _main(options: argparse.Namespace, servers: Servers) -> int:
         replace(taken, taken_with={**taken.taken_with, "packages": run.packages()}).save(path)
         print(f"{len(taken.tests)} tests in {taken.seconds:.0f} s are recorded in {path}")
         return 0
-    here = run.take(pooled)
-    comparison = compare(here, recorded or run.take(native), KNOWN)
+    here = run.take(pooled, {"pool": {"pool_mode": options.pool_mode}} if options.pool_mode else {})
+    excused = {**KNOWN, **(KNOWN_IN_TRANSACTION_MODE if options.pool_mode == "transaction" else {})}
+    comparison = compare(here, recorded or run.take(native), excused)
     print(_headline(comparison.here, comparison.native, recorded is not None))
     print(comparison.report(), flush=True)
     return 1 if comparison.unexplained else 0
@@ -145,6 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--postgis", action="store_true", help="the GIS engines; by default label gis_tests"
+    )
+    parser.add_argument(
+        "--pool-mode", choices=("session", "transaction"), help="by default without any options"
     )
     parser.add_argument(
         "--native", action="store_true", help="run Django's engine even where that is recorded"

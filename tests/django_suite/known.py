@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .comparison import Reason
 
-__all__ = ["KNOWN"]
+__all__ = ["KNOWN", "KNOWN_IN_TRANSACTION_MODE"]
 
 _DOCS = "https://docs.djangoproject.com/en/stable/ref/databases/"
 _TESTS = "https://github.com/django/django/blob/main/tests/"
@@ -38,3 +38,6 @@ KNOWN: dict[str, Reason] = {
     "backends.postgresql.tests.Tests.test_pooling_health_checks": _PRIVATE,
     "gis_tests.inspectapp.tests.OGRInspectTest.test_time_field": _OGR,
 }
+
+#: What session state makes impossible there.
+KNOWN_IN_TRANSACTION_MODE: dict[str, Reason] = {}

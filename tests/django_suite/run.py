@@ -64,7 +64,8 @@ class Run:
             ReleaseError: the suite could not be run to its end; with where its output is.
         """
         python = self.release.environment(self.constraints)
-        log = CACHE / f"{self.release.name}-{engine}.log"
+        mode = (options or {}).get("pool", {}).get("pool_mode", "")
+        log = CACHE / f"{self.release.name}-{engine}{mode and '-'}{mode}.log"
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder, log.open("wb") as output:
             record = Path(folder, "record.json")
@@ -90,7 +91,8 @@ class Run:
             if not record.exists():
                 raise ReleaseError(f"the suite broke off; its output is in {log}")
             found = json.loads(record.read_text())
-        return Outcomes(found["tests"], self._taken_with(python, engine), seconds, found["details"])
+        taken_with = {**self._taken_with(python, engine), "pool_mode": mode}
+        return Outcomes(found["tests"], taken_with, seconds, found["details"])
 
     def packages(self) -> str:
         """Return what is installed besides this project, as ``pip freeze`` prints it."""

@@ -1,0 +1,68 @@
+"""What a statement leaves behind in the session, beyond its transaction."""
+
+from __future__ import annotations
+
+import re
+
+from psycopg.sql import Composable
+
+__all__ = ["session_state_of"]
+
+# PgBouncer's list of what its transaction pooling does not carry over:
+# https://www.pgbouncer.org/features.html
+_STATEMENTS = re.compile(
+    r"""
+    SET\s+(?!LOCAL\b | TRANSACTION\b | CONSTRAINTS\b)    # SET, SET SESSION
+    | RESET\b | LISTEN\b | UNLISTEN\b | LOAD\b
+    | PREPARE\s+(?!TRANSACTION\b) | DEALLOCATE\b
+    | DECLARE\s.*\bWITH\s+HOLD\b
+    | CREATE\s+(?:LOCAL\s+|GLOBAL\s+)?TEMP(?:ORARY)?\s(?!.*\bON\s+COMMIT\s+DROP\b)
+    | SELECT\s.*\bINTO\s+(?:LOCAL\s+|GLOBAL\s+)?TEMP(?:ORARY)?\b
+    """,
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+_CALLS = re.compile(
+    r"""
+    \bpg_(?:try_)?advisory_(?:un)?lock(?:_shared|_all)?\s*\(
+    | \bset_config\s*\((?!.*,\s*(?:true|'t(?:rue)?'|'on'|'1'|%\w*)\s*\))
+    | \bsetseed\s*\( | \bdblink_connect
+    """,
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+# Where each statement begins: at the start and after each semicolon, past comments and parentheses.
+_BEGINNING = re.compile(r"(?:^|;)(?:\s|--[^\n]*\n|/\*.*?\*/|\()*", re.DOTALL)
+
+# Looked for first, since most statements have none of them.
+_IN_STATEMENTS = ("set", "listen", "load", "prepare", "deallocate", "hold", "temp")
+_IN_CALLS = ("advisory", "set_config", "setseed", "dblink_connect")
+
+
+def session_state_of(query: object) -> str | None:
+    """Return what in *query* gives the session some state that outlives a transaction.
+
+    None for most statements. It goes by the text: what a function of the database's own does is
+    not seen.
+    """
+    text = _text_of(query)
+    lowered = text.lower()
+    if any(hint in lowered for hint in _IN_STATEMENTS):
+        for beginning in _BEGINNING.finditer(text):
+            found = _STATEMENTS.match(text, beginning.end())
+            if found is not None:
+                return _told(found)
+    if any(hint in lowered for hint in _IN_CALLS):
+        found = _CALLS.search(text)
+        if found is not None:
+            return _told(found)
+    return None
+
+
+def _text_of(query: object) -> str:
+    if isinstance(query, bytes):
+        return query.decode("utf-8", "replace")
+    return query.as_string() if isinstance(query, Composable) else str(query)
+
+
+def _told(found: re.Match[str]) -> str:
+    """Its first words, without values: they go into logs."""
+    return " ".join(found[0].rstrip("(").split()[:2]).upper()
