@@ -96,7 +96,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
     attempt: Attempt | None = None
     """Set by retry_transaction for as long as one attempt of a transaction lasts."""
 
-    _is_connecting = False
+    _keeps = 0
 
     checked_out_from: Pool | None = None
     """The pool of the present connection."""
@@ -219,23 +219,37 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
             return cursor
         return (LendingCursor if name is None else LendingNamedCursor)(self, cursor)
 
+    def _cursor(self, name: str | None = None) -> Any:
+        # Statements that are run on the way to one's own end nothing: those of receivers of
+        # connection_created, or where somebody has put more into ensure_connection().
+        self._keeps += 1
+        try:
+            return super()._cursor(name)  # type: ignore[misc]
+        finally:
+            self._keeps -= 1
+
     def bare_cursor(self) -> Any:
-        """Return psycopg's cursor on the present connection."""
-        return super().create_cursor(None)
+        """Return psycopg's cursor, on a connection that stays until `statement_ended`."""
+        self._keeps += 1
+        try:
+            self.ensure_connection()
+            return super().create_cursor(None)
+        finally:
+            self._keeps -= 1
 
     def connect(self) -> None:
-        self._is_connecting = True
+        self._keeps += 1
         try:
             super().connect()
         finally:
-            self._is_connecting = False
+            self._keeps -= 1
 
     def statement_ended(self) -> None:
         """In transaction mode: give the connection back unless something on it is under way."""
         connection = self.connection
         if (
             self._lends
-            and not self._is_connecting
+            and self._keeps == 0
             and connection.pinned_by is None
             and connection.pgconn.transaction_status not in _UNDER_WAY
         ):

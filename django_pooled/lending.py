@@ -115,7 +115,6 @@ class LendingCursor:
         if (wrapper.connection is None or wrapper.connection is not self._home) and (
             not self._cursor.closed
         ):
-            wrapper.ensure_connection()
             cursor = wrapper.bare_cursor()
             for name, value in self._given.items():
                 setattr(cursor, name, value)

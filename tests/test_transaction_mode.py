@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from django.db import ProgrammingError, connections, transaction
+from django.db.backends.signals import connection_created
 from django.db.transaction import atomic
 
 from django_pooled import registry, retry_transaction
@@ -333,4 +334,25 @@ def test_the_connection_of_a_cursor_can_be_asked_for(database: Any) -> None:
         assert in_use(database) == 0
         assert cursor.connection.info.dbname == "postgres"
         assert in_use(database) == 1
+    assert in_use(database) == 0
+
+
+def test_a_receiver_of_connection_created_may_query(database: Any) -> None:
+    seen: list[object] = []
+
+    def receiver(connection: Any, **kwargs: object) -> None:
+        if connection is database:
+            seen.append(ask(connection, "SELECT count(*) FROM item"))
+
+    connection_created.connect(receiver)
+    try:
+        with database.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            assert in_use(database) == 0
+            cursor.execute("SELECT 2")
+        with atomic(using=database.alias):
+            ask(database, "SELECT 3")
+    finally:
+        connection_created.disconnect(receiver)
+    assert seen == [5, 5, 5]
     assert in_use(database) == 0

@@ -39,5 +39,20 @@ KNOWN: dict[str, Reason] = {
     "gis_tests.inspectapp.tests.OGRInspectTest.test_time_field": _OGR,
 }
 
-#: What session state makes impossible there.
-KNOWN_IN_TRANSACTION_MODE: dict[str, Reason] = {}
+_HELD = Reason(
+    "It counts on a thread's connection staying with the thread outside of transactions, which is "
+    "what transaction mode is there to change.",
+    f"{_TESTS}backends/tests.py",
+)
+_SET_UP = Reason(
+    "It sends a query along with each connection that is set up, and counts on the next statement "
+    "finding that connection in place. In transaction mode it comes with a checkout of its own.",
+    f"{_TESTS}test_utils/tests.py",
+)
+
+#: What cannot be where a connection stays for a transaction or a statement.
+KNOWN_IN_TRANSACTION_MODE: dict[str, Reason] = {
+    "backends.tests.ThreadTests.test_default_connection_thread_local": _HELD,
+    "test_utils.tests.AssertNumQueriesUponConnectionTests."
+    "test_ignores_connection_configuration_queries": _SET_UP,
+}
