@@ -80,6 +80,15 @@ def test_every_difference_on_the_list_has_a_reason_and_a_link() -> None:
         assert reason.link.startswith("https://"), name
 
 
+def test_a_failure_counts_unless_the_test_passes_when_run_again() -> None:
+    here = Outcomes({**NATIVE.tests, "app.tests.Some.a": "failed", "app.tests.Some.b": "failed"})
+    again = Outcomes({"app.tests.Some.a": "passed", "app.tests.Some.b": "failed"})
+    comparison = compare(here, NATIVE).with_another_run(again)
+    assert comparison.failed_only_here == ["app.tests.Some.a", "app.tests.Some.b"]
+    assert comparison.unexplained == ["app.tests.Some.b"]
+    assert "app.tests.Some.a (passed when run again)" in comparison.report()
+
+
 def test_what_failed_only_here_is_shown_with_its_traceback() -> None:
     here = Outcomes(
         {**NATIVE.tests, "app.tests.Some.a": "failed"},

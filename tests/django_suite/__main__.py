@@ -13,7 +13,7 @@ from tests.servers import Servers
 
 from .comparison import compare
 from .known import KNOWN, KNOWN_IN_TRANSACTION_MODE
-from .outcomes import Outcomes
+from .outcomes import Outcomes, place
 from .releases import RELEASES, Release, ReleaseError, newest_here
 from .run import Run
 from .server import make_server, modules_without_their_extensions
@@ -69,9 +69,14 @@ def _main(options: argparse.Namespace, servers: Servers) -> int:
         replace(taken, taken_with={**taken.taken_with, "packages": run.packages()}).save(path)
         print(f"{len(taken.tests)} tests in {taken.seconds:.0f} s are recorded in {path}")
         return 0
-    here = run.take(pooled, {"pool": {"pool_mode": options.pool_mode}} if options.pool_mode else {})
+    pool = {"pool": {"pool_mode": options.pool_mode}} if options.pool_mode else {}
+    here = run.take(pooled, pool)
     excused = {**KNOWN, **(KNOWN_IN_TRANSACTION_MODE if options.pool_mode == "transaction" else {})}
     comparison = compare(here, recorded or run.take(native), excused)
+    failed = [place(name) for name in comparison.failed_only_here if name not in excused]
+    if failed:
+        again = replace(run, labels=failed, parallel=1).take(pooled, pool)
+        comparison = comparison.with_another_run(again)
     print(_headline(comparison.here, comparison.native, recorded is not None))
     print(comparison.report(), flush=True)
     return 1 if comparison.unexplained else 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from .outcomes import Outcomes
 
@@ -36,12 +36,24 @@ class Comparison:
     missing_here: list[str]
     passed_only_here: list[str]
     excused: Mapping[str, Reason] = field(default_factory=dict)
+    passed_again: Collection[str] = ()
+    """Of those that failed only here, the ones that passed when they were run once more."""
 
     @property
     def unexplained(self) -> list[str]:
         """What fails, is skipped or is missing only here, without a reason on the list."""
         differing = self.failed_only_here + self.skipped_only_here + self.missing_here
-        return [name for name in differing if name not in self.excused]
+        return [
+            name for name in differing if name not in self.excused and name not in self.passed_again
+        ]
+
+    def with_another_run(self, again: Outcomes) -> Comparison:
+        """Return the comparison after what failed only here has been run once more, by itself.
+
+        Some of Django's tests allow a second for what takes longer on a machine with other work.
+        """
+        passed = {name for name, outcome in again.tests.items() if outcome in _PASSED}
+        return replace(self, passed_again=passed & set(self.failed_only_here))
 
     def table(self) -> str:
         """Return counts for both, and what differs."""
@@ -83,7 +95,9 @@ class Comparison:
 
     def _line(self, name: str) -> str:
         reason = self.excused.get(name)
-        return f"  {name}" + (f"\n    {reason.text} {reason.link}" if reason else "")
+        if reason is not None:
+            return f"  {name}\n    {reason.text} {reason.link}"
+        return f"  {name}{' (passed when run again)' if name in self.passed_again else ''}"
 
 
 def compare(

@@ -35,6 +35,7 @@ KNOWN: dict[str, Reason] = {
             "test_set_autocommit_health_checks_enabled",
         )
     },
+    "backends.postgresql.tests.Tests.test_pool_check_can_be_overridden": _PRIVATE,
     "backends.postgresql.tests.Tests.test_pooling_health_checks": _PRIVATE,
     "gis_tests.inspectapp.tests.OGRInspectTest.test_time_field": _OGR,
 }

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["SEVERITY", "Outcomes", "worse"]
+__all__ = ["SEVERITY", "Outcomes", "place", "worse"]
 
 #: From the best to the worst; of a test with subtests the worst counts.
 SEVERITY = ("passed", "expected failure", "skipped", "unexpected success", "failed", "errored")
@@ -46,7 +46,7 @@ class Outcomes:
         tests = {
             name: outcome
             for name, outcome in self.tests.items()
-            if f"{_place(name)}.".startswith(chosen)
+            if f"{place(name)}.".startswith(chosen)
         }
         return Outcomes(tests, self.taken_with, self.seconds, self.details)
 
@@ -81,6 +81,6 @@ class Outcomes:
         return cls(tests, kept["taken_with"], kept["seconds"])
 
 
-def _place(name: str) -> str:
-    """The dotted name of a test, or of the class or module in ``setUpClass (module.Class)``."""
+def place(name: str) -> str:
+    """Return a test's dotted name, or that of the class in ``setUpClass (module.Class)``."""
     return name.partition(" (")[2].rstrip(")") or name
