@@ -406,7 +406,7 @@ def _address(settings: Mapping[str, Any]) -> str:
     options = settings["OPTIONS"]
     host = settings["HOST"] or options.get("host", "local socket")
     port = settings["PORT"] or options.get("port", 5432)
-    name = settings["NAME"] or options.get("dbname") or f"service {options.get('service')}"
+    name = options.get("dbname") or settings["NAME"] or f"service {options.get('service')}"
     return f"{host}:{port}/{name}"
 
 
