@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, ref
@@ -342,9 +343,18 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         if not isinstance(connection, PooledConnection) or pool is None:
             super()._close()  # type: ignore[misc]
             return
+        self._close_named_cursors()
         self.connection = self.checked_out_from = connection.rider = connection.owner = None
         with self.wrap_database_errors:
             pool.checkin(connection)
+
+    def _close_named_cursors(self) -> None:
+        # An iterator left off half-way would go on reading, and in the end close its cursor, on a
+        # connection that somebody else has by then.
+        for cursor in list(self._named_cursors):
+            # A connection that is lost is none of this one's business: the checkin sees it.
+            with suppress(psycopg.Error):
+                cursor.close()
 
     def _find_pool(self, params: dict[str, Any]) -> Pool:
         role = self.settings_dict["OPTIONS"].get("assume_role")

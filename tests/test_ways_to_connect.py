@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.db import Error as DatabaseFault
 from django.db import (
     NotSupportedError,
     OperationalError,
@@ -588,6 +589,38 @@ def test_iterator_reads_by_a_cursor_of_the_server_unless_it_is_disabled(
         assert ask(alias, CURSORS) == 0
     close_old_connections()
     assert Note.objects.using(alias).count() == 500
+
+
+def test_an_iterator_ends_with_the_request_that_began_it(
+    connect: Connect, pair: Pair, notes: None
+) -> None:
+    alias = connect(pair[0])
+    Note.objects.using(alias).bulk_create(Note(text=str(number)) for number in range(500))
+    rows = Note.objects.using(alias).order_by("id").iterator(chunk_size=100)
+    assert next(rows).text == "0"
+    close_old_connections()
+    # Another request may have the connection by now.
+    assert ask(alias, CURSORS) == 0
+    with pytest.raises(DatabaseFault, match="is closed"):
+        list(rows)
+    assert ask(alias, "SELECT 42") == 42
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_a_connection_lost_under_an_iterator_costs_the_next_request_nothing(
+    pair: Pair, make_database: MakeDatabase, notes: None, in_transaction: bool
+) -> None:
+    alias = make_database(pair[0], max_size=1)
+    Note.objects.using(alias).bulk_create(Note(text=str(number)) for number in range(500))
+    wrapper = connections[alias]
+    wrapper.set_autocommit(not in_transaction)
+    rows = Note.objects.using(alias).iterator(chunk_size=100)
+    next(rows)
+    kill_backends(pair[0], "postgres")
+    wrapper.close()
+    assert ask_in_requests(alias, "SELECT 42") == 42
+    with pytest.raises(DatabaseFault, match="the connection is lost"):
+        list(rows)
 
 
 # Time zones.
