@@ -342,9 +342,9 @@ def test_of_several_hosts_the_one_that_can_write_is_taken(connect: Connect, pair
     assert ask_in_requests(alias, "SELECT inet_server_port()") == primary.port
 
 
-def test_of_several_hosts_a_standby_can_be_preferred(connect: Connect, pair: Pair) -> None:
+def test_of_several_hosts_a_standby_can_be_asked_for(connect: Connect, pair: Pair) -> None:
     primary, standby = pair
-    alias = connect(primary, {"target_session_attrs": "prefer-standby"}, **hosts(primary, standby))
+    alias = connect(primary, {"target_session_attrs": "standby"}, **hosts(primary, standby))
     assert ask_in_requests(alias, "SELECT inet_server_port()") == standby.port
 
 
