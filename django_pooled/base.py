@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, ref
 
 import psycopg
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.db import connections
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base as postgresql
@@ -279,6 +279,10 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         self.in_atomic_block = self.needs_rollback = False
         self.savepoint_ids, self.atomic_blocks, self.run_on_commit = [], [], []
         self.attempt = None
+        # Nothing is left to close, but a backend built on this one forgets there what it knew of
+        # the session. Where an event loop runs, Django refuses, but only after that.
+        with suppress(SynchronousOnlyOperation):
+            self.close()
 
     def _commit(self) -> None:
         if self.connection is None:
@@ -315,8 +319,11 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
 
     def drop_connection(self) -> None:
         """Give back a connection whose transaction is of no use any more, in whatever state."""
-        if self.connection is not None:
-            self._close()
+        # Through close(), where a backend built on this one forgets what it knew of the session,
+        # such as its search_path. The callbacks wait for what becomes of the transaction.
+        callbacks = self.run_on_commit
+        self.close()
+        self.run_on_commit = callbacks
 
     def adopt_connection(self, other: DatabaseWrapper) -> None:
         """Go on with the connection of *other*, which has none any more."""

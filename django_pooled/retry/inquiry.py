@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from django.db import Error, connections
 
+from django_pooled import tenants_seam
 from django_pooled.backoff import Backoff
 from django_pooled.errors import PoolClosed, PoolError
 from django_pooled.sqlstates import is_connection_lost
@@ -43,6 +44,7 @@ def inquire(wrapper: DatabaseWrapper, attempt: Attempt, lost: Testimony) -> Phas
     asking = wrapper.copy()
     connections[wrapper.alias] = asking
     try:
+        tenants_seam.follow(wrapper, asking)
         outcome = _ask_until_known(asking, attempt, lost)
         if outcome is Phase.COMMITTED and asking.connection is not None:
             wrapper.adopt_connection(asking)
