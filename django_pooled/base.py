@@ -447,6 +447,9 @@ def _hashable(params: Mapping[str, Any]) -> Hashable:
     """What tells one set of connection parameters from another."""
     items = []
     for key, value in sorted(params.items()):
+        if isinstance(value, type):
+            # Packages that watch cursors make a class of them for each wrapper, all alike.
+            value = tuple((kind.__module__, kind.__qualname__) for kind in value.__mro__)
         try:
             hash(value)
         except TypeError:
