@@ -59,9 +59,10 @@ def complete(settings: dict[str, Any]) -> None:
         shown = settings.get(name, [...])
         settings[name] = [item for part in shown for item in (value if part is ... else [part])]
     databases = settings.setdefault("DATABASES", {"default": {"ENGINE": "django_pooled"}})
-    options = databases["default"].setdefault("OPTIONS", {})
-    options["pool"] = {**options.get("pool", {}), **json.loads(os.environ["SITE_POOL"])}
-    databases["default"].update(json.loads(os.environ["SITE_DATABASE"]))
+    for database in databases.values():
+        options = database.setdefault("OPTIONS", {})
+        options["pool"] = {**options.get("pool", {}), **json.loads(os.environ["SITE_POOL"])}
+        database.update(json.loads(os.environ["SITE_DATABASE"]))
 
 
 class Site:
