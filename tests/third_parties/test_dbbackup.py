@@ -53,11 +53,10 @@ def look() -> Any:
     import threading
     from pathlib import Path
 
+    from dbbackup.db.base import get_connector
     from django.conf import settings
     from django.core.management import CommandError, call_command
     from django.db import connections
-
-    from dbbackup.db.base import get_connector
 
     from django_pooled import registry
     from tests.third_parties.notes.models import Note
@@ -74,8 +73,13 @@ def look() -> Any:
     call_command("dbbackup", verbosity=0)
     Note.objects.update(text="new")
     rows["changed"] = texts()
+
     # Another connection that has used the table, and goes back.
-    thread = threading.Thread(target=lambda: (texts(), connections.close_all()))
+    def visit() -> None:
+        texts()
+        connections.close_all()
+
+    thread = threading.Thread(target=visit)
     thread.start()
     thread.join()
     restore()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("django_extensions", reason="django-extensions is not installed")
 
+
 @pytest.fixture(scope="module")
 def site(make_site: MakeSite) -> Site:
     """A site with its commands."""
@@ -46,6 +47,10 @@ def test_reset_schema_and_the_reset_of_a_database_in_use_leave_the_pool_usable(s
 
 def test_printed_statements_include_those_of_a_transaction_that_was_restarted(seen: Any) -> None:
     assert seen["printed"].count("INSERT INTO") == 2
+
+
+def test_shell_plus_names_its_session(seen: Any) -> None:
+    assert seen["session"] == "django_shell"
 
 
 # What follows runs in the site.
@@ -90,7 +95,20 @@ def look() -> Any:
     tables["after reset_db"] = count_tables()
     found["tables"] = tables
     output_of("drop_test_database", interactive=False)
+    found["session"] = session_of_a_shell()
     return found
+
+
+def session_of_a_shell() -> str:
+    from django.db import connection
+    from django_extensions.management.commands.shell_plus import Command
+
+    connection.close()
+    Command().set_application_name({})
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('application_name')")
+        [name] = cursor.fetchone()
+    return str(name)
 
 
 def count_tables() -> int:

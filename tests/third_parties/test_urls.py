@@ -11,8 +11,6 @@ from django_pooled.conf import parse
 from tests.third_parties.running import documented
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from example_project.embedded_postgres import EmbeddedServer
     from tests.pools import MakeDatabase
 
@@ -21,7 +19,7 @@ MODULES = {"dj-database-url": "dj_database_url", "django-environ": "environ"}
 
 
 @pytest.fixture(params=PACKAGES)
-def package(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def package(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a package, whose registry of schemes is afterwards as before."""
     package: str = request.param
     module = pytest.importorskip(MODULES[package], reason=f"{package} is not installed")
@@ -75,6 +73,14 @@ def test_an_address_may_name_several_hosts(read: Any) -> None:
     found = read("by_scheme.py", "pooled://clerk@one,two/shop?target_session_attrs=read-write")
     assert (found["HOST"], found["NAME"]) == ("one,two", "shop")
     assert found["OPTIONS"] == {"target_session_attrs": "read-write"}
+
+
+@pytest.mark.parametrize("package", ["django-environ"], indirect=True)
+def test_an_address_of_django_environ_may_name_ports_and_sockets(read: Any) -> None:
+    found = read("by_scheme.py", "pooled://clerk@one:5432,two:5433/shop")
+    assert (found["HOST"], found["PORT"], found["NAME"]) == ("one,two", "5432,5433", "shop")
+    found = read("by_scheme.py", "pooled:////run/postgresql/shop")
+    assert (found["HOST"], found["NAME"]) == ("/run/postgresql", "shop")
 
 
 def test_options_of_the_pool_may_be_in_the_address(read: Any) -> None:

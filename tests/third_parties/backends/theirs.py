@@ -14,7 +14,7 @@ class SchemaEditor(DatabaseSchemaEditor):
     """Theirs."""
 
 
-class Cursor(postgresql.Cursor):  # type: ignore[name-defined,misc]
+class Cursor(postgresql.Cursor):
     """Theirs, instead of Django's."""
 
 

@@ -37,8 +37,7 @@ def add_after_a_loss(request: HttpRequest) -> HttpResponse:
     Note.objects.create(text=request.GET["text"])
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT CASE WHEN nextval('visits') = %s THEN pg_terminate_backend(pg_backend_pid()) END",
-            [1],
+            "SELECT pg_terminate_backend(pg_backend_pid()) WHERE nextval('visits') = %s", [1]
         )
     return page(Note.objects.count())
 
