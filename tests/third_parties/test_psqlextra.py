@@ -9,7 +9,9 @@ import pytest
 if TYPE_CHECKING:
     from tests.third_parties.conftest import MakeSite
 
-pytest.importorskip("psqlextra", reason="django-postgres-extra is not installed")
+pytest.importorskip(
+    "psqlextra", reason="django-postgres-extra is not installed: it is not for Django 6 yet"
+)
 
 # hstore does not come with every PostgreSQL.
 SETTINGS = """
