@@ -21,10 +21,10 @@ ROOT_URLCONF = "tests.third_parties.notes.watched_urls"
 """
 
 
-@pytest.fixture(scope="module")
-def seen(make_site: MakeSite) -> Any:
+@pytest.fixture(scope="module", params=["session", "transaction"])
+def seen(request: pytest.FixtureRequest, make_site: MakeSite) -> Any:
     """What the SQL panel showed of each request, in a site on this engine."""
-    return make_site(settings=SETTINGS).call(look)
+    return make_site(settings=SETTINGS, pool_mode=request.param).call(look)
 
 
 def kinds(request: dict[str, Any]) -> list[str]:

@@ -16,15 +16,19 @@ if TYPE_CHECKING:
 pytest.importorskip("django_prometheus", reason="django-prometheus is not installed")
 
 
-@pytest.fixture(scope="module")
-def seen(make_site: MakeSite) -> Any:
+@pytest.fixture(scope="module", params=["session", "transaction"])
+def seen(request: pytest.FixtureRequest, make_site: MakeSite) -> Any:
     """What was seen in a site with its counters."""
-    return make_site("django-prometheus", max_size=4).call(look)
+    found = make_site("django-prometheus", max_size=4, pool_mode=request.param).call(look)
+    return {"mode": request.param, **found}
 
 
 def test_statements_checkouts_and_errors_are_counted(seen: Any) -> None:
     # It counts each row of executemany() as a statement.
-    assert seen["counted"] == {"execute": 4, "executemany": 2, "connections": 1, "errors": 1}
+    checkouts = {"session": 1, "transaction": 3}[seen["mode"]]
+    assert seen["counted"] == {
+        "execute": 4, "executemany": 2, "connections": checkouts, "errors": 1
+    }  # fmt: skip
 
 
 def test_all_threads_share_one_pool(seen: Any) -> None:

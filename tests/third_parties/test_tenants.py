@@ -27,12 +27,17 @@ TENANT_DOMAIN_MODEL = "tenants.Domain"
 MIDDLEWARE = ["django_tenants.middleware.main.TenantMainMiddleware", ...]
 """
 
+# How often search_path is set, and what a checkout lasts for.
+WAYS = [("cursor", "session"), ("connection", "session"), ("connection", "transaction")]
 
-@pytest.fixture(scope="module", params=[False, True], ids=["each-cursor", "each-connection"])
+
+@pytest.fixture(scope="module", params=WAYS, ids=lambda way: "-".join(map(str, way)))
 def seen(request: pytest.FixtureRequest, make_site: MakeSite) -> Any:
-    """What was seen in a site of two tenants, where search_path is set that often."""
-    limit = f"TENANT_LIMIT_SET_CALLS = {request.param}"
-    return make_site("django-tenants", f"{SETTINGS}\n{limit}\n", max_size=2).call(look)
+    """What was seen in a site of two tenants."""
+    often, mode = request.param
+    limit = f"TENANT_LIMIT_SET_CALLS = {often == 'connection'}"
+    site = make_site("django-tenants", f"{SETTINGS}\n{limit}\n", max_size=2, pool_mode=mode)
+    return site.call(look)
 
 
 def test_each_tenant_sees_its_own_rows_on_a_connection_that_goes_back_and_forth(seen: Any) -> None:
