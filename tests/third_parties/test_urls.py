@@ -85,11 +85,12 @@ def test_an_address_of_django_environ_may_name_ports_and_sockets(read: Any) -> N
 
 def test_options_of_the_pool_may_be_in_the_address(read: Any) -> None:
     address = "pooled://clerk@db/shop?pool_max_size=8&pool_timeout=2.5"
-    address += "&pool_application_name=false&sslmode=require"
+    address += "&pool_application_name=false&pool_mode=transaction&sslmode=require"
     found = with_pool(read("by_scheme.py", address))
     assert found["OPTIONS"].keys() == {"pool", "sslmode"}
     options = parse("default", found)
     assert (options.max_size, options.timeout, options.application_name) == (8, 2.5, False)
+    assert options.pool_mode == "transaction"
 
 
 def test_an_address_without_options_gets_a_pool_with_defaults(read: Any) -> None:
