@@ -28,7 +28,7 @@ def ran(output: str) -> int:
 def test_databases_of_manage_py_test_are_kept_copied_and_dropped_with_pools_open(
     server: EmbeddedServer, tmp_path: Path
 ) -> None:
-    runs = Runs("pooled", server, tmp_path)
+    runs = Runs("session", server, tmp_path)
     assert ran(runs.python(*TEST, "--keepdb", "-k", "RolledBack", "-k", "InSeveral")) == 3
     kept = runs.databases()
     assert set(kept) == {f"test_{runs.name}", f"test_{runs.name}_other"}
@@ -39,13 +39,11 @@ def test_databases_of_manage_py_test_are_kept_copied_and_dropped_with_pools_open
     assert runs.databases() == {}
 
 
-def test_commands_print_the_same_on_both_engines(server: EmbeddedServer, tmp_path: Path) -> None:
-    both = [Runs(engine, server, tmp_path) for engine in ENGINES]
+def test_commands_print_the_same_on_every_engine(server: EmbeddedServer, tmp_path: Path) -> None:
+    each = [Runs(engine, server, tmp_path) for engine in ENGINES]
     with ThreadPoolExecutor(2) as threads:
-        pooled, native = threads.map(
-            lambda runs: runs.python("-m", "tests.small_site.commands"), both
-        )
-    assert pooled == native
+        session, transaction, native = threads.map(Runs.commands, each)
+    assert session == transaction == native
     for part in (
         'CREATE TABLE "app_counter"',
         "class AppCounter(models.Model):",
@@ -56,7 +54,7 @@ def test_commands_print_the_same_on_both_engines(server: EmbeddedServer, tmp_pat
         " from a migration\n loaded\n",
         "TRUNCATE",
     ):
-        assert part in pooled
+        assert part in session
     with psycopg.connect(**server.parameters(), autocommit=True) as connection:
-        for runs in both:
+        for runs in each:
             connection.execute(f"DROP DATABASE {runs.name}")

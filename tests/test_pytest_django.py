@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
     from example_project.embedded_postgres import EmbeddedServer
 
-ONE = ("-k", "test_several_databases_are_rolled_back")
+ONE = ("-k", "test_db_is_rolled_back")
 
 
 @pytest.fixture
 def runs(server: EmbeddedServer, tmp_path: Path) -> Runs:
     """Runs on our engine."""
-    return Runs("pooled", server, tmp_path)
+    return Runs("session", server, tmp_path)
 
 
-def test_every_feature_has_the_same_outcome_on_both_engines(
+def test_every_feature_has_the_same_outcome_on_every_engine(
     server: EmbeddedServer, tmp_path: Path
 ) -> None:
-    both = [Runs(engine, server, tmp_path) for engine in ENGINES]
+    each = [Runs(engine, server, tmp_path) for engine in ENGINES]
     with ThreadPoolExecutor(2) as threads:
-        pooled, native = threads.map(Runs.pytest, both)
-    assert pooled == native
-    assert set(pooled.values()) == {"passed"}
-    assert [runs.databases() for runs in both] == [{}, {}]
+        session, transaction, native = threads.map(Runs.pytest, each)
+    assert session == transaction == native
+    assert set(session.values()) == {"passed"}
+    assert [runs.databases() for runs in each] == [{}, {}, {}]
 
 
 def test_two_processes_have_databases_of_their_own(runs: Runs) -> None:
@@ -44,7 +44,7 @@ def test_two_processes_have_databases_of_their_own(runs: Runs) -> None:
 def test_databases_are_kept_and_made_anew_as_asked(runs: Runs) -> None:
     runs.pytest("--reuse-db", *ONE)
     kept = runs.databases()
-    assert set(kept) == {f"test_{runs.name}", f"test_{runs.name}_other"}
+    assert set(kept) == {f"test_{runs.name}"}
     runs.pytest("--reuse-db", *ONE)
     assert runs.databases() == kept
     runs.pytest("--reuse-db", "--create-db", *ONE)

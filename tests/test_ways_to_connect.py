@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     Pair = tuple[EmbeddedServer, EmbeddedServer]
 
-ENGINES = {"pooled": "django_pooled", "native": "django.db.backends.postgresql"}
+NATIVE = "django.db.backends.postgresql"
 NOWHERE: dict[str, Any] = {"HOST": "", "PORT": "", "USER": "", "PASSWORD": "", "NAME": ""}
 """Leaves the address to libpq."""
 
@@ -49,9 +49,9 @@ class Connect(Protocol):
     ) -> str: ...
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=["session", "transaction", "native"])
 def connect(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Connect:
-    """Make aliases that lead to a server, once by our engine and once by Django's own."""
+    """Make aliases that lead to a server: with each mode of a pool, and with Django's engine."""
 
     def connect(
         server: EmbeddedServer, options: dict[str, Any] | None = None, **settings: Any
@@ -60,7 +60,10 @@ def connect(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Conn
         entry = connections.settings[alias]
         if request.param == "native":
             del entry["OPTIONS"]["pool"]
-        entry.update(settings, ENGINE=ENGINES[request.param])
+            entry["ENGINE"] = NATIVE
+        else:
+            entry["OPTIONS"]["pool"]["pool_mode"] = request.param
+        entry.update(settings)
         return alias
 
     return connect

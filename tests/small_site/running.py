@@ -1,4 +1,4 @@
-"""Runs the site's tests and commands, in processes of their own, on one of two engines."""
+"""Runs the site's tests and commands, in processes of their own, on one of the engines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "Runs"]
 
-ENGINES = {"pooled": "django_pooled", "native": "django.db.backends.postgresql"}
+ENGINES = {
+    "session": "django_pooled",
+    "transaction": "django_pooled",
+    "native": "django.db.backends.postgresql",
+}
+"""By what is compared: the mode of a pool, or Django's own engine without one."""
 SITE = Path(__file__).resolve().parent
 ROOT = SITE.parent.parent
 
@@ -33,7 +38,7 @@ class Runs:
 
     def __init__(self, engine: str, server: EmbeddedServer, folder: Path) -> None:
         self.name = f"small_{uuid.uuid4().hex[:8]}"
-        self._engine, self._server, self._folder = ENGINES[engine], server, folder
+        self._engine, self._server, self._folder = engine, server, folder
 
     def python(self, *arguments: str) -> str:
         """Run python with *arguments*, and return what it printed.
@@ -47,7 +52,8 @@ class Runs:
             "DATABASE_NAME": self.name,
             "DATABASE_URL": self._server.url(),
             "DJANGO_SETTINGS_MODULE": "tests.small_site.settings",
-            "ENGINE": self._engine,
+            "ENGINE": ENGINES[self._engine],
+            "POOL_MODE": self._engine,
             # For psql.
             "PATH": os.pathsep.join([str(self._server.binaries), os.environ["PATH"]]),
             # TRUNCATE lists the tables of a set.

@@ -25,7 +25,13 @@ _database: dict[str, Any] = {
 if ENGINE == "django_pooled":
     # Two that stay idle, so that databases are made, copied and dropped with pools open.
     _database["OPTIONS"] = {
-        "pool": {"min_size": 2, "max_size": 4, "timeout": 10.0, "stats_dir": False}
+        "pool": {
+            "min_size": 2,
+            "max_size": 4,
+            "timeout": 10.0,
+            "stats_dir": False,
+            "pool_mode": os.environ["POOL_MODE"],
+        }
     }
 DATABASES = {
     "default": _database,
