@@ -23,6 +23,8 @@ from tests.app.models import Note
 from tests.servers import backend_pids, kill_backends, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from example_project.embedded_postgres import EmbeddedServer
     from tests.pools import MakeDatabase
 
@@ -338,3 +340,31 @@ def test_a_wrapper_that_no_other_thread_may_use_lets_go_when_its_thread_ends(
     wait_until(lambda: snapshot(alias).idle == 1)
     assert wrappers[0].connection is None
     ask(alias, "SELECT 1")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda cursor: cursor.execute("SELECT 1"),
+        lambda cursor: cursor.executemany("SELECT %s", [[1]]),
+        lambda cursor: cursor.copy("COPY (SELECT 1) TO STDOUT"),
+        lambda cursor: next(cursor.stream("SELECT 1")),
+    ],
+    ids=["execute", "executemany", "copy", "stream"],
+)
+def test_a_cursor_is_of_no_use_when_its_connection_went_back(
+    server: EmbeddedServer, make_database: MakeDatabase, use: Callable[[Any], object]
+) -> None:
+    alias = make_database(server, max_size=1)
+    cursor = connections[alias].cursor()
+    cursor.execute("SELECT 1")
+    connections[alias].close()
+    with pytest.raises(Exception, match="went back to its pool"):
+        use(cursor)
+    other = connections[alias].copy()
+    with other.cursor():
+        # The same connection, and somebody else's now.
+        with pytest.raises(Exception, match="went back to its pool"):
+            use(cursor)
+        other.close()
+    assert ask(alias, "SELECT 1") == 1

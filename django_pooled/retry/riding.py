@@ -175,10 +175,19 @@ class Rider:
 
 
 class RidingCursor(Cursor):
-    """Django's cursor; within an attempt it lets the attempt's question ride along."""
+    """Django's cursor; within an attempt it lets the attempt's question ride along.
+
+    It is of no use any more when its connection has gone back to the pool: others may be in the
+    middle of something there.
+    """
+
+    def __init__(self, connection: Any, *args: Any, **options: Any) -> None:
+        super().__init__(connection, *args, **options)
+        self._owner = getattr(connection, "owner", None)
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """As psycopg's; its results are those of *query* alone."""
+        self._refuse_if_given_back()
         rider: Rider | None = getattr(self.connection, "rider", None)
         if rider is None:
             super().execute(query, params, **options)
@@ -191,3 +200,22 @@ class RidingCursor(Cursor):
             super().execute(query + addition, params, **options)
             rider.hear(seam.take_results(self, rider.statements, addition), self.rowcount)
         return self
+
+    def executemany(self, *args: Any, **options: Any) -> None:
+        """As psycopg's."""
+        self._refuse_if_given_back()
+        super().executemany(*args, **options)
+
+    def copy(self, *args: Any, **options: Any) -> Any:
+        """As psycopg's."""
+        self._refuse_if_given_back()
+        return super().copy(*args, **options)
+
+    def stream(self, *args: Any, **options: Any) -> Any:
+        """As psycopg's."""
+        self._refuse_if_given_back()
+        return super().stream(*args, **options)
+
+    def _refuse_if_given_back(self) -> None:
+        if getattr(self.connection, "owner", None) is not self._owner and not self.closed:
+            raise psycopg.InterfaceError("the cursor's connection went back to its pool")
