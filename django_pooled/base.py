@@ -92,7 +92,8 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
     the pool calls when it has opened one; its ``get_new_connection()`` is left out.
     """
 
-    rollback_exc: BaseException | None  # Django's, which django-stubs does not know
+    rollback_exc: BaseException | None
+    """Django's own, which django-stubs does not know."""
 
     attempt: Attempt | None = None
     """Set by retry_transaction for as long as one attempt of a transaction lasts."""

@@ -27,7 +27,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Gauges:
-    """How full a pool was at one moment; ``size`` is always ``idle + in_use``."""
+    """How full a pool was at one moment; ``size`` is always ``idle + in_use``.
+
+    Attributes:
+        size: Connections that are open.
+        idle: Of those, the ones ready for a checkout.
+        in_use: Of those, the ones checked out.
+        waiting: Threads queued for a checkout.
+        max_size: Most connections that the pool opens.
+    """
 
     size: int
     idle: int

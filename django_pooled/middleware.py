@@ -110,7 +110,12 @@ class DatabaseUnavailableMiddleware:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Django's hook for what views and lazily rendered templates raise."""
+        """Django's hook for what views and lazily rendered templates raise.
+
+        Args:
+            request: The request that failed.
+            exception: What was raised.
+        """
         return unavailable_response(request, exception, retry_after=self.retry_after)
 
 
@@ -120,6 +125,9 @@ def handler500(request: HttpRequest) -> HttpResponse:
     For the root URLconf: ``handler500 = "django_pooled.middleware.handler500"``. Django calls
     it while the exception is being handled, under ASGI too, where ``sync_to_async`` raises it
     again in the thread that the handler runs in.
+
+    Args:
+        request: The request that failed.
     """
     error = sys.exc_info()[1]
     response = unavailable_response(request, error) if error is not None else None

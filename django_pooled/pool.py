@@ -98,6 +98,7 @@ class Pool:
 
     @property
     def closed(self) -> bool:
+        """Whether it refuses checkouts: not opened yet, or closed for good."""
         return self._pool.closed
 
     def checkout(self) -> PooledConnection:

@@ -67,6 +67,7 @@ def retry_transaction(
     within another call decorated for the same database, it joins that one's transaction.
 
     Args:
+        function: What to decorate; left out where there are options, which are keywords.
         using: Key of the database in ``settings.DATABASES``.
         max_attempts: Most runs, the first included.
         deadline: Seconds from the first attempt after which no other is started; see also
@@ -138,7 +139,9 @@ def run_transaction(function: Callable[[], R], /, **options: Unpack[TransactionO
         def moved():  # the function's result, not the function
             ...
 
-    Options and errors are those of `retry_transaction`.
+    Args:
+        function: Called without arguments, once for each attempt.
+        options: As for `retry_transaction`, whose errors are raised here.
     """
     return retry_transaction(**options)(function)()
 

@@ -44,6 +44,7 @@ class RecordedStream(io.IOBase):
         return True
 
     def read(self, size: int | None = -1, /) -> bytes:
+        """Read what was heard before, from where it was rewound to, and then on."""
         return self._next("read", -1 if size is None else size)
 
     def readline(self, size: int | None = -1, /) -> bytes:

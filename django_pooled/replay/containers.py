@@ -16,6 +16,8 @@ __all__ = ["KeptDict", "KeptList"]
 
 
 class KeptDict(Kept):
+    """What a dictionary held, and in which order."""
+
     # By dict's own methods: a QueryDict's refuse to change it or return copies of its lists.
     __slots__ = ("items", "value")
 
@@ -32,6 +34,8 @@ class KeptDict(Kept):
 
 
 class KeptList(Kept):
+    """What a list held."""
+
     __slots__ = ("items", "value")
 
     def __init__(self, value: list[Any], memory: Memory, depth: int) -> None:
