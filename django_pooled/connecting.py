@@ -49,9 +49,9 @@ class Connector:
         credentials_change: bool = False,
     ) -> None:
         self.last_error: Exception | None = None
-        self.last_error_at = 0.0
-        self.connects = 0
-        self.failures = 0
+        self.last_error_at: float = 0.0
+        self.connects: int = 0
+        self.failures: int = 0
         self._name = name
         self._backoff = backoff
         self._patience = patience

@@ -28,8 +28,9 @@ class Life:
     __slots__ = ("backend", "doomed_by", "expires_at", "goodbye", "idle_since", "opened_at")
 
     def __init__(self) -> None:
-        self.opened_at = self.idle_since = monotonic()
-        self.expires_at = float("inf")
+        self.opened_at: float = monotonic()
+        self.idle_since: float = self.opened_at
+        self.expires_at: float = float("inf")
         self.doomed_by: str | None = None
         self.goodbye: str | None = None
         """SQLSTATE with which the server ended the session, where it came as a notice."""

@@ -60,10 +60,10 @@ class Pool:
         self.alias = alias
         self.options = options
         self.server = server
-        self.lends = options.pool_mode == "transaction"
+        self.lends: bool = options.pool_mode == "transaction"
         """Whether a checkout lasts for a transaction, and not for a request."""
-        self.counters = Counters()
-        self.retry_budget = RetryBudget(options.retry_budget)
+        self.counters: Counters = Counters()
+        self.retry_budget: RetryBudget = RetryBudget(options.retry_budget)
         self._parameters = parameters
         self._configure = configure
         self._lock = threading.Lock()  # guards counters

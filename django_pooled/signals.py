@@ -6,7 +6,7 @@ from django.dispatch import Signal
 
 __all__ = ["transaction_restarting"]
 
-transaction_restarting = Signal()
+transaction_restarting: Signal = Signal()
 """Sent by ``retry_transaction`` before it waits and runs a transaction again.
 
 Arguments: ``sender`` (the function), ``using`` (alias), ``attempt`` (number of the one that

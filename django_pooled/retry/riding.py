@@ -94,7 +94,7 @@ class Rider:
     def __init__(self, connection: PooledConnection, record: Record | None = None) -> None:
         self.testimony: Testimony | None = None
         """Set once the transaction has an id."""
-        self.has_to_ask = False
+        self.has_to_ask: bool = False
         """Whether COMMIT must not be sent before `ask`."""
         self._connection = connection
         self._record = record

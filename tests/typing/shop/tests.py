@@ -1,0 +1,21 @@
+"""Tests of a project, with the helpers for them."""
+
+from __future__ import annotations
+
+from django.test import TransactionTestCase
+from typing_extensions import assert_type
+
+from django_pooled.testing import fail_next_transaction, no_waiting
+from shop.views import pay_once
+
+
+class PayTests(TransactionTestCase):
+    def test_a_conflict_is_restarted(self) -> None:
+        with fail_next_transaction() as fault, no_waiting() as left_out:
+            pay_once(1)
+        assert_type(fault.struck, int)
+        assert_type(left_out, list[float])
+
+    def test_a_lost_answer_is_found_out(self) -> None:
+        with fail_next_transaction(None, phase="answer", times=2, using="default"):
+            pay_once(1)
