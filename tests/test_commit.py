@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -9,16 +11,17 @@ import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
-from django.db import OperationalError, connections, transaction
+from django.db import IntegrityError, OperationalError, connections, transaction
 
 from django_pooled import AmbiguousCommit, Backoff, retry_transaction
 from django_pooled.registry import snapshots
 from django_pooled.tokens import table
+from django_pooled.tokens.models import CommitToken
 from tests.pgbouncer import PROGRAM, PgBouncer
 from tests.servers import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from django_pooled.base import DatabaseWrapper
     from example_project.embedded_postgres import EmbeddedServer
@@ -136,8 +139,13 @@ def test_commit_check_raise_leaves_it_to_the_caller(bank: Bank) -> None:
 
 
 @pytest.fixture
-def crash_before_asking(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the server crash and start again after the fault, before anything can be asked."""
+def crash_before_asking(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[], object]], None]:
+    """Have the server crash and start again after the fault, before anything can be asked.
+
+    To be called with what is to be done after its start, if anything.
+    """
     pool = cast("DatabaseWrapper", connections[bank.alias]).pool
     assert pool is not None
     connections[bank.alias].ensure_connection()
@@ -149,9 +157,13 @@ def crash_before_asking(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
             crashed.append(True)
             bank.server.kill()
             bank.server.start()
+            for work in afterwards:
+                work()
         return checkout()
 
+    afterwards: list[Callable[[], object]] = []
     monkeypatch.setattr(pool, "checkout", crash_first)
+    return afterwards.append
 
 
 @pytest.mark.usefixtures("crash_before_asking")
@@ -516,3 +528,162 @@ def test_concurrent_deposits_with_spoiled_commits_take_effect_once_each(bank: Ba
     for thread in threads:
         thread.join(60)
     assert bank.balance == len(done) == 100
+
+
+class TimeIsUp(Exception):
+    """What a time limit of the caller's own raises."""
+
+
+@pytest.fixture
+def time_limit() -> Iterator[Callable[[], None]]:
+    """Sends the signal whose handler raises."""
+
+    def raise_it(*_: object) -> None:
+        raise TimeIsUp
+
+    before = signal.signal(signal.SIGUSR1, raise_it)
+    yield partial(os.kill, os.getpid(), signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_time_limit_that_strikes_during_commit_restarts_nothing_and_asks_nobody(
+    bank: Bank, time_limit: Callable[[], None]
+) -> None:
+    def strike() -> None:
+        wait_until(bank.proxy.triggered)
+        time_limit()
+
+    bank.proxy.fault_at_commit("swallowed", silence=60.0)
+    striker = threading.Thread(target=strike)
+    striker.start()
+    with pytest.raises(TimeIsUp):
+        retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
+    striker.join()
+    # The next transaction does not run the callbacks of this one.
+    with transaction.atomic(using=bank.alias):
+        bank.read()
+    assert (bank.attempts, bank.called_back) == (2, 0)
+    (pool,) = [pool for pool in snapshots() if pool.alias == bank.alias]
+    assert not pool.counters.lost_commits
+
+
+def test_a_commit_that_the_server_refuses_is_not_ambiguous_in_a_plain_atomic_block(
+    bank: Bank,
+) -> None:
+    bank.ask("CREATE TABLE once (x int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+    with (
+        pytest.raises(IntegrityError),
+        transaction.atomic(using=bank.alias),
+        connections[bank.alias].cursor() as cursor,
+    ):
+        cursor.execute("INSERT INTO once VALUES (1), (1)")
+    assert bank.ask("SELECT count(*) FROM once") == (0,)
+
+
+def test_a_server_lost_while_it_says_that_something_was_written_has_committed_nothing(
+    bank: Bank,
+) -> None:
+    bank.ask(
+        "CREATE FUNCTION deposit() RETURNS void LANGUAGE sql AS "
+        "$$ UPDATE account SET balance = balance + 1 $$"
+    )
+
+    @retry_transaction(using=bank.alias, backoff=QUICK)
+    def deposit() -> None:
+        bank.attempts += 1
+        with connections[bank.alias].cursor() as cursor:
+            cursor.execute("SELECT deposit()")
+
+    # The savepoint is there, and the division has failed.
+    bank.proxy.fault_at("SAVEPOINT django_pooled_commit", "answer_lost", messages=2)
+    deposit()
+    assert bank.proxy.triggered() == 1
+    assert (bank.attempts, bank.balance) == (2, 1)
+
+
+def test_a_caller_s_own_check_that_loses_its_connection_is_asked_again(bank: Bank) -> None:
+    asked: list[None] = []
+
+    def was_committed() -> bool:
+        asked.append(None)
+        with connections[bank.alias].cursor() as cursor:
+            cursor.execute("SELECT balance AS found FROM account")
+            return bool(cursor.fetchone()[0])
+
+    bank.proxy.fault_at_commit("answer_lost")
+    bank.proxy.fault_at("SELECT balance AS found", "refused")
+    decorate = retry_transaction(using=bank.alias, commit_check=was_committed, backoff=QUICK)
+    decorate(bank.deposit)()
+    assert (len(asked), bank.proxy.triggered()) == (2, 2)
+    assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 1)
+
+
+def test_an_id_that_a_crashed_server_gave_to_another_is_no_proof_without_the_token(
+    bank: Bank, crash_before_asking: Callable[[Callable[[], object]], None]
+) -> None:
+    bank.make_token_table()
+
+    def give_the_id_to_others() -> None:
+        for _ in range(5):
+            bank.ask("SELECT pg_current_xact_id()")
+
+    crash_before_asking(give_the_id_to_others)
+    bank.proxy.fault_at_commit("refused")
+    retry_transaction(using=bank.alias, commit_check="token", backoff=QUICK)(bank.deposit)()
+    assert (bank.attempts, bank.balance, bank.called_back) == (2, 1, 1)
+
+
+def test_who_may_not_ask_the_server_learns_nothing(
+    bank: Bank, caplog: pytest.LogCaptureFixture
+) -> None:
+    bank.ask("CREATE ROLE teller LOGIN PASSWORD 'x'")
+    bank.ask("GRANT ALL ON account TO teller")
+    bank.ask("REVOKE EXECUTE ON FUNCTION pg_xact_status FROM PUBLIC")
+    connections[bank.alias].settings_dict.update(USER="teller", PASSWORD="x")
+    bank.proxy.fault_at_commit("answer_lost")
+    with pytest.raises(AmbiguousCommit):
+        retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
+    assert "a COMMIT stays unresolved: permission denied for function pg_xact_status" in caplog.text
+    assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 0)
+
+
+def test_old_tokens_that_cannot_be_swept_are_no_reason_to_fail(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bank.make_token_table()
+    monkeypatch.setattr(table, "_swept_at", {})
+    bank.proxy.fault_at("DELETE FROM django_pooled_token", "refused")
+    retry_transaction(using=bank.alias, commit_check="token")(bank.deposit)()
+    assert "old tokens stay" in caplog.text
+    assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 1)
+
+
+def test_a_token_is_shown_as_its_uuid() -> None:
+    assert str(CommitToken(token=UUID(int=7))) == "00000000-0000-0000-0000-000000000007"
+
+
+def test_a_server_that_is_no_successor_is_not_believed(
+    bank: Bank, make_server: Callable[..., EmbeddedServer]
+) -> None:
+    other = make_server(fresh=True)
+    with psycopg.connect(**other.parameters("postgres"), autocommit=True) as admin:
+        admin.execute(f"ALTER ROLE postgres PASSWORD '{bank.server.password}'")
+    connections[bank.alias].ensure_connection()
+    bank.proxy.retarget(other.host, other.port)
+    bank.proxy.fault_at_commit("answer_lost")
+    with pytest.raises(AmbiguousCommit):
+        retry_transaction(using=bank.alias, backoff=QUICK, deadline=10.0)(bank.deposit)()
+    assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 0)
+
+
+def test_a_standby_is_asked_again_until_the_deadline(
+    bank: Bank, make_server: Callable[..., EmbeddedServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    standby = make_server(primary=bank.server)
+    connections[bank.alias].ensure_connection()
+    bank.proxy.retarget(standby.host, standby.port)
+    bank.proxy.fault_at_commit("answer_lost")
+    with pytest.raises(AmbiguousCommit):
+        retry_transaction(using=bank.alias, backoff=QUICK, deadline=1.0)(bank.deposit)()
+    assert "a COMMIT stays unresolved: the transaction is not yet known" in caplog.text
+    assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 0)

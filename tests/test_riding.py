@@ -10,7 +10,7 @@ from django.db import connection, connections, transaction
 from django.db.backends.postgresql import base as postgresql
 from django.db.transaction import TransactionManagementError, atomic
 from django.test.utils import CaptureQueriesContext
-from psycopg import _cursor_base
+from psycopg import _cursor_base, sql
 
 from django_pooled import retry_transaction
 from django_pooled.retry.riding import RidingCursor, may_write
@@ -310,3 +310,51 @@ def test_what_is_used_below_psycopg_s_interface_is_as_it_was() -> None:
 def connection_of_its_own() -> Any:
     connection.ensure_connection()
     return connection.connection
+
+
+def test_a_statement_composed_by_psycopg_is_run_as_it_is() -> None:
+    def body() -> str | None:
+        with connection.cursor() as cursor:
+            cursor.execute(sql.SQL("UPDATE {} SET text = 'six'").format(sql.Identifier("app_note")))
+        return known_id()
+
+    with fail_next_transaction(None, phase="answer") as fault:
+        # What it wrote is noticed by COMMIT, and asked for then.
+        assert within(body) is None
+    assert fault.struck == 1
+    assert Note.objects.get().text == "six"
+
+
+@pytest.mark.parametrize("statement", ["", ";", "-- nothing", "(SELECT 1)"])
+def test_a_statement_that_begins_with_no_word_writes_nothing(statement: str) -> None:
+    assert not may_write(statement)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [r"ROLLBACK TO SAVEPOINT django_pooled_commit", r"SELECT pg_catalog\.pg_current_xact_id\(\)"],
+)
+def test_an_outage_while_the_id_is_asked_for_at_commit_restarts_the_call(
+    server: EmbeddedServer, proxy: FaultProxy, make_database: MakeDatabase, question: str
+) -> None:
+    alias = make_database(server, through=proxy)
+    with connections[alias].cursor() as cursor:
+        cursor.execute("CREATE TABLE IF NOT EXISTS riding (x int); TRUNCATE riding")
+        cursor.execute(
+            "CREATE OR REPLACE FUNCTION ride() RETURNS void LANGUAGE sql "
+            "AS 'INSERT INTO riding VALUES (1)'"
+        )
+    runs: list[None] = []
+
+    @retry_transaction(using=alias)
+    def ride() -> None:
+        runs.append(None)
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT ride()")
+
+    proxy.fault_at(question, "answer_lost")
+    ride()
+    assert (proxy.triggered(), len(runs)) == (1, 2)
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM riding")
+        assert cursor.fetchone() == (1,)

@@ -63,8 +63,10 @@ def commit(wrapper: DatabaseWrapper, attempt: Attempt, send: Callable[[], None])
             attempt.phase = Phase.FAILED
             raise
         if psycopg_error(error) is None:
-            # A time limit of the caller's own, for instance: it wants no answer any more.
+            # A time limit of the caller's own, for instance: it wants no answer any more. On a
+            # connection that still waits for one Django's next step would fail, in its place.
             attempt.phase = Phase.UNKNOWN
+            wrapper.close()
             raise
         outcome = resolve(wrapper, attempt)
         if outcome is Phase.FAILED:
@@ -112,7 +114,7 @@ def _committed_if_nothing_written(connection: PooledConnection) -> bool:
         connection.execute(_COMMIT_IF_NOTHING_WRITTEN, prepare=False)
     except psycopg.errors.DivisionByZero:
         if connection.info.transaction_status != TransactionStatus.INERROR:
-            raise
+            raise  # pragma: no cover - COMMIT has nothing to check where nothing was written
         connection.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
         return False
     return True
@@ -151,7 +153,7 @@ def resolve(wrapper: DatabaseWrapper, attempt: Attempt) -> Phase:
     log = logger.warning if outcome is Phase.UNKNOWN else logger.info
     log("database %r: COMMIT had no answer, and is %s", wrapper.alias, outcome.value)
     pool = wrapper.pool
-    if pool is not None:
+    if pool is not None:  # pragma: no branch - only maintenance connections have none
         pool.count_resolved(outcome.value)
     return outcome
 
