@@ -14,7 +14,6 @@ from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperatio
 from django.db import connections
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base as postgresql
-from django.db.backends.postgresql.psycopg_any import is_psycopg3
 from django.db.utils import DatabaseErrorWrapper
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
@@ -40,11 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["DatabaseWrapper"]
 
 # The "type: ignore"s below stand where django-stubs does not know a method that Django has.
-
-if not is_psycopg3:
-    raise ImproperlyConfigured(
-        "ENGINE 'django_pooled' needs psycopg 3: pip install 'psycopg[pool]'"
-    )
 
 # A silent network loss ends in bounded time. Settings' OPTIONS win; a service file is left
 # alone, since parameters given here would override it.
