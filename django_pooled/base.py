@@ -324,7 +324,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         """Go on with the connection of *other*, which has none any more."""
         self.connection, self.checked_out_from = other.connection, other.checked_out_from
         other.connection = other.checked_out_from = None
-        if isinstance(self.connection, PooledConnection):
+        if isinstance(self.connection, PooledConnection):  # pragma: no branch - told to mypy
             self.connection.owner = ref(self)
 
     def keeps(self, connection: PooledConnection) -> bool:

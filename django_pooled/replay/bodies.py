@@ -158,6 +158,5 @@ def _limit() -> int:
 
 
 def _files(attributes: dict[str, Any]) -> list[Any]:
-    if FILES not in attributes:
-        return []
-    return [file for _, files in attributes[FILES].lists() for file in files]
+    uploads = attributes.get(FILES)
+    return [file for _, files in uploads.lists() for file in files] if uploads else []

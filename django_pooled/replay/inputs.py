@@ -96,7 +96,7 @@ class _Recording:
 
     def __init__(self, memory: Memory) -> None:
         self._hooks = memory.hooks
-        self._token: Token[Saves | None] | None = None
+        self._token: Token[Saves | None]
         self.saves = Saves(memory, current.get())
 
     def __enter__(self) -> None:
@@ -107,8 +107,7 @@ class _Recording:
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.stop()
-        if self._token is not None:
-            current.reset(self._token)
+        current.reset(self._token)
 
 
 listen()

@@ -153,7 +153,7 @@ def resolve(wrapper: DatabaseWrapper, attempt: Attempt) -> Phase:
     log = logger.warning if outcome is Phase.UNKNOWN else logger.info
     log("database %r: COMMIT had no answer, and is %s", wrapper.alias, outcome.value)
     pool = wrapper.pool
-    if pool is not None:  # pragma: no branch - only maintenance connections have none
+    if pool is not None:
         pool.count_resolved(outcome.value)
     return outcome
 

@@ -251,5 +251,5 @@ class Series(Generic[R]):
         attempts = "1 attempt" if number == 1 else f"{number} attempts"
         note = f"retry_transaction: {attempts} failed in {elapsed:.2f} s; not restarted: {refusal}"
         logger.warning("database %r: %s", self._policy.using, note)
-        if sys.version_info >= (3, 11):
+        if sys.version_info >= (3, 11):  # pragma: no branch - Python 3.10 has no notes
             error.add_note(note)

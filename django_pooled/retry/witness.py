@@ -126,7 +126,7 @@ def testify(connection: PooledConnection, answer: PGresult) -> Testimony | None:
         return Testimony(xid, backend)
     if direct and connection.life.backend is not None:
         return Testimony(xid, connection.life.backend)
-    return None
+    return None  # pragma: no cover - the short question is asked of direct connections alone
 
 
 def look(connection: PooledConnection, lost: Testimony) -> Finding:
