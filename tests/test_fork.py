@@ -363,6 +363,28 @@ def test_a_forked_child_and_its_own_child_get_pools_of_their_own(database: str) 
     assert run(parent_of_a_user, database) == ""
 
 
+def parent_with_another_engine() -> None:
+    connections.settings["sqlite"] = {
+        **connections.settings["default"],
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": ":memory:",
+        "OPTIONS": {},
+    }
+    mine, pid = backend(), os.getpid()
+    with connections["sqlite"].cursor() as cursor:
+        cursor.execute("CREATE TABLE kept (x)")
+
+    def use_both() -> None:
+        check_a_pool_of_its_own({mine}, pid)
+        assert connections["sqlite"].introspection.table_names() == ["kept"]
+
+    assert join(fork(use_both)) == 0
+
+
+def test_a_connection_of_another_engine_is_left_to_that(database: str) -> None:
+    assert run(parent_with_another_engine, database) == ""
+
+
 def answer(number: int) -> tuple[int, int, int]:
     """Let the database double a number, in a process that multiprocessing started."""
     return query("SELECT 2 * %s", number), os.getpid(), backend()
@@ -442,6 +464,10 @@ def parent_of_fifty() -> None:
     assert pool.size <= MAX_SIZE
 
 
+@pytest.mark.skipif(
+    "COVERAGE_RUN" in os.environ,
+    reason="a thread may hold coverage's own lock at the fork, and then the child hangs in that",
+)
 def test_no_child_hangs_when_threads_hold_the_pools_locks_at_the_fork(database: str) -> None:
     assert run(parent_of_fifty, database) == ""
 
