@@ -12,7 +12,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.signals import request_finished, request_started
-from django.db import OperationalError, close_old_connections, connection, connections
+from django.db import DataError, OperationalError, close_old_connections, connection, connections
 from django.db.transaction import atomic
 from django.test import override_settings
 
@@ -24,6 +24,7 @@ from tests.servers import backend_pids, kill_backends, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from example_project.embedded_postgres import EmbeddedServer
     from tests.pools import MakeDatabase
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 def snapshot(alias: str) -> Any:
     [found] = [pool for pool in registry.snapshots() if pool.alias == alias]
     return found
+
+
+def snapshots_of(alias: str) -> list[Any]:
+    return [pool for pool in registry.snapshots() if pool.alias == alias]
 
 
 def ask(alias: str, statement: str) -> Any:
@@ -368,3 +373,83 @@ def test_a_cursor_is_of_no_use_when_its_connection_went_back(
             use(cursor)
         other.close()
     assert ask(alias, "SELECT 1") == 1
+
+
+def test_a_service_file_keeps_the_last_word(
+    server: EmbeddedServer,
+    make_database: MakeDatabase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alias = make_database(server, options={"service": "shop"})
+    found = {**server.parameters("postgres"), "connect_timeout": 7, "keepalives_count": 9}
+    lines = [f"{key}={value}" for key, value in found.items()]
+    (tmp_path / "services").write_text("\n".join(["[shop]", *lines]))
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    for key in ("HOST", "PORT", "NAME", "USER", "PASSWORD"):
+        monkeypatch.setitem(connections.settings[alias], key, "")
+    assert ask(alias, "SELECT current_database()") == "postgres"
+    parameters = connections[alias].connection.info.get_parameters()
+    assert (parameters["connect_timeout"], parameters["keepalives_count"]) == ("7", "9")
+
+
+def test_another_time_zone_reaches_the_next_connection_of_a_wrapper_without_one(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server)
+    assert ask(alias, "SHOW timezone") == "UTC"
+    connections[alias].close()
+    with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):
+        assert snapshots_of(alias) == []
+        assert ask(alias, "SHOW timezone") == "Asia/Tokyo"
+        connections[alias].close()
+    assert ask(alias, "SHOW timezone") == "UTC"
+
+
+def test_a_commit_without_a_connection_opens_none(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server)
+    connections[alias].commit()
+    assert connections[alias].connection is None
+    assert snapshots_of(alias) == []
+
+
+def test_an_error_of_a_maintenance_connection_is_no_concern_of_the_pool(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server)
+    ask(alias, "SELECT 1")
+    wrapper: Any = connections[alias]
+    with wrapper._nodb_cursor() as cursor, pytest.raises(DataError):
+        cursor.execute("SELECT 1/0")
+    wrapper.close()
+    assert (snapshot(alias).idle, snapshot(alias).counters.discarded) == (1, 0)
+
+
+def test_a_parameter_without_a_hash_leads_to_the_same_pool_each_time(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, options={"application_name": ["shop"]})
+    assert ask(alias, "SHOW application_name") == "['shop']"
+    connections[alias].close()
+    connections[alias].forget_connection()  # type: ignore[attr-defined]
+    assert ask(alias, "SHOW application_name") == "['shop']"
+    assert snapshot(alias).counters.connects == 1
+
+
+def test_a_wrapper_that_has_gone_on_to_another_connection_keeps_nothing_of_the_first(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=2)
+    wrapper = cast("DatabaseWrapper", connections[alias])
+    wrapper.inc_thread_sharing()
+    wrapper.ensure_connection()
+    first = wrapper.connection
+    assert wrapper.keeps(first)
+    wrapper.copy().adopt_connection(wrapper)
+    wrapper.ensure_connection()
+    assert not wrapper.keeps(first)
+    pool = wrapper.pool
+    assert pool is not None
+    pool.checkin(first)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from psycopg_pool.pool import WaitingClient
 
 from django_pooled.backoff import Backoff
 from django_pooled.connecting import Connector
@@ -25,6 +26,8 @@ from tests.pools import fill, query
 from tests.servers import backend_count, backend_pids, kill_backends, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from django_pooled.pool import Pool
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy
@@ -826,3 +829,126 @@ def test_a_pool_is_whole_again_after_an_outage_longer_than_reconnect_timeout(
     proxy.forward()
     assert wait_until(lambda: query(pool)) == 42
     fill(pool, 2)
+
+
+def test_a_checkout_that_something_else_ends_loses_no_connection(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    class Alarm(BaseException):
+        """As gevent.Timeout, or Ctrl-C."""
+
+    checked: list[Any] = []
+
+    def check(connection: Any) -> None:
+        checked.append(connection)
+        if len(checked) == 1:
+            raise Alarm
+
+    pool = make_pool(server, max_size=1, check=check)
+    with pytest.raises(Alarm):
+        pool.checkout()
+    assert checked[0].closed
+    assert query(pool) == 42
+    assert pool.snapshot().counters.checkouts == 1
+
+
+def test_a_connection_handed_to_a_waiter_who_is_gone_by_then_goes_back(
+    server: EmbeddedServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Alarm(BaseException):
+        """As gevent.Timeout, or Ctrl-C."""
+
+    wait = WaitingClient.wait
+
+    def interrupted(self: Any, timeout: float) -> Any:
+        wait(self, timeout)
+        raise Alarm
+
+    pool = make_pool(server, min_size=0, max_size=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(WaitingClient, "wait", interrupted)
+        with pytest.raises(Alarm):
+            pool.checkout()
+    assert (pool.gauges().idle, pool.gauges().waiting) == (1, 0)
+    assert query(pool) == 42
+    assert pool.snapshot().counters.connects == 1
+
+
+def test_a_demoted_server_takes_no_connection_to_another_host_along(
+    make_server: Callable[..., EmbeddedServer],
+    make_proxy: Callable[[EmbeddedServer], FaultProxy],
+    make_pool: MakePool,
+) -> None:
+    server = make_server()
+    proxy = make_proxy(server)
+    both = {"host": "127.0.0.1,127.0.0.1", "port": f"{proxy.port},{server.port}"}
+    pool = make_pool(server, min_size=0, max_size=2, parameters=both)
+    demoted = pool.checkout()
+    proxy.down()
+    promoted = pool.checkout()
+    assert (demoted.place[1], promoted.place[1]) == (proxy.port, server.port)
+    demoted.execute("SET default_transaction_read_only = on")
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction) as refused:
+        demoted.execute("CREATE TABLE never (x int)")
+    pool.note_error(demoted, refused.value)
+    pool.checkin(demoted)
+    pool.checkin(promoted)
+    assert demoted.closed
+    assert not promoted.closed
+    assert pool.gauges().idle == 1
+
+
+def test_a_thread_that_ends_after_its_pool_was_closed_leaves_nothing_open(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=1)
+    taken, closed = threading.Event(), threading.Event()
+    left: list[PooledConnection] = []
+
+    def forget() -> None:
+        left.append(pool.checkout())
+        taken.set()
+        closed.wait(10)
+
+    thread = threading.Thread(target=forget)
+    thread.start()
+    assert taken.wait(10)
+    pool.close(timeout=0.1)
+    closed.set()
+    thread.join()
+    wait_until(lambda: left[0].closed)
+    assert pool.gauges().in_use == 0
+    assert pool.snapshot().counters.reclaimed == 1
+
+
+def test_a_process_that_gets_no_more_threads_opens_its_connections_all_the_same(
+    server: EmbeddedServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name.endswith("-opens"):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    pool = make_pool(server, min_size=0, max_size=2)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    fill(pool, 2)
+    assert query(pool) == 42
+
+
+def test_what_a_user_has_set_on_a_connection_is_unset_at_checkin(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=1)
+    connection = pool.checkout()
+    connection.autocommit = False
+    connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+    connection.read_only = True
+    connection.deferrable = True
+    pool.checkin(connection)
+    again = pool.checkout()
+    assert again is connection
+    assert again.autocommit
+    assert (again.isolation_level, again.read_only, again.deferrable) == (None, None, None)
+    pool.checkin(again)

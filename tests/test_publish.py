@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -553,3 +554,67 @@ def test_a_process_under_gevent_answers(folder: Path) -> None:
         wait_until(lambda: pids(folder) == sorted([publisher.pid, child]))
     finally:
         publisher.close()
+
+
+def test_a_child_forked_under_gevent_answers_for_itself(folder: Path) -> None:
+    pytest.importorskip("gevent", reason="gevent is not installed")
+    publisher = Publisher(folder, gevent=True)
+    child = int(publisher.tell("fork and start"))
+    assert wait_until(lambda: sorted(pids(folder)) == sorted([publisher.pid, child]))
+    publisher.close()
+    assert wait_until(lambda: pids(folder) == [])
+
+
+# Prints once its file descriptors are spent, and frees some when it is told to.
+SPENT = """
+import os, resource, sys
+from django_pooled import publish
+from django_pooled.stats import process_report
+
+publish.start(sys.argv[1], lambda: process_report([]))
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+spare = os.dup(0)
+resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, limit[1]))
+print("spent", flush=True)
+sys.stdin.readline()
+resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+print("freed", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_process_without_file_descriptors_answers_when_it_has_some_again(folder: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SPENT, str(folder)],
+        cwd=Path(__file__).parent.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "spent\n"
+        found = collect(folder, timeout=0.2)
+        assert (found.reports, found.silent) == ([], [process.pid])
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "freed\n"
+        assert wait_until(lambda: pids(folder) == [process.pid])
+        process.stdin.close()
+
+
+def test_a_socket_that_cannot_get_its_name_leaves_nothing_behind(
+    folder: Path,
+    private: Path,
+    unpublished: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.DEBUG, "django_pooled"):
+        patch.setattr(os, "rename", refuse)
+        publish.start(str(folder), lambda: process_report([]))
+    assert "are not published: [Errno 28] No space left" in caplog.text
+    assert list(private.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ def test_nothing_is_run_again_for_a_client_that_has_gone(site: Site) -> None:
     # Python 3.10 has no notes.
     for note in outcome["notes"] or []:
         assert note.endswith("not restarted: the client has closed its connection")
+    assert site.end() == 0
 
 
 def test_a_client_that_waits_is_answered_by_another_attempt(site: Site) -> None:
@@ -67,6 +69,7 @@ def test_nothing_is_run_again_under_uwsgi_either(database: str) -> None:
     with serving.uwsgi(database, "--processes=1") as site:
         assert site.get("/client/waiting/stay") == {"attempts": 2, "gone": [False, False]}
         assert leave(site, "gone")["attempts"] == 1
+        assert site.end() == 0
 
 
 def test_under_asgi_it_is_not_known(database: str) -> None:
@@ -96,3 +99,10 @@ def test_a_socket_of_the_server_tells_it_in_each_state() -> None:
     assert client_has_gone(request) is True
     ours.close()
     assert client_has_gone(request) is True
+
+
+def test_where_the_platform_does_not_tell_it_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(select, "POLLRDHUP")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert client_has_gone(request_with("gunicorn.socket", ours)) is None

@@ -329,3 +329,23 @@ def test_after_the_last_attempt_an_instance_is_as_that_left_it() -> None:
     with pytest.raises(Exception, match="made"):
         create(note)
     assert note.pk is not None
+
+
+def test_an_instance_that_only_another_one_held_goes_with_the_attempt() -> None:
+    gone: list[Any] = []
+
+    @retried
+    def create() -> None:
+        elsewhere.counter.save()
+        child = Note(text="held")
+        child.save()
+        gone.append(ref(child))
+        vars(elsewhere.counter)["latest"] = child
+        del child
+        attempts.done()
+
+    elsewhere.counter = Counter(name="parent")
+    create()
+    assert gone[0]() is None
+    assert gone[1]() is vars(elsewhere.counter)["latest"]
+    assert Note.objects.count() == Counter.objects.count() == 1

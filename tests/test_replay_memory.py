@@ -14,8 +14,9 @@ from django.utils.datastructures import MultiValueDict
 from django.utils.functional import SimpleLazyObject
 from django.views import View
 
-from django_pooled.replay import CannotReplay, Inputs
-from django_pooled.replay.memory import kinds
+from django_pooled.replay import CannotReplay, Inputs, memory
+from django_pooled.replay.closures import _MOST_LOOKED_AT
+from django_pooled.replay.memory import DEPTH, kinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -255,3 +256,61 @@ def test_what_a_decorator_wraps_is_looked_at_too() -> None:
     outer()
     inputs.restore()
     assert view.kwargs == {"pk": 1}
+
+
+def test_a_list_is_put_back_as_far_down_as_objects_are_followed() -> None:
+    lists: list[list[Any]] = [[]]
+    for _ in range(DEPTH + 1):
+        lists.append([lists[-1]])
+    lists.reverse()
+
+    def change() -> None:
+        for one in lists:
+            one.append("more")
+
+    after(change, lists[0])
+    assert ["more" in one for one in lists] == [False] * (DEPTH + 1) + [True]
+
+
+def test_a_variable_that_is_not_assigned_yet_is_no_obstacle(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    late: int
+    gone = 2
+
+    def function() -> None:
+        nonlocal late, gone
+        late = 1
+        del gone
+
+    inputs = Inputs(function, (), {})
+    with inputs.recording():
+        function()
+    inputs.restore()
+    assert late == 1
+    # One that was there and is no more counts as changed.
+    assert "closes over 'gone' and changes" in caplog.text
+
+
+def test_a_container_too_large_to_look_through_is_watched_as_a_whole(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    many: list[dict[str, int]] = [{"votes": 0} for _ in range(_MOST_LOOKED_AT + 1)]
+
+    def function() -> None:
+        many.append({"votes": 1})
+
+    inputs = Inputs(function, (), {})
+    with inputs.recording():
+        function()
+    inputs.restore()
+    assert "closes over 'many' and changes" in caplog.text
+
+
+def test_classes_that_come_and_go_are_not_remembered_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "_MOST_TYPES", 3)
+    for number in range(10):
+        after(lambda: None, type(f"Made{number}", (), {})())
+        assert len(memory._kind_by_type) <= 3

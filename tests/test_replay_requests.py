@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import random
+import tempfile
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,7 @@ from asgiref.sync import async_to_sync
 from django.core.files.storage import FileSystemStorage
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.files.uploadhandler import MemoryFileUploadHandler
+from django.core.handlers.asgi import ASGIRequest
 from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
@@ -403,3 +405,43 @@ def test_a_recorded_stream_reads_as_the_stream_does() -> None:
             found = [getattr(recorded, str(method))(size) for method, size in pairs[:upto]]
             assert found == expected[:upto]
             recorded.close()
+
+
+def test_a_recorded_stream_can_be_read_as_text() -> None:
+    recorded = RecordedStream(io.BytesIO("Ja, größer\nNein".encode()), limit=100)
+    assert list(io.TextIOWrapper(recorded, "utf-8")) == ["Ja, größer\n", "Nein"]  # type: ignore[type-var]
+
+
+def test_a_request_that_was_made_by_hand_has_no_body_to_put_back() -> None:
+    request = HttpRequest()
+    inputs = Inputs(body, (request,), {})
+    request.method = "POST"
+    inputs.restore()
+    assert vars(request)["method"] is None
+    assert STREAM not in vars(request)
+
+
+def test_a_body_that_an_attempt_has_closed_ends_the_attempts() -> None:
+    @retried
+    def close(request: Any) -> None:
+        request.close()
+        attempts.done()
+
+    scope = AsyncRequestFactory().post("/").scope
+    with tempfile.SpooledTemporaryFile() as body_file:
+        request = ASGIRequest(scope, body_file)
+        with pytest.raises(OperationalError, match="made"):
+            close(request)
+    assert attempts.number == 1
+
+
+def test_a_file_that_was_closed_before_is_no_obstacle() -> None:
+    @retried
+    def leave(file: SimpleUploadedFile) -> None:
+        attempts.done()
+
+    file = SimpleUploadedFile("ballot.txt", b"x")
+    file.close()
+    leave(file)
+    assert attempts.number == 2
+    assert file.closed

@@ -335,3 +335,25 @@ def test_a_login_that_fails_for_good_leaves_the_session_as_it_was() -> None:
     assert attempts.same
     assert [session.pk for session in Session.objects.all()] == [key]
     assert not connection.in_atomic_block
+
+
+@pytest.mark.parametrize("kind", ["cache", "file"])
+def test_a_session_without_a_key_is_stored_by_the_attempt_that_succeeds(
+    kind: str, settings: Any, tmp_path: Path
+) -> None:
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{kind}"
+    settings.SESSION_FILE_PATH = str(tmp_path)
+    keys: list[str] = []
+
+    @retried
+    def begin(session: Any) -> None:
+        session.delete()  # Of nothing, which is no error.
+        session["cart"] = ["a"]
+        session.save()
+        keys.append(session.session_key)
+        attempts.done()
+
+    begin(store()())
+    failed, succeeded = keys
+    assert not store()().exists(failed)
+    assert store()(succeeded).load() == {"cart": ["a"]}

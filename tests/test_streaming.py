@@ -30,6 +30,23 @@ def ask(alias: str, statement: str = "SELECT 42") -> Any:
         return cursor.fetchone()[0]
 
 
+@pytest.fixture
+def sqlite(django_db_blocker: Any) -> Iterator[str]:
+    """A database of another engine, with a connection."""
+    connections.settings["sqlite"] = {
+        **connections.settings["default"],
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": ":memory:",
+        "OPTIONS": {},
+    }
+    with django_db_blocker.unblock():
+        connections["sqlite"].ensure_connection()
+        yield "sqlite"
+        connections["sqlite"].close()
+    del connections["sqlite"]
+    del connections.settings["sqlite"]
+
+
 def in_use(alias: str) -> int:
     return sum(pool.in_use for pool in registry.snapshots() if pool.alias == alias)
 
@@ -93,6 +110,13 @@ def test_a_server_side_cursor_that_the_view_opened_keeps_its_connection(alias: s
     assert in_use(alias) == 0
 
 
+def test_a_connection_of_another_engine_stays(alias: str, sqlite: str) -> None:
+    with connections[sqlite].cursor() as cursor:
+        cursor.execute("CREATE TABLE kept (x)")
+    respond(lambda request: StreamingHttpResponse([]))
+    assert "kept" in connections[sqlite].introspection.table_names()
+
+
 def test_under_asgi_it_goes_back_in_the_thread_that_holds_it(alias: str) -> None:
     async def body() -> AsyncIterator[str]:
         yield str(await sync_to_async(in_use)(alias))
@@ -106,3 +130,20 @@ def test_under_asgi_it_goes_back_in_the_thread_that_holds_it(alias: str) -> None
         return b"".join([part async for part in response])
 
     assert asyncio.run(request()) == b"0"
+
+
+def test_under_asgi_other_responses_keep_theirs(alias: str) -> None:
+    async def view(request: HttpRequest) -> HttpResponse:
+        await sync_to_async(ask)(alias)
+        return HttpResponse()
+
+    def held_until_now() -> int:
+        found = in_use(alias)
+        connections[alias].close()
+        return found
+
+    async def held() -> int:
+        await respond(view)
+        return await sync_to_async(held_until_now)()
+
+    assert asyncio.run(held()) == 1

@@ -859,3 +859,11 @@ def in_parallel(*functions: Callable[[], None]) -> None:
     for thread in threads:
         thread.join(60)
     assert errors == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_that_somebody_has_closed_is_replaced_before_the_call() -> None:
+    connection.ensure_connection()
+    connection.connection.close()
+    assert retry_transaction(Runs(lambda: None, times=0))() == 1
+    assert Note.objects.count() == 1

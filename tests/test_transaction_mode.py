@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from django.db import ProgrammingError, connections, transaction
+from django.db import DataError, ProgrammingError, connections, transaction
 from django.db.backends.signals import connection_created
 from django.db.transaction import atomic
 
@@ -15,7 +15,7 @@ from django_pooled import registry, retry_transaction
 from django_pooled.testing import fail_next_transaction, no_waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from django_pooled.base import DatabaseWrapper
     from example_project.embedded_postgres import EmbeddedServer
@@ -356,3 +356,62 @@ def test_a_receiver_of_connection_created_may_query(database: Any) -> None:
         connection_created.disconnect(receiver)
     assert seen == [5, 5, 5]
     assert in_use(database) == 0
+
+
+def test_psycopg_s_own_ways_with_a_cursor_work(database: Any) -> None:
+    # Below Django's wrapping of cursors.
+    with database.cursor().cursor as cursor:
+        cursor.execute("SELECT x FROM item ORDER BY x")
+        assert in_use(database) == 0
+        assert list(cursor) == [(number,) for number in range(1, 6)]
+    with database.chunked_cursor().cursor as cursor:
+        cursor.itersize = 2
+        cursor.execute("SELECT x FROM item ORDER BY x")
+        assert (cursor.itersize, cursor.name[:12]) == (2, "_django_curs")
+        assert in_use(database) == 1
+        assert list(cursor) == [(number,) for number in range(1, 6)]
+    assert in_use(database) == 0
+
+
+def failing_execution(cursor: Any) -> None:
+    cursor.execute("INSERT INTO item VALUES (1 / 0)")
+
+
+def failing_executions(cursor: Any) -> None:
+    cursor.executemany("INSERT INTO item VALUES (1 / %s)", [[1], [0]])
+
+
+def failing_copy(cursor: Any) -> None:
+    with cursor.copy("COPY item FROM STDIN") as copy:
+        copy.write_row(["not a number"])
+
+
+def failing_stream(cursor: Any) -> None:
+    list(cursor.stream("SELECT 1 / (x - 3) FROM item ORDER BY x"))
+
+
+@pytest.mark.parametrize(
+    "fail", [failing_execution, failing_executions, failing_copy, failing_stream]
+)
+def test_whatever_fails_gives_its_connection_back_and_within_a_transaction_ends_that(
+    database: Any, fail: Callable[[Any], None]
+) -> None:
+    # Django translates errors of execute() and executemany() alone.
+    errors = (DataError, psycopg.DataError)
+    with pytest.raises(errors), database.cursor() as cursor:
+        fail(cursor)
+    assert in_use(database) == 0
+    with pytest.raises(errors), atomic(using=database.alias), database.cursor() as cursor:
+        fail(cursor)
+    assert in_use(database) == 0
+    assert ask(database, "SELECT count(*) FROM item") == 5
+
+
+def test_a_session_is_pinned_once_by_what_comes_first(database: Any) -> None:
+    with database.cursor() as cursor:
+        cursor.execute("SET statement_timeout = '1min'")
+        cursor.execute("SET lock_timeout = '1min'")
+    assert sum(counters(database).pinned.values()) == 1
+    assert in_use(database) == 1
+    database.close()
+    assert ask(database, "SHOW statement_timeout") == "0"
