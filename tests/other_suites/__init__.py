@@ -1,0 +1,1 @@
+"""Test suites of other projects, run on django_pooled and on Django's own engine, and compared."""
