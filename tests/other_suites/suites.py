@@ -80,7 +80,8 @@ SUITES = {
     "wagtail": Suite(
         project="wagtail",
         version="8.0.1",
-        requirements=("--editable={source}[testing]",),
+        # soupsieve 3 and later do not look into <template>: 47 tests fail, with every engine.
+        requirements=("--editable={source}[testing]", "soupsieve<3"),
         command=(
             *("-m", "django", "test", "--settings=tests.other_suites.settings", "--noinput"),
             *("--testrunner=tests.django_suite.recorder.RecordingRunner", "--parallel=2"),
