@@ -31,6 +31,7 @@ class Suite:
         label: what is run of them when nothing else is asked for.
         path: where the interpreter finds our part of it.
         environment: how the settings learn of the server and the name of the database.
+        leaves: folders of the sources that a run leaves files in: the next one starts without.
         prepare: changes what has to be changed in the sources.
     """
 
@@ -41,6 +42,7 @@ class Suite:
     label: str
     path: Path
     environment: Callable[[EmbeddedServer, str], dict[str, str]]
+    leaves: Sequence[str] = ()
     prepare: Callable[[Path], None] = lambda source: None
 
 
@@ -98,5 +100,6 @@ SUITES = {
             "DATABASE_HOST": server.host,
             "DATABASE_PORT": str(server.port),
         },
+        leaves=("wagtail/tests/test-media", "wagtail/tests/test-static"),
     ),
 }

@@ -98,6 +98,8 @@ class Workshop:
         name = engine.rpartition(".")[2]
         record, log = self._folder / f"{name}.json", self._folder / f"{name}.log"
         record.unlink(missing_ok=True)
+        for left in self._suite.leaves:
+            shutil.rmtree(self.source / left, ignore_errors=True)
         variables = {
             **{key: value for key, value in os.environ.items() if not _is_setting(key)},
             **self._suite.environment(server, f"suite_{name}"),
@@ -107,7 +109,7 @@ class Workshop:
         }
         started = time.monotonic()
         with log.open("wb") as output:
-            subprocess.run(
+            ended = subprocess.run(
                 [self.interpreter, *self._suite.command, *(labels or [self._suite.label])],
                 cwd=self.source,
                 env=variables,
@@ -118,7 +120,8 @@ class Workshop:
             )
         seconds = time.monotonic() - started
         if not record.exists():
-            raise SuiteError(f"the suite broke off; its output is in {log}")
+            status = ended.returncode
+            raise SuiteError(f"the suite broke off with status {status}; its output is in {log}")
         found = json.loads(record.read_text())
         return Outcomes(found["tests"], {"engine": engine}, seconds, found["details"])
 
