@@ -57,7 +57,7 @@ def _main(options: argparse.Namespace, servers: Servers) -> int:
     suite = SUITES[options.suite]
     version = options.version or suite.version
     workshop = Workshop(suite, options.cache / options.suite, version, options.source)
-    workshop.prepare(options.python, [f"Django=={options.django}.*"] if options.django else [])
+    workshop.prepare(options.python, f"Django=={options.django}.*" if options.django else "Django")
     server = servers.make(options.postgresql, settings=SETTINGS)
     server.start()
     with psycopg.connect(**server.parameters()) as connection:

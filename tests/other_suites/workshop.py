@@ -59,12 +59,12 @@ class Workshop:
     def interpreter(self) -> Path:
         return self._folder / "venv" / "bin" / "python"
 
-    def prepare(self, python: str, further_requirements: Sequence[str] = ()) -> None:
+    def prepare(self, python: str, django: str) -> None:
         """Get the sources, and install what they need along with this project.
 
         Args:
             python: the interpreter that the virtual environment is made with.
-            further_requirements: more for pip, such as a version of Django.
+            django: the requirement for Django, such as "Django==5.2.*".
 
         Raises:
             SuiteError: something cannot be had.
@@ -79,10 +79,10 @@ class Workshop:
         note = self._folder / "venv" / "made_by"
         if not note.exists() or note.read_text() != made_by:
             _call(python, "-m", "venv", "--clear", self._folder / "venv")
-            self._install("--upgrade", "pip>=25.1")  # the first that knows --group
+            self._install("pip>=25.1")  # the first that knows --group
             note.write_text(made_by)
         requirements = [one.format(source=self.source) for one in self._suite.requirements]
-        self._install(*requirements, f"--editable={ROOT}", *further_requirements)
+        self._install(*requirements, f"--editable={ROOT}", django)
 
     def take(self, engine: str, server: EmbeddedServer, labels: Sequence[str] = ()) -> Outcomes:
         """Run the suite with an engine.
@@ -140,7 +140,8 @@ class Workshop:
         (archives / self.source.name).rename(self.source)
 
     def _install(self, *requirements: str) -> None:
-        _call(self.interpreter, "-m", "pip", "install", "-qq", *requirements)
+        # What a former run asked for may be older than what this one wants.
+        _call(self.interpreter, "-m", "pip", "install", "-qq", "--upgrade", *requirements)
 
 
 def _is_setting(variable: str) -> bool:
