@@ -56,12 +56,12 @@ class Outcomes:
             lambda: defaultdict(list)
         )
         for name in sorted(self.tests):
-            place, _, test = name.rpartition(".")
-            classes[place][self.tests[name]].append(test)
+            owner, _, test = name.rpartition(".")
+            classes[owner][self.tests[name]].append(test)
         lines = ",\n".join(
-            f"  {json.dumps(place)}: "
+            f"  {json.dumps(owner)}: "
             + json.dumps({outcome: " ".join(names) for outcome, names in found.items()})
-            for place, found in classes.items()
+            for owner, found in classes.items()
         )
         head = json.dumps(
             {"taken_with": dict(self.taken_with), "seconds": round(self.seconds)}, indent=1
@@ -73,8 +73,8 @@ class Outcomes:
         """Read what ``save`` has written."""
         kept: dict[str, Any] = json.loads(path.read_text())
         tests = {
-            f"{place}.{test}": outcome
-            for place, found in kept["tests"].items()
+            f"{owner}.{test}": outcome
+            for owner, found in kept["tests"].items()
             for outcome, names in found.items()
             for test in names.split(" ")
         }
