@@ -27,7 +27,7 @@ CACHE = Path(os.environ.get("DJANGO_POOLED_SUITE_CACHE", ROOT / ".django_suite")
 #: The releases whose suites are compared, and the Pythons that each runs on.
 RELEASES = {
     "5.2": ("5.2.19", SpecifierSet(">=3.10,<3.15")),
-    "6.0": ("6.0.8", SpecifierSet(">=3.12,<3.15")),
+    "6.0": ("6.0.10", SpecifierSet(">=3.12,<3.15")),
     "6.1": ("6.1.3", SpecifierSet(">=3.12,<3.15")),
 }
 
