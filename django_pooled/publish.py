@@ -56,8 +56,7 @@ def start(folder: StrPath | None, report: Callable[[], ProcessReport]) -> None:
         _forget()
         _started_by = os.getpid()
         try:
-            if not hasattr(socket, "AF_UNIX"):
-                raise OSError(errno.EAFNOSUPPORT, "the platform has no Unix sockets")
+            stats_folder.require()
             _publisher = _Publisher(folder, report)
             # RuntimeError: no thread can be started, or not any more at exit.
         except (OSError, RuntimeError) as error:
@@ -89,8 +88,10 @@ def default_folder(folder: StrPath | None) -> Path:
         folder: The ``stats_dir`` option, or None for the default folder.
 
     Raises:
-        OSError: None of the candidates can be used; the message is the first one's reason.
+        OSError: None of the candidates can be used; the message is the first one's reason. Or
+            the platform has no such sockets.
     """
+    stats_folder.require()
     path, descriptor = _open_folder(folder)
     os.close(descriptor)
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -25,6 +26,7 @@ __all__ = [
     "Entry",
     "FolderRefused",
     "Peer",
+    "available",
     "candidates",
     "entries",
     "open_folder",
@@ -33,6 +35,7 @@ __all__ = [
     "process_exists",
     "remove",
     "remove_abandoned",
+    "require",
     "socket_name",
 ]
 
@@ -78,6 +81,20 @@ class Entry(NamedTuple):
     """As its process sees itself, in its own container perhaps."""
     listens: bool
     """False while the process is still at setting it up."""
+
+
+def available() -> bool:
+    """Tell whether the platform has Unix sockets, and users whose own a folder can be.
+
+    Windows has neither as far as Python is concerned.
+    """
+    return hasattr(socket, "AF_UNIX") and hasattr(os, "geteuid")
+
+
+def require() -> None:
+    """Raise OSError where the platform has no such sockets."""
+    if not available():
+        raise OSError(errno.EAFNOSUPPORT, "the platform has no Unix sockets")
 
 
 def candidates(folder: StrPath | None, uid: int) -> list[Path]:

@@ -35,6 +35,11 @@ BATCH = 200
 LARGEST_ANSWER = 4 * 1024 * 1024
 """Bytes; a longer answer is not one of ours."""
 
+NOT_ASKABLE = (
+    "Processes on this platform can't be asked, since it has no Unix sockets: what is known "
+    "comes from the server."
+)
+
 _GAUGES = ("size", "idle", "in_use", "waiting", "max_size")
 
 
@@ -50,6 +55,8 @@ class Collection:
     """Sentences about what could not be read."""
     folders: list[str] = field(default_factory=list)
     """Where they were looked for, the missing folders too."""
+    askable: bool = True
+    """False on a platform on which no process publishes its pools."""
 
 
 def collect(
@@ -72,7 +79,10 @@ def collect_all(
         timeout: Seconds that a process has for its answer; all are asked at once.
         uid: The user that runs the site. None is the current one, or for root all of them.
     """
-    collection = Collection()
+    collection = Collection(askable=stats_folder.available())
+    if not collection.askable:
+        collection.problems.append(NOT_ASKABLE)
+        return collection
     with contextlib.ExitStack() as stack:
         questions: list[_Question] = []
         for place in find_places(folders, uid):

@@ -6,7 +6,6 @@ import argparse
 import getpass
 import json
 import os
-import pwd
 import shutil
 import sys
 import time
@@ -166,10 +165,10 @@ class Command(BaseCommand):
         if options["check"]:
             return self._verdict(overview, found)
         lines = [_heading(overview), ""]
-        if not overview.groups and not overview.collection.silent:
-            folders = ", ".join(overview.collection.folders)
-            user = getpass.getuser()
-            lines += NOTHING.format(user=user, folders=folders or "no folder").splitlines()
+        collection = overview.collection
+        if collection.askable and not overview.groups and not collection.silent:
+            folders = ", ".join(collection.folders)
+            lines += NOTHING.format(user=_user(), folders=folders or "no folder").splitlines()
             lines.append("")
             found = [finding for finding in found if finding.level is not Level.UNKNOWN]
         lines += table.render(overview, found, paint=self._paint, **layout)
@@ -242,9 +241,21 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container's user often has a number only; the error differs between Pythons.
+        return str(os.geteuid())
+
+
 def _uid(user: str | None) -> int | None:
     if user is None or user.isdigit():
         return user if user is None else int(user)
+    try:
+        import pwd
+    except ModuleNotFoundError:
+        raise LookupError("This platform has no users that --user could name.") from None
     try:
         return pwd.getpwnam(user).pw_uid
     except KeyError:
