@@ -198,10 +198,10 @@ def test_a_server_that_says_nothing_is_not_asked_again_while_it_is_asked(
     proxy.deaf()
     probe = ServerProbe(connections[make_database(server, through=proxy)])
     probe.start(0.5)
-    asking = probe._thread
+    asking = probe._probe._thread
     assert probe.wait(0.0).error == "nothing came within 0.5 s"
     probe.start(0.5)
-    assert probe._thread is asking
+    assert probe._probe._thread is asking
     proxy.forward()
     proxy.cut()
     assert asking is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from .server_view import one_line
+from .probe import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import threading
 from collections import Counter
 from dataclasses import dataclass, field
-from math import ceil
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import psycopg
+from .probe import NoAnswer, Probe
 
 if TYPE_CHECKING:
+    import psycopg
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-__all__ = ["ServerProbe", "ServerView", "SessionGroup", "one_line"]
+__all__ = ["ServerProbe", "ServerView", "SessionGroup"]
 
 APPLICATION_NAME = "django poolstats"
 
@@ -86,76 +85,31 @@ class ServerView:
 
 
 class ServerProbe:
-    """Asks one database, over a plain connection of its own, never through the site's pool.
-
-    A thread does the asking, because a name that does not resolve or a server that is frozen
-    would hold up the answer about the processes, which do not need either.
-    """
+    """Asks one database for the server's view."""
 
     def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
         self.alias = wrapper.alias
-        self._wrapper = wrapper
-        self._connection: psycopg.Connection[Any] | None = None
-        self._thread: threading.Thread | None = None
-        self._view: ServerView | None = None
-        self._patience = 0.0
+        self._probe = Probe(wrapper, partial(_query, wrapper.alias), APPLICATION_NAME)
 
     def start(self, timeout: float) -> None:
         """Begin to ask, unless the last question is still open."""
-        if self._thread is None or not self._thread.is_alive():
-            self._view = None
-            self._patience = timeout
-            name = f"django_pooled.poolstats.{self.alias}"
-            self._thread = threading.Thread(
-                target=self._ask, args=(timeout,), name=name, daemon=True
-            )
-            self._thread.start()
+        self._probe.start(timeout)
 
     def wait(self, timeout: float) -> ServerView:
         """Return what it answered within that many seconds, or that it did not."""
-        assert self._thread is not None
-        self._thread.join(max(0.0, timeout))
-        if self._thread.is_alive() or self._view is None:
-            return ServerView(self.alias, error=f"nothing came within {self._patience:g} s")
-        return self._view
+        try:
+            return self._probe.wait(timeout)
+        except NoAnswer as error:
+            return ServerView(self.alias, error=str(error))
 
     def close(self) -> None:
         """Close the connection; one that is still waiting for its server ends with the process."""
-        if self._connection is not None and not (self._thread and self._thread.is_alive()):
-            self._connection.close()
-            self._connection = None
-
-    def _ask(self, timeout: float) -> None:
-        try:
-            if self._connection is None or self._connection.closed:
-                self._connection = self._connect(timeout)
-            self._view = _query(self._connection, self.alias, timeout)
-        # Whatever a callable for the password or a driver's option raises is a reason too.
-        except Exception as error:
-            if self._connection is not None:
-                with contextlib.suppress(psycopg.Error):
-                    self._connection.close()
-                self._connection = None
-            self._view = ServerView(self.alias, error=one_line(str(error) or type(error).__name__))
-
-    def _connect(self, timeout: float) -> psycopg.Connection[Any]:
-        parameters = self._wrapper.get_connection_params()
-        for name in ("context", "cursor_factory", "prepare_threshold", "autocommit"):
-            parameters.pop(name, None)
-        for name in ("user", "password"):
-            if callable(parameters.get(name)):
-                parameters[name] = parameters[name]()
-        parameters["connect_timeout"] = max(2, ceil(timeout))
-        parameters["application_name"] = APPLICATION_NAME
-        return psycopg.connect(**parameters, prepare_threshold=None)
+        self._probe.close()
 
 
-def _query(connection: psycopg.Connection[Any], alias: str, timeout: float) -> ServerView:
-    with connection.transaction():
-        # LOCAL, so that behind PgBouncer it does not stay with another client's session.
-        connection.execute(f"SET LOCAL statement_timeout = {ceil(timeout * 1000)}")
-        server = connection.execute(_SERVER).fetchone()
-        sessions = connection.execute(_SESSIONS).fetchall()
+def _query(alias: str, connection: psycopg.Connection[Any]) -> ServerView:
+    server = connection.execute(_SERVER).fetchone()
+    sessions = connection.execute(_SESSIONS).fetchall()
     assert server is not None
     address = f"{connection.info.host}:{connection.info.port}"
     view = ServerView(alias, None, address, *server)
@@ -173,9 +127,3 @@ def _query(connection: psycopg.Connection[Any], alias: str, timeout: float) -> S
     view.states = dict(states)
     view.processes = list(processes.values())
     return view
-
-
-def one_line(error: str) -> str:
-    """Return the first line of an error of psycopg's, which says what happened."""
-    lines = error.strip().splitlines() or ["unknown"]
-    return lines[0].strip().removeprefix("connection failed: ")

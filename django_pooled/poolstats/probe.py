@@ -1,0 +1,115 @@
+"""Asks one database, over a plain connection of its own, never through the site's pool."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from math import ceil
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import psycopg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+__all__ = ["NoAnswer", "Probe", "one_line"]
+
+T = TypeVar("T")
+
+
+class NoAnswer(Exception):
+    """The database could not be asked; the message says why, in one line."""
+
+
+class Probe(Generic[T]):
+    """One question to one database, to be asked once or again and again.
+
+    A thread does the asking, because a name that does not resolve or a server that is frozen
+    would hold up what does not need either.
+
+    Args:
+        wrapper: Whose connection parameters are used; it is not connected itself.
+        question: Called with the connection, in a transaction that can't last longer than the
+            time limit; returns the answer.
+        application_name: Name of the session in ``pg_stat_activity``.
+    """
+
+    def __init__(
+        self,
+        wrapper: BaseDatabaseWrapper,
+        question: Callable[[psycopg.Connection[Any]], T],
+        application_name: str,
+    ) -> None:
+        self.alias = wrapper.alias
+        self._wrapper = wrapper
+        self._question = question
+        self._application_name = application_name
+        self._connection: psycopg.Connection[Any] | None = None
+        self._thread: threading.Thread | None = None
+        self._answer: list[T] = []
+        self._error = ""
+
+    def start(self, timeout: float) -> None:
+        """Begin to ask, unless the last question is still open."""
+        if self._thread is None or not self._thread.is_alive():
+            self._answer.clear()
+            self._error = f"nothing came within {timeout:g} s"
+            name = f"django_pooled.asks.{self.alias}"
+            self._thread = threading.Thread(
+                target=self._ask, args=(timeout,), name=name, daemon=True
+            )
+            self._thread.start()
+
+    def wait(self, timeout: float) -> T:
+        """Return the answer.
+
+        Raises:
+            NoAnswer: It did not come within that many seconds, or could not be had.
+        """
+        assert self._thread is not None
+        self._thread.join(max(0.0, timeout))
+        if self._thread.is_alive() or not self._answer:
+            raise NoAnswer(self._error)
+        return self._answer[0]
+
+    def close(self) -> None:
+        """Close the connection; one that is still waiting for its server ends with the process."""
+        if self._connection is not None and not (self._thread and self._thread.is_alive()):
+            self._connection.close()
+            self._connection = None
+
+    def _ask(self, timeout: float) -> None:
+        try:
+            if self._connection is None or self._connection.closed:
+                self._connection = self._connect(timeout)
+            with self._connection.transaction():
+                # LOCAL, so that behind PgBouncer it does not stay with another client's session.
+                limit = f"SET LOCAL statement_timeout = {ceil(timeout * 1000)}"
+                self._connection.execute(limit)
+                self._answer.append(self._question(self._connection))
+        # Whatever a callable for the password or a driver's option raises is a reason too.
+        except Exception as error:
+            if self._connection is not None:
+                with contextlib.suppress(psycopg.Error):
+                    self._connection.close()
+                self._connection = None
+            self._error = one_line(str(error) or type(error).__name__)
+
+    def _connect(self, timeout: float) -> psycopg.Connection[Any]:
+        parameters = self._wrapper.get_connection_params()
+        for name in ("context", "cursor_factory", "prepare_threshold", "autocommit"):
+            parameters.pop(name, None)
+        for name in ("user", "password"):
+            if callable(parameters.get(name)):
+                parameters[name] = parameters[name]()
+        parameters["connect_timeout"] = max(2, ceil(timeout))
+        parameters["application_name"] = self._application_name
+        return psycopg.connect(**parameters, prepare_threshold=None)
+
+
+def one_line(error: str) -> str:
+    """Return the first line of an error of psycopg's, which says what happened."""
+    lines = error.strip().splitlines() or ["unknown"]
+    return lines[0].strip().removeprefix("connection failed: ")
