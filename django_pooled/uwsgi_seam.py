@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["call_after_fork", "warn_without_threads"]
+__all__ = ["call_after_fork", "threads_sleep", "warn_without_threads"]
 
 logger = logging.getLogger("django_pooled.pool")
 
@@ -43,14 +43,19 @@ def call_after_fork(hook: Callable[[], object]) -> None:
         postfork(hook)
 
 
+def threads_sleep() -> bool:
+    """Tell whether this is a process of a uWSGI in which threads run only while a request does."""
+    uwsgi = sys.modules.get("uwsgi")
+    return uwsgi is not None and not getattr(uwsgi, "has_threads", True)
+
+
 def warn_without_threads() -> None:
     """Say in the log what does not work where threads run only while a request does.
 
     Checkouts do: a thread that waits for a connection lets others run. What should happen
     between requests happens during the next one.
     """
-    uwsgi = sys.modules.get("uwsgi")
-    if uwsgi is not None and not getattr(uwsgi, "has_threads", True):
+    if threads_sleep():
         logger.warning(
             "uWSGI runs without enable-threads: between requests no idle connection is closed, "
             "none is replaced, and poolstats gets no answer. Set enable-threads = true."
