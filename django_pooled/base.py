@@ -9,8 +9,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, ref
 
-import psycopg
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
+
+try:
+    import psycopg
+except ImportError as error:
+    # Django answers an ImportError with a list of its own backends.
+    raise ImproperlyConfigured(
+        "ENGINE 'django_pooled' needs psycopg 3: pip install 'psycopg[binary]'"
+    ) from error
+
 from django.db import connections
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base as postgresql
