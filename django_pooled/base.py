@@ -191,7 +191,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         call that Celery makes around a task has no effect: see celery_seam.py.
         """
         if not closes_around_a_task():
-            registry.close_pools_of(self.alias, timeout=1.0, server=_address(self.settings_dict))
+            registry.close_pools_of(self.alias, timeout=1.0, server=server_of(self.settings_dict))
 
     def ensure_timezone(self) -> bool:
         self.close_pool()
@@ -389,7 +389,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
             parameters=partial(resolved, {**params, "autocommit": True}),
             configure=self._configuration(),
             credentials_change=any(callable(params.get(key)) for key in ("user", "password")),
-            server=_address(self.settings_dict),
+            server=server_of(self.settings_dict),
         )
 
     def _configuration(self) -> Callable[[PooledConnection], object]:
@@ -421,7 +421,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
             ) from None
 
 
-def _address(settings: Mapping[str, Any]) -> str:
+def server_of(settings: Mapping[str, Any]) -> str:
     """Say which database an entry of ``settings.DATABASES`` leads to, for people."""
     options = settings["OPTIONS"]
     host = settings["HOST"] or options.get("host", "local socket")
