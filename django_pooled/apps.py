@@ -16,6 +16,5 @@ class DjangoPooledConfig(AppConfig):
         """Register the checks, under a tag of their own."""
         from . import checks
 
-        register(checks.check_databases, checks.TAG)
-        register(checks.check_error_handler, checks.TAG)
-        register(checks.check_versions, checks.TAG)
+        for check in checks.REGISTERED:
+            register(check, checks.TAG)

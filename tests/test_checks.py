@@ -69,6 +69,7 @@ def ids(messages: list[CheckMessage]) -> list[str]:
     [
         {},
         {"OPTIONS": {"pool": True}},
+        {"OPTIONS": {"pool": False}},
         {"OPTIONS": {"pool": {"max_size": 4, "stats_dir": None}}},
         {"OPTIONS": {"pool": {"stats_dir": False}}},
         {"OPTIONS": {"pool": {"stats_dir": "/run/shop"}}},
@@ -88,7 +89,7 @@ def test_a_pooled_database_in_order_is_silent(
         ({"OPTIONS": {"pool": {"max_sise": 4}}}, "Did you mean 'max_size'?"),
         ({"OPTIONS": {"pool": {"timeout": -1}}}, "['timeout'] is -1"),
         ({"OPTIONS": {"pool": {"min_size": 5, "max_size": 4}}}, "at least min_size, 5"),
-        ({"OPTIONS": {"pool": False}}, "['pool'] is False"),
+        ({"OPTIONS": {"pool": "no"}}, "['pool'] is 'no'"),
         ({"CONN_MAX_AGE": 600}, "'CONN_MAX_AGE'] is 600"),
     ],
 )
@@ -149,6 +150,14 @@ def test_w004_tells_of_a_stats_dir_that_no_socket_fits_into(
 ) -> None:
     database(OPTIONS={"pool": {"stats_dir": "/srv/" + "deep/" * 18}})
     assert ids(check_databases()) == ["W004"]
+
+
+def test_w004_is_silent_where_no_process_listens_on_a_socket(
+    database: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "geteuid")
+    database(OPTIONS={"pool": {"stats_dir": "/srv/" + "deep/" * 18}})
+    assert ids(check_databases()) == []
 
 
 @pytest.mark.parametrize("middleware", [MIDDLEWARE, f"{__name__}.OwnMiddleware"])

@@ -1,4 +1,4 @@
-"""System checks for what can be seen in settings and in installed versions."""
+"""The entries of ``settings.DATABASES``: E001 and W001 to W004."""
 
 from __future__ import annotations
 
@@ -7,32 +7,21 @@ from inspect import isclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-import psycopg_pool
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
-from django.core.exceptions import ImproperlyConfigured, ViewDoesNotExist
+from django.core.exceptions import ImproperlyConfigured
 from django.db.utils import load_backend
-from django.urls import get_resolver
-from django.utils.module_loading import import_string
-from django.utils.version import get_version_tuple
-from django.views.defaults import server_error
 
-from . import stats_folder
-from .conf import is_pooled, parse
+from django_pooled import stats_folder
+from django_pooled.conf import is_pooled, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["TAG", "check_databases", "check_error_handler", "check_versions"]
+    from django_pooled.conf import PoolOptions
 
-# Not Tags.database: Django runs those only with --database, and nothing here connects.
-TAG = "django_pooled"
-"""For ``manage.py check --tag django_pooled``."""
-
-MIDDLEWARE = "django_pooled.middleware.DatabaseUnavailableMiddleware"
-HANDLER500 = "django_pooled.middleware.handler500"
+__all__ = ["check_databases", "pooled", "refused"]
 
 
 def check_databases(**kwargs: object) -> list[CheckMessage]:
@@ -51,64 +40,30 @@ def check_databases(**kwargs: object) -> list[CheckMessage]:
         try:
             stats_dir = parse(alias, entry).stats_dir
         except ImproperlyConfigured as error:
-            hint = "No connection to this database can be had before this is mended."
-            messages.append(Error(str(error), hint=hint, id="django_pooled.E001"))
+            messages.append(refused(error))
             continue
         if isinstance(stats_dir, (str, os.PathLike)):
             messages += _check_stats_dir(alias, os.fspath(stats_dir))
     return messages
 
 
-def check_error_handler(**kwargs: object) -> list[CheckMessage]:
-    """Check that errors which no middleware can see are answered too: W005.
-
-    An error handler of the project's own is left in peace: whether it calls
-    ``unavailable_response()`` can't be seen from outside.
-    """
-    root = getattr(settings, "ROOT_URLCONF", None)
-    if root is None or not _has_middleware():
-        return []
-    try:
-        handler = get_resolver().resolve_error_handler(500)
-    except (ImportError, ViewDoesNotExist):
-        # Django's own checks report it.
-        return []
-    if handler is not server_error:
-        return []
-    return [
-        CheckWarning(
-            f"{MIDDLEWARE} is installed, and {root} has no handler500: a "
-            f"database that is away while another middleware needs it is answered 500.",
-            hint=f"Add handler500 = {HANDLER500!r} to {root}.",
-            id="django_pooled.W005",
-        )
-    ]
+def pooled(databases: Mapping[str, Any] | None = None) -> dict[str, PoolOptions]:
+    """Return the pool's options of each database that has a pool of ours, and options in order."""
+    found = {}
+    for alias, entry in (databases or settings.DATABASES).items():
+        if _kind_of(entry) == "pooled":
+            try:
+                found[alias] = parse(alias, entry)
+            except ImproperlyConfigured:
+                # E001 says so.
+                continue
+    return found
 
 
-def check_versions(**kwargs: object) -> list[CheckMessage]:
-    """Check versions that pip only warns about when another package asked for others: E002, E003.
-
-    psycopg2 needs no check: without psycopg 3 this module can't be imported.
-    """
-    messages: list[CheckMessage] = []
-    if get_version_tuple(psycopg.__version__) < (3, 2, 4):
-        messages.append(
-            Error(
-                f"psycopg {psycopg.__version__} is too old for django_pooled.",
-                hint="Install psycopg 3.2.4 or later.",
-                id="django_pooled.E002",
-            )
-        )
-    if get_version_tuple(psycopg_pool.__version__)[:2] != (3, 3):
-        messages.append(
-            Error(
-                f"psycopg_pool {psycopg_pool.__version__} is not the one that django_pooled "
-                f"builds on; its internals differ between minor versions.",
-                hint="Install psycopg_pool 3.3.",
-                id="django_pooled.E003",
-            )
-        )
-    return messages
+def refused(error: ImproperlyConfigured) -> CheckMessage:
+    """Make a message of the refusal of a database's options."""
+    hint = "No connection to this database can be had before this is mended."
+    return Error(str(error), hint=hint, id="django_pooled.E001")
 
 
 def _kind_of(entry: Mapping[str, Any]) -> str:
@@ -166,7 +121,7 @@ def _check_stats_dir(alias: str, folder: str) -> list[CheckMessage]:
                 id="django_pooled.W003",
             )
         )
-    if hasattr(os, "geteuid"):
+    if stats_folder.available():
         private = stats_folder.candidates(folder, os.geteuid())[0]
         # The longest process id that Linux gives has seven digits.
         length = len(os.fsencode(private / stats_folder.socket_name(4_194_304)))
@@ -181,17 +136,3 @@ def _check_stats_dir(alias: str, folder: str) -> list[CheckMessage]:
                 )
             )
     return messages
-
-
-def _has_middleware() -> bool:
-    from .middleware import DatabaseUnavailableMiddleware
-
-    for path in settings.MIDDLEWARE:
-        try:
-            candidate = import_string(path)
-        except ImportError:
-            # Django fails on it at start-up.
-            continue
-        if isclass(candidate) and issubclass(candidate, DatabaseUnavailableMiddleware):
-            return True
-    return False

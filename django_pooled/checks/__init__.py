@@ -1,0 +1,30 @@
+"""System checks: of settings, versions and workers at each command, of the server on request.
+
+docs/checks.md has a row for each id. What needs a server is in `server`, which only the backend's
+`validation` imports: without psycopg there is no backend, and the other checks still run.
+"""
+
+from __future__ import annotations
+
+from .celery_worker import check_celery
+from .databases import check_databases
+from .error_handler import check_error_handler
+from .versions import check_versions
+from .workers import check_workers
+
+__all__ = [
+    "REGISTERED",
+    "TAG",
+    "check_celery",
+    "check_databases",
+    "check_error_handler",
+    "check_versions",
+    "check_workers",
+]
+
+# Not Tags.database: Django runs those only with --database, and none of these connects.
+TAG = "django_pooled"
+"""For ``manage.py check --tag django_pooled``."""
+
+REGISTERED = (check_databases, check_error_handler, check_versions, check_workers, check_celery)
+"""What the app registers."""

@@ -1,0 +1,73 @@
+"""What one connection can find out about the server, and about what may stand before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import psycopg
+
+__all__ = ["ServerFacts", "look"]
+
+# Superusers are under no limit but max_connections. Who may use reserved_connections, members of
+# a role that PostgreSQL 16 has, may not use those that are kept for superusers.
+# https://www.postgresql.org/docs/current/runtime-config-connection.html
+_SERVER = """
+    SELECT pg_backend_pid(),
+           current_setting('max_connections')::int,
+           CASE WHEN rolsuper THEN 0 ELSE current_setting('superuser_reserved_connections')::int
+               + CASE WHEN EXISTS (
+                     SELECT FROM pg_roles AS privileged
+                      WHERE privileged.rolname = 'pg_use_reserved_connections'
+                        AND pg_has_role(session_user, privileged.oid, 'USAGE')
+                 ) THEN 0 ELSE coalesce(current_setting('reserved_connections', true)::int, 0) END
+           END,
+           session_user::text,
+           CASE WHEN NOT rolsuper AND rolconnlimit >= 0 THEN rolconnlimit END,
+           current_database()::text,
+           CASE WHEN NOT rolsuper AND datconnlimit >= 0 THEN datconnlimit END,
+           (SELECT nullif(setting::int, 0) / 1000.0 FROM pg_settings
+             WHERE name = 'idle_session_timeout')::float8
+      FROM pg_roles, pg_database
+     WHERE rolname = session_user AND datname = current_database()
+"""
+
+_PROCESSES = """
+    SELECT DISTINCT application_name
+      FROM pg_stat_activity
+     WHERE datname = current_database() AND application_name ~ '^django [0-9]+@'
+"""
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """One server, as the site's role sees it."""
+
+    behind_pooler: bool
+    """Whether another program holds the sessions, which the other fields then describe."""
+    processes: tuple[str, ...]
+    """Names of the sessions of pools in this database, one for each process."""
+    max_connections: int
+    reserved: int
+    """Of them, those that this role can't have."""
+    role: str
+    role_limit: int | None
+    database: str
+    database_limit: int | None
+    idle_session_timeout: float | None
+    """Seconds; None for no limit, which is all that PostgreSQL 13 knows."""
+
+
+def look(connection: psycopg.Connection[Any]) -> ServerFacts:
+    """Ask the server, in two round trips.
+
+    A pooler answers a client's login itself, with a number of its own making for the backend.
+    Its mode can't be seen from one connection: as long as nobody else is served, PgBouncer gives
+    a client the same backend in both of them.
+    """
+    row = connection.execute(_SERVER).fetchone()
+    assert row is not None
+    backend, *facts = row
+    processes = tuple(name for (name,) in connection.execute(_PROCESSES))
+    return ServerFacts(backend != connection.info.backend_pid, processes, *facts)

@@ -1,0 +1,110 @@
+"""What has to be asked of the server, over one connection: W009 to W015, and I002."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.core.checks import CheckMessage, Info
+from django.core.checks import Warning as CheckWarning
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+
+from django_pooled.base import server_of
+from django_pooled.conf import is_pooled, parse
+from django_pooled.poolstats.probe import NoAnswer, Probe
+
+from .capacity import Neighbour, check_capacity, limits_of
+from .databases import pooled, refused
+from .facts import look
+from .live import live_processes
+from .processes import declared
+from .sessions import check_pooler, check_timeouts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from django_pooled.base import DatabaseWrapper
+    from django_pooled.conf import PoolOptions
+
+    from .facts import ServerFacts
+
+__all__ = ["check_app", "check_server"]
+
+TIMEOUT = 3.0
+"""Seconds for one database, connecting included."""
+
+
+def check_app() -> list[CheckMessage]:
+    """Say what a site lacks that uses the backend alone."""
+    if apps.is_installed("django_pooled"):
+        return []
+    return [
+        Info(
+            "'django_pooled' is not in INSTALLED_APPS: there is no manage.py poolstats, and "
+            "settings are not checked.",
+            hint="Add it. Pooling and retry_transaction work without.",
+            id="django_pooled.I002",
+        )
+    ]
+
+
+def check_server(wrapper: DatabaseWrapper) -> list[CheckMessage]:
+    """Check one database's server against the pool's options.
+
+    One connection is opened, outside of the pool, and closed.
+    """
+    alias, entry = wrapper.alias, wrapper.settings_dict
+    if not is_pooled(entry):
+        return []
+    try:
+        options = parse(alias, entry)
+    except ImproperlyConfigured as error:
+        # With the app, check_databases says the same.
+        return [] if apps.is_installed("django_pooled") else [refused(error)]
+    try:
+        facts = _ask(wrapper)
+    except NoAnswer as error:
+        return [_no_answer(alias, str(error))]
+    if facts.behind_pooler:
+        return check_pooler(alias, entry, options)
+    limits = limits_of(facts, _neighbours(alias, entry, options))
+    live = live_processes(alias, server_of(entry), options, facts.processes)
+    return [
+        *check_capacity(alias, limits, declared(os.environ), live),
+        *check_timeouts(alias, options, facts),
+    ]
+
+
+def _ask(wrapper: DatabaseWrapper) -> ServerFacts:
+    probe = Probe(wrapper, look, "django check")
+    probe.start(TIMEOUT)
+    try:
+        return probe.wait(TIMEOUT)
+    finally:
+        probe.close()
+
+
+def _no_answer(alias: str, why: str) -> CheckMessage:
+    return CheckWarning(
+        f"The server of DATABASES[{alias!r}] could not be checked: {why}",
+        hint="Check again when it is up: the settings were not compared with its limits.",
+        id="django_pooled.W009",
+    )
+
+
+def _neighbours(alias: str, entry: Mapping[str, Any], options: PoolOptions) -> list[Neighbour]:
+    """Return the pooled databases whose settings name the same server."""
+    found = [Neighbour(alias, options, same_role=True, same_database=True)]
+    for other, its in pooled(connections.settings).items():
+        settings = connections.settings[other]
+        if other != alias and _address(settings) == _address(entry):
+            same = [settings.get(key) == entry.get(key) for key in ("USER", "NAME")]
+            found.append(Neighbour(other, its, *same))
+    return found
+
+
+def _address(entry: Mapping[str, Any]) -> tuple[object, ...]:
+    service = entry.get("OPTIONS", {}).get("service")
+    return entry.get("HOST"), str(entry.get("PORT") or 5432), service
