@@ -14,7 +14,8 @@ ALLOWED_HOSTS = ["*"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 ROOT_URLCONF = "tests.small_site.urls"
 STATIC_URL = "static/"
-INSTALLED_APPS = ["tests.app"]
+# The app as well, without which `check --database` has something to say.
+INSTALLED_APPS = ["django_pooled", "tests.app"]
 MIDDLEWARE: list[str] = []
 MIGRATION_MODULES = {"app": "tests.small_site.migrations"}
 
