@@ -37,6 +37,7 @@ from .pool import Pool
 from .retry.commit import commit, commit_once
 from .retry.riding import RidingCursor
 from .stats import session_name
+from .validation import DatabaseValidation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -93,6 +94,8 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
     What that one has to do once for each connection goes into ``_configure_connection()``, which
     the pool calls when it has opened one; its ``get_new_connection()`` is left out.
     """
+
+    validation_class = DatabaseValidation
 
     rollback_exc: BaseException | None
     """Django's own, which django-stubs does not know."""
