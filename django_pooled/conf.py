@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from .backoff import Backoff
 from .other_pools import name_here, refuse_leftovers
 
-__all__ = ["PoolOptions", "is_pooled", "parse"]
+__all__ = ["PoolOptions", "is_ours", "is_pooled", "parse"]
 
 
 @dataclass(frozen=True)
@@ -186,18 +186,22 @@ def parse(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions:
     return options
 
 
-def is_pooled(settings_dict: Mapping[str, Any]) -> bool:
-    """Tell whether an entry of ``settings.DATABASES`` has a pool of this backend.
-
-    Or of one built on it; with ``OPTIONS["pool"] = False`` none has.
-    """
+def is_ours(settings_dict: Mapping[str, Any]) -> bool:
+    """Tell whether an entry of ``settings.DATABASES`` uses this backend or one built on it."""
     from django.db.utils import load_backend
 
     from .base import DatabaseWrapper
 
     wrapper = load_backend(settings_dict["ENGINE"]).DatabaseWrapper
-    is_ours = isinstance(wrapper, type) and issubclass(wrapper, DatabaseWrapper)
-    return is_ours and settings_dict.get("OPTIONS", {}).get("pool") is not False
+    return isinstance(wrapper, type) and issubclass(wrapper, DatabaseWrapper)
+
+
+def is_pooled(settings_dict: Mapping[str, Any]) -> bool:
+    """Tell whether an entry of ``settings.DATABASES`` has a pool of this backend.
+
+    With ``OPTIONS["pool"] = False`` it has none.
+    """
+    return is_ours(settings_dict) and settings_dict.get("OPTIONS", {}).get("pool") is not False
 
 
 def _backoff(alias: str, given: object) -> object:

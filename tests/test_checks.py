@@ -160,6 +160,59 @@ def test_w004_is_silent_where_no_process_listens_on_a_socket(
     assert ids(check_databases()) == []
 
 
+@pytest.mark.parametrize(
+    ("level", "here", "there"),
+    [
+        (1, "READ UNCOMMITTED", "READ COMMITTED"),
+        (3, "REPEATABLE READ", "SERIALIZABLE"),
+        (4, "SERIALIZABLE", "READ UNCOMMITTED"),
+    ],
+)
+def test_w016_tells_what_a_number_means_for_psycopg(
+    database: Callable[..., None], level: int, here: str, there: str
+) -> None:
+    database(OPTIONS={"isolation_level": level})
+    [message] = check_databases()
+    assert message.id == "django_pooled.W016"
+    assert f"is {level}, which is {here} for psycopg; for psycopg2 it was {there}" in message.msg
+    assert psycopg.IsolationLevel(level).name.replace("_", " ") == here
+
+
+@pytest.mark.parametrize("level", [None, psycopg.IsolationLevel.SERIALIZABLE, 7, True])
+def test_w016_is_silent_for_what_can_mean_one_thing_only(
+    database: Callable[..., None], level: object
+) -> None:
+    database(OPTIONS={"isolation_level": level} if level is not None else {})
+    assert check_databases() == []
+
+
+@pytest.mark.parametrize(
+    "engine",
+    ["dj_db_conn_pool.backends.postgresql", "django_db_geventpool.backends.postgresql_psycopg3"],
+)
+def test_w017_tells_of_a_database_that_uses_another_package_s_pool(
+    database: Callable[..., None], engine: str
+) -> None:
+    database(engine=engine)
+    [message] = check_databases()
+    assert message.id == "django_pooled.W017"
+    assert repr(engine) in message.msg
+
+
+def test_options_of_another_pool_are_refused_without_a_pool_too(
+    database: Callable[..., None],
+) -> None:
+    database(OPTIONS={"pool": False, "MAX_CONNS": 4})
+    [message] = check_databases()
+    assert message.id == "django_pooled.E001"
+    assert "'MAX_CONNS'" in message.msg
+
+
+def test_a_database_of_ours_without_a_pool_is_silent(database: Callable[..., None]) -> None:
+    database(CONN_MAX_AGE=60, CONN_HEALTH_CHECKS=True, OPTIONS={"pool": False})
+    assert check_databases() == []
+
+
 @pytest.mark.parametrize("middleware", [MIDDLEWARE, f"{__name__}.OwnMiddleware"])
 def test_w005_asks_for_the_error_handler_beside_the_middleware(
     settings: Settings, middleware: str

@@ -1,4 +1,4 @@
-"""The entries of ``settings.DATABASES``: E001 and W001 to W004."""
+"""The entries of ``settings.DATABASES``: E001, W001 to W004, W016 and W017."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.utils import load_backend
 
 from django_pooled import stats_folder
-from django_pooled.conf import is_pooled, parse
+from django_pooled.conf import is_ours, is_pooled, parse
+from django_pooled.other_pools import refuse_leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,9 +24,19 @@ if TYPE_CHECKING:
 
 __all__ = ["check_databases", "pooled", "refused"]
 
+# What a number means for psycopg, and what it meant for psycopg2:
+# https://www.psycopg.org/docs/extensions.html#isolation-level-constants
+_LEVELS = {
+    1: ("READ UNCOMMITTED", "READ COMMITTED"),
+    2: ("READ COMMITTED", "REPEATABLE READ"),
+    3: ("REPEATABLE READ", "SERIALIZABLE"),
+    4: ("SERIALIZABLE", "READ UNCOMMITTED"),
+}
+_OTHER_POOLS = ("dj_db_conn_pool.", "django_db_geventpool.")
+
 
 def check_databases(**kwargs: object) -> list[CheckMessage]:
-    """Check the entries of ``settings.DATABASES``: E001 and W001 to W004.
+    """Check the entries of ``settings.DATABASES``: E001, W001 to W004, W016 and W017.
 
     Backends are imported, and no connection is opened.
     """
@@ -34,16 +45,10 @@ def check_databases(**kwargs: object) -> list[CheckMessage]:
         kind = _kind_of(entry)
         if kind == "native":
             messages += _check_native(alias, entry)
-        if kind != "pooled":
-            continue
-        messages += _check_health_checks(alias, entry)
-        try:
-            stats_dir = parse(alias, entry).stats_dir
-        except ImproperlyConfigured as error:
-            messages.append(refused(error))
-            continue
-        if isinstance(stats_dir, (str, os.PathLike)):
-            messages += _check_stats_dir(alias, os.fspath(stats_dir))
+        elif kind == "other":
+            messages += _check_other_pool(alias, entry)
+        else:
+            messages += _check_ours(alias, entry, has_pool=kind == "pooled")
     return messages
 
 
@@ -67,12 +72,15 @@ def refused(error: ImproperlyConfigured) -> CheckMessage:
 
 
 def _kind_of(entry: Mapping[str, Any]) -> str:
-    """Say whose backend an entry uses: "pooled", "native" (Django's PostgreSQL) or "other"."""
+    """Say whose backend an entry uses.
+
+    "pooled" or "unpooled", which are ours; "native" (Django's PostgreSQL) or "other".
+    """
     if not entry.get("ENGINE"):
         return "other"
     try:
-        if is_pooled(entry):
-            return "pooled"
+        if is_ours(entry):
+            return "pooled" if is_pooled(entry) else "unpooled"
         from django.db.backends.postgresql.base import DatabaseWrapper
 
         wrapper = load_backend(entry["ENGINE"]).DatabaseWrapper
@@ -80,6 +88,52 @@ def _kind_of(entry: Mapping[str, Any]) -> str:
         # Django refuses it with a message of its own as soon as it is used.
         return "other"
     return "native" if isclass(wrapper) and issubclass(wrapper, DatabaseWrapper) else "other"
+
+
+def _check_ours(alias: str, entry: Mapping[str, Any], *, has_pool: bool) -> list[CheckMessage]:
+    messages = _check_isolation_level(alias, entry)
+    try:
+        if not has_pool:
+            refuse_leftovers(alias, entry)
+            return messages
+        messages += _check_health_checks(alias, entry)
+        stats_dir = parse(alias, entry).stats_dir
+    except ImproperlyConfigured as error:
+        return [*messages, refused(error)]
+    if isinstance(stats_dir, (str, os.PathLike)):
+        messages += _check_stats_dir(alias, os.fspath(stats_dir))
+    return messages
+
+
+def _check_isolation_level(alias: str, entry: Mapping[str, Any]) -> list[CheckMessage]:
+    level = entry.get("OPTIONS", {}).get("isolation_level")
+    # Not isinstance(): psycopg's own levels are numbers, too.
+    if type(level) is not int or level not in _LEVELS:
+        return []
+    here, there = _LEVELS[level]
+    return [
+        CheckWarning(
+            f"DATABASES[{alias!r}]['OPTIONS']['isolation_level'] is {level}, which is {here} for "
+            f"psycopg; for psycopg2 it was {there}.",
+            hint=f"Write psycopg.IsolationLevel.{here.replace(' ', '_')}, or the other one if that "
+            f"is meant.",
+            id="django_pooled.W016",
+        )
+    ]
+
+
+def _check_other_pool(alias: str, entry: Mapping[str, Any]) -> list[CheckMessage]:
+    engine = str(entry.get("ENGINE", ""))
+    if not engine.startswith(_OTHER_POOLS):
+        return []
+    return [
+        CheckWarning(
+            f"DATABASES[{alias!r}]['ENGINE'] is {engine!r}: it uses that package's pool.",
+            hint="Set it to 'django_pooled', or silence this check. docs/migration.md says what "
+            "becomes of its options.",
+            id="django_pooled.W017",
+        )
+    ]
 
 
 def _check_native(alias: str, entry: Mapping[str, Any]) -> list[CheckMessage]:
