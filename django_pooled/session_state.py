@@ -12,20 +12,22 @@ __all__ = ["session_state_of"]
 # https://www.pgbouncer.org/features.html
 _STATEMENTS = re.compile(
     r"""
-    SET\s+(?!LOCAL\b | TRANSACTION\b | CONSTRAINTS\b)    # SET, SET SESSION
-    | RESET\b | LISTEN\b | UNLISTEN\b | LOAD\b
-    | PREPARE\s+(?!TRANSACTION\b) | DEALLOCATE\b
-    | DECLARE\s.*\bWITH\s+HOLD\b
-    | CREATE\s+(?:LOCAL\s+|GLOBAL\s+)?TEMP(?:ORARY)?\s(?!.*\bON\s+COMMIT\s+DROP\b)
-    | SELECT\s.*\bINTO\s+(?:LOCAL\s+|GLOBAL\s+)?TEMP(?:ORARY)?\b
+    (?P<SET> SET\s+(?!LOCAL\b | TRANSACTION\b | CONSTRAINTS\b) | RESET\b)
+    | (?P<LISTEN> (?:UN)?LISTEN\b)
+    | (?P<LOAD> LOAD\b)
+    | (?P<PREPARE> PREPARE\s+(?!TRANSACTION\b) | DEALLOCATE\b)
+    | (?P<WITH_HOLD> DECLARE\s.*\bWITH\s+HOLD\b)
+    | (?P<TEMPORARY>
+        CREATE\s+(?:LOCAL\s+|GLOBAL\s+)?TEMP(?:ORARY)?\s(?!.*\bON\s+COMMIT\s+DROP\b)
+        | SELECT\s.*\bINTO\s+(?:LOCAL\s+|GLOBAL\s+)?TEMP(?:ORARY)?\b)
     """,
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
 _CALLS = re.compile(
     r"""
-    \bpg_(?:try_)?advisory_(?:un)?lock(?:_shared|_all)?\s*\(
-    | \bset_config\s*\((?!.*,\s*(?:true|'t(?:rue)?'|'on'|'1'|%\w*)\s*\))
-    | \bsetseed\s*\( | \bdblink_connect
+    (?P<ADVISORY_LOCK> \bpg_(?:try_)?advisory_(?:un)?lock(?:_shared|_all)?\s*\()
+    | (?P<SET> \bset_config\s*\((?!.*,\s*(?:true|'t(?:rue)?'|'on'|'1'|%\w*)\s*\)) | \bsetseed\s*\()
+    | (?P<DBLINK> \bdblink_connect)
     """,
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
@@ -38,10 +40,10 @@ _IN_CALLS = ("advisory", "set_config", "setseed", "dblink_connect")
 
 
 def session_state_of(query: object) -> str | None:
-    """Return what in *query* gives the session some state that outlives a transaction.
+    """Return which kind of state *query* gives its session that outlives the transaction.
 
-    None for most statements. It goes by the text: what a function of the database's own does is
-    not seen.
+    One of a few names, so that it can be counted by; None for most statements. It goes by the
+    text: what a function of the database's own does is not seen.
     """
     text = _text_of(query)
     lowered = text.lower()
@@ -64,5 +66,4 @@ def _text_of(query: object) -> str:
 
 
 def _told(found: re.Match[str]) -> str:
-    """Its first words, without values: they go into logs."""
-    return " ".join(found[0].rstrip("(").split()[:2]).upper()
+    return str(found.lastgroup).replace("_", " ")

@@ -123,6 +123,6 @@ def session_name(pid: int, host: str) -> str:
 def _flat(pool: PoolSnapshot) -> dict[str, object]:
     values = asdict(pool)
     values.update(values.pop("counters"))
-    values["restarts"] = dict(pool.counters.restarts)
-    values["lost_commits"] = dict(pool.counters.lost_commits)
+    for by_kind in ("restarts", "pinned", "lost_commits"):
+        values[by_kind] = dict(getattr(pool.counters, by_kind))
     return values

@@ -289,6 +289,16 @@ def test_the_table_tells_restarts_by_sqlstate_lost_commits_by_outcome_and_the_bu
     ) in table.render(look, [])
 
 
+def test_what_kept_connections_with_their_request_is_told_in_every_format() -> None:
+    look = overview({}, {})
+    for pool in look.collection.reports[0]["pools"]:
+        pool["pinned"] = {"SET": 2, "LISTEN": 1}
+    shown = table.render(look, [])
+    assert "        kept to the end of their request: 4 x SET, 2 x LISTEN" in shown
+    lines = prometheus.render(look).splitlines()
+    assert 'django_pooled_pinned_total{database="default",pid="4121",state="SET"} 4' in lines
+
+
 def test_prometheus_counts_commits_without_an_answer_by_outcome() -> None:
     look = overview({})
     look.collection.reports[0]["pools"][0]["lost_commits"] = {"committed": 2, "unknown": 1}

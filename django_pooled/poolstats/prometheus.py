@@ -37,6 +37,7 @@ _POOL = (
 
 _COUNTED_BY_KIND = (
     ("restarts_total", "restarts", "sqlstate", "Transactions restarted, by SQLSTATE."),
+    ("pinned_total", "pinned", "state", "Connections that session state kept with a request."),
     ("lost_commits_total", "lost_commits", "outcome", "COMMITs without an answer, by outcome."),
 )
 """Name without prefix, key in the report, label, help."""

@@ -102,7 +102,8 @@ def _group(group: Group, since: _Since, max_rows: int | None) -> list[str]:
     if hidden := len(group.rows) - len(rows):
         lines.append(f"...     {hidden} more")
     many = f"{len(group.rows)} process{'es' if len(group.rows) > 1 else ''}"
-    return [*lines, _row("total", many, group, group.rows, since), *_retries(group)]
+    total = _row("total", many, group, group.rows, since)
+    return [*lines, total, *_retries(group), *_pinned(group)]
 
 
 def _retries(group: Group) -> list[str]:
@@ -119,6 +120,15 @@ def _retries(group: Group) -> list[str]:
     if left is not None:
         parts.append(f"budget left: {left:.0f}")
     return [_cut(f"{'':7} {'; '.join(parts)}", WIDTH)]
+
+
+def _pinned(group: Group) -> list[str]:
+    """Say what kept connections with their request, in transaction mode."""
+    pinned = group.counts("pinned").most_common()
+    if not pinned:
+        return []
+    by_kind = ", ".join(f"{_count(count)} x {state}" for state, count in pinned)
+    return [_cut(f"{'':7} kept to the end of their request: {by_kind}", WIDTH)]
 
 
 def _row(first: str, second: str, group: Group, rows: Sequence[PoolRow], since: _Since) -> str:
