@@ -25,7 +25,9 @@ def test_fine():
     pass
 
 def test_engine():
-    assert dj_database_url.parse("tested://host/name")["ENGINE"] == "django_pooled"
+    database = dj_database_url.parse("tested://host/name")
+    assert database["ENGINE"] == "django_pooled"
+    assert database["OPTIONS"] == {"pool": True}
 
 def test_wrong():
     assert False, "wrong"
@@ -66,6 +68,7 @@ def test_the_plugin_records_the_worst_that_became_of_each_test(tmp_path: Path) -
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parent / "inside"),
             "ENGINE": "django_pooled",
+            "ENGINE_OPTIONS": '{"pool": true}',
             "DJANGO_SUITE_RECORD": str(record),
         },
         capture_output=True,

@@ -7,13 +7,13 @@ import os
 import shutil
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.django_suite.outcomes import Outcomes
 from tests.django_suite.releases import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from example_project.embedded_postgres import EmbeddedServer
@@ -84,13 +84,20 @@ class Workshop:
         requirements = [one.format(source=self.source) for one in self._suite.requirements]
         self._install(*requirements, f"--editable={ROOT}", django)
 
-    def take(self, engine: str, server: EmbeddedServer, labels: Sequence[str] = ()) -> Outcomes:
+    def take(
+        self,
+        engine: str,
+        server: EmbeddedServer,
+        labels: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> Outcomes:
         """Run the suite with an engine.
 
         Args:
             engine: for DATABASES.
             server: where its databases are made; running.
             labels: what is run of it; without any, all.
+            options: its OPTIONS.
 
         Raises:
             SuiteError: it broke off; with where its output is.
@@ -104,6 +111,7 @@ class Workshop:
             **{key: value for key, value in os.environ.items() if not _is_setting(key)},
             **self._suite.environment(server, f"suite_{name}"),
             "ENGINE": engine,
+            "ENGINE_OPTIONS": json.dumps(options or {}),
             "DJANGO_SUITE_RECORD": str(record),
             "PYTHONPATH": str(self._suite.path),
         }

@@ -22,7 +22,13 @@ SEVERITY = ("passed", "expected failure", "skipped", "unexpected success", "fail
 tests: dict[str, str] = {}
 details: dict[str, str] = {}
 
-dj_database_url.register("tested", os.environ["ENGINE"])
+
+def add_options(database: dj_database_url.DBConfig) -> None:
+    if options := json.loads(os.environ["ENGINE_OPTIONS"]):
+        database["OPTIONS"] = options
+
+
+dj_database_url.register("tested", os.environ["ENGINE"])(add_options)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
