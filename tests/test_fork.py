@@ -379,6 +379,8 @@ def parent_with_another_engine() -> None:
         assert connections["sqlite"].introspection.table_names() == ["kept"]
 
     assert join(fork(use_both)) == 0
+    # Django's own close() keeps a database that is in memory.
+    connections["sqlite"].connection.close()
 
 
 def test_a_connection_of_another_engine_is_left_to_that(database: str) -> None:

@@ -42,7 +42,8 @@ def sqlite(django_db_blocker: Any) -> Iterator[str]:
     with django_db_blocker.unblock():
         connections["sqlite"].ensure_connection()
         yield "sqlite"
-        connections["sqlite"].close()
+        # Django's own close() keeps a database that is in memory.
+        connections["sqlite"].connection.close()
     del connections["sqlite"]
     del connections.settings["sqlite"]
 
