@@ -159,7 +159,7 @@ class _Publisher:
                 if os.getpid() != self.pid:
                     # Greenlets survive a fork, but threading no longer knows this one, and
                     # would complain if it ended.
-                    threading.Event().wait()
+                    threading.Event().wait()  # pragma: no cover - coverage does not follow there
                 if error.errno not in _PASSING:
                     return
                 # Out of file descriptors, accept() fails at once for as long as it lasts.

@@ -35,7 +35,7 @@ MODULES_WITH_NAMES = [
     name
     for name in MODULES
     # The inside of a command is imported by nobody else.
-    if hasattr(import_module(name), "__all__") and "django_pooled.poolstats." not in name
+    if hasattr(import_module(name), "__all__")
 ]
 FUNCTIONS_OF_THE_PAGE = [name for name in NAMES if inspect.isfunction(resolve(name))]
 CLASSES_OF_THE_PAGE = [name for name in NAMES if inspect.isclass(resolve(name))]

@@ -47,10 +47,12 @@ class PoolRow(NamedTuple):
 
     @property
     def restarts(self) -> int:
+        """Transactions restarted, whatever for."""
         return sum(self.counts("restarts").values())
 
     @property
     def has_budget(self) -> bool:
+        """Whether restarts are bounded in that process."""
         return isinstance(self.figures.get("retry_budget_left"), (int, float))
 
     @property
@@ -75,10 +77,12 @@ class Group:
 
     @property
     def totals(self) -> dict[str, float]:
+        """The sum over all processes of each figure that can be added up."""
         return {key: sum(row.number(key) for row in self.rows) for key in SUMMED}
 
     @property
     def restarts(self) -> int:
+        """Transactions restarted, in all processes."""
         return sum(row.restarts for row in self.rows)
 
     def counts(self, key: str) -> Counter[str]:
@@ -118,6 +122,7 @@ class Overview:
 
     @property
     def groups(self) -> list[Group]:
+        """The pools of all processes, by alias and server."""
         found: dict[tuple[str, str], Group] = {}
         for report in self.processes:
             for pool in report["pools"]:

@@ -81,6 +81,7 @@ class ServerView:
 
     @property
     def free(self) -> int:
+        """Connections that an ordinary role can still open."""
         return max(0, self.max_connections - self.reserved - self.used)
 
 
