@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet, ref
+from weakref import ref
 
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 
@@ -25,22 +24,28 @@ from django.db.backends.postgresql import base as postgresql
 from django.db.utils import DatabaseErrorWrapper
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
-from psycopg import IsolationLevel
-from psycopg.pq import TransactionStatus
 
 from . import conf, other_pools, registry, uwsgi_seam
 from .celery_seam import closes_around_a_task
 from .connection import PooledConnection
 from .errors import PoolError
-from .lending import LendingCursor, LendingNamedCursor
+from .lending import LendingWrapper
+from .parameters import (
+    FALLBACK_NAME,
+    copied,
+    fingerprint,
+    isolation_level_of,
+    resolved,
+    server_of,
+    with_defaults,
+)
 from .pool import Pool
 from .retry.commit import commit, commit_once
 from .retry.riding import RidingCursor
-from .stats import session_name
 from .validation import DatabaseValidation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable
     from types import TracebackType
 
     from .retry.attempt import Attempt
@@ -48,22 +53,6 @@ if TYPE_CHECKING:
 __all__ = ["DatabaseWrapper"]
 
 # The "type: ignore"s below stand where django-stubs does not know a method that Django has.
-
-# A silent network loss ends in bounded time. Settings' OPTIONS win; a service file is left
-# alone, since parameters given here would override it.
-# https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
-NETWORK_DEFAULTS = {
-    "connect_timeout": 10,  # seconds
-    "keepalives": 1,
-    "keepalives_idle": 30,  # seconds
-    "keepalives_interval": 10,  # seconds
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,  # milliseconds
-}
-# What a connection can be in that is no end of a statement: its answer, a transaction.
-_UNDER_WAY = (TransactionStatus.ACTIVE, TransactionStatus.INTRANS, TransactionStatus.INERROR)
-
-FALLBACK_NAME = "fallback_application_name"
 
 
 class _ErrorWatch(DatabaseErrorWrapper):
@@ -84,7 +73,7 @@ class _ErrorWatch(DatabaseErrorWrapper):
             super().__exit__(exc_type, exc_value, traceback)
 
 
-class DatabaseWrapper(postgresql.DatabaseWrapper):
+class DatabaseWrapper(LendingWrapper):
     """One thread's view of a database; its connection comes from the process's pool.
 
     It takes its place in front of another backend over Django's PostgreSQL backend::
@@ -95,7 +84,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
     the pool calls when it has opened one; its ``get_new_connection()`` is left out.
     """
 
-    validation_class = DatabaseValidation
+    validation_class: type[DatabaseValidation] = DatabaseValidation
 
     rollback_exc: BaseException | None
     """Django's own, which django-stubs does not know."""
@@ -103,14 +92,8 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
     attempt: Attempt | None = None
     """Set by retry_transaction for as long as one attempt of a transaction lasts."""
 
-    _keeps = 0
-
-    checked_out_from: Pool | None = None
-    """The pool of the present connection."""
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._named_cursors: WeakSet[psycopg.Cursor[Any]] = WeakSet()
         self._last: tuple[tuple[dict[str, Any], str, str | None, int], Pool] | None = None
 
     @property
@@ -134,18 +117,14 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         return self._find_pool(self.get_connection_params())
 
     def get_connection_params(self) -> dict[str, Any]:
-        params: dict[str, Any] = super().get_connection_params()
-        if "service" not in params:
-            params = {**NETWORK_DEFAULTS, **params}
-        # A fallback: a name from OPTIONS, from a service file or in PGAPPNAME comes first.
-        params.setdefault(FALLBACK_NAME, session_name(os.getpid(), socket.gethostname()))
+        params = with_defaults(super().get_connection_params())
         if params["cursor_factory"] is postgresql.Cursor:
             params["cursor_factory"] = RidingCursor
         return params
 
     @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        self.isolation_level = self._isolation_level()
+        self.isolation_level = isolation_level_of(self.alias, self.settings_dict)
         if self.is_pooled:
             pool = self._find_pool(conn_params)
             connection = pool.checkout()
@@ -167,7 +146,6 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
             self.autocommit = True
             return
         super().set_autocommit(autocommit, *args, **kwargs)
-        self.statement_ended()
 
     def get_autocommit(self) -> bool:
         # Without a checkout: in transaction mode the connection would stay until a statement.
@@ -206,82 +184,15 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
     def wrap_database_errors(self) -> _ErrorWatch:
         return _ErrorWatch(self)
 
-    def release(self) -> bool:
-        """Give the connection back before the request ends, unless something on it is under way.
-
-        That is a transaction or an open server-side cursor. Returns whether it went back.
-        """
-        if self.connection is None or self.in_atomic_block or not self.autocommit:
-            return False
-        if any(not cursor.closed for cursor in self._named_cursors):
-            return False
-        self.close()
-        return True
-
-    def create_cursor(self, name: str | None = None) -> Any:
-        cursor = super().create_cursor(name)
-        if name is not None:
-            self._named_cursors.add(cursor)
-        if not self._lends:
-            return cursor
-        return (LendingCursor if name is None else LendingNamedCursor)(self, cursor)
-
-    def _cursor(self, name: str | None = None) -> Any:
-        # Statements that are run on the way to one's own end nothing: those of receivers of
-        # connection_created, or where somebody has put more into ensure_connection().
-        self._keeps += 1
-        try:
-            return super()._cursor(name)  # type: ignore[misc]
-        finally:
-            self._keeps -= 1
-
-    def bare_cursor(self) -> Any:
-        """Return psycopg's cursor, on a connection that stays until `statement_ended`."""
-        self._keeps += 1
-        try:
-            self.ensure_connection()
-            return super().create_cursor(None)
-        finally:
-            self._keeps -= 1
-
-    def connect(self) -> None:
-        self._keeps += 1
-        try:
-            super().connect()
-        finally:
-            self._keeps -= 1
-
-    def statement_ended(self) -> None:
-        """In transaction mode: give the connection back unless something on it is under way."""
-        connection = self.connection
-        if (
-            self._lends
-            and self._keeps == 0
-            and connection.pinned_by is None
-            and connection.pgconn.transaction_status not in _UNDER_WAY
-        ):
-            self.release()
-
-    def pin(self, state: str) -> None:
-        """Keep the connection to the end of the request: a statement gives its session *state*.
-
-        It is cleared of it when it comes back. Without effect in session mode, where others
-        may have set up such state for all.
-        """
-        if self.connection.pinned_by is None and self.checked_out_from is not None:
-            self.connection.pinned_by = state
-            self.checked_out_from.count_pinned(state)
-
     def note_error(self, error: psycopg.Error) -> None:
         """Take note of an error on this wrapper's connection, before anything swallows it."""
         if self.attempt is not None:
             self.attempt.note(self, error)
-        if self.checked_out_from is not None and isinstance(self.connection, PooledConnection):
-            self.checked_out_from.note_error(self.connection, error)
+        super().note_error(error)
 
     def forget_connection(self) -> None:
         """After fork(): let go of the parent's connection without a word to the server."""
-        self.connection = self._last = None
+        self.connection = self.checked_out_from = self._last = None
         self.in_atomic_block = self.needs_rollback = False
         self.savepoint_ids, self.atomic_blocks, self.run_on_commit = [], [], []
         self.attempt = None
@@ -307,11 +218,6 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
             self.attempt.forgive()
 
     @property
-    def _lends(self) -> bool:
-        pool = self.checked_out_from
-        return pool is not None and pool.lends
-
-    @property
     def _starts_in_autocommit(self) -> bool:
         return self.is_pooled and bool(self.settings_dict["AUTOCOMMIT"])
 
@@ -321,7 +227,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         Django's copies everything in them, which fails for what has a lock: a callable that
         fetches credentials may be the method of a client of some service.
         """
-        return type(self)(_copied(self.settings_dict), alias or self.alias)
+        return type(self)(copied(self.settings_dict), alias or self.alias)
 
     def drop_connection(self) -> None:
         """Give back a connection whose transaction is of no use any more, in whatever state."""
@@ -356,18 +262,10 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         if not isinstance(connection, PooledConnection) or pool is None:
             super()._close()  # type: ignore[misc]
             return
-        self._close_named_cursors()
+        self.close_named_cursors()
         self.connection = self.checked_out_from = connection.rider = connection.owner = None
         with self.wrap_database_errors:
             pool.checkin(connection)
-
-    def _close_named_cursors(self) -> None:
-        # An iterator left off half-way would go on reading, and in the end close its cursor, on a
-        # connection that somebody else has by then.
-        for cursor in list(self._named_cursors):
-            # A connection that is lost is none of this one's business: the checkin sees it.
-            with suppress(psycopg.Error):
-                cursor.close()
 
     def _find_pool(self, params: dict[str, Any]) -> Pool:
         role = self.settings_dict["OPTIONS"].get("assume_role")
@@ -375,7 +273,7 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
         target = (params, self.timezone_name, role, os.getpid())
         # Comparing with the last one is an order of magnitude cheaper than finding by hash.
         if self._last is None or self._last[0] != target or self._last[1].closed:
-            key = (_hashable(params), self.timezone_name, role)
+            key = (fingerprint(params), self.timezone_name, role)
             self._last = (
                 target,
                 registry.pool_for(self.alias, key, partial(self._make_pool, params)),
@@ -409,59 +307,6 @@ class DatabaseWrapper(postgresql.DatabaseWrapper):
             wrapper.connection = None
 
         return configure
-
-    def _isolation_level(self) -> IsolationLevel:
-        value = self.settings_dict["OPTIONS"].get("isolation_level", IsolationLevel.READ_COMMITTED)
-        try:
-            return IsolationLevel(value)
-        except ValueError:
-            levels = ", ".join(f"psycopg.IsolationLevel.{level.name}" for level in IsolationLevel)
-            # Django's words first, which may be looked for.
-            raise ImproperlyConfigured(
-                f"Invalid transaction isolation level {value} specified. Use one of the "
-                f"psycopg.IsolationLevel values. DATABASES[{self.alias!r}]['OPTIONS']"
-                f"['isolation_level'] is {value!r}; expected one of {levels}."
-            ) from None
-
-
-def server_of(settings: Mapping[str, Any]) -> str:
-    """Say which database an entry of ``settings.DATABASES`` leads to, for people."""
-    options = settings["OPTIONS"]
-    host = settings["HOST"] or options.get("host", "local socket")
-    port = settings["PORT"] or options.get("port", 5432)
-    name = options.get("dbname") or settings["NAME"] or f"service {options.get('service')}"
-    return f"{host}:{port}/{name}"
-
-
-def _copied(settings: Any) -> Any:
-    """Copy dictionaries, and what they hold by reference."""
-    if isinstance(settings, dict):
-        return {key: _copied(value) for key, value in settings.items()}
-    return settings
-
-
-def resolved(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Call what has to be fetched anew for each connection, such as a token for a password."""
-    resolved = dict(params)
-    for key in ("user", "password"):
-        if callable(resolved.get(key)):
-            resolved[key] = resolved[key]()
-    return resolved
-
-
-def _hashable(params: Mapping[str, Any]) -> Hashable:
-    """What tells one set of connection parameters from another."""
-    items = []
-    for key, value in sorted(params.items()):
-        if isinstance(value, type):
-            # Packages that watch cursors make a class of them for each wrapper, all alike.
-            value = tuple((kind.__module__, kind.__qualname__) for kind in value.__mro__)
-        try:
-            hash(value)
-        except TypeError:
-            value = repr(value)
-        items.append((key, value))
-    return tuple(items)
 
 
 def _after_fork_in_child() -> None:

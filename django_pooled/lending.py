@@ -1,12 +1,16 @@
-"""Cursors of transaction mode: each statement finds a connection, and most let go of it."""
+"""Transaction mode: each statement finds a connection, and most let go of it."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import psycopg
+from django.db.backends.postgresql import base as postgresql
+from psycopg.pq import TransactionStatus
 
+from .connection import PooledConnection
 from .session_state import session_state_of
 
 if TYPE_CHECKING:
@@ -14,9 +18,12 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from .base import DatabaseWrapper
+    from .pool import Pool
 
-__all__ = ["LendingCursor", "LendingNamedCursor"]
+__all__ = ["LendingCursor", "LendingNamedCursor", "LendingWrapper"]
+
+# What a connection can be in that is no end of a statement: its answer, a transaction.
+_UNDER_WAY = (TransactionStatus.ACTIVE, TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 
 class _Proxy:
@@ -27,10 +34,10 @@ class _Proxy:
         cursor: psycopg's, on that connection.
     """
 
-    _wrapper: DatabaseWrapper
+    _wrapper: LendingWrapper
     _cursor: Any
 
-    def __init__(self, wrapper: DatabaseWrapper, cursor: Any) -> None:
+    def __init__(self, wrapper: LendingWrapper, cursor: Any) -> None:
         self.__dict__.update(_wrapper=wrapper, _cursor=cursor)
 
     def __getattr__(self, name: str) -> Any:
@@ -68,7 +75,7 @@ class LendingCursor(_Proxy):
     is to a cursor is that of psycopg's, including what is set on it.
     """
 
-    def __init__(self, wrapper: DatabaseWrapper, cursor: Any) -> None:
+    def __init__(self, wrapper: LendingWrapper, cursor: Any) -> None:
         super().__init__(wrapper, cursor)
         self.__dict__.update(_home=wrapper.connection, _given={})
 
@@ -132,3 +139,110 @@ class LendingCursor(_Proxy):
         for name, value in self._given.items():
             setattr(cursor, name, value)
         self.__dict__.update(_cursor=cursor, _home=wrapper.connection)
+
+
+class LendingWrapper(postgresql.DatabaseWrapper):
+    """The part of the database wrapper that knows when a connection can go back.
+
+    In session mode that is when Django closes it; nothing here happens earlier.
+    """
+
+    checked_out_from: Pool | None = None
+    """The pool of the present connection."""
+
+    _keeps = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._named_cursors: WeakSet[psycopg.Cursor[Any]] = WeakSet()
+
+    @property
+    def _lends(self) -> bool:
+        pool = self.checked_out_from
+        return pool is not None and pool.lends
+
+    def set_autocommit(self, *args: Any, **kwargs: Any) -> None:
+        super().set_autocommit(*args, **kwargs)
+        self.statement_ended()
+
+    def release(self) -> bool:
+        """Give the connection back before the request ends, unless something on it is under way.
+
+        That is a transaction or an open server-side cursor. Returns whether it went back.
+        """
+        if self.connection is None or self.in_atomic_block or not self.autocommit:
+            return False
+        if any(not cursor.closed for cursor in self._named_cursors):
+            return False
+        self.close()
+        return True
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        cursor = super().create_cursor(name)
+        if name is not None:
+            self._named_cursors.add(cursor)
+        if not self._lends:
+            return cursor
+        return (LendingCursor if name is None else LendingNamedCursor)(self, cursor)
+
+    def _cursor(self, name: str | None = None) -> Any:
+        # Statements that are run on the way to one's own end nothing: those of receivers of
+        # connection_created, or where somebody has put more into ensure_connection().
+        self._keeps += 1
+        try:
+            return super()._cursor(name)  # type: ignore[misc]
+        finally:
+            self._keeps -= 1
+
+    def bare_cursor(self) -> Any:
+        """Return psycopg's cursor, on a connection that stays until `statement_ended`."""
+        self._keeps += 1
+        try:
+            self.ensure_connection()
+            return super().create_cursor(None)
+        finally:
+            self._keeps -= 1
+
+    def connect(self) -> None:
+        self._keeps += 1
+        try:
+            super().connect()
+        finally:
+            self._keeps -= 1
+
+    def statement_ended(self) -> None:
+        """In transaction mode: give the connection back unless something on it is under way."""
+        connection = self.connection
+        if (
+            self._lends
+            and self._keeps == 0
+            and connection.pinned_by is None
+            and connection.pgconn.transaction_status not in _UNDER_WAY
+        ):
+            self.release()
+
+    def pin(self, state: str) -> None:
+        """Keep the connection to the end of the request: a statement gives its session *state*.
+
+        It is cleared of it when it comes back. Without effect in session mode, where others
+        may have set up such state for all.
+        """
+        if self.connection.pinned_by is None and self.checked_out_from is not None:
+            self.connection.pinned_by = state
+            self.checked_out_from.count_pinned(state)
+
+    def note_error(self, error: psycopg.Error) -> None:
+        """Have the pool judge the connection by an error on it."""
+        if self.checked_out_from is not None and isinstance(self.connection, PooledConnection):
+            self.checked_out_from.note_error(self.connection, error)
+
+    def close_named_cursors(self) -> None:
+        """Close what an iterator has left open that was left off half-way.
+
+        It would go on reading, and in the end close its cursor, on a connection that somebody
+        else has by then.
+        """
+        for cursor in list(self._named_cursors):
+            # A connection that is lost is none of this one's business: the checkin sees it.
+            with suppress(psycopg.Error):
+                cursor.close()

@@ -9,8 +9,8 @@ import pytest
 from django.db import connections
 
 from django_pooled import registry
-from django_pooled.base import resolved
 from django_pooled.conf import parse
+from django_pooled.parameters import resolved
 from django_pooled.pool import Pool
 from tests.servers import wait_until
 

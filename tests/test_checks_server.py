@@ -17,9 +17,9 @@ from django.db import ProgrammingError, connections
 from django.db.transaction import atomic
 
 from django_pooled import publish, registry
-from django_pooled.base import server_of
 from django_pooled.checks import server as server_checks
 from django_pooled.checks.facts import look
+from django_pooled.parameters import server_of
 from django_pooled.poolstats.probe import NoAnswer, Probe
 from example_project.embedded_postgres import free_port
 from tests import pgbouncer

@@ -11,8 +11,8 @@ from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from django_pooled.base import server_of
 from django_pooled.conf import is_pooled, parse
+from django_pooled.parameters import server_of
 from django_pooled.poolstats.probe import NoAnswer, Probe
 
 from .capacity import Neighbour, check_capacity, limits_of
