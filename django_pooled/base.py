@@ -149,7 +149,7 @@ class DatabaseWrapper(LendingWrapper):
 
     def get_autocommit(self) -> bool:
         # Without a checkout: in transaction mode the connection would stay until a statement.
-        if self.connection is None and self._starts_in_autocommit:
+        if self.connection is None and not self.in_atomic_block and self._starts_in_autocommit:
             return True
         return bool(super().get_autocommit())
 

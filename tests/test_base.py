@@ -12,7 +12,14 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.signals import request_finished, request_started
-from django.db import DataError, OperationalError, close_old_connections, connection, connections
+from django.db import (
+    DataError,
+    OperationalError,
+    ProgrammingError,
+    close_old_connections,
+    connection,
+    connections,
+)
 from django.db.transaction import atomic
 from django.test import override_settings
 
@@ -453,3 +460,15 @@ def test_a_wrapper_that_has_gone_on_to_another_connection_keeps_nothing_of_the_f
     pool = wrapper.pool
     assert pool is not None
     pool.checkin(first)
+
+
+def test_a_lost_connection_is_told_to_who_asks_for_autocommit_inside_its_transaction(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server)
+    assert connections[alias].get_autocommit()
+    with atomic(using=alias):
+        connections[alias].close()
+        with pytest.raises(ProgrammingError, match="in an atomic block"):
+            connections[alias].get_autocommit()
+    assert connections[alias].get_autocommit()
