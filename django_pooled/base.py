@@ -85,6 +85,7 @@ class DatabaseWrapper(LendingWrapper):
     """
 
     validation_class: type[DatabaseValidation] = DatabaseValidation
+    """What ``check --database`` asks of the server."""
 
     rollback_exc: BaseException | None
     """Django's own, which django-stubs does not know."""
