@@ -26,7 +26,7 @@ _STATEMENTS = re.compile(
 _CALLS = re.compile(
     r"""
     (?P<ADVISORY_LOCK> \bpg_(?:try_)?advisory_(?:un)?lock(?:_shared|_all)?\s*\()
-    | (?P<SET> \bset_config\s*\((?!.*,\s*(?:true|'t(?:rue)?'|'on'|'1'|%\w*)\s*\)) | \bsetseed\s*\()
+    | (?P<SET> \bset_config\s*\((?!.*,\s*(?:true|'t(?:rue)?'|'on'|'1')\s*\)) | \bsetseed\s*\()
     | (?P<DBLINK> \bdblink_connect)
     """,
     re.IGNORECASE | re.DOTALL | re.VERBOSE,

@@ -27,6 +27,7 @@ from django_pooled.session_state import session_state_of
         ("SELECT pg_advisory_lock(1)", "ADVISORY LOCK"),
         ("SELECT pg_try_advisory_lock_shared(%s)", "ADVISORY LOCK"),
         ("SELECT set_config('search_path', 'other', false)", "SET"),
+        ("SELECT set_config('app.user', %s, %s)", "SET"),
         ("LOAD 'auto_explain'", "LOAD"),
         (b"SET search_path TO other", "SET"),
         (sql.SQL("SET search_path TO {}").format(sql.Identifier("other")), "SET"),
