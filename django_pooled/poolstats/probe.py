@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 
+from django_pooled.parameters import resolved
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -98,12 +100,9 @@ class Probe(Generic[T]):
             self._error = one_line(str(error) or type(error).__name__)
 
     def _connect(self, timeout: float) -> psycopg.Connection[Any]:
-        parameters = self._wrapper.get_connection_params()
+        parameters = resolved(self._wrapper.get_connection_params())
         for name in ("context", "cursor_factory", "prepare_threshold", "autocommit"):
             parameters.pop(name, None)
-        for name in ("user", "password"):
-            if callable(parameters.get(name)):
-                parameters[name] = parameters[name]()
         parameters["connect_timeout"] = max(2, ceil(timeout))
         parameters["application_name"] = self._application_name
         return psycopg.connect(**parameters, prepare_threshold=None)
