@@ -231,7 +231,7 @@ def pools(environment: dict[str, str]) -> dict[str, Any]:
         capture_output=True,
         text=True,
     )
-    names = ("checkouts", "connects", "dead", "discarded", "timeouts", "refused")
+    names = ("checkouts", "connects", "discarded", "timeouts", "refused", "exhausted")
     total: Counter[str] = Counter()
     with contextlib.suppress(ValueError):
         server = f":{environment['EXAMPLE_PORT']}"

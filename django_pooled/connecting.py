@@ -36,6 +36,7 @@ class Connector:
         backoff: Waits between the probe's attempts.
         patience: Seconds after which the probe ends if nobody waits for a connection.
         wanted: Whether anybody waits for a connection.
+        opened: Called after each connection that was opened, with the seconds that it took.
         credentials_change: Whether another attempt may bring other credentials: after a refusal
             one is made at once, since a token may have expired on its way.
     """
@@ -46,16 +47,17 @@ class Connector:
         backoff: Backoff,
         patience: float,
         wanted: Callable[[], bool],
+        opened: Callable[[float], None],
         credentials_change: bool = False,
     ) -> None:
         self.last_error: Exception | None = None
         self.last_error_at: float = 0.0
-        self.connects: int = 0
         self.failures: int = 0
         self._name = name
         self._backoff = backoff
         self._patience = patience
         self._wanted = wanted
+        self._opened = opened
         self._credentials_change = credentials_change
         self._closing = threading.Event()
         self._trouble = False
@@ -127,6 +129,7 @@ class Connector:
         )
 
     def _attempt(self, connect: Callable[[], T]) -> T:
+        started = monotonic()
         try:
             try:
                 connection = connect()
@@ -140,13 +143,14 @@ class Connector:
             traceback.clear_frames(error.__traceback__)
             self._failed(error)
             raise
+        took = monotonic() - started
         with self._counting:
-            self.connects += 1
             was_in_trouble = self._trouble
             self._trouble = self._suspected = False
             self._refusals = 0
         if was_in_trouble:
             logger.info("pool %r: connected again", self._name)
+        self._opened(took)
         return connection
 
     def _failed(self, error: Exception) -> None:

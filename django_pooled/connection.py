@@ -12,6 +12,7 @@ from .sqlstates import CONNECTION_LOST
 if TYPE_CHECKING:
     from weakref import ref
 
+    from .record import Reason
     from .retry.riding import Rider
     from .retry.witness import Backend
 
@@ -25,12 +26,24 @@ class Life:
     with the connection: a connection that nobody holds is then freed at once.
     """
 
-    __slots__ = ("backend", "doomed_by", "expires_at", "goodbye", "idle_since", "opened_at")
+    __slots__ = (
+        "backend",
+        "backend_pid",
+        "closed_for",
+        "doomed_by",
+        "expires_at",
+        "goodbye",
+        "idle_since",
+        "opened_at",
+    )
 
     def __init__(self) -> None:
         self.opened_at: float = monotonic()
         self.idle_since: float = self.opened_at
         self.expires_at: float = float("inf")
+        self.backend_pid: int = 0
+        self.closed_for: Reason | None = None
+        """Why the pool closes it, once that is decided."""
         self.doomed_by: str | None = None
         self.goodbye: str | None = None
         """SQLSTATE with which the server ended the session, where it came as a notice."""
@@ -79,6 +92,8 @@ class PooledConnection(psycopg.Connection[Any]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.life = Life()
+        # Asked for now, since a closed connection does not tell.
+        self.life.backend_pid = self.pgconn.backend_pid
         self.add_notice_handler(self.life.notice)
 
     @property

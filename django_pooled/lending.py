@@ -229,7 +229,7 @@ class LendingWrapper(postgresql.DatabaseWrapper):
         """
         if self.connection.pinned_by is None and self.checked_out_from is not None:
             self.connection.pinned_by = state
-            self.checked_out_from.count_pinned(state)
+            self.checked_out_from.record.add("pinned", state)
 
     def note_error(self, error: psycopg.Error) -> None:
         """Have the pool judge the connection by an error on it."""

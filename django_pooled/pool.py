@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
-from copy import copy
 from functools import partial
 from random import uniform
 from time import monotonic
@@ -15,19 +13,28 @@ from . import psycopg_seam as seam
 from .connecting import Connector
 from .errors import CheckoutTimeout, ConnectFailed, Gauges, PoolClosed, PoolError, PoolExhausted
 from .liveness import answers, looks_alive
+from .record import Record
 from .reset import reset
 from .retry.budget import RetryBudget
+from .signals import (
+    connection_checked_in,
+    connection_checked_out,
+    connection_discarded,
+    connection_opened,
+)
 from .sqlstates import READ_ONLY, is_connection_lost, is_stale_plan
-from .stats import Counters, PoolSnapshot
-from .usage import Usage
+from .stats import PoolSnapshot
+from .usage import Usage, described
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import psycopg
+    from django.dispatch import Signal
 
     from .conf import PoolOptions
     from .connection import PooledConnection
+    from .record import Reason
     from .usage import Checkout
 
 __all__ = ["Pool"]
@@ -62,22 +69,24 @@ class Pool:
         self.server = server
         self.lends: bool = options.pool_mode == "transaction"
         """Whether a checkout lasts for a transaction, and not for a request."""
-        self.counters: Counters = Counters()
+        self.record: Record = Record()
         self.retry_budget: RetryBudget = RetryBudget(options.retry_budget)
+        self._made_at = monotonic()
         self._parameters = parameters
         self._configure = configure
-        self._lock = threading.Lock()  # guards counters
         self._usage = Usage(alias, options.leak_after, self._left_behind)
         self._connector = Connector(
             alias,
             options.backoff,
             options.reconnect_timeout,
             wanted=lambda: self._pool.waiting > 0,
+            opened=self._opened,
             credentials_change=credentials_change,
         )
         self._pool = seam.RecoveringPool(
             self._connector,
             lambda: len(self._usage) > 0,
+            self._discarded,
             kwargs=self._connection_parameters,
             configure=self._configure_new,
             name=options.name or alias,
@@ -116,17 +125,18 @@ class Pool:
         while True:
             connection = self._take(started, deadline)
             try:
-                usable = self._is_usable(connection, deadline)
+                unusable = self._unusable(connection, deadline)
             except BaseException:
-                self._pool.discard(connection)
+                self._pool.discard(connection, "error")
                 raise
-            if usable:
+            if unusable is None:
                 break
-            self._pool.discard(connection)
+            self._pool.discard(connection, unusable)
         self._usage.begin(connection)
-        with self._lock:
-            self.counters.checkouts += 1
-            self.counters.wait_seconds += monotonic() - started
+        waited = monotonic() - started
+        self.record.checkout(waited)
+        if connection_checked_out.receivers:
+            self._send(connection_checked_out, waited=waited)
         return connection
 
     def checkin(self, connection: PooledConnection) -> None:
@@ -135,7 +145,8 @@ class Pool:
         An open transaction is rolled back. A connection that broke, or on which the server
         said that it is going away or read-only, is closed instead.
         """
-        if not self._usage.end(connection):
+        used = self._usage.end(connection)
+        if used is None:
             return
         kept = False
         try:
@@ -144,7 +155,7 @@ class Pool:
             )
         finally:
             # Whatever ended the reset, Ctrl-C included, the connection leaves or goes back.
-            self._count("checkins" if kept else "discarded")
+            self.record.checkin(used, kept)
             self._usage.done(connection)
             if kept:
                 connection.life.idle_since = monotonic()
@@ -152,7 +163,9 @@ class Pool:
             else:
                 if connection.broken:
                     self._connector.suspect()
-                self._pool.discard(connection)
+                self._pool.discard(connection, self._spoilt(connection))
+            if connection_checked_in.receivers:
+                self._send(connection_checked_in, used=used, kept=kept)
 
     def close(self, timeout: float = 5.0) -> None:
         """Refuse checkouts, close what is idle, and let other threads finish what is in use.
@@ -170,7 +183,7 @@ class Pool:
         """Forget a pool inherited through fork(); its sockets and locks are the parent's."""
         self._pool.abandon()
         self._usage.abandon()
-        self._lock = threading.Lock()
+        self.record = Record()
 
     def gauges(self) -> Gauges:
         """How full the pool is now."""
@@ -186,12 +199,7 @@ class Pool:
     def snapshot(self) -> PoolSnapshot:
         """Describe the pool for `manage.py poolstats`."""
         gauges = self.gauges()
-        with self._lock:
-            counters = copy(self.counters)
-            counters.restarts = self.counters.restarts.copy()
-            counters.pinned = self.counters.pinned.copy()
-            counters.lost_commits = self.counters.lost_commits.copy()
-        counters.connects = self._connector.connects
+        counters = self.record.counters()
         counters.connect_failures = self._connector.failures
         error = self._connector.last_error
         return PoolSnapshot(
@@ -203,12 +211,15 @@ class Pool:
             idle=gauges.idle,
             in_use=gauges.in_use,
             waiting=gauges.waiting,
+            longest_waiting=self._pool.longest_waiting,
             connecting=self._pool.opening,
             server=self.server,
+            age=monotonic() - self._made_at,
             retry_budget_left=self.retry_budget.left,
             last_error=str(error).strip() if error else None,
             last_error_age=monotonic() - self._connector.last_error_at if error else None,
             counters=counters,
+            connections=[*self._usage.describe(), *map(described, self._pool.idle_connections)],
         )
 
     def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:
@@ -226,31 +237,17 @@ class Pool:
             for other in self._usage.connections():
                 if other.place == place:
                     other.life.doom(f"{READ_ONLY}: {error}")
-            self._count("dead", self._pool.sweep(lambda other: other.place != place))
+            self._pool.sweep(lambda other: other.place != place, "drained")
             logger.warning("pool %r: %s:%s turned read-only, and is left", self.alias, *place)
         elif is_stale_plan(error):
             for other in self._usage.connections():
                 other.life.doom(str(error))
-            self._count("dead", self._pool.sweep(lambda other: False))
+            self._pool.sweep(lambda other: False, "drained")
             logger.info("pool %r: tables have changed; new connections prepare anew", self.alias)
-
-    def count_restart(self, sqlstate: str) -> None:
-        """Count a transaction that retry_transaction starts again."""
-        with self._lock:
-            self.counters.restarts[sqlstate] += 1
-
-    def count_pinned(self, state: str) -> None:
-        """Count a connection that transaction mode cannot take back before the request's end."""
-        with self._lock:
-            self.counters.pinned[state] += 1
-
-    def count_resolved(self, outcome: str) -> None:
-        """Count a COMMIT whose answer was lost, by what was found out about it."""
-        with self._lock:
-            self.counters.lost_commits[outcome] += 1
 
     def _take(self, started: float, deadline: float) -> PooledConnection:
         cause: BaseException | None
+        counter = "timeouts"
         try:
             return self._pool.take(deadline - monotonic())
         except seam.PoolTimeout:
@@ -261,17 +258,15 @@ class Pool:
         except seam.TooManyRequests:
             waiting = self.options.max_waiting
             error = self._error(PoolExhausted, started, f"{waiting} threads are waiting already")
+            counter = "exhausted"
             cause = self._connector.trouble
         except seam.PoolClosed:
             raise self._error(PoolClosed, started, "the pool is closed") from None
         except seam.Refused as refused:
+            counter = "refused"
             cause = refused.__cause__
             error = self._error(ConnectFailed, started, f"cannot connect: {str(cause).strip()}")
-        with self._lock:
-            if isinstance(error, CheckoutTimeout):
-                self.counters.timeouts += 1
-            else:
-                self.counters.refused += 1
+        self.record.add(counter)
         if isinstance(error, CheckoutTimeout):
             self._usage.log_long_holds()
         raise error from cause
@@ -286,32 +281,30 @@ class Pool:
             message += f"; {opening} being opened, without an answer yet from {self.server}"
         return kind(message, alias=self.alias, elapsed=elapsed, gauges=gauges)
 
-    def _is_usable(self, connection: PooledConnection, deadline: float) -> bool:
+    def _unusable(self, connection: PooledConnection, deadline: float) -> Reason | None:
+        """Return why a connection that was idle cannot be used; None if it can."""
         life, now = connection.life, monotonic()
         if now >= life.expires_at:
-            self._count("expired")
-            return False
+            return "lifetime"
         if not self._is_alive(connection, now, deadline):
-            self._count("dead")
             self._connector.suspect()
             # Where one died the others may have: look at all of them now, since each would
             # cost a later checkout its own discovery. Where one only kept silent, those that
             # need a round trip too go unasked: each would cost another check_timeout.
             silent = looks_alive(connection)
             dead = self._pool.sweep(
-                lambda other: looks_alive(other) and not (silent and self._is_due(other, now))
+                lambda other: looks_alive(other) and not (silent and self._is_due(other, now)),
+                "dead",
             )
-            self._count("dead", dead)
             logger.info("pool %r: found %d dead connections", self.alias, dead + 1)
-            return False
+            return "dead"
         if self.options.check is not None:
             try:
                 self.options.check(connection)
             except Exception as error:
                 logger.info("pool %r: the project's check failed: %s", self.alias, error)
-                self._count("dead")
-                return False
-        return True
+                return "dead"
+        return None
 
     def _is_alive(self, connection: PooledConnection, now: float, deadline: float) -> bool:
         if not looks_alive(connection):
@@ -354,9 +347,25 @@ class Pool:
                 self.alias,
                 checkout.where,
             )
-            self._count("reclaimed")
+            self.record.add("reclaimed")
             self.checkin(checkout.connection)
 
-    def _count(self, counter: str, by: int = 1) -> None:
-        with self._lock:
-            setattr(self.counters, counter, getattr(self.counters, counter) + by)
+    def _spoilt(self, connection: PooledConnection) -> Reason:
+        """Say why a connection that came back is not kept."""
+        if self._pool.closed:
+            return "drained"
+        spoilt = connection.broken or connection.life.doomed_by is not None
+        return "error" if spoilt else "reset"
+
+    def _opened(self, seconds: float) -> None:
+        self.record.connect(seconds)
+        if connection_opened.receivers:
+            self._send(connection_opened, seconds=seconds)
+
+    def _discarded(self, connection: PooledConnection, reason: Reason) -> None:
+        self.record.add("closed", reason)
+        if connection_discarded.receivers:
+            self._send(connection_discarded, reason=reason)
+
+    def _send(self, signal: Signal, **facts: object) -> None:
+        signal.send_robust(sender=type(self), using=self.alias, pool_name=self._pool.name, **facts)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
     from .connecting import Connector
+    from .record import Reason
 
 __all__ = [
     "PoolClosed",
@@ -55,6 +57,16 @@ class Refused(Exception):
     """Ends a wait: no connection can be opened; ``__cause__`` is why."""
 
 
+class _Waiter(WaitingClient[PooledConnection]):
+    """A thread in the queue, and since when."""
+
+    __slots__ = ("since",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.since = monotonic()
+
+
 class _Call(MaintenanceTask):
     """Any action as a task; it is run even if the pool was closed meanwhile."""
 
@@ -74,12 +86,20 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     Args:
         connector: Opens connections, and knows whether the server is away.
         in_use: Whether a connection is checked out, which will come back to serve a waiter.
+        closed: Called with each connection that is closed for good, and why.
         options: psycopg_pool's own.
     """
 
-    def __init__(self, connector: Connector, in_use: Callable[[], bool], **options: Any) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        in_use: Callable[[], bool],
+        closed: Callable[[PooledConnection, Reason], None],
+        **options: Any,
+    ) -> None:
         self._connector = connector
         self._in_use = in_use
+        self._report_closed = closed
         # AddConnection tasks queued or under way; changed under the lock.
         self._opening = 0
         super().__init__(connection_class=PooledConnection, open=False, **options)
@@ -90,6 +110,11 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         return len(self._pool)
 
     @property
+    def idle_connections(self) -> list[PooledConnection]:
+        """The connections ready for a checkout, which may be in use the next moment."""
+        return list(self._pool)
+
+    @property
     def opening(self) -> int:
         """Connections being opened, or about to be."""
         return self._opening
@@ -98,6 +123,16 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     def waiting(self) -> int:
         """Waiters that have neither a connection nor an error yet."""
         return sum(1 for waiter in list(self._waiting) if not (waiter.conn or waiter.error))
+
+    @property
+    def longest_waiting(self) -> float | None:
+        """Seconds that the waiter who is next has waited; None without waiters."""
+        since = [
+            waiter.since
+            for waiter in list(self._waiting)
+            if isinstance(waiter, _Waiter) and not (waiter.conn or waiter.error)
+        ]
+        return max(0.0, monotonic() - min(since)) if since else None
 
     def take(self, timeout: float) -> PooledConnection:
         """Take an idle connection, or queue for one; as getconn(), without its own checks.
@@ -114,7 +149,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             self._check_open_getconn()
             connection = self._get_ready_connection(timeout)
             if connection is None:
-                waiter: WaitingClient[PooledConnection] = WaitingClient()
+                waiter = _Waiter()
                 self._waiting.append(waiter)
                 self._maybe_grow_pool()
         if connection is None:
@@ -126,7 +161,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         connection._pool = self
         return connection
 
-    def _leave(self, waiter: WaitingClient[PooledConnection], reason: BaseException) -> None:
+    def _leave(self, waiter: _Waiter, reason: BaseException) -> None:
         # Connections are handed over under this lock, so from here on none is handed to it.
         with self._lock:
             connection = waiter.conn
@@ -137,8 +172,9 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         if connection is not None:
             self._add_to_pool(connection)
 
-    def discard(self, connection: PooledConnection) -> None:
+    def discard(self, connection: PooledConnection, reason: Reason) -> None:
         """Close a connection that was taken; open another only if it will be missed."""
+        connection.life.closed_for = reason
         self._close_connection(connection)
         with self._lock:
             if self._nconns <= self._min_size or self._waiting:
@@ -146,7 +182,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             else:
                 self._nconns -= 1
 
-    def sweep(self, alive: Callable[[PooledConnection], bool]) -> int:
+    def sweep(self, alive: Callable[[PooledConnection], bool], reason: Reason) -> int:
         """Discard every idle connection for which *alive* is false; return how many."""
         with self._lock:
             connections = list(self._pool)
@@ -157,7 +193,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 self._add_to_pool(connection)
             else:
                 dead += 1
-                self.discard(connection)
+                self.discard(connection, reason)
         return dead
 
     def close(self, timeout: float = 5.0) -> None:
@@ -165,6 +201,15 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         self._connector.close()
         # psycopg_pool waits that long for each of its threads, one after another.
         super().close(timeout / (self.num_workers + 1))
+
+    def _close_connection(self, conn: PooledConnection) -> None:
+        # Whatever psycopg_pool closes by itself comes by here too, without a word of why.
+        super()._close_connection(conn)
+        reason = conn.life.closed_for
+        if reason is None:
+            old = conn._expire_at <= monotonic()
+            reason = "drained" if self._closed else "lifetime" if old else "idle"
+        self._report_closed(conn, reason)
 
     def abandon(self) -> None:
         """Forget a pool inherited through fork(): its threads, locks and sockets are the parent's.

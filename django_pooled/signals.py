@@ -4,7 +4,41 @@ from __future__ import annotations
 
 from django.dispatch import Signal
 
-__all__ = ["transaction_restarting"]
+__all__ = [
+    "connection_checked_in",
+    "connection_checked_out",
+    "connection_discarded",
+    "connection_opened",
+    "transaction_restarting",
+]
+
+connection_checked_out: Signal = Signal()
+"""Sent when a thread has been given a connection, in that thread.
+
+Arguments of this and the three that follow: ``sender`` (the class of the pool), ``using`` (alias)
+and ``pool_name`` (the option ``name``, or the alias). Here also ``waited``: seconds that the
+checkout took. Receivers must be quick, must not use the database and must not keep anything of
+the caller's; what they raise is logged.
+"""
+
+connection_checked_in: Signal = Signal()
+"""Sent when a connection has come back, in the thread that gave it.
+
+Also ``used`` (seconds that it was in use) and ``kept`` (False if it was closed instead).
+"""
+
+connection_opened: Signal = Signal()
+"""Sent when a connection has been opened and configured, in a thread of the pool.
+
+Also ``seconds``: how long that took.
+"""
+
+connection_discarded: Signal = Signal()
+"""Sent when a pool has closed a connection, in whatever thread that was.
+
+Also ``reason``: 'idle', 'lifetime', 'dead', 'error', 'reset' or 'drained', as `Counters.closed`
+describes them. A receiver must not wait for the pool: its lock may be held.
+"""
 
 transaction_restarting: Signal = Signal()
 """Sent by ``retry_transaction`` before it waits and runs a transaction again.

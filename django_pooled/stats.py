@@ -1,4 +1,4 @@
-"""What a pool did and how it stands: counters that it keeps, snapshots that others read."""
+"""How the pools of this process stand: snapshots, and the report that poolstats reads."""
 
 from __future__ import annotations
 
@@ -6,58 +6,35 @@ import os
 import socket
 import sys
 import threading
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections import Counter, defaultdict
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-__all__ = ["Counters", "PoolSnapshot", "ProcessReport", "process_report", "session_name"]
+from .histogram import BOUNDS, Histogram
+from .record import Counters
+
+if TYPE_CHECKING:
+    from .usage import ConnectionFigures
+
+__all__ = [
+    "BOUNDS",
+    "Counters",
+    "Histogram",
+    "PoolSnapshot",
+    "ProcessReport",
+    "process_report",
+    "session_name",
+]
 
 REPORT_VERSION = 1
 """Version of the report's format, raised when a reader has to know the difference."""
 
 
-@dataclass
-class Counters:
-    """Totals since the pool was opened; incremented under the pool's lock.
-
-    They add up: ``checkouts == checkins + discarded + in use``.
-    """
-
-    checkouts: int = 0
-    """Connections handed to a thread."""
-    checkins: int = 0
-    """Connections given back and kept."""
-    discarded: int = 0
-    """Connections given back and closed: broken, poisoned, or the pool closed."""
-    reclaimed: int = 0
-    """Of those given back, the ones a thread had left behind when it ended."""
-    timeouts: int = 0
-    """Checkouts that ended in CheckoutTimeout."""
-    refused: int = 0
-    """Checkouts that ended in PoolExhausted or ConnectFailed."""
-    connects: int = 0
-    """Connections opened."""
-    connect_failures: int = 0
-    """Connection attempts that failed."""
-    dead: int = 0
-    """Idle connections found dead at checkout."""
-    expired: int = 0
-    """Idle connections closed at checkout for their age."""
-    wait_seconds: float = 0.0
-    """Total time that checkouts took."""
-    restarts: Counter[str] = field(default_factory=Counter)
-    """Transactions restarted by retry_transaction, by SQLSTATE ('lost' where there was none)."""
-    pinned: Counter[str] = field(default_factory=Counter)
-    """Connections that transaction mode left with a request to its end, by what made it."""
-    lost_commits: Counter[str] = field(default_factory=Counter)
-    """COMMITs without an answer, by what was found out: 'committed', 'failed' or 'unknown'."""
-
-
 @dataclass(frozen=True)
 class PoolSnapshot:
-    """One pool at one moment; ``size == idle + in_use``.
+    """One pool at one moment; ``size == idle + in_use``; times are seconds.
 
     ``connecting`` connections are being opened and in no other sum.
     """
@@ -70,9 +47,13 @@ class PoolSnapshot:
     idle: int
     in_use: int
     waiting: int
+    longest_waiting: float | None
+    """How long the waiter who is next has waited; None without waiters."""
     connecting: int
     server: str
     """Where the pool connects to: host, port and database, never a password."""
+    age: float
+    """How long ago the pool was made."""
     retry_budget_left: float | None
     """Restarts that the retry budget allows now; None without a budget."""
     last_error: str | None
@@ -80,6 +61,8 @@ class PoolSnapshot:
     last_error_age: float | None
     """Seconds since then."""
     counters: Counters
+    connections: list[ConnectionFigures]
+    """Each connection: those in use, then the idle ones."""
 
 
 class ProcessReport(TypedDict):
@@ -90,6 +73,8 @@ class ProcessReport(TypedDict):
     host: str
     command: str
     threads: int
+    age: float
+    """Seconds since its first pool was made; 0 without one."""
     pools: list[dict[str, object]]
 
 
@@ -101,6 +86,7 @@ def process_report(pools: list[PoolSnapshot]) -> ProcessReport:
         host=socket.gethostname(),
         command=_command(),
         threads=threading.active_count(),
+        age=max((pool.age for pool in pools), default=0.0),
         pools=[_flat(pool) for pool in pools],
     )
 
@@ -121,8 +107,19 @@ def session_name(pid: int, host: str) -> str:
 
 
 def _flat(pool: PoolSnapshot) -> dict[str, object]:
-    values = asdict(pool)
-    values.update(values.pop("counters"))
-    for by_kind in ("restarts", "pinned", "lost_commits"):
-        values[by_kind] = dict(getattr(pool.counters, by_kind))
-    return values
+    own = {f.name: getattr(pool, f.name) for f in fields(pool) if f.name != "counters"}
+    counters = {f.name: _plain(getattr(pool.counters, f.name)) for f in fields(Counters)}
+    return own | counters
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Histogram):
+        return value.as_report()
+    if not isinstance(value, Counter):
+        return value
+    if not any(isinstance(kind, tuple) for kind in value):
+        return dict(value)
+    nested: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for (first, second), count in value.items():
+        nested[first][second] = count
+    return dict(nested)

@@ -7,8 +7,9 @@ import threading
 import traceback
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
+from .activity import activity_of, current
 from .reclaim import caller, this_threads_holder
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from .connection import PooledConnection
 
-__all__ = ["Checkout", "Usage"]
+__all__ = ["Checkout", "ConnectionFigures", "Usage", "described"]
 
 logger = logging.getLogger("django_pooled.pool")
 
@@ -29,6 +30,43 @@ class Checkout(NamedTuple):
     where: str
     stack: traceback.StackSummary | None
     holder: dict[int, Callable[[], None]]
+    thread: int
+    activity: str | None
+    """What it is for, where something has named it."""
+
+
+class ConnectionFigures(TypedDict):
+    """One connection of a pool at one moment; times are seconds."""
+
+    backend_pid: int
+    age: float
+    state: str
+    """'idle', 'in use' or 'returning': while it is reset at its checkin."""
+    since: float
+    """How long it has been in that state."""
+    by: str | None
+    """The view, task or command that has it in use, if that can be told."""
+    where: str | None
+    """The line that checked it out, as 'module.function:line'; None while it is idle."""
+    pinned_by: str | None
+    """The session state that keeps it with its request, in transaction mode."""
+    doomed_by: str | None
+    """Why it will be closed at its checkin."""
+
+
+def described(connection: PooledConnection, checkout: Checkout | None = None) -> ConnectionFigures:
+    """Describe a connection: idle, or in use since *checkout*."""
+    life, now = connection.life, monotonic()
+    return ConnectionFigures(
+        backend_pid=life.backend_pid,
+        age=now - life.opened_at,
+        state="in use" if checkout else "idle",
+        since=max(0.0, now - (checkout.since if checkout else life.idle_since)),
+        by=checkout and (checkout.activity or activity_of(checkout.thread)),
+        where=checkout and checkout.where,
+        pinned_by=connection.pinned_by,
+        doomed_by=life.doomed_by,
+    )
 
 
 class Usage:
@@ -63,26 +101,40 @@ class Usage:
         """Note that this thread has checked out *connection*."""
         holder = this_threads_holder()
         stack = traceback.extract_stack() if self._leak_after else None
-        checkout = Checkout(connection, monotonic(), caller(), stack, holder)
+        checkout = Checkout(
+            *(connection, monotonic(), caller(), stack, holder),
+            *(threading.get_ident(), current.get()),
+        )
         with self._changed:
             self._checkouts[connection] = checkout
         holder[id(connection)] = partial(self._left_behind, checkout)
 
-    def end(self, connection: PooledConnection) -> bool:
-        """Begin to give *connection* back; tell whether it was checked out at all.
+    def describe(self) -> list[ConnectionFigures]:
+        """Describe the connections in use now, and those that are being given back."""
+        in_use = [described(*pair) for pair in list(self._checkouts.items())]
+        returning = [described(*pair) for pair in list(self._returning.items())]
+        for figures in returning:
+            figures["state"] = "returning"
+        return in_use + returning
+
+    def end(self, connection: PooledConnection) -> float | None:
+        """Begin to give *connection* back.
 
         It counts as in use until `done`, while it is being reset.
+
+        Returns:
+            How many seconds it was in use; None if it was not checked out at all.
         """
         with self._changed:
             checkout = self._checkouts.pop(connection, None)
             if checkout is None:
-                return False
+                return None
             self._returning[connection] = checkout
         checkout.holder.pop(id(connection), None)
         held = monotonic() - checkout.since
         if self._leak_after is not None and held > self._leak_after:
             self._log(checkout, held)
-        return True
+        return held
 
     def done(self, connection: PooledConnection) -> None:
         """Note that *connection* is in use no more: it goes back or is closed now."""

@@ -41,13 +41,17 @@ def snapshot(alias: str = "default", **figures: Any) -> PoolSnapshot:
         "waiting": 0,
         "connecting": 0,
         "server": "db.example:5432/site",
+        "age": 60.0,
+        "longest_waiting": None,
+        "connections": [],
         "retry_budget_left": 100.0,
         "last_error": None,
         "last_error_age": None,
     }
-    return PoolSnapshot(
-        **{**values, "counters": Counters(checkouts=7, wait_seconds=0.7), **figures}
-    )
+    counters = Counters(checkouts=7)
+    for _ in range(7):
+        counters.wait.record(0.1)
+    return PoolSnapshot(**{**values, "counters": counters, **figures})
 
 
 class Publisher:

@@ -109,9 +109,7 @@ def write(alias: str, statement: str, *parameters: Any) -> None:
 
 def discarded(alias: str) -> int:
     return sum(
-        pool.counters.discarded + pool.counters.dead
-        for pool in registry.snapshots()
-        if pool.alias == alias
+        sum(pool.counters.closed.values()) for pool in registry.snapshots() if pool.alias == alias
     )
 
 
@@ -268,7 +266,7 @@ def test_reading_from_a_standby_costs_no_connection(new_pair: Pair, make_pool: M
     for _ in range(3):
         assert ports_of_all(pool) == {new_pair[1].port}
     snapshot = pool.snapshot()
-    assert (snapshot.counters.connects, snapshot.counters.dead) == (2, 0)
+    assert (snapshot.counters.connects, snapshot.counters.closed["dead"]) == (2, 0)
 
 
 @pytest.mark.parametrize("old_primary", ["stopped", "read-only"])

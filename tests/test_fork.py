@@ -332,7 +332,9 @@ def parent_of_a_child(deed: str) -> None:
     connection.close()
     (after,) = registry.snapshots()
     assert (after.size, after.in_use, after.counters.connects) == (3, 0, before.counters.connects)
-    assert after.counters.dead == after.counters.discarded == after.counters.reclaimed == 0
+    assert (
+        after.counters.closed["dead"] == after.counters.discarded == after.counters.reclaimed == 0
+    )
 
 
 @pytest.mark.parametrize("deed", DEEDS)
@@ -462,7 +464,7 @@ def parent_of_fifty() -> None:
     assert not any(thread.is_alive() for thread in threads)
     (pool,) = registry.snapshots()
     assert pool.in_use == pool.waiting == pool.counters.reclaimed == 0
-    assert pool.counters.discarded == pool.counters.dead == 0
+    assert pool.counters.discarded == pool.counters.closed["dead"] == 0
     assert pool.size <= MAX_SIZE
 
 
@@ -480,7 +482,7 @@ def parent_with_every_lock_held() -> None:
     held, told = threading.Event(), threading.Event()
 
     def keep() -> None:
-        with registry._lock, publish._lock, pool._lock, pool._pool._lock:
+        with registry._lock, publish._lock, pool.record._lock, pool._pool._lock:
             held.set()
             assert told.wait(PATIENCE)
 

@@ -301,7 +301,7 @@ def test_a_pool_outlives_the_lifetime_of_all_its_connections_without_an_error(
         thread.join(30)
     assert errors == []
     counters = pool.snapshot().counters
-    assert counters.expired + counters.discarded >= 4
+    assert counters.closed["lifetime"] + counters.discarded >= 4
     assert counters.checkouts == counters.checkins + counters.discarded
     assert pool.gauges().size <= 4
 

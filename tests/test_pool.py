@@ -96,7 +96,7 @@ def test_backends_killed_while_idle_fail_no_checkout(
     fill(pool, idle)
     assert kill_backends(own_server, "postgres") == idle
     assert [query(pool) for _ in range(idle * 2)] == [42] * idle * 2
-    assert pool.snapshot().counters.dead == idle
+    assert pool.snapshot().counters.closed["dead"] == idle
 
 
 def test_a_killed_server_s_idle_connections_are_found_dead_all_at_once(
@@ -108,7 +108,7 @@ def test_a_killed_server_s_idle_connections_are_found_dead_all_at_once(
     own_server.start()
     assert query(pool) == 42
     # One checkout found all eight, and only what was missed has been opened.
-    assert pool.snapshot().counters.dead == 8
+    assert pool.snapshot().counters.closed["dead"] == 8
     assert pool.snapshot().counters.connects <= 10
 
 
@@ -301,7 +301,9 @@ def test_a_demoted_server_loses_all_its_connections_at_the_first_refused_write(
     assert first.closed
     assert second.closed
     assert pool.gauges().idle == 0
-    assert (pool.snapshot().counters.discarded, pool.snapshot().counters.dead) == (2, 1)
+    assert pool.snapshot().counters.discarded == 2
+    closed = pool.snapshot().counters.closed
+    assert (closed["error"], closed["drained"], closed["dead"]) == (2, 1, 0)
 
 
 def test_a_read_only_transaction_of_the_client_s_own_costs_no_connection(
@@ -340,7 +342,9 @@ def test_a_silent_server_gets_one_knock_at_a_time(
 def test_an_attempt_that_timed_out_leaves_no_socket(server: EmbeddedServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        opening = Connector("default", Backoff(), 0.0, wanted=lambda: False)
+        opening = Connector(
+            "default", Backoff(), 0.0, wanted=lambda: False, opened=lambda seconds: None
+        )
         with pytest.raises(psycopg.errors.ConnectionTimeout):
             opening.open(
                 lambda: PooledConnection.connect(
@@ -530,7 +534,7 @@ def test_a_connection_past_its_lifetime_is_replaced_at_checkout(
     second = pool.checkout()
     pool.checkin(second)
     assert first is not second
-    assert pool.snapshot().counters.expired == 1
+    assert pool.snapshot().counters.closed["lifetime"] == 1
 
 
 def test_an_open_transaction_is_rolled_back_at_checkin(

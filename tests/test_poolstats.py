@@ -206,7 +206,7 @@ def test_since_an_earlier_look_checkouts_are_a_rate() -> None:
     after = overview({})
     after.taken = before.taken + 2.0
     pool = after.collection.reports[0]["pools"][0]
-    pool["checkouts"], pool["wait_seconds"] = 7 + 30, 0.7 + 0.15
+    pool.update(checkouts=7 + 30, wait={"sum": 0.7 + 0.15})
     lines = table.render(after, [], previous=before)
     assert "out/s" in lines[0]
     assert "15.0   5.0 ms" in lines[1]

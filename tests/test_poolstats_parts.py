@@ -107,7 +107,7 @@ def test_the_table_tells_of_retries_what_there_is(figures: dict[str, Any], line:
 )
 def test_the_table_shows_waits_in_fitting_units(seconds: float, shown: str) -> None:
     look = overview()
-    look.collection.reports[0]["pools"][0].update(checkouts=1, wait_seconds=seconds)
+    look.collection.reports[0]["pools"][0].update(checkouts=1, wait={"sum": seconds})
     assert shown in table.render(look, [])[1]
 
 

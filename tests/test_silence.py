@@ -156,7 +156,7 @@ def test_one_silent_idle_connection_costs_one_check_timeout(
         watch = Stopwatch()
         assert query(pool) == 42
         assert 0.5 <= watch.seconds < 0.5 + SLACK
-        assert pool.snapshot().counters.dead == 1
+        assert pool.snapshot().counters.closed["dead"] == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be stopped there")
@@ -169,7 +169,7 @@ def test_many_silent_idle_connections_cost_no_more_than_one(
         watch = Stopwatch()
         assert query(pool) == 42
         assert watch.seconds < 1.0 + SLACK
-        assert pool.snapshot().counters.dead == 8
+        assert pool.snapshot().counters.closed["dead"] == 8
 
 
 def test_a_silent_idle_connection_never_outlasts_the_checkout_s_own_timeout(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import collections
 import contextlib
 import threading
 import uuid
@@ -22,6 +23,7 @@ from django_pooled import (
     retry_transaction,
     run_transaction,
 )
+from django_pooled.retry.budget import RetryBudget
 from django_pooled.signals import transaction_restarting
 from django_pooled.testing import fail_next_transaction
 from tests.app.models import Counter, Note
@@ -766,12 +768,50 @@ def test_name_and_docstring_of_the_function_stay() -> None:
     assert (vote.__name__, vote.__doc__) == ("vote", "Cast one.")
 
 
+def counted() -> collections.Counter[Any]:
+    """Return how many restarts there were, what became of them, and what forbade others."""
+    total: collections.Counter[Any] = collections.Counter()
+    for pool in registry.snapshots():
+        total += pool.counters.restarts + pool.counters.restarted + pool.counters.refused_restarts
+    return total
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("options", "times", "error", "expected"),
+    [
+        ({"max_attempts": 2}, 5, "40001", {"40001": 1, ("40001", "failed"): 1, "attempts": 1}),
+        ({"deadline": 1e-9}, 5, "40001", {"deadline": 1}),
+        ({}, 5, "23505", {}),
+    ],
+)
+def test_what_becomes_of_restarts_is_counted(
+    options: dict[str, Any], times: int, error: str, expected: dict[Any, int]
+) -> None:
+    before = counted()
+    with pytest.raises((OperationalError, IntegrityError)):
+        retry_transaction(backoff=QUICK, **options)(Runs(lambda: fail_with(error), times=times))()
+    assert counted() - before == expected
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_spent_budget_is_counted_as_what_forbade_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection.ensure_connection()
+    pool = connections["default"].pool  # type: ignore[attr-defined]
+    monkeypatch.setattr(pool, "retry_budget", RetryBudget(1, per_second=0.0))
+    before = counted()
+    with pytest.raises(OperationalError):
+        retry_transaction(backoff=QUICK)(Runs(lambda: fail_with("40001"), times=5))()
+    assert counted() - before == {"40001": 1, ("40001", "failed"): 1, "budget": 1}
+
+
 @pytest.mark.django_db(transaction=True)
 def test_restarts_are_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    before = sum(pool.counters.restarts["40001"] for pool in registry.snapshots())
+    before = counted()
     retry_transaction(backoff=QUICK)(Runs(lambda: fail_with("40001"), times=2))()
-    after = sum(pool.counters.restarts["40001"] for pool in registry.snapshots())
-    assert after - before == 2
+    assert counted() - before == {"40001": 2, ("40001", "again"): 1, ("40001", "committed"): 1}
     lines = [
         record.getMessage() for record in caplog.records if record.name == "django_pooled.retry"
     ]

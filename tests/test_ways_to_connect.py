@@ -552,7 +552,7 @@ def test_after_ddl_a_prepared_statement_fails_once_and_not_once_for_each_connect
     for _ in range(3):
         assert ask_in_requests(alias, letters, True) == "a"
     counters = pool.snapshot().counters
-    assert counters.discarded + counters.dead == 3
+    assert counters.discarded + counters.closed["dead"] == 3
 
 
 def test_without_prepared_statements_ddl_does_no_harm(

@@ -20,8 +20,8 @@ __all__ = ["Group", "Overview", "PoolRow"]
 
 SUMMED = (
     *("size", "idle", "in_use", "waiting", "max_size", "connecting"),
-    *("checkouts", "checkins", "discarded", "reclaimed", "timeouts", "refused"),
-    *("connects", "connect_failures", "dead", "expired", "wait_seconds"),
+    *("checkouts", "checkins", "discarded", "reclaimed", "timeouts", "exhausted", "refused"),
+    *("connects", "connect_failures", "closed.dead", "closed.lifetime", "wait.sum"),
 )
 """The figures of a pool that make sense added up."""
 
@@ -35,7 +35,9 @@ class PoolRow(NamedTuple):
 
     def number(self, key: str) -> float:
         """Return a figure, 0 where an older process does not count it."""
-        value = self.figures.get(key)
+        value: object = self.figures
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
         return value if isinstance(value, (int, float)) else 0
 
     def counts(self, key: str) -> dict[str, int]:

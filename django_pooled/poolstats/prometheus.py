@@ -24,14 +24,14 @@ _POOL = (
     ("pool_max_size", "max_size", "gauge", "Connections that the pool may have."),
     ("retry_budget_left", "retry_budget_left", "gauge", "Restarts that the budget allows now."),
     ("checkouts_total", "checkouts", "counter", "Connections handed to a thread."),
-    ("checkout_wait_seconds_total", "wait_seconds", "counter", "Time that checkouts took."),
+    ("checkout_wait_seconds_total", "wait.sum", "counter", "Time that checkouts took."),
     ("checkout_timeouts_total", "timeouts", "counter", "Checkouts that timed out."),
     ("checkouts_refused_total", "refused", "counter", "Checkouts refused at once."),
     ("connects_total", "connects", "counter", "Connections opened."),
     ("connect_failures_total", "connect_failures", "counter", "Connection attempts that failed."),
     ("discarded_total", "discarded", "counter", "Connections closed when given back."),
-    ("dead_total", "dead", "counter", "Idle connections found dead at checkout."),
-    ("expired_total", "expired", "counter", "Idle connections closed for their age."),
+    ("dead_total", "closed.dead", "counter", "Idle connections found dead at checkout."),
+    ("expired_total", "closed.lifetime", "counter", "Idle connections closed for their age."),
 )
 """Name without prefix, key in the report, type, help."""
 

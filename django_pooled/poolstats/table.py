@@ -136,7 +136,7 @@ def _row(first: str, second: str, group: Group, rows: Sequence[PoolRow], since: 
         return sum(row.number(key) for row in rows)
 
     checkouts = since.count(group, rows, "checkouts")
-    waited = since.count(group, rows, "wait_seconds")
+    waited = since.count(group, rows, "wait.sum")
     pace = _count(checkouts) if since.seconds is None else f"{checkouts / since.seconds:.1f}"
     return _line(
         [
@@ -145,7 +145,7 @@ def _row(first: str, second: str, group: Group, rows: Sequence[PoolRow], since: 
             f"{_count(total('size'), 10_000)}/{_count(total('max_size'), 10_000)}",
             pace,
             _duration(waited / checkouts) if checkouts else "-",
-            _count(total("timeouts") + total("refused")),
+            _count(total("timeouts") + total("exhausted") + total("refused")),
             _count(sum(row.restarts for row in rows)),
         ]
     )

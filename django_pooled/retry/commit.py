@@ -154,7 +154,7 @@ def resolve(wrapper: DatabaseWrapper, attempt: Attempt) -> Phase:
     log("database %r: COMMIT had no answer, and is %s", wrapper.alias, outcome.value)
     pool = wrapper.pool
     if pool is not None:
-        pool.count_resolved(outcome.value)
+        pool.record.add("lost_commits", outcome.value)
     return outcome
 
 

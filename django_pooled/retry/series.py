@@ -90,11 +90,22 @@ class Series(Generic[R]):
         )
         self._pool: Pool | None = None
         self._ghost: Testimony | None = None
+        self._restarted_for: str | None = None
+        """What the attempt before this one failed with."""
         self._started = monotonic()
         self._deadline = earliest(self._started + policy.deadline)
 
     def run(self) -> R:
         """Try until an attempt succeeds, or until there is no sense in another."""
+        try:
+            result = self._run()
+        except BaseException:
+            self._count_outcome("failed")
+            raise
+        self._count_outcome("committed")
+        return result
+
+    def _run(self) -> R:
         policy, number = self._policy, 1
         while True:
             attempt = Attempt(
@@ -203,21 +214,27 @@ class Series(Generic[R]):
 
     def _refusal(self, attempt: Attempt, number: int, wait: float) -> str | None:
         """Return why there is no further attempt; None if there is, and the budget has paid."""
+        kind, refusal = "other", None
         if number == self._policy.max_attempts:
-            return "that was the last of max_attempts"
-        if monotonic() + wait >= self._deadline:
-            return "another would begin after the deadline"
+            kind, refusal = "attempts", "that was the last of max_attempts"
+        elif monotonic() + wait >= self._deadline:
+            kind, refusal = "deadline", "another would begin after the deadline"
+        else:
+            refusal = self._obstacle(attempt)
+            if refusal is None and self._pool is not None and not self._pool.retry_budget.take():
+                kind, refusal = "budget", "the retry budget of this process is spent"
+        if refusal is not None and self._pool is not None:
+            self._pool.record.add("refused_restarts", kind)
+        return refusal
+
+    def _obstacle(self, attempt: Attempt) -> str | None:
+        """Return what makes another attempt impossible, however many are left."""
         if attempt.written_elsewhere:
             others = ", ".join(map(repr, sorted(attempt.written_elsewhere)))
             return f"it wrote to {others} as well, which a restart would not undo"
         # A session may be put back by a query, which needs a connection that works.
         self._give_back()
-        obstacle = self._inputs.obstacle_after_restoring()
-        if obstacle is not None:
-            return obstacle
-        if self._pool is not None and not self._pool.retry_budget.take():
-            return "the retry budget of this process is spent"
-        return None
+        return self._inputs.obstacle_after_restoring()
 
     def _give_back(self) -> None:
         if not self._wrapper.in_atomic_block:
@@ -233,12 +250,19 @@ class Series(Generic[R]):
                 "alias": policy.using, "sqlstate": failure.sqlstate, "attempt": number, "wait": wait
             },
         )  # fmt: skip
+        self._count_outcome("again")
+        self._restarted_for = failure.reason
         if self._pool is not None:
-            self._pool.count_restart(failure.reason)
+            self._pool.record.add("restarts", failure.reason)
         transaction_restarting.send_robust(
             sender=self._function, using=policy.using, attempt=number,
             sqlstate=failure.sqlstate, wait=wait, error=error,
         )  # fmt: skip
+
+    def _count_outcome(self, outcome: str) -> None:
+        """Count how the attempt ended, if it was a restart."""
+        if self._restarted_for is not None and self._pool is not None:
+            self._pool.record.add("restarted", (self._restarted_for, outcome))
 
     def _succeeded(self) -> None:
         if self._pool is not None:

@@ -1,0 +1,72 @@
+"""What a thread is busy with: the view, task or command that a connection is in use for."""
+
+from __future__ import annotations
+
+import sys
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["activity_of", "current", "name_of"]
+
+current: ContextVar[str | None] = ContextVar("django_pooled.activity", default=None)
+"""What the running code belongs to, where something has named it."""
+
+
+def activity_of(thread: int) -> str | None:
+    """Name what a thread of this process is busy with now, by a look at its stack.
+
+    It costs that thread nothing: nobody has to keep book for it.
+
+    Args:
+        thread: Its ``threading.get_ident()``.
+
+    Returns:
+        A view as ``votes.views.cast``, a task of Celery as ``celery votes.tasks.count``, a command
+        as ``manage.py loaddata``; None for anything else, or a thread that has ended.
+    """
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        look = _FRAMES.get((frame.f_globals.get("__name__", ""), frame.f_code.co_name))
+        if look is not None and (found := look(frame)) is not None:
+            return found
+        frame = frame.f_back
+    return None
+
+
+def name_of(function: Any) -> str:
+    """Name a view or any callable by its module and its own name; a class-based view by its class.
+
+    Args:
+        function: A function, a class's ``as_view()``, or an object that can be called.
+    """
+    function = getattr(function, "view_class", function)
+    if not hasattr(function, "__qualname__"):
+        function = type(function)
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _view(frame: FrameType) -> str | None:
+    match = getattr(frame.f_locals.get("request"), "resolver_match", None)
+    return None if match is None else name_of(match.func)
+
+
+def _task(frame: FrameType) -> str | None:
+    task = frame.f_locals.get("task")
+    name = getattr(task, "name", None)
+    return f"celery {name}" if isinstance(name, str) else None
+
+
+def _command(frame: FrameType) -> str | None:
+    command: Any = frame.f_locals.get("self")
+    return f"manage.py {type(command).__module__.rpartition('.')[2]}"
+
+
+# The frames that know: of Django's handler, of Celery's tracer, of a management command.
+_FRAMES = {
+    ("django.core.handlers.base", "_get_response"): _view,
+    ("celery.app.trace", "trace_task"): _task,
+    ("django.core.management.base", "execute"): _command,
+}
