@@ -131,6 +131,7 @@ class DatabaseWrapper(LendingWrapper):
             connection = pool.checkout()
             connection.owner = ref(self)
             self.checked_out_from = pool
+            self.note_way(pool)
         else:
             other_pools.refuse_leftovers(self.alias, self.settings_dict)
             connection = PooledConnection.connect(**resolved(conn_params))
@@ -153,17 +154,6 @@ class DatabaseWrapper(LendingWrapper):
         if self.connection is None and not self.in_atomic_block and self._starts_in_autocommit:
             return True
         return bool(super().get_autocommit())
-
-    def close_if_health_check_failed(self) -> None:
-        if not self.is_pooled:
-            super().close_if_health_check_failed()
-
-    def close_if_unusable_or_obsolete(self) -> None:
-        if not self.is_pooled:
-            super().close_if_unusable_or_obsolete()
-        elif self.connection is not None:
-            # At both ends of a request: back to the pool, which looks for itself at its state.
-            self.close()
 
     def close_pool(self) -> None:
         """Close this process's connections to the database; the next use opens new ones.
@@ -265,8 +255,7 @@ class DatabaseWrapper(LendingWrapper):
             return
         self.close_named_cursors()
         self.connection = self.checked_out_from = connection.rider = connection.owner = None
-        with self.wrap_database_errors:
-            pool.checkin(connection)
+        pool.checkin(connection)
 
     def _find_pool(self, params: dict[str, Any]) -> Pool:
         role = self.settings_dict["OPTIONS"].get("assume_role")
@@ -308,6 +297,9 @@ class DatabaseWrapper(LendingWrapper):
             wrapper.connection = None
 
         return configure
+
+
+DatabaseWrapper.remember_hooks()
 
 
 def _after_fork_in_child() -> None:

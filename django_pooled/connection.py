@@ -10,6 +10,7 @@ import psycopg
 from .sqlstates import CONNECTION_LOST
 
 if TYPE_CHECKING:
+    import select
     from weakref import ref
 
     from .record import Reason
@@ -35,6 +36,7 @@ class Life:
         "goodbye",
         "idle_since",
         "opened_at",
+        "readable",
     )
 
     def __init__(self) -> None:
@@ -45,6 +47,8 @@ class Life:
         self.closed_for: Reason | None = None
         """Why the pool closes it, once that is decided."""
         self.doomed_by: str | None = None
+        self.readable: select.poll | None = None
+        """Tells whether the socket has something to read; made at the first look."""
         self.goodbye: str | None = None
         """SQLSTATE with which the server ended the session, where it came as a notice."""
         self.backend: Backend | None = None

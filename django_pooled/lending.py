@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import psycopg
-from django.db.backends.postgresql import base as postgresql
 from psycopg.pq import TransactionStatus
 
 from .connection import PooledConnection
+from .quick import QuickWrapper
 from .session_state import session_state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from typing_extensions import Self
-
-    from .pool import Pool
 
 __all__ = ["LendingCursor", "LendingNamedCursor", "LendingWrapper"]
 
@@ -141,20 +139,14 @@ class LendingCursor(_Proxy):
         self.__dict__.update(_cursor=cursor, _home=wrapper.connection)
 
 
-class LendingWrapper(postgresql.DatabaseWrapper):
+class LendingWrapper(QuickWrapper):
     """The part of the database wrapper that knows when a connection can go back.
 
     In session mode that is when Django closes it; nothing here happens earlier.
     """
 
-    checked_out_from: Pool | None = None
-    """The pool of the present connection."""
-
     _keeps = 0
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._named_cursors: WeakSet[psycopg.Cursor[Any]] = WeakSet()
+    _named_cursors: WeakSet[psycopg.Cursor[Any]] | None = None
 
     @property
     def _lends(self) -> bool:
@@ -172,7 +164,7 @@ class LendingWrapper(postgresql.DatabaseWrapper):
         """
         if self.connection is None or self.in_atomic_block or not self.autocommit:
             return False
-        if any(not cursor.closed for cursor in self._named_cursors):
+        if any(not cursor.closed for cursor in self._named_cursors or ()):
             return False
         self.close()
         return True
@@ -180,6 +172,8 @@ class LendingWrapper(postgresql.DatabaseWrapper):
     def create_cursor(self, name: str | None = None) -> Any:
         cursor = super().create_cursor(name)
         if name is not None:
+            if self._named_cursors is None:
+                self._named_cursors = WeakSet()
             self._named_cursors.add(cursor)
         if not self._lends:
             return cursor
@@ -242,7 +236,10 @@ class LendingWrapper(postgresql.DatabaseWrapper):
         It would go on reading, and in the end close its cursor, on a connection that somebody
         else has by then.
         """
+        if self._named_cursors is None:
+            return
         for cursor in list(self._named_cursors):
             # A connection that is lost is none of this one's business: the checkin sees it.
             with suppress(psycopg.Error):
                 cursor.close()
+        self._named_cursors = None

@@ -25,17 +25,17 @@ def looks_alive(connection: PooledConnection) -> bool:
     error means dead, and so does a FATAL message of the server (it arrives as a notice);
     a NOTIFY, a parameter's change or a mere notice does not.
     """
-    pgconn = connection.pgconn
-    if pgconn.status != ConnStatus.OK or connection.life.doomed_by is not None:
+    pgconn, life = connection.pgconn, connection.life
+    if pgconn.status != ConnStatus.OK or life.doomed_by is not None:
         return False
-    if not _ready(pgconn.socket, reading=True, timeout=0):
+    if not (life.readable.poll(0) if life.readable is not None else _is_readable(connection)):
         return True
     try:
         for _ in range(_READS):
             pgconn.consume_input()
             # Has libpq parse what was read, which is when it hands out notices.
             pgconn.is_busy()
-            if not _ready(pgconn.socket, reading=True, timeout=0):
+            if not _is_readable(connection):
                 break
     except psycopg.OperationalError:
         return False
@@ -69,6 +69,17 @@ def answers(connection: PooledConnection, timeout: float) -> bool:
     except psycopg.OperationalError:
         return False
     return pgconn.transaction_status == TransactionStatus.IDLE
+
+
+def _is_readable(connection: PooledConnection) -> bool:
+    life = connection.life
+    if life.readable is None:
+        if not hasattr(select, "poll"):
+            return _ready(connection.pgconn.socket, reading=True, timeout=0)
+        # To make one takes longer than to ask it.
+        life.readable = select.poll()
+        life.readable.register(connection.pgconn.socket, select.POLLIN)
+    return bool(life.readable.poll(0))
 
 
 def _ready(socket: int, *, reading: bool, timeout: float) -> bool:

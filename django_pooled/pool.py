@@ -74,7 +74,7 @@ class Pool:
         self._made_at = monotonic()
         self._parameters = parameters
         self._configure = configure
-        self._usage = Usage(alias, options.leak_after, self._left_behind)
+        self._usage = Usage(alias, self.record, options.leak_after, self._left_behind)
         self._connector = Connector(
             alias,
             options.backoff,
@@ -126,15 +126,13 @@ class Pool:
             connection = self._take(started, deadline)
             try:
                 unusable = self._unusable(connection, deadline)
+                if unusable is None:
+                    waited = self._usage.begin(connection, started)
+                    break
             except BaseException:
                 self._pool.discard(connection, "error")
                 raise
-            if unusable is None:
-                break
             self._pool.discard(connection, unusable)
-        self._usage.begin(connection)
-        waited = monotonic() - started
-        self.record.checkout(waited)
         if connection_checked_out.receivers:
             self._send(connection_checked_out, waited=waited)
         return connection
@@ -155,11 +153,9 @@ class Pool:
             )
         finally:
             # Whatever ended the reset, Ctrl-C included, the connection leaves or goes back.
-            self.record.checkin(used, kept)
-            self._usage.done(connection)
+            self._usage.done(connection, used, kept)
             if kept:
-                connection.life.idle_since = monotonic()
-                self._pool.putconn(connection)
+                self._pool.give(connection, monotonic())
             else:
                 if connection.broken:
                     self._connector.suspect()
@@ -182,8 +178,8 @@ class Pool:
     def abandon(self) -> None:
         """Forget a pool inherited through fork(); its sockets and locks are the parent's."""
         self._pool.abandon()
-        self._usage.abandon()
         self.record = Record()
+        self._usage.abandon(self.record)
 
     def gauges(self) -> Gauges:
         """How full the pool is now."""
@@ -283,8 +279,8 @@ class Pool:
 
     def _unusable(self, connection: PooledConnection, deadline: float) -> Reason | None:
         """Return why a connection that was idle cannot be used; None if it can."""
-        life, now = connection.life, monotonic()
-        if now >= life.expires_at:
+        now = monotonic()
+        if now >= connection.life.expires_at:
             return "lifetime"
         if not self._is_alive(connection, now, deadline):
             self._connector.suspect()

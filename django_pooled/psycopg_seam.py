@@ -161,6 +161,14 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         connection._pool = self
         return connection
 
+    def give(self, connection: PooledConnection, now: float) -> None:
+        """Hand a connection that came back to the waiter who is next, or keep it; as putconn()."""
+        connection.life.idle_since = now
+        if now >= connection.life.expires_at:
+            self.discard(connection, "lifetime")
+        else:
+            self._add_to_pool(connection)
+
     def _leave(self, waiter: _Waiter, reason: BaseException) -> None:
         # Connections are handed over under this lock, so from here on none is handed to it.
         with self._lock:
@@ -207,8 +215,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         super()._close_connection(conn)
         reason = conn.life.closed_for
         if reason is None:
-            old = conn._expire_at <= monotonic()
-            reason = "drained" if self._closed else "lifetime" if old else "idle"
+            reason = "drained" if self._closed else "idle"
         self._report_closed(conn, reason)
 
     def abandon(self) -> None:

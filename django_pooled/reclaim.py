@@ -6,13 +6,13 @@ import os
 import sys
 import threading
 import weakref
-from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import CodeType, FrameType
 
-__all__ = ["Holder", "caller", "this_threads_holder"]
+__all__ = ["Holder", "Line", "caller", "this_threads_holder"]
 
 _PASSED_OVER = ("django", "django_pooled", "contextlib", "asgiref", "threading")
 
@@ -50,19 +50,45 @@ _locals = _Locals()
 
 def this_threads_holder() -> dict[int, Callable[[], None]]:
     """Return the running thread's actions; changing them from another thread is safe."""
-    if _locals.holder.process != os.getpid():
-        _locals.holder = Holder()
-    return _locals.holder.held
+    holder = _locals.holder
+    if holder.process != os.getpid():
+        holder = _locals.holder = Holder()
+    return holder.held
 
 
-@cache
-def _is_passed_over(module: str) -> bool:
-    return module.partition(".")[0] in _PASSED_OVER
+class Line(NamedTuple):
+    """A line of code, which is put into words when somebody asks."""
+
+    code: CodeType
+    module: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.code.co_name}:{self.number}"
 
 
-def caller() -> str:
-    """Name the line of the project's own code that led here, as 'module.function:line'."""
+def caller() -> Line:
+    """Return the line of the project's own code that led here."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and _is_passed_over(frame.f_globals.get("__name__", "")):
+    while _passed_over.get(frame.f_code) or _is_passed_over(frame):
+        if frame.f_back is None:
+            break
         frame = frame.f_back
-    return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_name}:{frame.f_lineno}"
+    return Line(frame.f_code, frame.f_globals.get("__name__", "?"), frame.f_lineno)
+
+
+def _is_passed_over(frame: FrameType) -> bool:
+    module = frame.f_globals.get("__name__", "").partition(".")[0]
+    if module not in _PASSED_OVER:
+        return False
+    if len(_passed_over) >= REMEMBERED:
+        _passed_over.clear()
+    _passed_over[frame.f_code] = True
+    return True
+
+
+REMEMBERED = 10_000
+"""Functions whose module is remembered: a site that makes functions has no end of them."""
+
+# A look at each module's name would take longer than all else that a checkout notes.
+_passed_over: dict[CodeType, bool] = {}

@@ -69,45 +69,43 @@ class Counters:
 
 
 class Record:
-    """Counters that many threads write, each time in one go."""
+    """Counters that many threads write, and the lock that keeps their sums right."""
 
     def __init__(self) -> None:
+        self.lock = threading.Lock()
         self._counters = Counters()
-        self._lock = threading.Lock()
 
     def add(self, counter: str, kind: str | tuple[str, str] | None = None) -> None:
         """Add one to a counter, or to one kind of what it counts by kind."""
-        with self._lock:
+        with self.lock:
             if kind is None:
                 setattr(self._counters, counter, getattr(self._counters, counter) + 1)
             else:
                 getattr(self._counters, counter)[kind] += 1
 
     def checkout(self, waited: float) -> None:
-        """Count a checkout that took that many seconds."""
-        with self._lock:
-            self._counters.checkouts += 1
-            self._counters.wait.record(waited)
+        """Count a checkout that took that many seconds; under the lock."""
+        self._counters.checkouts += 1
+        self._counters.wait.record(waited)
 
     def checkin(self, used: float, kept: bool) -> None:
-        """Count a connection that was in use for that many seconds."""
-        with self._lock:
-            if kept:
-                self._counters.checkins += 1
-            else:
-                self._counters.discarded += 1
-            self._counters.use.record(used)
+        """Count a connection that was in use for that many seconds; under the lock."""
+        if kept:
+            self._counters.checkins += 1
+        else:
+            self._counters.discarded += 1
+        self._counters.use.record(used)
 
     def connect(self, seconds: float) -> None:
         """Count a connection that took that many seconds to open."""
-        with self._lock:
+        with self.lock:
             self._counters.connects += 1
             self._counters.connect.record(seconds)
 
     def counters(self) -> Counters:
         """Return the counters as they are at one moment."""
         seen = Counters()
-        with self._lock:
+        with self.lock:
             for name in _NAMES:
                 value = getattr(self._counters, name)
                 setattr(seen, name, value if isinstance(value, int) else value.copy())

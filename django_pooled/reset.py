@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ConnStatus, TransactionStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,10 +34,11 @@ def reset(
     Returns:
         Whether the connection can be kept.
     """
-    if connection.life.doomed_by is not None or connection.broken or connection.closed:
+    pgconn = connection.pgconn
+    if connection.life.doomed_by is not None or pgconn.status != ConnStatus.OK:
         return False
     try:
-        status = connection.info.transaction_status
+        status = pgconn.transaction_status
         if status == TransactionStatus.ACTIVE:
             # Given back amid a query or COPY: nobody knows what it still has to say.
             return False
@@ -45,6 +46,8 @@ def reset(
             logger.warning("pool %r: rolled back a transaction left open", alias)
             connection.rollback()
         _restore_defaults(connection)
+        if mode == "rollback" and connection.pinned_by is None:
+            return True
         if mode == "discard" or connection.pinned_by is not None:
             connection.execute("DISCARD ALL")
             connection.pinned_by = None
@@ -54,7 +57,7 @@ def reset(
     except Exception as error:
         logger.warning("pool %r: discarded a connection: %s", alias, error)
         return False
-    return connection.info.transaction_status == TransactionStatus.IDLE
+    return pgconn.transaction_status == TransactionStatus.IDLE
 
 
 def _restore_defaults(connection: PooledConnection) -> None:

@@ -7,7 +7,7 @@ import threading
 import traceback
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from .activity import activity_of, current
 from .reclaim import caller, this_threads_holder
@@ -16,23 +16,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .connection import PooledConnection
+    from .reclaim import Line
+    from .record import Record
 
 __all__ = ["Checkout", "ConnectionFigures", "Usage", "described"]
 
 logger = logging.getLogger("django_pooled.pool")
 
 
-class Checkout(NamedTuple):
-    """One connection in use."""
+class Checkout:
+    """One connection in use by the thread that makes this."""
 
-    connection: PooledConnection
-    since: float
-    where: str
-    stack: traceback.StackSummary | None
-    holder: dict[int, Callable[[], None]]
-    thread: int
-    activity: str | None
-    """What it is for, where something has named it."""
+    __slots__ = ("activity", "connection", "holder", "since", "stack", "thread", "where")
+
+    def __init__(self, connection: PooledConnection, since: float, keep_stack: bool) -> None:
+        self.connection = connection
+        self.since = since
+        self.where: Line = caller()
+        self.stack = traceback.extract_stack() if keep_stack else None
+        self.holder: dict[int, Callable[[], None]] = this_threads_holder()
+        self.thread: int = threading.get_ident()
+        self.activity: str | None = current.get()
+        """What it is for, where something has named it."""
 
 
 class ConnectionFigures(TypedDict):
@@ -62,33 +67,42 @@ def described(connection: PooledConnection, checkout: Checkout | None = None) ->
         age=now - life.opened_at,
         state="in use" if checkout else "idle",
         since=max(0.0, now - (checkout.since if checkout else life.idle_since)),
-        by=checkout and (checkout.activity or activity_of(checkout.thread)),
-        where=checkout and checkout.where,
+        by=(checkout.activity or activity_of(checkout.thread)) if checkout else None,
+        where=str(checkout.where) if checkout else None,
         pinned_by=connection.pinned_by,
         doomed_by=life.doomed_by,
     )
 
 
 class Usage:
-    """The connections of one pool that are in use.
+    """The connections of one pool that are in use, and the record of those that were.
 
     Args:
         alias: The pool's alias, for log lines.
+        record: Where checkouts and checkins are counted.
         leak_after: Seconds after which the log tells where a connection was checked out.
         left_behind: Called with a checkout whose thread ended without giving it back, in a
             thread that is no more, as far as threading knows: it must not log, for instance.
     """
 
     def __init__(
-        self, alias: str, leak_after: float | None, left_behind: Callable[[Checkout], None]
+        self,
+        alias: str,
+        record: Record,
+        leak_after: float | None,
+        left_behind: Callable[[Checkout], None],
     ) -> None:
         self._alias = alias
+        self._record = record
         self._leak_after = leak_after
         self._left_behind = left_behind
         self._checkouts: dict[PooledConnection, Checkout] = {}
         self._returning: dict[PooledConnection, Checkout] = {}
         self._inherited: list[PooledConnection] = []
-        self._changed = threading.Condition(threading.Lock())  # guards both dictionaries
+        # The record's lock guards both dictionaries too, so that its sums hold at any moment.
+        self._lock = record.lock
+        self._changed = threading.Condition(self._lock)
+        self._watched = False
 
     def __len__(self) -> int:
         return len(self._checkouts) + len(self._returning)
@@ -97,17 +111,23 @@ class Usage:
         """The connections in use now."""
         return list(self._checkouts)
 
-    def begin(self, connection: PooledConnection) -> None:
-        """Note that this thread has checked out *connection*."""
-        holder = this_threads_holder()
-        stack = traceback.extract_stack() if self._leak_after else None
-        checkout = Checkout(
-            *(connection, monotonic(), caller(), stack, holder),
-            *(threading.get_ident(), current.get()),
-        )
-        with self._changed:
+    def begin(self, connection: PooledConnection, asked: float) -> float:
+        """Note that this thread has checked out *connection*.
+
+        Args:
+            connection: What it got.
+            asked: The monotonic moment at which it began to ask for one.
+
+        Returns:
+            How many seconds that took.
+        """
+        now = monotonic()
+        checkout = Checkout(connection, now, self._leak_after is not None)
+        with self._lock:
             self._checkouts[connection] = checkout
-        holder[id(connection)] = partial(self._left_behind, checkout)
+            self._record.checkout(now - asked)
+        checkout.holder[id(connection)] = partial(self._left_behind, checkout)
+        return now - asked
 
     def describe(self) -> list[ConnectionFigures]:
         """Describe the connections in use now, and those that are being given back."""
@@ -125,7 +145,7 @@ class Usage:
         Returns:
             How many seconds it was in use; None if it was not checked out at all.
         """
-        with self._changed:
+        with self._lock:
             checkout = self._checkouts.pop(connection, None)
             if checkout is None:
                 return None
@@ -136,11 +156,13 @@ class Usage:
             self._log(checkout, held)
         return held
 
-    def done(self, connection: PooledConnection) -> None:
-        """Note that *connection* is in use no more: it goes back or is closed now."""
-        with self._changed:
+    def done(self, connection: PooledConnection, used: float, kept: bool) -> None:
+        """Note that *connection* is in use no more: it goes back, or is not kept and closed."""
+        with self._lock:
             self._returning.pop(connection, None)
-            self._changed.notify_all()
+            self._record.checkin(used, kept)
+            if self._watched:
+                self._changed.notify_all()
 
     def is_current(self, checkout: Checkout) -> bool:
         """Tell whether that checkout has not ended; its connection may have had others since."""
@@ -156,7 +178,8 @@ class Usage:
     def wait_for_other_threads(self, timeout: float) -> None:
         """Wait until nothing is in use but by this thread, at most *timeout* seconds."""
         mine = this_threads_holder()
-        with self._changed:
+        with self._lock:
+            self._watched = True
             self._changed.wait_for(
                 lambda: (
                     not self._returning
@@ -165,17 +188,21 @@ class Usage:
                 timeout,
             )
 
-    def abandon(self) -> None:
+    def abandon(self, record: Record) -> None:
         """After fork(): what is in use is the parent's, and so is whoever holds the lock.
 
         The connections stay referenced, so that nothing frees them.
+
+        Args:
+            record: Takes the place of the one that had that lock.
         """
-        self._changed = threading.Condition(threading.Lock())
+        self._record, self._lock = record, record.lock
+        self._changed = threading.Condition(self._lock)
         self._inherited += [*self._checkouts, *self._returning]
         self._checkouts, self._returning = {}, {}
 
     def _log(self, checkout: Checkout, held: float) -> None:
-        stack = "".join(checkout.stack.format()) if checkout.stack else checkout.where
+        stack = "".join(checkout.stack.format()) if checkout.stack else str(checkout.where)
         logger.warning(
             "pool %r: a connection is in use for %.1f s, checked out at:\n%s",
             self._alias,

@@ -90,9 +90,9 @@ def test_what_is_too_old_is_closed_for_its_lifetime(
     pool = make_pool(server, max_size=1)
     connection = pool.checkout()
     if when == "checkin":
-        connection._expire_at = 0.0
-    connection.life.expires_at = 0.0
+        connection.life.expires_at = 0.0
     pool.checkin(connection)
+    connection.life.expires_at = 0.0
     query(pool)
     wait_until(lambda: pool.gauges().idle == 1)
     assert closed(pool) == {"lifetime": 1}
@@ -249,10 +249,12 @@ def test_a_receiver_that_raises_harms_nobody(server: EmbeddedServer, make_pool: 
 
 def test_counters_that_were_read_stay_as_they_were() -> None:
     record = Record()
-    record.checkout(0.5)
+    with record.lock:
+        record.checkout(0.5)
     record.add("restarted", ("40001", "committed"))
     seen = record.counters()
-    record.checkout(0.5)
+    with record.lock:
+        record.checkout(0.5)
     record.add("restarted", ("40001", "committed"))
     assert (seen.checkouts, seen.wait.count, seen.restarted["40001", "committed"]) == (1, 1, 1)
 

@@ -187,8 +187,10 @@ class RidingCursor(Cursor):
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """As psycopg's; its results are those of *query* alone."""
-        self._refuse_if_given_back()
-        rider: Rider | None = getattr(self.connection, "rider", None)
+        connection = self.connection
+        if getattr(connection, "owner", None) is not self._owner:
+            self._refuse_if_given_back()
+        rider: Rider | None = getattr(connection, "rider", None)
         if rider is None:
             super().execute(query, params, **options)
             return self

@@ -1,0 +1,137 @@
+"""The short way to a connection of the pool and back, past what Django does for a new one."""
+
+from __future__ import annotations
+
+import os
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ref
+
+from django.db.backends.base.base import RAN_DB_VERSION_CHECK, BaseDatabaseWrapper
+from django.db.backends.postgresql import base as postgresql
+from django.db.backends.signals import connection_created
+
+from .parameters import copied
+
+if TYPE_CHECKING:
+    from psycopg import IsolationLevel
+
+    from .pool import Pool
+
+__all__ = ["QuickWrapper", "Way"]
+
+HOOKS = (
+    "check_settings",
+    "get_connection_params",
+    "get_new_connection",
+    "init_connection_state",
+    "set_autocommit",
+    "_set_autocommit",
+)
+"""What Django's connect() calls; a backend built on this one may have put something into each."""
+
+_hooks_of = attrgetter(*HOOKS)
+_long_way = BaseDatabaseWrapper.connect
+
+
+class Way(NamedTuple):
+    """Where a wrapper's connections came from last, and what that followed from."""
+
+    settings: dict[str, Any]
+    timezone_name: str
+    process: int
+    """Not every fork() calls hooks."""
+    pool: Pool
+    isolation_level: IsolationLevel
+    sets_isolation_level: bool
+
+
+class QuickWrapper(postgresql.DatabaseWrapper):
+    """The part of the database wrapper that keeps a checkout cheap.
+
+    Django's connect() works out the connection's parameters, sets autocommit and asks for the
+    server's version. A connection of the pool has had all of that when it was opened, so a wrapper
+    whose settings are as they were the last time only starts afresh, as connect() has it do.
+    tests/test_quick.py fails when Django's does something else.
+    """
+
+    checked_out_from: Pool | None = None
+    """The pool of the present connection."""
+
+    _way: Way | None = None
+    _hooks: tuple[object, ...] = ()
+
+    def note_way(self, pool: Pool) -> None:
+        """Remember where this wrapper's settings, as they are now, lead to."""
+        self._way = Way(
+            copied(self.settings_dict),
+            self.timezone_name,
+            os.getpid(),
+            pool,
+            self.isolation_level,
+            "isolation_level" in self.settings_dict["OPTIONS"],
+        )
+
+    def connect(self) -> None:
+        way = self._way
+        if (
+            way is None
+            or way.process != os.getpid()
+            or way.settings != self.settings_dict
+            or way.timezone_name != self.timezone_name
+            or way.pool.closed
+            or not way.settings["AUTOCOMMIT"]
+            # Django's runs callbacks then, which waited for a connection that was lost.
+            or self.run_commit_hooks_on_set_autocommit_on
+            or self.alias not in RAN_DB_VERSION_CHECK
+            or not self._follows_django
+        ):
+            super().connect()
+            return
+        self.in_atomic_block = self.needs_rollback = False
+        self.closed_in_transaction = self.errors_occurred = False
+        self.savepoint_ids, self.atomic_blocks, self.run_on_commit = [], [], []
+        self.isolation_level = way.isolation_level
+        connection = way.pool.checkout()
+        connection.owner = ref(self)  # type: ignore[arg-type]
+        self.connection, self.checked_out_from = connection, way.pool
+        if way.sets_isolation_level:
+            connection.isolation_level = way.isolation_level
+        self.autocommit = True
+        self.run_commit_hooks_on_set_autocommit_on = False
+        if connection_created.receivers:
+            connection_created.send(sender=type(self), connection=self)
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        if self.connection is None:
+            return
+        # At both ends of a request: back to the pool, which looks for itself at its state.
+        if self.checked_out_from is None:
+            super().close_if_unusable_or_obsolete()
+        elif self.in_atomic_block or type(self).close is not QuickWrapper.close:
+            self.close()
+        else:
+            self.run_on_commit = []
+            self._close()  # type: ignore[attr-defined]
+
+    def close_if_health_check_failed(self) -> None:
+        # A pool checks its connections for itself.
+        if self.checked_out_from is None and self.connection is not None:
+            super().close_if_health_check_failed()
+
+    @classmethod
+    def remember_hooks(cls) -> None:
+        """Take what this class has, now, for what a connection of the pool has had already."""
+        cls._hooks = _hooks_of(cls)
+
+    @property
+    def _follows_django(self) -> bool:
+        """Whether nobody has put anything of his own on the long way.
+
+        A subclass may have, or a test, or a package that watches: Sentry replaces connect().
+        """
+        return (
+            _hooks_of(type(self)) == self._hooks
+            and BaseDatabaseWrapper.connect is _long_way
+            and vars(self).keys().isdisjoint(HOOKS)
+        )
