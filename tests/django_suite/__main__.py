@@ -6,7 +6,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from example_project.embedded_postgres import all_binaries
 from tests.servers import Servers
@@ -16,10 +16,15 @@ from .known import KNOWN, KNOWN_IN_TRANSACTION_MODE
 from .outcomes import Outcomes, place
 from .releases import RELEASES, Release, ReleaseError, newest_here
 from .run import Run
-from .server import make_server, modules_without_their_extensions
+from .server import (
+    databases_for_tests,
+    drop_databases,
+    make_server,
+    modules_without_their_extensions,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from example_project.embedded_postgres import EmbeddedServer
 
@@ -70,9 +75,10 @@ def _main(options: argparse.Namespace, servers: Servers) -> int:
         print(f"{len(taken.tests)} tests in {taken.seconds:.0f} s are recorded in {path}")
         return 0
     pool = {"pool": {"pool_mode": options.pool_mode}} if options.pool_mode else {}
-    here = run.take(pooled, pool)
+    take = _take_keeping if options.keepdb else Run.take
+    here = take(run, pooled, pool)
     excused = {**KNOWN, **(KNOWN_IN_TRANSACTION_MODE if options.pool_mode == "transaction" else {})}
-    comparison = compare(here, recorded or run.take(native), excused)
+    comparison = compare(here, recorded or take(run, native, {}), excused)
     failed = [place(name) for name in comparison.failed_only_here if name not in excused]
     if failed:
         again = replace(run, labels=failed, parallel=1).take(pooled, pool)
@@ -82,13 +88,27 @@ def _main(options: argparse.Namespace, servers: Servers) -> int:
     return 1 if comparison.unexplained else 0
 
 
+def _take_keeping(run: Run, engine: str, options: Mapping[str, Any]) -> Outcomes:
+    """Run the suite twice, the second time in the databases that the first run has left."""
+    run.take(engine, options)
+    made = databases_for_tests(run.server)
+    taken = run.take(engine, options)
+    if not made or not made.items() <= databases_for_tests(run.server).items():
+        raise ReleaseError(f"{engine}: the second run did not keep the databases of the first")
+    print(f"{engine}: the second run kept {', '.join(sorted(made))}")
+    # Some tests leave tables and rows, which the other engine's would trip over.
+    drop_databases(run.server, made)
+    return taken
+
+
 def _baseline(series: str, postgresql: str) -> Path:
     return BASELINES / f"django-{series}-postgresql-{postgresql}.json"
 
 
 def _recorded(options: argparse.Namespace, series: str, postgresql: str) -> Outcomes | None:
     path = _baseline(series, postgresql)
-    if options.native or options.record or options.postgis or not path.exists():
+    is_run = options.native or options.record or options.postgis or options.keepdb
+    if is_run or not path.exists():
         return None
     return Outcomes.load(path).only(options.labels)
 
@@ -163,7 +183,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--parallel", type=int, default=2, help="processes; default: %(default)s")
     parser.add_argument("--reverse", action="store_true", help="passed on to runtests.py")
-    parser.add_argument("--keepdb", action="store_true", help="passed on to runtests.py")
+    parser.add_argument(
+        "--keepdb",
+        action="store_true",
+        help="run each engine twice, and compare what it shows in the databases of its first run",
+    )
     parser.add_argument("--shuffle", type=int, metavar="SEED", help="passed on to runtests.py")
     return parser
 

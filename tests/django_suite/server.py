@@ -8,12 +8,18 @@ import psycopg
 from psycopg import sql
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from example_project.embedded_postgres import EmbeddedServer
     from tests.servers import Servers
 
-__all__ = ["make_server", "modules_without_their_extensions"]
+__all__ = [
+    "databases_for_tests",
+    "drop_databases",
+    "make_server",
+    "modules_without_their_extensions",
+]
 
 #: The same for every engine.
 SETTINGS = {"max_connections": "100", "shared_buffers": "128MB"}
@@ -67,6 +73,23 @@ def modules_without_their_extensions(server: EmbeddedServer) -> list[str]:
     with psycopg.connect(**server.parameters()) as connection:
         offered = {row[0] for row in connection.execute("SELECT name FROM pg_available_extensions")}
     return [module for module, extension in NEEDED.items() if extension not in offered]
+
+
+def databases_for_tests(server: EmbeddedServer) -> dict[str, int]:
+    """Return the OIDs of the databases that Django has made there for its tests, by name.
+
+    One that is dropped and made anew gets another.
+    """
+    found = "SELECT datname, oid FROM pg_database WHERE datname LIKE 'test\\_%'"
+    with psycopg.connect(**server.parameters()) as connection:
+        return dict(connection.execute(found).fetchall())
+
+
+def drop_databases(server: EmbeddedServer, names: Iterable[str]) -> None:
+    """Drop databases in which nobody is any more."""
+    with psycopg.connect(**server.parameters(), autocommit=True) as connection:
+        for name in names:
+            connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
 
 
 def _write_empty_extension(folder: Path) -> Path:
