@@ -35,7 +35,6 @@ class Connector:
         name: The pool's alias, for log lines.
         backoff: Waits between the probe's attempts.
         patience: Seconds after which the probe ends if nobody waits for a connection.
-        wanted: Whether anybody waits for a connection.
         opened: Called after each connection that was opened, with the seconds that it took.
         credentials_change: Whether another attempt may bring other credentials: after a refusal
             one is made at once, since a token may have expired on its way.
@@ -46,7 +45,6 @@ class Connector:
         name: str,
         backoff: Backoff,
         patience: float,
-        wanted: Callable[[], bool],
         opened: Callable[[float], None],
         credentials_change: bool = False,
     ) -> None:
@@ -56,7 +54,6 @@ class Connector:
         self._name = name
         self._backoff = backoff
         self._patience = patience
-        self._wanted = wanted
         self._opened = opened
         self._credentials_change = credentials_change
         self._closing = threading.Event()
@@ -67,8 +64,12 @@ class Connector:
         self._turn = threading.Lock()  # held by the thread that probes
         self._counting = threading.Lock()  # guards the fields that attempts change
 
-    def open(self, connect: Callable[[], T]) -> T:
+    def open(self, connect: Callable[[], T], wanted: Callable[[], bool]) -> T:
         """Open one connection by *connect*, however long the server is away.
+
+        Args:
+            connect: Makes one attempt.
+            wanted: Whether anybody waits for a connection.
 
         Raises:
             Exception: The server's refusal, if waiting does not mend it; the last attempt's
@@ -83,7 +84,7 @@ class Connector:
                         raise
             with self._turn:
                 if self._trouble or self._suspected:
-                    return self._probe(connect)
+                    return self._probe(connect, wanted)
 
     def suspect(self) -> None:
         """A connection was lost: one attempt has to show that the server is there.
@@ -110,15 +111,18 @@ class Connector:
     def close(self) -> None:
         """End a probe under way, and every later one after a single attempt."""
         self._closing.set()
+        with self._counting:
+            # Its traceback's frames hold the connector, and thereby each other.
+            self.last_error = None
 
-    def _probe(self, connect: Callable[[], T]) -> T:
+    def _probe(self, connect: Callable[[], T], wanted: Callable[[], bool]) -> T:
         give_up_at = monotonic() + self._patience
 
         def worth_retrying(error: BaseException) -> bool:
             return (
                 isinstance(error, Exception)
                 and not is_permanent_refusal(error)
-                and (self._wanted() or monotonic() < give_up_at)
+                and (wanted() or monotonic() < give_up_at)
             )
 
         return retry_until(
@@ -157,7 +161,9 @@ class Connector:
         if not self._trouble:
             logger.warning("pool %r: cannot connect: %s", self._name, error)
         with self._counting:
-            self.last_error, self.last_error_at = error, monotonic()
+            self.last_error_at = monotonic()
+            if not self._closing.is_set():
+                self.last_error = error
             self.failures += 1
             self._trouble = True
             if is_permanent_refusal(error):

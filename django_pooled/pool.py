@@ -72,23 +72,24 @@ class Pool:
         self.record: Record = Record()
         self.retry_budget: RetryBudget = RetryBudget(options.retry_budget)
         self._made_at = monotonic()
-        self._parameters = parameters
         self._configure = configure
-        self._usage = Usage(alias, self.record, options.leak_after, self._left_behind)
+        # None of its parts holds the pool: closed and let go of, it is freed at once, and not
+        # when the garbage collector comes by.
+        self._tell = partial(_tell, type(self), alias, options.name or alias)
+        self._usage = Usage(alias, self.record, options.leak_after)
         self._connector = Connector(
             alias,
             options.backoff,
             options.reconnect_timeout,
-            wanted=lambda: self._pool.waiting > 0,
-            opened=self._opened,
+            opened=partial(_opened, self.record, self._tell),
             credentials_change=credentials_change,
         )
         self._pool = seam.RecoveringPool(
             self._connector,
-            lambda: len(self._usage) > 0,
-            self._discarded,
-            kwargs=self._connection_parameters,
-            configure=self._configure_new,
+            self._usage,
+            partial(_closed, self.record, self._tell),
+            kwargs=lambda: dict(parameters()),
+            configure=partial(_configure_new, configure, options.max_lifetime),
             name=options.name or alias,
             min_size=options.min_size,
             max_size=options.max_size,
@@ -127,14 +128,14 @@ class Pool:
             try:
                 unusable = self._unusable(connection, deadline)
                 if unusable is None:
-                    waited = self._usage.begin(connection, started)
+                    waited = self._usage.begin(connection, started, self._left_behind)
                     break
             except BaseException:
                 self._pool.discard(connection, "error")
                 raise
             self._pool.discard(connection, unusable)
         if connection_checked_out.receivers:
-            self._send(connection_checked_out, waited=waited)
+            self._tell(connection_checked_out, waited=waited)
         return connection
 
     def checkin(self, connection: PooledConnection) -> None:
@@ -161,7 +162,7 @@ class Pool:
                     self._connector.suspect()
                 self._pool.discard(connection, self._spoilt(connection))
             if connection_checked_in.receivers:
-                self._send(connection_checked_in, used=used, kept=kept)
+                self._tell(connection_checked_in, used=used, kept=kept)
 
     def close(self, timeout: float = 5.0) -> None:
         """Refuse checkouts, close what is idle, and let other threads finish what is in use.
@@ -178,8 +179,8 @@ class Pool:
     def abandon(self) -> None:
         """Forget a pool inherited through fork(); its sockets and locks are the parent's."""
         self._pool.abandon()
-        self.record = Record()
-        self._usage.abandon(self.record)
+        self.record.abandon()
+        self._usage.abandon()
 
     def gauges(self) -> Gauges:
         """How full the pool is now."""
@@ -265,7 +266,11 @@ class Pool:
         self.record.add(counter)
         if isinstance(error, CheckoutTimeout):
             self._usage.log_long_holds()
-        raise error from cause
+        try:
+            raise error from cause
+        finally:
+            # Its traceback holds this frame.
+            del error, cause
 
     def _error(self, kind: type[PoolError], started: float, what: str) -> PoolError:
         elapsed, gauges = monotonic() - started, self.gauges()
@@ -313,18 +318,6 @@ class Pool:
         """Whether it has been idle so long that only a round trip tells."""
         return now - connection.life.idle_since >= self.options.check_after
 
-    def _connection_parameters(self) -> dict[str, Any]:
-        return dict(self._parameters())
-
-    def _configure_new(self, connection: PooledConnection) -> None:
-        lifetime = self.options.max_lifetime
-        connection.life.expires_at = connection.life.opened_at + uniform(0.9, 1.0) * lifetime
-        try:
-            self._configure(connection)
-        except BaseException:
-            connection.close()
-            raise
-
     def _left_behind(self, checkout: Checkout) -> None:
         self._pool.run_later(partial(self._reclaim, checkout))
 
@@ -353,15 +346,32 @@ class Pool:
         spoilt = connection.broken or connection.life.doomed_by is not None
         return "error" if spoilt else "reset"
 
-    def _opened(self, seconds: float) -> None:
-        self.record.connect(seconds)
-        if connection_opened.receivers:
-            self._send(connection_opened, seconds=seconds)
 
-    def _discarded(self, connection: PooledConnection, reason: Reason) -> None:
-        self.record.add("closed", reason)
-        if connection_discarded.receivers:
-            self._send(connection_discarded, reason=reason)
+def _configure_new(
+    configure: Callable[[PooledConnection], object],
+    max_lifetime: float,
+    connection: PooledConnection,
+) -> None:
+    connection.life.expires_at = connection.life.opened_at + uniform(0.9, 1.0) * max_lifetime
+    try:
+        configure(connection)
+    except BaseException:
+        connection.close()
+        raise
 
-    def _send(self, signal: Signal, **facts: object) -> None:
-        signal.send_robust(sender=type(self), using=self.alias, pool_name=self._pool.name, **facts)
+
+def _tell(sender: type[Pool], alias: str, name: str, signal: Signal, **facts: object) -> None:
+    if signal.receivers:
+        signal.send_robust(sender=sender, using=alias, pool_name=name, **facts)
+
+
+def _opened(record: Record, tell: Callable[..., None], seconds: float) -> None:
+    record.connect(seconds)
+    tell(connection_opened, seconds=seconds)
+
+
+def _closed(
+    record: Record, tell: Callable[..., None], connection: PooledConnection, reason: Reason
+) -> None:
+    record.add("closed", reason)
+    tell(connection_discarded, reason=reason)

@@ -10,6 +10,7 @@ under psycopg_pool's own lock. tests/test_psycopg_seam.py fails when what is use
 from __future__ import annotations
 
 import threading
+import traceback
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from .connection import PooledConnection
 from .sqlstates import is_permanent_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sized
 
     import psycopg
     from psycopg.pq.abc import PGresult
@@ -85,7 +86,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
 
     Args:
         connector: Opens connections, and knows whether the server is away.
-        in_use: Whether a connection is checked out, which will come back to serve a waiter.
+        in_use: What is checked out, and will come back to serve a waiter.
         closed: Called with each connection that is closed for good, and why.
         options: psycopg_pool's own.
     """
@@ -93,7 +94,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     def __init__(
         self,
         connector: Connector,
-        in_use: Callable[[], bool],
+        in_use: Sized,
         closed: Callable[[PooledConnection, Reason], None],
         **options: Any,
     ) -> None:
@@ -155,8 +156,8 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         if connection is None:
             try:
                 connection = waiter.wait(timeout)
-            except BaseException as error:
-                self._leave(waiter, error)
+            except BaseException:
+                self._leave(waiter)
                 raise
         connection._pool = self
         return connection
@@ -169,14 +170,15 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         else:
             self._add_to_pool(connection)
 
-    def _leave(self, waiter: _Waiter, reason: BaseException) -> None:
+    def _leave(self, waiter: _Waiter) -> None:
         # Connections are handed over under this lock, so from here on none is handed to it.
         with self._lock:
             connection = waiter.conn
             if connection is None:
-                waiter.error = reason
                 with suppress(ValueError):
                     self._waiting.remove(waiter)
+        # It has been raised, and its frames hold the waiter, and this pool.
+        waiter.error = None
         if connection is not None:
             self._add_to_pool(connection)
 
@@ -251,7 +253,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         # Called under the lock when a waiter has queued. One connection on its way for each
         # waiter, where psycopg_pool has one on its way for all of them.
         refused_for = self._connector.standing_refusal()
-        if refused_for is not None and not self._opening and not self._in_use():
+        if refused_for is not None and not self._opening and not len(self._in_use):
             self._fail([self._waiting.pop()], refused_for)
         elif self._nconns < self._max_size and self._opening < len(self._waiting):
             self._nconns += 1
@@ -259,8 +261,10 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
 
     def _add_connection(self, attempt: object, growing: bool = False) -> None:
         try:
-            connection = self._connector.open(self._connect)
+            connection = self._connector.open(self._connect, lambda: self.waiting > 0)
         except Exception as error:
+            # What retried keeps it, and is kept by its frames, pool and all.
+            traceback.clear_frames(error.__traceback__)
             self._give_up(error)
         else:
             with self._lock:
@@ -277,7 +281,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             if not is_permanent_refusal(error):
                 # The probe ended since nobody waited; somebody may have come meanwhile.
                 self._maybe_grow_pool()
-            elif not self._in_use():
+            elif not len(self._in_use):
                 # Where connections are in use, waiters are served by what comes back.
                 waiting = list(self._waiting)
                 self._waiting.clear()

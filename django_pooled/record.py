@@ -75,6 +75,10 @@ class Record:
         self.lock = threading.Lock()
         self._counters = Counters()
 
+    def abandon(self) -> None:
+        """After fork(): a thread of the parent may hold the lock."""
+        self.lock = threading.Lock()
+
     def add(self, counter: str, kind: str | tuple[str, str] | None = None) -> None:
         """Add one to a counter, or to one kind of what it counts by kind."""
         with self.lock:

@@ -81,21 +81,12 @@ class Usage:
         alias: The pool's alias, for log lines.
         record: Where checkouts and checkins are counted.
         leak_after: Seconds after which the log tells where a connection was checked out.
-        left_behind: Called with a checkout whose thread ended without giving it back, in a
-            thread that is no more, as far as threading knows: it must not log, for instance.
     """
 
-    def __init__(
-        self,
-        alias: str,
-        record: Record,
-        leak_after: float | None,
-        left_behind: Callable[[Checkout], None],
-    ) -> None:
+    def __init__(self, alias: str, record: Record, leak_after: float | None) -> None:
         self._alias = alias
         self._record = record
         self._leak_after = leak_after
-        self._left_behind = left_behind
         self._checkouts: dict[PooledConnection, Checkout] = {}
         self._returning: dict[PooledConnection, Checkout] = {}
         self._inherited: list[PooledConnection] = []
@@ -111,12 +102,19 @@ class Usage:
         """The connections in use now."""
         return list(self._checkouts)
 
-    def begin(self, connection: PooledConnection, asked: float) -> float:
+    def begin(
+        self,
+        connection: PooledConnection,
+        asked: float,
+        left_behind: Callable[[Checkout], None],
+    ) -> float:
         """Note that this thread has checked out *connection*.
 
         Args:
             connection: What it got.
             asked: The monotonic moment at which it began to ask for one.
+            left_behind: Called with the checkout if the thread ends without giving it back, in a
+                thread that is no more, as far as threading knows: it must not log, for instance.
 
         Returns:
             How many seconds that took.
@@ -126,7 +124,7 @@ class Usage:
         with self._lock:
             self._checkouts[connection] = checkout
             self._record.checkout(now - asked)
-        checkout.holder[id(connection)] = partial(self._left_behind, checkout)
+        checkout.holder[id(connection)] = partial(left_behind, checkout)
         return now - asked
 
     def describe(self) -> list[ConnectionFigures]:
@@ -188,15 +186,12 @@ class Usage:
                 timeout,
             )
 
-    def abandon(self, record: Record) -> None:
-        """After fork(): what is in use is the parent's, and so is whoever holds the lock.
+    def abandon(self) -> None:
+        """After fork(), and after the record: what is in use is the parent's.
 
         The connections stay referenced, so that nothing frees them.
-
-        Args:
-            record: Takes the place of the one that had that lock.
         """
-        self._record, self._lock = record, record.lock
+        self._lock = self._record.lock
         self._changed = threading.Condition(self._lock)
         self._inherited += [*self._checkouts, *self._returning]
         self._checkouts, self._returning = {}, {}

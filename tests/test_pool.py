@@ -342,14 +342,13 @@ def test_a_silent_server_gets_one_knock_at_a_time(
 def test_an_attempt_that_timed_out_leaves_no_socket(server: EmbeddedServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        opening = Connector(
-            "default", Backoff(), 0.0, wanted=lambda: False, opened=lambda seconds: None
-        )
+        opening = Connector("default", Backoff(), 0.0, opened=lambda seconds: None)
         with pytest.raises(psycopg.errors.ConnectionTimeout):
             opening.open(
                 lambda: PooledConnection.connect(
                     host="127.0.0.1", port=port, user="x", dbname="x", connect_timeout=2
-                )
+                ),
+                wanted=lambda: False,
             )
         client, _ = silent.accept()
         with client:
