@@ -6,6 +6,7 @@ import io
 import unittest
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from tests.django_suite.comparison import Reason, compare
@@ -13,9 +14,12 @@ from tests.django_suite.known import KNOWN, KNOWN_IN_TRANSACTION_MODE
 from tests.django_suite.outcomes import Outcomes
 from tests.django_suite.recorder import RecordingResult
 from tests.django_suite.releases import RELEASES, Release, ReleaseError
+from tests.django_suite.server import databases_for_tests, drop_databases
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from example_project.embedded_postgres import EmbeddedServer
 
 
 def outcomes(**tests: str) -> Outcomes:
@@ -211,3 +215,16 @@ def test_a_release_is_found_with_a_python_that_it_runs_on() -> None:
 def test_an_unknown_release_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(ReleaseError, match=r"'4\.2' is not known here; expected one of 5\.2"):
         Release.find("4.2")
+
+
+def test_a_database_that_was_made_anew_does_not_pass_for_one_that_was_kept(
+    server: EmbeddedServer,
+) -> None:
+    oids = []
+    with psycopg.connect(**server.parameters("postgres"), autocommit=True) as connection:
+        for _ in range(2):
+            connection.execute("CREATE DATABASE test_kept")
+            oids.append(databases_for_tests(server)["test_kept"])
+            drop_databases(server, ["test_kept"])
+    assert oids[0] != oids[1]
+    assert "test_kept" not in databases_for_tests(server)

@@ -80,7 +80,7 @@ def _main(options: argparse.Namespace, servers: Servers) -> int:
     excused = {**KNOWN, **(KNOWN_IN_TRANSACTION_MODE if options.pool_mode == "transaction" else {})}
     comparison = compare(here, recorded or take(run, native, {}), excused)
     failed = [place(name) for name in comparison.failed_only_here if name not in excused]
-    if failed:
+    if failed and not options.keepdb:  # by itself it would find databases of its own
         again = replace(run, labels=failed, parallel=1).take(pooled, pool)
         comparison = comparison.with_another_run(again)
     print(_headline(comparison.here, comparison.native, recorded is not None))
