@@ -13,6 +13,7 @@ from . import psycopg_seam as seam
 from .connecting import Connector
 from .errors import CheckoutTimeout, ConnectFailed, Gauges, PoolClosed, PoolError, PoolExhausted
 from .liveness import answers, looks_alive
+from .readiness import Readiness
 from .record import Record
 from .reset import reset
 from .retry.budget import RetryBudget
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from .conf import PoolOptions
     from .connection import PooledConnection
+    from .readiness import Look
     from .record import Reason
     from .usage import Checkout
 
@@ -101,6 +103,9 @@ class Pool:
             reconnect_failed=options.reconnect_failed,
             num_workers=options.num_workers,
         )
+        self._readiness = Readiness(
+            alias, options.timeout, self._connector, self._pool, self._usage
+        )
 
     def open(self) -> None:
         """Start the workers and open ``min_size`` connections; without effect on an open pool."""
@@ -125,18 +130,8 @@ class Pool:
         deadline = started + self.options.timeout
         while True:
             connection = self._take(started, deadline)
-            try:
-                unusable = self._unusable(connection, deadline)
-                if unusable is None:
-                    waited = self._usage.begin(connection, started, self._left_behind)
-                    break
-            except BaseException:
-                self._pool.discard(connection, "error")
-                raise
-            self._pool.discard(connection, unusable)
-        if connection_checked_out.receivers:
-            self._tell(connection_checked_out, waited=waited)
-        return connection
+            if self._begin(connection, started, deadline):
+                return connection
 
     def checkin(self, connection: PooledConnection) -> None:
         """Give a connection back, in whatever state; from any thread. A second time is no error.
@@ -163,6 +158,10 @@ class Pool:
                 self._pool.discard(connection, self._spoilt(connection))
             if connection_checked_in.receivers:
                 self._tell(connection_checked_in, used=used, kept=kept)
+
+    def look(self, timeout: float) -> Look:
+        """Begin to find out whether the pool can serve, without queuing; see `Readiness.look`."""
+        return self._readiness.look(timeout, self._ping)
 
     def close(self, timeout: float = 5.0) -> None:
         """Refuse checkouts, close what is idle, and let other threads finish what is in use.
@@ -271,6 +270,34 @@ class Pool:
         finally:
             # Its traceback holds this frame.
             del error, cause
+
+    def _begin(self, connection: PooledConnection, started: float, deadline: float) -> bool:
+        """Check a connection that was idle out, or close it if it is not usable; tell which."""
+        try:
+            unusable = self._unusable(connection, deadline)
+            if unusable is None:
+                waited = self._usage.begin(connection, started, self._left_behind)
+        except BaseException:
+            self._pool.discard(connection, "error")
+            raise
+        if unusable is not None:
+            self._pool.discard(connection, unusable)
+            return False
+        if connection_checked_out.receivers:
+            self._tell(connection_checked_out, waited=waited)
+        return True
+
+    def _ping(self) -> bool | None:
+        """Make a round trip on an idle connection; None if there is none, or waiters come first."""
+        started = monotonic()
+        connection = self._pool.take_idle()
+        if connection is None:
+            return None
+        connection.life.idle_since = float("-inf")  # So only a round trip tells.
+        if not self._begin(connection, started, started + self.options.check_timeout):
+            return False
+        self.checkin(connection)
+        return True
 
     def _error(self, kind: type[PoolError], started: float, what: str) -> PoolError:
         elapsed, gauges = monotonic() - started, self.gauges()

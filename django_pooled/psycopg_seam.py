@@ -182,6 +182,29 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         if connection is not None:
             self._add_to_pool(connection)
 
+    def take_idle(self) -> PooledConnection | None:
+        """Take an idle connection that nobody waits for, or return None: at once, in any case."""
+        with self._lock:
+            if self._closed or self._waiting or not self._pool:
+                return None
+            connection = self._pool.popleft()
+        connection._pool = self
+        return connection
+
+    def open_one(self) -> bool:
+        """Have one connection opened, unless one is on its way or a refusal stands; tell if so."""
+        with self._lock:
+            wanted = (
+                not self._closed
+                and not self._opening
+                and self._nconns < self._max_size
+                and self._connector.standing_refusal() is None
+            )
+            if wanted:
+                self._nconns += 1
+                self.run_task(AddConnection(self))
+        return wanted
+
     def discard(self, connection: PooledConnection, reason: Reason) -> None:
         """Close a connection that was taken; open another only if it will be missed."""
         connection.life.closed_for = reason
