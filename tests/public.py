@@ -21,6 +21,7 @@ WHOLE_MODULES = (
     "django_pooled",
     "django_pooled.base",
     "django_pooled.errors",
+    "django_pooled.health",
     "django_pooled.middleware",
     "django_pooled.signals",
     "django_pooled.streaming",

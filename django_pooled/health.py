@@ -1,0 +1,107 @@
+"""Views for the probes of an orchestrator or a load balancer: ready to serve, and alive."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from django.contrib.auth.decorators import login_not_required
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.db.transaction import non_atomic_requests
+from django.http import JsonResponse
+from django.utils.log import log_response
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from .base import DatabaseWrapper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from django.http import HttpRequest
+
+    from .readiness import Readiness
+
+__all__ = ["liveness", "readiness"]
+
+logger = logging.getLogger("django_pooled.pool")
+
+
+@login_not_required
+@require_safe
+@never_cache
+def readiness(
+    request: HttpRequest, using: str | Iterable[str] | None = None, timeout: float = 0.8
+) -> JsonResponse:
+    """Answer 200 where the pools of this process can serve, and 503 where one cannot.
+
+    Both arguments come from the third argument of ``path()``.
+
+    Args:
+        request: GET or HEAD.
+        using: The database, or several, whose pools count; by default all that have one.
+        timeout: Longest that it takes, in seconds, whatever the server does. Kubernetes waits
+            for one second, unless it is told otherwise.
+
+    Raises:
+        ImproperlyConfigured: A database has no pool, or none has.
+    """
+    deadline = monotonic() + timeout
+    looks = {alias: pool.look(timeout) for alias, pool in _pools(using).items()}
+    states = {alias: look.result(deadline - monotonic()) for alias, look in looks.items()}
+    ready = all(state.serves for state in states.values())
+    response = JsonResponse(
+        {
+            "status": "ready" if ready else "not ready",
+            "databases": {alias: state.value for alias, state in states.items()},
+        },
+        status=200 if ready else 503,
+    )
+    if not ready:
+        # The pool has said so once. Django would log each as an error, and mail it to the admins.
+        log_response(
+            "%s was answered 503",
+            request.path,
+            response=response,
+            request=request,
+            logger=logger,
+            level="debug",
+        )
+    return response
+
+
+@login_not_required
+@require_safe
+@never_cache
+def liveness(request: HttpRequest) -> JsonResponse:
+    """Answer 200, without a look at any database or pool: this process takes requests.
+
+    Args:
+        request: GET or HEAD.
+    """
+    return JsonResponse({"status": "alive"})
+
+
+# The transaction of ATOMIC_REQUESTS would be a checkout, within the pool's own timeout.
+for _alias in connections:
+    non_atomic_requests(_alias)(readiness)
+    non_atomic_requests(_alias)(liveness)
+
+
+def _pools(using: str | Iterable[str] | None) -> dict[str, Readiness]:
+    chosen = [using] if isinstance(using, str) else using
+    found = {}
+    for alias in connections if chosen is None else chosen:
+        wrapper = connections[alias]
+        pool = wrapper.pool if isinstance(wrapper, DatabaseWrapper) else None
+        if pool is not None:
+            found[alias] = pool.readiness
+        elif chosen is not None:
+            raise ImproperlyConfigured(
+                f"readiness: the database {alias!r} has no pool of django_pooled"
+            )
+    if not found:
+        raise ImproperlyConfigured("readiness: no database has a pool of django_pooled")
+    return found
