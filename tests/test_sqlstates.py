@@ -106,6 +106,7 @@ def test_a_pool_s_error_means_that_the_database_is_away() -> None:
         'invalid sslmode value: "sometimes"',
         'invalid port number: "99999"',
         "could not match 3 port numbers to 1 hosts",
+        "FATAL:  unsupported startup parameter: options",
     ],
 )
 def test_refusals_that_waiting_does_not_mend_are_known_by_their_words(words: str) -> None:
