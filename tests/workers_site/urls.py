@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from django.urls import path
 
+from django_pooled import health
+
 from . import views
 
 urlpatterns = [
+    path("health/ready", health.readiness),
+    path("health/live", health.liveness),
     path("double/<int:number>", views.double),
     path("add/<name>", views.add),
     path("slow/<seconds>", views.slow),
