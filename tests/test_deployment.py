@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -69,6 +70,23 @@ def probe(site: Site, path: str) -> tuple[int, str]:
         return answer.status, answer.read().decode()
 
 
+def can_make_process_one() -> bool:
+    """Tell whether a process can be started that is number 1 of its own, as in a container."""
+    unshare = shutil.which("unshare")
+    return (
+        unshare is not None
+        and not subprocess.run(
+            [unshare, "--pid", "--fork", "true"], capture_output=True, check=False
+        ).returncode
+    )
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in found.split()]
+
+
 def outcome(site: Site, path: str) -> str:
     """Return the body of an answer, or "cut off" where there was none."""
     try:
@@ -109,6 +127,31 @@ def test_probes_tell_of_a_full_pool_an_outage_and_its_end(
         wait_until(lambda: probe(site, "ready")[0] == 200)
 
 
+def test_max_waiting_below_the_number_of_threads_leaves_one_for_probes_in_an_outage(
+    server: EmbeddedServer, proxy: FaultProxy, database: str
+) -> None:
+    url = database.replace(f":{server.port}/", f":{proxy.port}/")
+    with (
+        serve("gthread", url, "--workers=1", max_waiting=3, timeout=60.0) as site,
+        ThreadPoolExecutor(12) as clients,
+    ):
+        site.get("/double/1")
+        proxy.down()
+        proxy.cut()
+        answers = [clients.submit(outcome, site, "/double/1") for _ in range(12)]
+        # Nine are refused, and three of the four threads wait.
+        wait_until(lambda: sum(answer.done() for answer in answers) == 9)
+        for _ in range(5):
+            started = time.monotonic()
+            assert probe(site, "live")[0] == 200
+            assert probe(site, "ready")[0] == 503
+            assert time.monotonic() - started < 3.0
+        proxy.forward()
+        assert (
+            sorted(answer.result() == "cut off" for answer in answers) == [False] * 3 + [True] * 9
+        )
+
+
 # The end.
 
 
@@ -138,6 +181,31 @@ def test_a_process_that_is_out_of_time_leaves_and_the_server_notices(
         assert time.monotonic() - started >= 1.0
         assert answer.result() == "cut off"
         wait_until(lambda: backend_count(server, NAME, application_name="django %") == 0)
+
+
+@pytest.mark.skipif(not can_make_process_one(), reason="no process may get a number 1 here")
+def test_uvicorn_as_process_1_stays_until_its_last_thread_has_ended(
+    database: str, server: EmbeddedServer, tmp_path: Path
+) -> None:
+    command = ["uvicorn", "--port=0", "--lifespan=off", "--timeout-graceful-shutdown=1"]
+    site = running.Site(
+        ["tests.test_deployment", *command, "tests.workers_site.asgi:application"],
+        running.environment(database),
+        tmp_path / "log",
+    )
+    try:
+        with ThreadPoolExecutor(1) as client:
+            answer = client.submit(outcome, site, "/slow/4")
+            wait_until(lambda: backend_count(server, NAME, state="active") == 1)
+            (uvicorn,) = wait_until(lambda: children(site.pid))
+            started = time.monotonic()
+            os.kill(uvicorn, signal.SIGTERM)
+            site.process.wait(GRACE)
+            # Long after its own limit of one second.
+            assert time.monotonic() - started > 2.5
+            assert answer.result() == "cut off"
+    finally:
+        site.kill()
 
 
 @needs_signals
@@ -316,3 +384,10 @@ def test_what_pgbouncer_does_not_take_at_login_is_refused_at_once(
         pool = make_pool(server, parameters={**address, **options}, timeout=60.0)
         with pytest.raises(ConnectFailed, match="unsupported startup parameter: options"):
             query(pool)
+
+
+if __name__ == "__main__":
+    os.execvp(
+        "unshare",
+        ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", *sys.argv[1:]],
+    )
