@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
 
-    from .readiness import Readiness
+    from .pool import Pool
 
 __all__ = ["liveness", "readiness"]
 
@@ -90,14 +90,14 @@ for _alias in connections:
     non_atomic_requests(_alias)(liveness)
 
 
-def _pools(using: str | Iterable[str] | None) -> dict[str, Readiness]:
+def _pools(using: str | Iterable[str] | None) -> dict[str, Pool]:
     chosen = [using] if isinstance(using, str) else using
     found = {}
     for alias in connections if chosen is None else chosen:
         wrapper = connections[alias]
         pool = wrapper.pool if isinstance(wrapper, DatabaseWrapper) else None
         if pool is not None:
-            found[alias] = pool.readiness
+            found[alias] = pool
         elif chosen is not None:
             raise ImproperlyConfigured(
                 f"readiness: the database {alias!r} has no pool of django_pooled"

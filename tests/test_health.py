@@ -66,7 +66,7 @@ def ask(using: str | list[str], timeout: float = 5.0) -> JsonResponse:
 
 def forget(alias: str) -> None:
     """Let what was found out of a pool be no longer believed, which it is for half a second."""
-    found = pool_of(alias).readiness
+    found = pool_of(alias)._readiness
     wait_until(lambda: found._look is None or found._look._over.is_set())
     found._look = None
 
@@ -172,10 +172,10 @@ def test_an_answer_is_believed_for_a_moment_and_no_longer(
 ) -> None:
     alias = make_database(server)
     pool = pool_of(alias)
-    first = pool.readiness.look(5.0)
+    first = pool.look(5.0)
     assert first.result(5.0).serves
-    assert pool.readiness.look(5.0) is first
-    wait_until(lambda: pool.readiness.look(5.0) is not first)
+    assert pool.look(5.0) is first
+    wait_until(lambda: pool.look(5.0) is not first)
 
 
 def test_connections_killed_while_idle_are_replaced_before_the_answer(
@@ -570,7 +570,7 @@ def test_liveness_takes_no_lock_opens_no_pool_and_asks_nobody(
     wait_until(lambda: pool.snapshot().counters.connect_failures > 0)
     before = backend_count(server, "postgres")
     opened = {found.alias for found in registry.snapshots()}
-    locks: list[Any] = [registry._lock, pool.record._lock, pool._pool._lock, pool._usage._changed]
+    locks: list[Any] = [registry._lock, pool.record.lock, pool._pool._lock]
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as other:
         for lock in locks:
             stack.enter_context(lock)
