@@ -1,0 +1,181 @@
+/* What is no chart: the sentence, the key figures, the tables, the server's view. */
+"use strict";
+
+Pools.panels = {};
+
+/** The sentence of the worst host, and what else is worth knowing. */
+Pools.panels.state = (snapshots) => {
+  const order = ["critical", "unknown", "warning", "fine"];
+  const sorted = [...snapshots].sort((a, b) => order.indexOf(a.status) - order.indexOf(b.status));
+  const [worst, ...others] = sorted;
+  const notes = worst.notes.map((note) => note.sentence);
+  for (const other of others) {
+    if (other.status !== "fine") notes.push(`${other.host}: ${other.sentence}`);
+    notes.push(...other.notes.map((note) => `${other.host}: ${note.sentence}`));
+  }
+  const many = snapshots.length > 1;
+  return {
+    status: worst.status,
+    sentence: many ? `${worst.host}: ${worst.sentence}` : worst.sentence,
+    notes: [...new Set(notes)],
+  };
+};
+
+Pools.panels.tiles = (root, sample, snapshots) => {
+  const pools = snapshots.flatMap(Pools.rows).map((row) => row.pool);
+  const restarts = pools.reduce((sum, pool) => sum + Pools.sum(pool.restarts), 0);
+  const lost = pools.reduce((sum, pool) => sum + Pools.sum(pool.lost_commits), 0);
+  const figures = {
+    in_use: Pools.words.count(sample.in_use),
+    max_size: Pools.words.count(sample.max_size),
+    idle: Pools.words.count(sample.idle),
+    waiting: Pools.words.count(sample.waiting),
+    checkouts: Pools.words.rate(sample.checkouts),
+    p95: Pools.words.duration(sample.p95),
+    restarts: Pools.words.count(restarts),
+    lost: Pools.words.count(lost),
+  };
+  for (const element of root.querySelectorAll("[data-figure]")) {
+    Pools.text(element, figures[element.dataset.figure]);
+  }
+  root.querySelector('[data-tile="waiting"]').classList.toggle("alert", sample.waiting > 0);
+  root.querySelector('[data-tile="lost"]').classList.toggle("alert", lost > 0);
+};
+
+/** The wait that 95 % of all checkouts of a pool stayed below, since it was opened. */
+Pools.panels.p95 = (wait, bounds) =>
+  wait ? Pools.histogram.quantile(wait.buckets, bounds, 0.95, wait.max) : null;
+
+/** Each pool of each process, and the processes that did not answer. */
+Pools.panels.processes = (table, snapshots, sampler) => {
+  const { count, rate, duration } = Pools.words;
+  const rows = [];
+  for (const snapshot of snapshots) {
+    for (const { key, process, pool } of Pools.rows(snapshot)) {
+      const did = sampler.busy.get(key) || {};
+      const failed = (pool.timeouts || 0) + (pool.refused || 0) + (pool.exhausted || 0);
+      const row = Pools.row([
+        Pools.make("span", "", String(process.pid)),
+        process.command,
+        pool.alias,
+        count(pool.in_use),
+        count(pool.idle),
+        count(pool.waiting),
+        `${pool.size} of ${pool.max_size}`,
+        rate(did.checkouts),
+        duration(Pools.panels.p95(pool.wait, snapshot.bounds)),
+        count(failed),
+        count(Pools.sum(pool.restarts)),
+        duration(pool.age),
+      ]);
+      if (snapshots.length > 1) row.firstChild.append(` @ ${process.host || snapshot.host}`);
+      row.children[5].classList.toggle("alert", pool.waiting > 0);
+      rows.push(row);
+    }
+    for (const pid of snapshot.silent) {
+      const row = Pools.row([String(pid), "does not answer: stopped, or too busy"]);
+      row.children[1].colSpan = 11;
+      row.className = "silent";
+      rows.push(row);
+    }
+  }
+  Pools.refill(table.tBodies[0], rows);
+  table.hidden = !rows.length;
+};
+
+/** Restarts by SQLSTATE with what became of them, and lost COMMITs. */
+Pools.panels.restarts = (list, snapshots) => {
+  const pools = snapshots.flatMap(Pools.rows).map((row) => row.pool);
+  const items = [];
+  const states = Pools.panels.added(pools.map((pool) => pool.restarts));
+  for (const [state, many] of states) {
+    const ended = Pools.panels.added(pools.map((pool) => (pool.restarted || {})[state]));
+    const outcomes = ended.map(([outcome, number]) => `${Pools.words.count(number)} ${outcome}`);
+    items.push([state, Pools.words.sqlstate(state), many, outcomes.join(", ")]);
+  }
+  const refused = Pools.panels.added(pools.map((pool) => pool.refused_restarts));
+  for (const [reason, many] of refused) {
+    items.push(["not restarted", `${reason} spent`, many, ""]);
+  }
+  for (const [outcome, many] of Pools.panels.added(pools.map((pool) => pool.lost_commits))) {
+    items.push(["COMMIT lost", outcome === "unknown" ? "outcome unknown" : `found ${outcome}`, many, ""]);
+  }
+  Pools.refill(
+    list,
+    items.length
+      ? items.map(([name, meaning, many, outcomes]) =>
+          Pools.make(
+            "li",
+            "",
+            Pools.make("b", "", Pools.words.count(many)),
+            ` ${name} `,
+            Pools.make("span", "faint", [meaning, outcomes].filter(Boolean).join(" · ")),
+          ),
+        )
+      : [Pools.make("li", "faint", "No transaction was restarted, and no COMMIT was lost.")],
+  );
+};
+
+/** Sums of what is counted by kind, without what was never counted. */
+Pools.panels.added = (many) => {
+  const sums = new Map();
+  for (const counts of many) {
+    for (const [kind, count] of Object.entries(counts || {})) {
+      if (count) sums.set(kind, (sums.get(kind) || 0) + count);
+    }
+  }
+  return [...sums].sort((a, b) => b[1] - a[1]);
+};
+
+/** Each server: how full it is, what its sessions do. */
+Pools.panels.servers = (box, snapshots) => {
+  const servers = new Map();
+  for (const snapshot of snapshots) {
+    for (const server of snapshot.servers) {
+      const known = servers.get(server.names);
+      if (!known || (server.age ?? Infinity) < (known.age ?? Infinity)) servers.set(server.names, server);
+    }
+  }
+  Pools.refill(box, [...servers.values()].map(Pools.panels.server));
+  // Through the style object: a style attribute in markup is what a strict policy forbids.
+  for (const part of box.querySelectorAll("[data-share]")) part.style.flexGrow = part.dataset.share;
+};
+
+Pools.panels.server = (server) => {
+  const { make } = Pools;
+  const title = make("h3", "", server.names);
+  const box = make("div", "server", title);
+  if (server.age === null) {
+    box.append(make("p", "faint", "is being asked."));
+    return box;
+  }
+  if (server.error) {
+    box.append(make("p", "alert", `does not answer: ${server.error}`));
+    return box;
+  }
+  title.append(make("span", "faint", ` PostgreSQL ${server.version}${server.standby ? ", a standby" : ""}`));
+  const part = (name, share) => {
+    const element = make("span", name);
+    element.dataset.share = share;
+    return element;
+  };
+  const bar = make("div", "bar", part("used", server.used), part("free", server.free), part("reserved", server.reserved));
+  bar.setAttribute("aria-hidden", "true");
+  const room = make(
+    "p",
+    "",
+    make("b", "", String(server.used)),
+    ` of ${server.max_connections} connections used, `,
+    make("b", "", String(server.free)),
+    ` free${server.reserved ? `, ${server.reserved} reserved` : ""}`,
+  );
+  // Those that come and go have a place of their own, so that the page stays still.
+  const states = Object.entries({ active: 0, idle: 0, "idle in transaction": 0, ...server.states });
+  const list = make("ul", "states", ...states.map(([state, many]) => make("li", "", make("b", "", String(many)), ` ${state}`)));
+  const longest = server.longest_idle_in_transaction;
+  if (longest > 1) list.append(make("li", longest > 60 ? "alert" : "", `idles in its transaction for ${Pools.words.age(longest)}`));
+  list.append(make("li", server.blocked ? "alert" : "", make("b", "", String(server.blocked)), " waiting for a lock"));
+  box.append(bar, room, list);
+  if (server.age > 2.5) box.append(make("p", "alert", `as of ${Pools.words.age(server.age)} ago`));
+  return box;
+};

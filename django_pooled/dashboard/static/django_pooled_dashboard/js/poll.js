@@ -1,0 +1,98 @@
+/* Polling: once a second, with a pass that is renewed while the page is watched. */
+"use strict";
+
+Pools.Poll = class {
+  /**
+   * @param {object} urls snapshot and pass
+   * @param {string} pass the first one
+   * @param {object} hear heard(snapshot), missed(reason)
+   */
+  constructor(urls, pass, hear) {
+    this.urls = urls;
+    this.pass = pass;
+    this.hear = hear;
+    this.renewed = performance.now();
+    this.calm = true; // A renewal needs the database: it waits for better times.
+    this.every = Pools.Poll.EVERY;
+    this.timer = null;
+  }
+
+  start() {
+    if (this.timer === null) this.timer = setTimeout(() => this.run(), 0);
+  }
+
+  stop() {
+    clearTimeout(this.timer);
+    this.timer = null;
+  }
+
+  async run() {
+    const begun = performance.now();
+    this.timer = undefined;
+    await this.poll();
+    const age = performance.now() - this.renewed;
+    if (age > (this.calm ? Pools.Poll.RENEW : 3 * Pools.Poll.RENEW)) this.renew();
+    // Stopped meanwhile?
+    if (this.timer === undefined) {
+      const left = this.every - (performance.now() - begun);
+      this.timer = setTimeout(() => this.run(), Math.max(100, left));
+    }
+  }
+
+  async poll() {
+    let answer;
+    let snapshot;
+    try {
+      answer = await this.fetch(this.urls.snapshot, Pools.Poll.PATIENCE);
+      if (answer.ok) snapshot = await answer.json();
+    } catch (error) {
+      this.hear.missed(error.name === "TimeoutError" ? "slow" : "unreachable");
+      return;
+    }
+    this.every = Pools.Poll.EVERY;
+    if (answer.ok) {
+      this.hear.heard(snapshot);
+    } else if (answer.status !== 403) {
+      this.hear.missed("failing");
+    } else {
+      // The cookie may have changed by another login, which a new pass would follow.
+      const outcome = await this.renew();
+      if (outcome === "refused") this.every = Pools.Poll.RARELY;
+      if (outcome !== "renewed") this.hear.missed(outcome === "refused" ? "signed out" : "failing");
+    }
+  }
+
+  /** Ask for a new pass; with the database away, the old one goes on being used. */
+  async renew() {
+    this.renewed = performance.now();
+    try {
+      const answer = await this.fetch(this.urls.pass, Pools.Poll.PATIENCE_FOR_A_PASS);
+      if (answer.ok) {
+        this.pass = (await answer.json()).pass;
+        return "renewed";
+      }
+      // A redirection leads to the login page.
+      const refused = answer.type === "opaqueredirect" || answer.status === 403;
+      return refused ? "refused" : "failed";
+    } catch {
+      return "failed";
+    }
+  }
+
+  fetch(url, patience) {
+    return fetch(url, {
+      headers: { "X-Pools-Pass": this.pass, Accept: "application/json" },
+      credentials: "same-origin",
+      cache: "no-store",
+      redirect: "manual",
+      signal: AbortSignal.timeout(patience),
+    });
+  }
+};
+
+/** Milliseconds. */
+Pools.Poll.EVERY = 1000;
+Pools.Poll.RARELY = 10000;
+Pools.Poll.PATIENCE = 3000;
+Pools.Poll.PATIENCE_FOR_A_PASS = 15000;
+Pools.Poll.RENEW = 5 * 60 * 1000;

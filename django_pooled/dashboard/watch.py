@@ -1,0 +1,108 @@
+"""One look at all pools and servers, shared by everybody who watches this process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from time import monotonic, time
+from typing import TYPE_CHECKING, NamedTuple
+
+from django.db import connections
+
+from django_pooled import registry
+from django_pooled.poolstats.collect import collect_all
+from django_pooled.poolstats.overview import Overview
+from django_pooled.stats import process_report
+
+from .server_watch import ServerWatch
+from .sources import pooled_aliases, stats_dirs
+
+if TYPE_CHECKING:
+    from .server_watch import Answer
+
+__all__ = ["Look", "Watch", "look"]
+
+FRESH = 0.9
+"""Seconds for which a look serves everybody: less than the time between two polls of a page."""
+
+PROCESSES = 0.5
+"""Seconds that the processes have for their answer."""
+
+SERVERS = 0.2
+"""Seconds that the servers have beyond that."""
+
+
+class Look(NamedTuple):
+    """What was found, and when."""
+
+    overview: Overview
+    servers: list[Answer]
+    taken: float
+    """In seconds since 1970, as browsers count."""
+
+
+class Watch:
+    """Takes looks; one for each process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._look: Look | None = None
+        self._until = 0.0
+        """When the look is too old for others."""
+        self._aliases = pooled_aliases()
+        # Wrappers of its own: those in django.db.connections belong to a thread.
+        self._servers = [
+            ServerWatch(connections.create_connection(alias)) for alias in self._aliases
+        ]
+
+    @property
+    def open(self) -> bool:
+        """Whether there may be a connection to a server."""
+        return any(server.open for server in self._servers)
+
+    def look(self) -> Look:
+        """Ask everybody, in bounded time, or return what somebody else has just found."""
+        with self._lock:
+            if self._look is None or monotonic() > self._until:
+                self._look = self._take()
+                self._until = monotonic() + FRESH
+            return self._look
+
+    def _take(self) -> Look:
+        taken, deadline = time(), monotonic() + PROCESSES + SERVERS
+        asked = [server.want() for server in self._servers]
+        collection = collect_all(stats_dirs(self._aliases), PROCESSES)
+        own = process_report(registry.snapshots())
+        if own["pools"] and own["pid"] not in {report["pid"] for report in collection.reports}:
+            # Where nothing is published, the process that answers is still there to be seen.
+            collection.reports.append(own)
+        answers = [
+            server.latest(since, deadline - monotonic())
+            for server, since in zip(self._servers, asked, strict=True)
+        ]
+        heard = [answer.view for answer in answers if answer.age is not None]
+        return Look(Overview(collection, heard), answers, taken)
+
+
+_watch: Watch | None = None
+_owner = os.getpid()
+_inherited: list[Watch] = []
+"""Kept for ever after a fork: their connections and threads are the parent's."""
+
+
+def look() -> Look:
+    """Take a look, with the watch of this process."""
+    return current().look()
+
+
+def current() -> Watch:
+    """Return the watch of this process, which was not another's before a fork."""
+    global _watch, _owner
+    if _owner != os.getpid():
+        _owner = os.getpid()
+        if _watch is not None:
+            _inherited.append(_watch)
+            _watch = None
+    if _watch is None:
+        _watch = Watch()
+    return _watch

@@ -1,0 +1,1 @@
+"""A project with users that has included the page of the pools."""
