@@ -129,7 +129,7 @@ Pools.Chart = class {
     const font = "11px system-ui, sans-serif";
     const axis = { stroke: Pools.palette.get("faint"), font, ticks: { show: false } };
     const decades = (plot, splits) => splits.map((value) => (Pools.isDecade(value) ? value : null));
-    const filter = options.log ? decades : undefined;
+    const filter = options.log ? { filter: decades } : {};
     const grid = { stroke: Pools.palette.get("line"), width: 1 };
     return {
       width: this.box.clientWidth || 300,
@@ -160,8 +160,8 @@ Pools.Chart = class {
         {
           ...axis,
           show: !options.small,
-          grid: { ...grid, filter },
-          filter,
+          ...filter,
+          grid: { ...grid, ...filter },
           size: options.log ? 50 : 34,
           space: 34,
           values: (plot, values) => values.map((value) => Pools.axisLabel(value, options)),
