@@ -76,10 +76,6 @@ def new_pass(request: HttpRequest) -> JsonResponse:
 @never_cache
 def snapshot(request: HttpRequest) -> JsonResponse:
     """Answer with the figures, without the database: who may have them is told by the pass."""
-    if settings.SESSION_SAVE_EVERY_REQUEST:
-        # Its middleware would write to the database after each poll; it leaves alone a request
-        # that has no session.
-        vars(request).pop("session", None)
     if not passes.accepts(request):
-        return JsonResponse({"error": "The pass is missing, expired or another's."}, status=403)
+        return JsonResponse({"error": "The pass is missing, expired or not genuine."}, status=403)
     return JsonResponse(content(watch.look()))

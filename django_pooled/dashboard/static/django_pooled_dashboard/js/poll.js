@@ -12,6 +12,9 @@ Pools.Poll = class {
     this.pass = pass;
     this.hear = hear;
     this.renewed = performance.now();
+    // Without cookies nobody is signed in, so that no middleware looks a user up in the database
+    // that may be away.
+    this.credentials = "omit";
     this.calm = true; // A renewal needs the database: it waits for better times.
     this.every = Pools.Poll.EVERY;
     this.timer = null;
@@ -43,7 +46,12 @@ Pools.Poll = class {
     let answer;
     let snapshot;
     try {
-      answer = await this.fetch(this.urls.snapshot, Pools.Poll.PATIENCE);
+      answer = await this.fetch(this.urls.snapshot, Pools.Poll.PATIENCE, this.credentials);
+      if (this.credentials === "omit" && Pools.Poll.refuses(answer)) {
+        // A proxy that wants a password or a cookie of its own?
+        this.credentials = "same-origin";
+        answer = await this.fetch(this.urls.snapshot, Pools.Poll.PATIENCE, this.credentials);
+      }
       if (answer.ok) snapshot = await answer.json();
     } catch (error) {
       this.hear.missed(error.name === "TimeoutError" ? "slow" : "unreachable");
@@ -52,10 +60,9 @@ Pools.Poll = class {
     this.every = Pools.Poll.EVERY;
     if (answer.ok) {
       this.hear.heard(snapshot);
-    } else if (answer.status !== 403) {
+    } else if (!Pools.Poll.refuses(answer)) {
       this.hear.missed("failing");
     } else {
-      // The cookie may have changed by another login, which a new pass would follow.
       const outcome = await this.renew();
       if (outcome === "refused") this.every = Pools.Poll.RARELY;
       if (outcome !== "renewed") this.hear.missed(outcome === "refused" ? "signed out" : "failing");
@@ -66,29 +73,30 @@ Pools.Poll = class {
   async renew() {
     this.renewed = performance.now();
     try {
-      const answer = await this.fetch(this.urls.pass, Pools.Poll.PATIENCE_FOR_A_PASS);
+      const answer = await this.fetch(this.urls.pass, Pools.Poll.PATIENCE_FOR_A_PASS, "same-origin");
       if (answer.ok) {
         this.pass = (await answer.json()).pass;
         return "renewed";
       }
-      // A redirection leads to the login page.
-      const refused = answer.type === "opaqueredirect" || answer.status === 403;
-      return refused ? "refused" : "failed";
+      return Pools.Poll.refuses(answer) ? "refused" : "failed";
     } catch {
       return "failed";
     }
   }
 
-  fetch(url, patience) {
+  fetch(url, patience, credentials) {
     return fetch(url, {
       headers: { "X-Pools-Pass": this.pass, Accept: "application/json" },
-      credentials: "same-origin",
+      credentials,
       cache: "no-store",
       redirect: "manual",
       signal: AbortSignal.timeout(patience),
     });
   }
 };
+
+/** Whether an answer says that one may not; a redirection leads to a login page. */
+Pools.Poll.refuses = (answer) => answer.type === "opaqueredirect" || [401, 403].includes(answer.status);
 
 /** Milliseconds. */
 Pools.Poll.EVERY = 1000;
