@@ -100,6 +100,10 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(
     [
         "django_pooled/__init__.py",
         "django_pooled/base.py",
+        "django_pooled/dashboard/static/django_pooled_dashboard/dashboard.css",
+        "django_pooled/dashboard/static/django_pooled_dashboard/uplot/LICENSE",
+        "django_pooled/dashboard/static/django_pooled_dashboard/uplot/uPlot.iife.min.js",
+        "django_pooled/dashboard/templates/django_pooled_dashboard/page.html",
         "django_pooled/management/commands/poolstats.py",
         "django_pooled/py.typed",
     ],
@@ -127,7 +131,10 @@ def test_the_extras_of_the_readme_exist(metadata: Message) -> None:
     assert {"example", "test"} <= set(metadata.get_all("Provides-Extra", []))
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "docs", "example_project", "tests"])
+@pytest.mark.parametrize(
+    "folder",
+    ["benchmarks", "django_pooled/dashboard", "docs", "example_project", "tests"],
+)
 def test_the_sdist_holds_the_folder(source: Path, sdist_files: set[str], folder: str) -> None:
     assert files_under(source, folder) <= sdist_files
 

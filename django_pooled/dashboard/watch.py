@@ -14,7 +14,7 @@ from django_pooled.poolstats.collect import collect_all
 from django_pooled.poolstats.overview import Overview
 from django_pooled.stats import process_report
 
-from .server_watch import ServerWatch
+from .server_watch import LINGER, ServerWatch
 from .sources import pooled_aliases, stats_dirs
 
 if TYPE_CHECKING:
@@ -42,9 +42,13 @@ class Look(NamedTuple):
 
 
 class Watch:
-    """Takes looks; one for each process."""
+    """Takes looks; one for each process.
 
-    def __init__(self) -> None:
+    Args:
+        linger: Seconds without a viewer after which the connections are closed.
+    """
+
+    def __init__(self, linger: float = LINGER) -> None:
         self._lock = threading.Lock()
         self._look: Look | None = None
         self._until = 0.0
@@ -52,7 +56,8 @@ class Watch:
         self._aliases = pooled_aliases()
         # Wrappers of its own: those in django.db.connections belong to a thread.
         self._servers = [
-            ServerWatch(connections.create_connection(alias)) for alias in self._aliases
+            ServerWatch(connections.create_connection(alias), linger=linger)
+            for alias in self._aliases
         ]
 
     @property

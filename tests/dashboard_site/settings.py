@@ -51,7 +51,9 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 DATABASES = {
     "default": {
-        **dj_database_url.parse(os.environ["DATABASE_URL"], engine="django_pooled"),
+        **dj_database_url.parse(
+            os.environ.get("DATABASE_URL", "postgres:"), engine="django_pooled"
+        ),
         "ATOMIC_REQUESTS": True,
         "OPTIONS": {"pool": json.loads(os.environ.get("POOL", "{}"))},
     },

@@ -25,7 +25,9 @@ Pools.panels.tiles = (root, sample, snapshots) => {
   const pools = snapshots.flatMap(Pools.rows).map((row) => row.pool);
   const restarts = pools.reduce((sum, pool) => sum + Pools.sum(pool.restarts), 0);
   const lost = pools.reduce((sum, pool) => sum + Pools.sum(pool.lost_commits), 0);
+  const longest = Math.max(0, ...pools.map((pool) => pool.longest_waiting || 0));
   const figures = {
+    longest: longest > 1 ? `for ${Pools.words.age(longest)}` : "",
     in_use: Pools.words.count(sample.in_use),
     max_size: Pools.words.count(sample.max_size),
     idle: Pools.words.count(sample.idle),
