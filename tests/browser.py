@@ -9,8 +9,9 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from tests.servers import wait_until
 
@@ -32,6 +33,9 @@ def missing() -> str:
     return ""
 
 
+_KEYS = {"Tab": Keys.TAB, "Enter": Keys.ENTER, "ArrowRight": Keys.ARROW_RIGHT}
+
+
 class Browser:
     """A browser with one page, as somebody who looks at it and presses keys has it."""
 
@@ -46,9 +50,17 @@ class Browser:
         """Return the first element of a CSS selector."""
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
+    def find_all(self, selector: str) -> list[WebElement]:
+        """Return all elements of a CSS selector."""
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
     def text(self, selector: str) -> str:
         """Return what the first element of a CSS selector says, seen or not."""
         return str(self.find(selector).get_property("textContent")).strip()
+
+    def press(self, key: str) -> None:
+        """Press a key, by the name that JavaScript has for it, with the focus where it is."""
+        ActionChains(self.driver).send_keys(_KEYS.get(key, key)).perform()
 
     def run(self, script: str, *arguments: Any) -> Any:
         """Return what a function body of JavaScript returns."""

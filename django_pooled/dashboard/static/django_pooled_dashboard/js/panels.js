@@ -89,18 +89,19 @@ Pools.panels.processes = (table, snapshots, sampler) => {
 Pools.panels.restarts = (list, snapshots) => {
   const pools = snapshots.flatMap(Pools.rows).map((row) => row.pool);
   const items = [];
+  const found = { committed: "found committed", failed: "found not committed", unknown: "outcome unknown" };
   const states = Pools.panels.added(pools.map((pool) => pool.restarts));
   for (const [state, many] of states) {
     const ended = Pools.panels.added(pools.map((pool) => (pool.restarted || {})[state]));
     const outcomes = ended.map(([outcome, number]) => `${Pools.words.count(number)} ${outcome}`);
-    items.push([state, Pools.words.sqlstate(state), many, outcomes.join(", ")]);
+    items.push([state === "lost" ? "without SQLSTATE" : state, Pools.words.sqlstate(state), many, outcomes.join(", ")]);
   }
   const refused = Pools.panels.added(pools.map((pool) => pool.refused_restarts));
   for (const [reason, many] of refused) {
     items.push(["not restarted", `${reason} spent`, many, ""]);
   }
   for (const [outcome, many] of Pools.panels.added(pools.map((pool) => pool.lost_commits))) {
-    items.push(["COMMIT lost", outcome === "unknown" ? "outcome unknown" : `found ${outcome}`, many, ""]);
+    items.push([many === 1 ? "COMMIT" : "COMMITs", `answer lost, ${found[outcome] || outcome}`, many, ""]);
   }
   Pools.refill(
     list,
