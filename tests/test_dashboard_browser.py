@@ -25,11 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["browser"]
 
-pytestmark = [
-    pytest.mark.skipif(bool(browsers.missing()), reason=browsers.missing() or "there is one"),
-    # All tests of the module watch the same site.
-    pytest.mark.xdist_group("dashboard_browser"),
-]
+pytestmark = pytest.mark.skipif(
+    bool(browsers.missing()), reason=browsers.missing() or "there is one"
+)
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +233,42 @@ def test_a_pass_that_is_refused_is_renewed_and_who_is_signed_out_is_told(page: B
     page.open("about:blank")
     refused = [complaint for complaint in page.complaints() if "403" not in complaint]
     assert refused == []
+
+
+def test_a_pass_is_renewed_before_it_ends_and_later_in_trouble(page: Browser) -> None:
+    first = page.run("return Pools.page.poll.pass")
+    page.run("Pools.Poll.RENEW = 500; Pools.page.poll.renewed = performance.now()")
+    second = wait_until(lambda: page.run("return Pools.page.poll.pass") != first and "another")
+    assert second
+    page.run("Pools.Poll.RENEW = 20000; Pools.page.poll.renewed = performance.now() - 30000")
+    page.run("Object.defineProperty(Pools.page.poll, 'calm', {get: () => false, set() {}})")
+    third = page.run("return Pools.page.poll.pass")
+    many = page.run("return Pools.page.history.times.length")
+    wait_until(lambda: page.run("return Pools.page.history.times.length") > many + 1)
+    assert page.run("return Pools.page.poll.pass") == third
+
+
+def test_a_proxy_that_wants_cookies_gets_them(page: Browser) -> None:
+    # The site itself wants none: the browser stands in for the proxy before it.
+    page.run(
+        "const real = window.fetch; window.asked = [];"
+        "window.fetch = (url, options) => { window.asked.push(options.credentials);"
+        " return options.credentials === 'omit'"
+        " ? Promise.resolve(new Response('', {status: 401})) : real(url, options) }"
+    )
+    wait_until(lambda: page.run("return window.asked.length") > 2)
+    assert page.run("return window.asked.slice(0, 3)") == ["omit", "same-origin", "same-origin"]
+    clock = page.text(".clock")
+    wait_until(lambda: page.text(".clock") != clock)
+    assert "stale" not in classes(page)
+
+
+def test_an_answer_that_breaks_the_script_does_not_end_the_polling(page: Browser) -> None:
+    page.run("Pools.page.sampler.take = () => { throw new Error('broken') }")
+    wait_until(lambda: "No answer has come." in page.text(".stale-notice"))
+    page.run("delete Pools.page.sampler.take")
+    wait_until(lambda: "stale" not in classes(page))
+    assert all("broken" in complaint for complaint in page.complaints())
 
 
 # Whoever looks.

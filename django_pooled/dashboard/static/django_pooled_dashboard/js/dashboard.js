@@ -5,6 +5,7 @@ Pools.REASONS = {
   unreachable: "The site cannot be reached.",
   slow: "The site does not answer: it is stopped, or all its threads are busy.",
   failing: "The site answers with an error.",
+  late: "No answer has come.",
   "signed out": "You are signed out, or no longer allowed to watch. Load the page again to sign in.",
 };
 
@@ -47,7 +48,7 @@ Pools.Dashboard = class {
   }
 
   start() {
-    this.poll.start();
+    this.poll.run();
     setInterval(() => this.tellAge(), 1000);
   }
 
@@ -90,16 +91,16 @@ Pools.Dashboard = class {
 
   heard(snapshot) {
     const now = Date.now() / 1e3;
-    this.heardAt = now;
-    this.reason = null;
     const sample = this.sampler.take(snapshot, now);
     const { time, ...columns } = sample;
     this.history.push(time, { ...columns, ...Pools.Workers.columns(this.sampler.snapshots) });
     this.sample = sample;
     this.poll.calm = snapshot.status !== "critical";
-    this.root.classList.remove("stale", "empty");
-    this.tellAge();
     if (!this.paused) this.show();
+    this.heardAt = now;
+    this.reason = null;
+    this.root.classList.remove("empty");
+    this.tellAge();
     document.dispatchEvent(new CustomEvent("pools:snapshot", { detail: { snapshot, sample } }));
   }
 
@@ -128,7 +129,7 @@ Pools.Dashboard = class {
   draw() {
     const now = Date.now() / 1e3;
     for (const chart of this.charts) chart.show(this.history, now, this.window);
-    if (this.heardAt) this.workers.show(this.sampler.snapshots, this.history, now, this.window);
+    this.workers.show(this.sampler.snapshots, this.history, now, this.window);
   }
 
   tellState({ status, sentence, notes }) {
@@ -151,12 +152,13 @@ Pools.Dashboard = class {
   /** Say how old the figures are; the charts' edge moves on while answers stay away. */
   tellAge() {
     const age = this.heardAt === null ? null : Date.now() / 1e3 - this.heardAt;
-    const stale = this.reason !== null && (age === null || age * 1e3 > Pools.STALE || this.reason === "signed out");
+    const old = age === null ? this.reason !== null : age * 1e3 > Pools.STALE;
+    const stale = old || this.reason === "signed out";
     this.root.classList.toggle("stale", stale);
     const notice = this.find(".stale-notice");
     notice.hidden = !stale;
     if (stale) {
-      const reason = Pools.REASONS[this.reason];
+      const reason = Pools.REASONS[this.reason || "late"];
       const since = this.heardAt === null ? "" : ` What is shown is of ${Pools.words.clock(this.heardAt)}, `;
       const ago = this.heardAt === null ? "" : `${Pools.words.age(age)} ago.`;
       Pools.text(notice, `${reason}${since}${ago}`);
@@ -174,7 +176,7 @@ Pools.Dashboard = class {
     button.setAttribute("aria-pressed", String(paused));
     this.root.classList.toggle("paused", paused);
     this.tellAge();
-    if (!paused && this.heardAt) this.show();
+    if (!paused && this.sample) this.show();
   }
 };
 

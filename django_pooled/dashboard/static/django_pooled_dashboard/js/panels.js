@@ -179,6 +179,27 @@ Pools.panels.server = (server) => {
   if (longest > 1) list.append(make("li", longest > 60 ? "alert" : "", `idles in its transaction for ${Pools.words.age(longest)}`));
   list.append(make("li", server.blocked ? "alert" : "", make("b", "", String(server.blocked)), " waiting for a lock"));
   box.append(bar, room, list);
+  box.append(make("ul", "places", ...Pools.panels.places(server)));
   if (server.age > 2.5) box.append(make("p", "alert", `as of ${Pools.words.age(server.age)} ago`));
   return box;
+};
+
+/** Whose sessions they are: of which hosts, in how many processes, and of others. */
+Pools.panels.places = (server) => {
+  const hosts = new Map();
+  for (const process of server.processes || []) {
+    const known = hosts.get(process.host) || { sessions: 0, processes: 0 };
+    known.sessions += process.sessions;
+    known.processes += 1;
+    hosts.set(process.host, known);
+  }
+  const rows = [...hosts].sort((a, b) => b[1].sessions - a[1].sessions);
+  let others = server.used;
+  const items = rows.slice(0, 6).map(([host, { sessions, processes }]) => {
+    others -= sessions;
+    const who = ` in ${Pools.words.plural(processes, "process", "processes")} on ${host}`;
+    return Pools.make("li", "", Pools.make("b", "", String(sessions)), who);
+  });
+  if (others > 0) items.push(Pools.make("li", "", Pools.make("b", "", String(others)), " of others"));
+  return items;
 };

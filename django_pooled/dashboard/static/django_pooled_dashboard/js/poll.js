@@ -12,46 +12,32 @@ Pools.Poll = class {
     this.pass = pass;
     this.hear = hear;
     this.renewed = performance.now();
+    // A renewal needs the database: it can wait for better times.
+    this.calm = true;
     // Without cookies nobody is signed in, so that no middleware looks a user up in the database
     // that may be away.
     this.credentials = "omit";
-    this.calm = true; // A renewal needs the database: it waits for better times.
     this.every = Pools.Poll.EVERY;
-    this.timer = null;
   }
 
-  start() {
-    if (this.timer === null) this.timer = setTimeout(() => this.run(), 0);
-  }
-
-  stop() {
-    clearTimeout(this.timer);
-    this.timer = null;
-  }
-
+  /** Poll from now on; the next one is due a second after the last has begun. */
   async run() {
     const begun = performance.now();
-    this.timer = undefined;
-    await this.poll();
-    const age = performance.now() - this.renewed;
-    if (age > (this.calm ? Pools.Poll.RENEW : 3 * Pools.Poll.RENEW)) this.renew();
-    // Stopped meanwhile?
-    if (this.timer === undefined) {
+    try {
+      await this.poll();
+    } finally {
       const left = this.every - (performance.now() - begun);
-      this.timer = setTimeout(() => this.run(), Math.max(100, left));
+      setTimeout(() => this.run(), Math.max(100, left));
     }
+    const age = performance.now() - this.renewed;
+    if (age > Pools.Poll.RENEW * (this.calm ? 1 : 3)) await this.renew();
   }
 
   async poll() {
     let answer;
     let snapshot;
     try {
-      answer = await this.fetch(this.urls.snapshot, Pools.Poll.PATIENCE, this.credentials);
-      if (this.credentials === "omit" && Pools.Poll.refuses(answer)) {
-        // A proxy that wants a password or a cookie of its own?
-        this.credentials = "same-origin";
-        answer = await this.fetch(this.urls.snapshot, Pools.Poll.PATIENCE, this.credentials);
-      }
+      answer = await this.ask();
       if (answer.ok) snapshot = await answer.json();
     } catch (error) {
       this.hear.missed(error.name === "TimeoutError" ? "slow" : "unreachable");
@@ -67,6 +53,14 @@ Pools.Poll = class {
       if (outcome === "refused") this.every = Pools.Poll.RARELY;
       if (outcome !== "renewed") this.hear.missed(outcome === "refused" ? "signed out" : "failing");
     }
+  }
+
+  async ask() {
+    const answer = await this.fetch(this.urls.snapshot, Pools.Poll.PATIENCE, this.credentials);
+    if (this.credentials !== "omit" || !Pools.Poll.refuses(answer)) return answer;
+    // A proxy that wants a password or a cookie of its own?
+    this.credentials = "same-origin";
+    return this.fetch(this.urls.snapshot, Pools.Poll.PATIENCE, this.credentials);
   }
 
   /** Ask for a new pass; with the database away, the old one goes on being used. */
