@@ -11,10 +11,9 @@ import pytest
 from django_pooled.stats import BOUNDS, Histogram
 from example_project.embedded_postgres import free_port
 from tests import browser as browsers
-from tests.browser import browser
+from tests.browser import browser, wait_until
 from tests.dashboard_site import running
 from tests.fault_proxy import FaultProxy
-from tests.servers import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,6 +192,7 @@ def test_figures_are_called_old_while_the_site_is_stopped_and_when_it_is_gone(
     with running.serving(url) as site:
         # A cookie knows no ports: whoever is signed in there is signed in here.
         load(browser, site)
+        browser.run("Pools.Poll.PATIENCE = 500; Pools.STALE = 1500")
         group = os.getpgid(site.pid)
         os.killpg(group, signal.SIGSTOP)
         try:

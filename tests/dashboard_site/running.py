@@ -40,7 +40,6 @@ def environment(url: str, **pool: object) -> dict[str, str]:
         **kept,
         "DATABASE_URL": url,
         "DJANGO_SETTINGS_MODULE": "tests.dashboard_site.settings",
-        "DJANGO_SUPERUSER_PASSWORD": PASSWORD,
         "POOL": json.dumps({"max_size": 2, "timeout": 20.0, **pool}),
         "PYTHONPATH": path,
     }
@@ -53,12 +52,8 @@ def database(server: EmbeddedServer, name: str) -> Iterator[str]:
         connection.execute(f"CREATE DATABASE {name}")
     try:
         env = environment(server.url(name), stats_dir=False)
-        for command in (
-            ["migrate", "--verbosity=0"],
-            ["createsuperuser", "--noinput", "--username=ada", "--email=", "--verbosity=0"],
-        ):
-            program = [sys.executable, "-m", "django", *command]
-            subprocess.run(program, cwd=ROOT, env=env, check=True, timeout=60)
+        program = [sys.executable, "-m", "tests.dashboard_site.prepare", PASSWORD]
+        subprocess.run(program, cwd=ROOT, env=env, check=True, timeout=60)
         yield server.url(name)
     finally:
         with psycopg.connect(**server.parameters("postgres"), autocommit=True) as connection:
