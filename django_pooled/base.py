@@ -42,6 +42,7 @@ from .parameters import (
 from .pool import Pool
 from .retry.commit import commit, commit_once
 from .retry.riding import RidingCursor
+from .sql_comments import Commenter
 from .validation import DatabaseValidation
 
 if TYPE_CHECKING:
@@ -96,6 +97,10 @@ class DatabaseWrapper(LendingWrapper):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._last: tuple[tuple[dict[str, Any], str, str | None, int], Pool] | None = None
+        pool = self.settings_dict["OPTIONS"].get("pool")
+        if isinstance(pool, dict) and (comments := pool.get("sql_comments")):
+            name = comments if isinstance(comments, str) else None
+            self.execute_wrappers.append(Commenter(name))
 
     @property
     def is_pooled(self) -> bool:

@@ -108,6 +108,15 @@ class PoolOptions:
     """Folder of the sockets that `manage.py poolstats` asks."""
     application_name: bool = _option(True, _FLAG)
     """Whether sessions are named 'django PID@HOST' in pg_stat_activity."""
+    sql_comments: bool | str = _option(
+        False,
+        _Expected(
+            "True, False or the application's name",
+            lambda v: isinstance(v, bool) or (isinstance(v, str) and v != ""),
+        ),
+    )
+    """Whether each statement ends in a comment that names the view or task, and the application
+    if its name is given."""
     name: str | None = _option(
         None, _Expected("a string or None", lambda v: v is None or isinstance(v, str))
     )

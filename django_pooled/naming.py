@@ -1,0 +1,97 @@
+"""Names what the running code is for, for SQL comments and for ``poolstats --connections``."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+
+from .activity import current, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+__all__ = ["NameViewMiddleware", "name_celery_tasks"]
+
+
+class NameViewMiddleware:
+    """Have what a view does go by the view's name, as ``votes.views.cast``.
+
+    Works under WSGI and ASGI, without another thread. The name is there from the moment that
+    Django knows the view until the response has been made: what the body of a streaming response
+    does later has none.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+            # Django would run a plain method in a thread of its own.
+            self.process_view = self._aprocess_view  # type: ignore[assignment,method-assign]
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        if self._is_async:
+            return self._acall(request)
+        token = current.set(None)
+        try:
+            response: HttpResponseBase = self.get_response(request)
+            return response
+        finally:
+            # The thread goes on to other requests.
+            current.reset(token)
+
+    async def _acall(self, request: HttpRequest) -> HttpResponseBase:
+        token = current.set(None)
+        try:
+            response: HttpResponseBase = await self.get_response(request)
+            return response
+        finally:
+            current.reset(token)
+
+    def process_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> None:
+        """Django's hook for when it has found the view.
+
+        Args:
+            request: The request.
+            view: Its view.
+            args: The view's arguments.
+            kwargs: The view's named arguments.
+        """
+        current.set(name_of(view))
+
+    async def _aprocess_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> None:
+        current.set(name_of(view))
+
+
+# What there was before each task that is under way, which may be a view that runs it itself.
+_outer: ContextVar[tuple[str | None, ...]] = ContextVar("django_pooled.naming", default=())
+
+
+def name_celery_tasks() -> None:
+    """Have what Celery's tasks do go by the task's name, as ``celery votes.tasks.count``.
+
+    To be called once, in the module that makes the Celery application.
+    """
+    from celery import signals
+
+    signals.task_prerun.connect(_task_begins, dispatch_uid="django_pooled.naming")
+    signals.task_postrun.connect(_task_ended, dispatch_uid="django_pooled.naming")
+
+
+def _task_begins(task: Any, **kwargs: Any) -> None:
+    _outer.set((*_outer.get(), current.get()))
+    current.set(f"celery {task.name}")
+
+
+def _task_ended(**kwargs: Any) -> None:
+    *outer, before = _outer.get()
+    _outer.set(tuple(outer))
+    current.set(before)
