@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from django_pooled.poolstats import findings, prometheus, table
+from django_pooled.poolstats import findings, table
 from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.findings import Finding, Level
 from django_pooled.poolstats.overview import Overview
@@ -271,13 +271,6 @@ def test_prometheus_samples_are_well_formed_and_unique(site: Site) -> None:
     assert len(kinds) == len(set(kinds))
 
 
-def test_prometheus_counts_restarts_by_sqlstate() -> None:
-    look = overview({})
-    look.collection.reports[0]["pools"][0]["restarts"] = {"40001": 3, "lost": 1}
-    lines = prometheus.render(look).splitlines()
-    assert 'django_pooled_restarts_total{database="default",pid="4121",sqlstate="40001"} 3' in lines
-
-
 def test_the_table_tells_restarts_by_sqlstate_lost_commits_by_outcome_and_the_budget() -> None:
     look = overview({"retry_budget_left": 97.0}, {"retry_budget_left": 100.0})
     for pool in look.collection.reports[0]["pools"]:
@@ -289,22 +282,12 @@ def test_the_table_tells_restarts_by_sqlstate_lost_commits_by_outcome_and_the_bu
     ) in table.render(look, [])
 
 
-def test_what_kept_connections_with_their_request_is_told_in_every_format() -> None:
+def test_what_kept_connections_with_their_request_is_told() -> None:
     look = overview({}, {})
     for pool in look.collection.reports[0]["pools"]:
         pool["pinned"] = {"SET": 2, "LISTEN": 1}
     shown = table.render(look, [])
     assert "        kept to the end of their request: 4 x SET, 2 x LISTEN" in shown
-    lines = prometheus.render(look).splitlines()
-    assert 'django_pooled_pinned_total{database="default",pid="4121",state="SET"} 4' in lines
-
-
-def test_prometheus_counts_commits_without_an_answer_by_outcome() -> None:
-    look = overview({})
-    look.collection.reports[0]["pools"][0]["lost_commits"] = {"committed": 2, "unknown": 1}
-    lines = prometheus.render(look).splitlines()
-    labels = 'database="default",pid="4121"'
-    assert f'django_pooled_lost_commits_total{{{labels},outcome="unknown"}} 1' in lines
 
 
 def test_commits_that_stay_unknown_are_told() -> None:

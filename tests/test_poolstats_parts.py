@@ -18,7 +18,7 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 
 from django_pooled.management.commands.poolstats import Command
-from django_pooled.poolstats import findings, prometheus, table
+from django_pooled.poolstats import findings, table
 from django_pooled.poolstats.collect import Collection, collect
 from django_pooled.poolstats.observer import Observer
 from django_pooled.poolstats.overview import Overview
@@ -109,13 +109,6 @@ def test_the_table_shows_waits_in_fitting_units(seconds: float, shown: str) -> N
     look = overview()
     look.collection.reports[0]["pools"][0].update(checkouts=1, wait={"sum": seconds})
     assert shown in table.render(look, [])[1]
-
-
-def test_prometheus_counts_sessions_by_state() -> None:
-    server = ServerView("default", max_connections=100, states={"idle": 3, "active": 1})
-    lines = prometheus.render(overview(server=server)).splitlines()
-    assert 'django_pooled_server_sessions{database="default",state="idle"} 3' in lines
-    assert 'django_pooled_server_sessions{database="default",state="active"} 1' in lines
 
 
 def test_a_frame_with_more_processes_than_lines_leaves_out_the_least_busy(

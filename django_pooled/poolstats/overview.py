@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from django_pooled.histogram import Histogram
 from django_pooled.stats import session_name
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ __all__ = ["Group", "Overview", "PoolRow"]
 SUMMED = (
     *("size", "idle", "in_use", "waiting", "max_size", "connecting"),
     *("checkouts", "checkins", "discarded", "reclaimed", "timeouts", "exhausted", "refused"),
-    *("connects", "connect_failures", "closed.dead", "closed.lifetime", "wait.sum"),
+    *("connects", "connect_failures"),
 )
 """The figures of a pool that make sense added up."""
 
@@ -35,17 +36,32 @@ class PoolRow(NamedTuple):
 
     def number(self, key: str) -> float:
         """Return a figure, 0 where an older process does not count it."""
-        value: object = self.figures
-        for name in key.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
+        value = self.figures.get(key)
         return value if isinstance(value, (int, float)) else 0
+
+    def has(self, key: str) -> bool:
+        """Tell whether there is such a figure: an older process lacks some, a pool others."""
+        return isinstance(self.figures.get(key), (int, float))
 
     def counts(self, key: str) -> dict[str, int]:
         """Return what is counted by kind: restarts by SQLSTATE, lost COMMITs by outcome."""
-        found = self.figures.get(key)
+        return _counts(self.figures.get(key))
+
+    def times(self, key: str) -> Histogram:
+        """Return durations: 'wait', 'use' or 'connect'; none where an older process has none."""
+        return Histogram.from_report(self.figures.get(key))
+
+    @property
+    def outcomes(self) -> dict[tuple[str, str], int]:
+        """How restarts ended, by SQLSTATE and outcome."""
+        found = self.figures.get("restarted")
         if not isinstance(found, dict):
             return {}
-        return {str(kind): count for kind, count in found.items() if isinstance(count, int)}
+        return {
+            (str(sqlstate), outcome): count
+            for sqlstate, counts in found.items()
+            for outcome, count in _counts(counts).items()
+        }
 
     @property
     def restarts(self) -> int:
@@ -55,7 +71,7 @@ class PoolRow(NamedTuple):
     @property
     def has_budget(self) -> bool:
         """Whether restarts are bounded in that process."""
-        return isinstance(self.figures.get("retry_budget_left"), (int, float))
+        return self.has("retry_budget_left")
 
     @property
     def budget_is_spent(self) -> bool:
@@ -67,6 +83,12 @@ class PoolRow(NamedTuple):
         """Threads wait, and no connection is left to hand out or to open."""
         full = self.number("in_use") >= self.number("max_size")
         return bool(self.number("waiting")) and not self.number("idle") and full
+
+
+def _counts(found: object) -> dict[str, int]:
+    if not isinstance(found, dict):
+        return {}
+    return {str(kind): count for kind, count in found.items() if isinstance(count, int)}
 
 
 @dataclass

@@ -1,0 +1,98 @@
+"""Reports of pools as processes make them, and overviews of them, by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django_pooled.histogram import Histogram
+from django_pooled.poolstats.collect import Collection
+from django_pooled.poolstats.overview import Overview
+from django_pooled.poolstats.server_view import ServerView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["connection", "overview", "pool", "process", "times"]
+
+
+def times(*seconds: float) -> dict[str, Any]:
+    """Return a histogram of these durations."""
+    histogram = Histogram()
+    for one in seconds:
+        histogram.record(one)
+    return histogram.as_report()
+
+
+def pool(alias: str = "default", **figures: Any) -> dict[str, Any]:
+    """Return a pool with one idle connection and 7 checkouts, unless told otherwise."""
+    closed = dict.fromkeys(("idle", "lifetime", "dead", "error", "reset", "drained"), 0)
+    idle, in_use = figures.get("idle", 1), figures.get("in_use", 0)
+    return {
+        "alias": alias,
+        "pool_mode": "session",
+        "min_size": 1,
+        "max_size": 10,
+        "size": idle + in_use,
+        "idle": 1,
+        "in_use": 0,
+        "waiting": 0,
+        "connecting": 0,
+        "longest_waiting": None,
+        "server": "db.example:5432/site",
+        "retry_budget_left": 100.0,
+        "last_error": None,
+        "last_error_age": None,
+        "age": 3600.0,
+        "checkouts": 7,
+        "checkins": 7 - in_use,
+        "discarded": 0,
+        "reclaimed": 0,
+        "timeouts": 0,
+        "exhausted": 0,
+        "refused": 0,
+        "connects": idle + in_use,
+        "connect_failures": 0,
+        "wait": times(*[0.001] * 7),
+        "use": times(*[0.01] * 7),
+        "connect": times(*[0.005] * (idle + in_use)),
+        "restarts": {},
+        "restarted": {},
+        "refused_restarts": {},
+        "pinned": {},
+        "lost_commits": {},
+        "connections": [],
+        **figures,
+        "closed": {**closed, **figures.get("closed", {})},
+    }
+
+
+def connection(backend_pid: int, **figures: Any) -> dict[str, Any]:
+    """Return a connection of a pool, idle unless told otherwise."""
+    return {
+        "backend_pid": backend_pid,
+        "age": 60.0,
+        "state": "idle",
+        "since": 1.0,
+        "by": None,
+        "where": None,
+        "pinned_by": None,
+        "doomed_by": None,
+        **figures,
+    }
+
+
+def process(*pools: dict[str, Any], pid: int = 4121, **figures: Any) -> dict[str, Any]:
+    """Return what a process reports."""
+    values = {"version": 1, "pid": pid, "host": "web-1", "command": "gunicorn", "threads": 4}
+    return {**values, "age": 3600.0, "pools": list(pools or [pool()]), **figures}
+
+
+def overview(
+    *processes: dict[str, Any], servers: Iterable[ServerView] | None = None, **more: Any
+) -> Overview:
+    """Return one of these processes, of one without trouble if none is named."""
+    reports: list[Any] = list(processes or [process()])
+    healthy = ServerView("default", max_connections=1000, reserved=3, used=10)
+    return Overview(
+        Collection(reports), [healthy] if servers is None else list(servers), host="web-1", **more
+    )
