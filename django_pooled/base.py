@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -98,9 +99,8 @@ class DatabaseWrapper(LendingWrapper):
         super().__init__(*args, **kwargs)
         self._last: tuple[tuple[dict[str, Any], str, str | None, int], Pool] | None = None
         pool = self.settings_dict["OPTIONS"].get("pool")
-        if isinstance(pool, dict) and (comments := pool.get("sql_comments")):
-            name = comments if isinstance(comments, str) else None
-            self.execute_wrappers.append(Commenter(name))
+        if isinstance(pool, Mapping) and (comments := pool.get("sql_comments")):
+            self.execute_wrappers.append(Commenter(comments if comments is not True else None))
 
     @property
     def is_pooled(self) -> bool:

@@ -80,7 +80,7 @@ def name_celery_tasks() -> None:
 
     To be called once, in the module that makes the Celery application.
     """
-    from celery import signals
+    from celery import signals  # type: ignore[import-untyped,unused-ignore]
 
     signals.task_prerun.connect(_task_begins, dispatch_uid="django_pooled.naming")
     signals.task_postrun.connect(_task_ended, dispatch_uid="django_pooled.naming")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from .activity import current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 __all__ = ["Commenter", "comment_of"]
 
@@ -53,11 +53,11 @@ class Commenter:
 
     def __call__(
         self,
-        execute: Callable[[Any, Any, bool, Mapping[str, Any]], Any],
+        execute: Callable[[Any, Any, bool, dict[str, Any]], Any],
         sql: Any,
         params: Any,
         many: bool,
-        context: Mapping[str, Any],
+        context: dict[str, Any],
     ) -> Any:
         """Run a statement, with the comment if it is text and has no other one.
 

@@ -45,7 +45,11 @@ def commented(server: EmbeddedServer, make_database: MakeDatabase) -> str:
 def busy() -> Iterator[Callable[[str], None]]:
     """Say what the running code is for."""
     token = current.set(None)
-    yield current.set
+
+    def say(name: str) -> None:
+        current.set(name)
+
+    yield say
     current.reset(token)
 
 
@@ -235,15 +239,13 @@ async def ask_async(request: HttpRequest, alias: str) -> HttpResponse:
 
 
 def run_task(request: HttpRequest, alias: str) -> HttpResponse:
-    from celery import Celery
+    from celery import Celery  # type: ignore[import-untyped,unused-ignore]
 
-    app = Celery(set_as_current=False)
-
-    @app.task(name="votes.count")
-    def count(depth: int) -> list[str]:
+    def run(depth: int) -> list[str]:
         below = count.apply([depth - 1]).get(disable_sync_subtasks=False) if depth else []
         return [*below, str(current.get())]
 
+    count = Celery(set_as_current=False).task(name="votes.count")(run)
     names = count.apply([1]).get(disable_sync_subtasks=False)
     return HttpResponse(",".join([*names, str(current.get())]))
 
