@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from functools import partial
 from random import uniform
 from time import monotonic
@@ -74,6 +75,7 @@ class Pool:
         self.record: Record = Record()
         self.retry_budget: RetryBudget = RetryBudget(options.retry_budget)
         self._made_at = monotonic()
+        self._id = os.urandom(8).hex()
         self._configure = configure
         # None of its parts holds the pool: closed and let go of, it is freed at once, and not
         # when the garbage collector comes by.
@@ -216,6 +218,8 @@ class Pool:
             last_error_age=monotonic() - self._connector.last_error_at if error else None,
             counters=counters,
             connections=[*self._usage.describe(), *map(described, self._pool.idle_connections)],
+            name=self.options.name or self.alias,
+            id=self._id,
         )
 
     def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:

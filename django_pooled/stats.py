@@ -63,6 +63,10 @@ class PoolSnapshot:
     counters: Counters
     connections: list[ConnectionFigures]
     """Each connection: those in use, then the idle ones."""
+    name: str = ""
+    """The option ``name``, or the alias."""
+    id: str = ""
+    """Tells the pool from every other one, of this process or any other, that is or has been."""
 
 
 class ProcessReport(TypedDict):
