@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.urls import path
 
 from django_pooled import health
+from django_pooled.metrics import prometheus
 
 from . import views
 
@@ -16,6 +17,7 @@ urlpatterns = [
     path("slow/<seconds>", views.slow),
     path("rows/<int:count>", views.rows),
     path("pools", views.pools),
+    path("metrics", prometheus),
     path("body/<how>", views.body),
     path("client/<name>/<what>", views.client),
     path("async/double/<int:number>", views.async_double),

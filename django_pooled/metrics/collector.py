@@ -1,0 +1,47 @@
+"""A collector for projects that show a registry of prometheus_client's already."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .exposition import of_this_process, summed
+from .page import TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prometheus_client import Metric
+
+__all__ = ["PoolCollector"]
+
+
+class PoolCollector:
+    """The pools' metrics in a registry: ``REGISTRY.register(PoolCollector())``.
+
+    They are those of the process that is asked, as are all others in ``REGISTRY``. A registry
+    with prometheus_client's ``MultiProcessCollector`` takes the whole site's.
+
+    It reads the pools when it is asked, so it may be registered before a fork and before there is
+    any pool.
+
+    Args:
+        whole_site: Whether to add up all processes of the site on this host, as the view
+            `prometheus` does.
+    """
+
+    def __init__(self, *, whole_site: bool = False) -> None:
+        self._whole_site = whole_site
+
+    def collect(self) -> Iterable[Metric]:
+        """Called by the registry for each scrape."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        return text_string_to_metric_families(
+            summed(TIMEOUT) if self._whole_site else of_this_process()
+        )
+
+    def describe(self) -> Iterable[Metric]:
+        """Called by the registry to learn the metrics' names, without asking anybody."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        return text_string_to_metric_families(of_this_process())

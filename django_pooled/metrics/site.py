@@ -1,0 +1,128 @@
+"""The pools of one site: of this process, and of its siblings, which have the same databases."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+
+from django_pooled import registry, stats_folder
+from django_pooled.conf import is_pooled
+from django_pooled.parameters import server_of
+from django_pooled.poolstats.collect import collect_all
+from django_pooled.stats import process_report
+
+if TYPE_CHECKING:
+    from django_pooled.stats import ProcessReport
+    from django_pooled.stats_folder import StrPath
+
+__all__ = ["Look", "PoolOfProcess", "Site", "own_pools"]
+
+
+class PoolOfProcess(NamedTuple):
+    """One pool, as its process reports it."""
+
+    host: str
+    pid: int
+    figures: dict[str, Any]
+
+    @property
+    def alias(self) -> str:
+        """Key of its database in the settings."""
+        return str(self.figures["alias"])
+
+    @property
+    def identity(self) -> str:
+        """What tells it from every other pool; for an older process, from most."""
+        return str(self.figures.get("id") or f"{self.host} {self.pid} {self.alias}")
+
+
+@dataclass
+class Look:
+    """The site's pools at one moment, and which processes could be asked."""
+
+    pools: list[PoolOfProcess] = field(default_factory=list)
+    answered: set[tuple[str, int]] = field(default_factory=set)
+    """Host and pid of each process that answered, whatever pools it has."""
+    silent: set[int] = field(default_factory=set)
+    """Processes that are alive and did not answer in time."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """What tells a site's pools from those of other sites that run as the same user.
+
+    Two sites may share a folder, an alias ("default") and even a server: it is the database
+    behind the alias that tells them apart.
+    """
+
+    databases: frozenset[tuple[str, str]]
+    """Alias and address of each pooled database."""
+    folders: tuple[StrPath, ...]
+    """Where its processes publish: each in that of the database that it uses first."""
+    ledger_folder: StrPath | None
+    """The first of the ``stats_dir`` options, None for the default folder."""
+
+    @classmethod
+    def of_settings(cls) -> Site:
+        """Return the site that the settings of this process describe."""
+        databases: set[tuple[str, str]] = set()
+        given: dict[StrPath | None, None] = {}
+        for alias, settings_dict in connections.settings.items():
+            try:
+                pooled = is_pooled(settings_dict)
+            except (ImproperlyConfigured, ImportError):
+                continue  # An ENGINE that can't be loaded has no pools.
+            if pooled:
+                databases.add((alias, server_of(settings_dict)))
+                options = settings_dict["OPTIONS"].get("pool")
+                folder = options.get("stats_dir") if isinstance(options, dict) else None
+                if folder is not False:
+                    given[folder] = None
+        folders: list[StrPath] = []
+        for folder in given:
+            # By name, since for the default collect_all() would look for processes that have
+            # another view of the file system: those are no siblings.
+            folders += stats_folder.BASES if folder is None else [folder]
+        return cls(frozenset(databases), tuple(folders), next(iter(given), None))
+
+    @property
+    def key(self) -> str:
+        """A short name for it, the same in each of its processes."""
+        return sha256(repr(sorted(self.databases)).encode()).hexdigest()[:16]
+
+    def look(self, timeout: float) -> Look:
+        """Ask every process for its pools; no database is asked, and no pool is used.
+
+        Args:
+            timeout: Seconds that the others have for their answer.
+        """
+        look, own = Look(), process_report(registry.snapshots())
+        self._add(look, own)
+        if self.folders and stats_folder.available():
+            found = collect_all(self.folders, timeout, uid=os.geteuid())
+            look.silent.update(found.silent)
+            for report in found.reports:
+                # Its own answer came through its socket too, a moment later.
+                if (report.get("host"), report["pid"]) != (own["host"], own["pid"]):
+                    self._add(look, report)
+        return look
+
+    def _add(self, look: Look, report: ProcessReport) -> None:
+        host, pid = report.get("host", ""), report["pid"]
+        look.answered.add((host, pid))
+        look.pools += [
+            PoolOfProcess(host, pid, pool)
+            for pool in report["pools"]
+            if (pool["alias"], pool.get("server")) in self.databases
+        ]
+
+
+def own_pools() -> list[PoolOfProcess]:
+    """Return the pools of this process alone."""
+    report = process_report(registry.snapshots())
+    return [PoolOfProcess(report["host"], report["pid"], pool) for pool in report["pools"]]
