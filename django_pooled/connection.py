@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +13,8 @@ from .sqlstates import CONNECTION_LOST
 if TYPE_CHECKING:
     import select
     from weakref import ref
+
+    from typing_extensions import Self
 
     from .record import Reason
     from .retry.riding import Rider
@@ -92,6 +95,19 @@ class PooledConnection(psycopg.Connection[Any]):
 
     rider: Rider | None = None
     """What rides with the statements of an attempt under retry_transaction."""
+
+    @classmethod
+    def connect(cls, *args: Any, **kwargs: Any) -> Self:
+        """As psycopg's, and a connection of this class even after psycopg's was patched.
+
+        opentelemetry-instrumentation-psycopg leaves psycopg.Connection, when it is taken away
+        again, with a connect() that makes instances of that class only.
+        """
+        connect: Any = super().connect
+        if getattr(connect, "__self__", cls) is not cls:
+            connect = partial(connect.__func__, cls)
+        made: Self = connect(*args, **kwargs)
+        return made
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
