@@ -1,0 +1,193 @@
+"""The pools' metrics for OpenTelemetry, under the names of its semantic conventions."""
+
+# https://opentelemetry.io/docs/specs/semconv/database/database-metrics/#connection-pools
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.metrics import CallbackOptions, Observation, get_meter
+
+import django_pooled
+from django_pooled import registry
+from django_pooled.signals import (
+    connection_checked_in,
+    connection_checked_out,
+    connection_opened,
+)
+from django_pooled.stats import BOUNDS
+
+from .book import Book
+from .site import Look, PoolOfProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from django.dispatch import Signal
+    from opentelemetry.metrics import Histogram, Meter, MeterProvider
+
+    from django_pooled.stats import PoolSnapshot
+
+    Gauge = Callable[[PoolSnapshot], Iterable[tuple[dict[str, str], int]]]
+
+__all__ = ["instrument", "uninstrument"]
+
+POOL_NAME = "db.client.connection.pool.name"
+STATE = "db.client.connection.state"
+
+# The conventions give none for these; those of the SDK are meant for milliseconds.
+BOUNDARIES = BOUNDS[::2]
+
+_current: _Instrumentation | None = None
+
+
+def instrument(meter_provider: MeterProvider | None = None) -> None:
+    """Report the pools of this process, those that are still to be opened too.
+
+    A pool goes by its option ``name``, or by its alias. May be called in the settings, before a
+    fork, and more than once: while it reports, another call changes nothing.
+
+    Args:
+        meter_provider: None for OpenTelemetry's global one.
+    """
+    global _current
+    if _current is None:
+        _current = _Instrumentation(
+            get_meter("django_pooled", django_pooled.__version__, meter_provider)
+        )
+
+
+def uninstrument() -> None:
+    """Report no more; `instrument` may be called again."""
+    global _current
+    if _current is not None:
+        _current.end()
+        _current = None
+
+
+class _Instrumentation:
+    """What `instrument` set up, until `uninstrument`.
+
+    Durations are recorded as they come, by signals; what stands at a moment is read when a reader
+    asks for it. The conventions' UpDownCounters and Counter are of the kind that is observed.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self._ended = False
+        self._book, self._owner = Book(), os.getpid()
+        self._receivers: list[tuple[Signal, Callable[..., None]]] = []
+        for name, text, unit, gauge in _GAUGES:
+            meter.create_observable_up_down_counter(name, [self._observer(gauge)], unit, text)
+        meter.create_observable_counter(
+            "db.client.connection.timeouts",
+            [self._timeouts],
+            "{timeout}",
+            "Checkouts that timed out.",
+        )
+        for name, text, signal, argument in _TIMES:
+            histogram = meter.create_histogram(
+                name, "s", text, explicit_bucket_boundaries_advisory=BOUNDARIES
+            )
+            receiver = _recorder(histogram, argument)
+            signal.connect(receiver, weak=False)
+            self._receivers.append((signal, receiver))
+
+    def end(self) -> None:
+        # There is no way to take an observer away from a meter.
+        self._ended = True
+        for signal, receiver in self._receivers:
+            signal.disconnect(receiver)
+
+    def _observer(self, gauge: Gauge) -> Callable[[CallbackOptions], Iterator[Observation]]:
+        def observe(options: CallbackOptions) -> Iterator[Observation]:
+            # Two pools of one name, while settings change, are one to the outside.
+            sums: Counter[tuple[tuple[str, str], ...]] = Counter()
+            for pool in [] if self._ended else registry.snapshots():
+                for attributes, number in gauge(pool):
+                    sums[tuple({POOL_NAME: pool.name, **attributes}.items())] += number
+            for key, number in sums.items():
+                yield Observation(number, dict(key))
+
+        return observe
+
+    def _timeouts(self, options: CallbackOptions) -> Iterator[Observation]:
+        if self._ended:
+            return
+        if self._owner != os.getpid():
+            # What the parent counted, the parent reports.
+            self._book, self._owner = Book(), os.getpid()
+        look = Look(answered={("", self._owner)})
+        for pool in registry.snapshots():
+            figures = {"alias": pool.name, "id": pool.id, "timeouts": pool.counters.timeouts}
+            look.pools.append(PoolOfProcess("", self._owner, figures))
+        self._book.settle(look)
+        sums: Counter[str] = Counter()
+        for name, counts in self._book.figures(look):
+            sums[name] += counts["timeouts"]
+        for name, number in sums.items():
+            yield Observation(number, {POOL_NAME: name})
+
+
+def _recorder(histogram: Histogram, argument: str) -> Callable[..., None]:
+    def receive(pool_name: str, **facts: Any) -> None:
+        histogram.record(facts[argument], {POOL_NAME: pool_name})
+
+    return receive
+
+
+# Names, units and kinds are the conventions'.
+_GAUGES: tuple[tuple[str, str, str, Gauge], ...] = (
+    (
+        "db.client.connection.count",
+        "Connections by state.",
+        "{connection}",
+        lambda pool: [({STATE: "idle"}, pool.idle), ({STATE: "used"}, pool.in_use)],
+    ),
+    (
+        "db.client.connection.idle.max",
+        "Most connections that may be idle.",
+        "{connection}",
+        lambda pool: [({}, pool.max_size)],
+    ),
+    (
+        "db.client.connection.idle.min",
+        "Connections kept open even when idle.",
+        "{connection}",
+        lambda pool: [({}, pool.min_size)],
+    ),
+    (
+        "db.client.connection.max",
+        "Most connections that the pool opens.",
+        "{connection}",
+        lambda pool: [({}, pool.max_size)],
+    ),
+    (
+        "db.client.connection.pending_requests",
+        "Threads queued for a checkout.",
+        "{request}",
+        lambda pool: [({}, pool.waiting)],
+    ),
+)
+
+_TIMES: tuple[tuple[str, str, Signal, str], ...] = (
+    (
+        "db.client.connection.create_time",
+        "Time of each successful connect.",
+        connection_opened,
+        "seconds",
+    ),
+    (
+        "db.client.connection.wait_time",
+        "Time of each successful checkout.",
+        connection_checked_out,
+        "waited",
+    ),
+    (
+        "db.client.connection.use_time",
+        "Time that each connection given back was in use.",
+        connection_checked_in,
+        "used",
+    ),
+)
