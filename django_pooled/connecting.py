@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from .backoff import retry_until
+from .log_facts import facts
 from .sqlstates import is_permanent_refusal
 
 if TYPE_CHECKING:
@@ -153,13 +154,22 @@ class Connector:
             self._trouble = self._suspected = False
             self._refusals = 0
         if was_in_trouble:
-            logger.info("pool %r: connected again", self._name)
+            logger.info(
+                "pool %r: connected again",
+                self._name,
+                extra=facts("connected_again", alias=self._name, seconds=took),
+            )
         self._opened(took)
         return connection
 
     def _failed(self, error: Exception) -> None:
         if not self._trouble:
-            logger.warning("pool %r: cannot connect: %s", self._name, error)
+            logger.warning(
+                "pool %r: cannot connect: %s",
+                self._name,
+                error,
+                extra=facts("connect_failed", alias=self._name, error=error),
+            )
         with self._counting:
             self.last_error_at = monotonic()
             if not self._closing.is_set():

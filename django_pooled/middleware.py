@@ -6,7 +6,7 @@ import logging
 import random
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
@@ -17,6 +17,7 @@ from django.utils.log import log_response
 from django.views.defaults import server_error
 
 from .errors import AmbiguousCommit, PoolError
+from .log_facts import facts
 from .sqlstates import history, is_server_away, sqlstate_of
 
 if TYPE_CHECKING:
@@ -169,19 +170,30 @@ def unavailable_response(
     response["Cache-Control"] = "no-store"
     # Django logs every 5xx response as an error, which mails it to the admins, unless the
     # response has been logged already: this warning takes that one's place.
+    alias = _alias_of(error)
     log_response(
         "Database %s is unavailable, %s %s was answered 503: %s",
-        _alias_of(error),
+        repr(alias) if alias is not None else "of unknown alias",
         request.method,
         request.path,
         _reason(error),
         response=response,
         request=request,
-        logger=logger,
+        logger=_Telling(**facts("answered_503", alias=alias, error=error)),  # type: ignore[arg-type]
         level="warning",
         exception=error if settings.DEBUG else None,
     )
     return response
+
+
+class _Telling:
+    """A logger for Django's log_response(), whose records have some facts more."""
+
+    def __init__(self, **more: object) -> None:
+        self._more = more
+
+    def warning(self, message: str, *args: object, extra: dict[str, Any], **options: Any) -> None:
+        logger.warning(message, *args, extra={**extra, **self._more}, **options)
 
 
 def _prefers_json(request: HttpRequest) -> bool:
@@ -202,8 +214,12 @@ def _page(detail: str, retry_after: int) -> str:
         except TemplateDoesNotExist:
             return PAGE.format(detail=detail)
         return template.render({"detail": detail, "retry_after": retry_after})
-    except Exception:
-        logger.exception("The template %s could not be rendered.", TEMPLATE)
+    except Exception as error:
+        logger.exception(
+            "The template %s could not be rendered.",
+            TEMPLATE,
+            extra=facts("template_failed", error=error),
+        )
         return PAGE.format(detail=detail)
 
 
@@ -213,13 +229,13 @@ def _is_ambiguous(error: BaseException) -> bool:
     return any(isinstance(link, AmbiguousCommit) for link in history(error))
 
 
-def _alias_of(error: BaseException) -> str:
+def _alias_of(error: BaseException) -> str | None:
     for link in history(error):
         if isinstance(link, PoolError):
-            return repr(link.alias)
+            return link.alias
     # Django's errors don't know their alias, but the connection knows that it had one.
     failed = [c.alias for c in connections.all(initialized_only=True) if c.errors_occurred]
-    return repr(failed[0]) if len(failed) == 1 else "of unknown alias"
+    return failed[0] if len(failed) == 1 else None
 
 
 def _reason(error: BaseException) -> str:

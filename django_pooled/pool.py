@@ -14,6 +14,7 @@ from . import psycopg_seam as seam
 from .connecting import Connector
 from .errors import CheckoutTimeout, ConnectFailed, Gauges, PoolClosed, PoolError, PoolExhausted
 from .liveness import answers, looks_alive
+from .log_facts import facts
 from .readiness import Readiness
 from .record import Record
 from .reset import reset
@@ -238,12 +239,20 @@ class Pool:
                 if other.place == place:
                     other.life.doom(f"{READ_ONLY}: {error}")
             self._pool.sweep(lambda other: other.place != place, "drained")
-            logger.warning("pool %r: %s:%s turned read-only, and is left", self.alias, *place)
+            logger.warning(
+                "pool %r: %s:%s turned read-only, and is left",
+                *(self.alias, *place),
+                extra=facts("server_read_only", alias=self.alias, host=place[0], port=place[1]),
+            )
         elif is_stale_plan(error):
             for other in self._usage.connections():
                 other.life.doom(str(error))
             self._pool.sweep(lambda other: False, "drained")
-            logger.info("pool %r: tables have changed; new connections prepare anew", self.alias)
+            logger.info(
+                "pool %r: tables have changed; new connections prepare anew",
+                self.alias,
+                extra=facts("tables_changed", alias=self.alias),
+            )
 
     def _take(self, started: float, deadline: float) -> PooledConnection:
         cause: BaseException | None
@@ -328,13 +337,23 @@ class Pool:
                 lambda other: looks_alive(other) and not (silent and self._is_due(other, now)),
                 "dead",
             )
-            logger.info("pool %r: found %d dead connections", self.alias, dead + 1)
+            logger.info(
+                "pool %r: found %d dead connections",
+                self.alias,
+                dead + 1,
+                extra=facts("connections_dead", alias=self.alias, connections=dead + 1),
+            )
             return "dead"
         if self.options.check is not None:
             try:
                 self.options.check(connection)
             except Exception as error:
-                logger.info("pool %r: the project's check failed: %s", self.alias, error)
+                logger.info(
+                    "pool %r: the project's check failed: %s",
+                    self.alias,
+                    error,
+                    extra=facts("check_failed", alias=self.alias, error=error),
+                )
                 return "dead"
         return None
 
@@ -366,6 +385,7 @@ class Pool:
                 "Close it with connections.close_all() at the end of the thread.",
                 self.alias,
                 checkout.where,
+                extra=facts("connection_reclaimed", alias=self.alias, where=checkout.where),
             )
             self.record.add("reclaimed")
             self.checkin(checkout.connection)

@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from . import stats_folder
+from .log_facts import facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +61,11 @@ def start(folder: StrPath | None, report: Callable[[], ProcessReport]) -> None:
             _publisher = _Publisher(folder, report)
             # RuntimeError: no thread can be started, or not any more at exit.
         except (OSError, RuntimeError) as error:
-            logger.debug("The pool statistics of this process are not published: %s", error)
+            logger.debug(
+                "The pool statistics of this process are not published: %s",
+                error,
+                extra=facts("not_published", error=error),
+            )
 
 
 def stop() -> None:
@@ -169,12 +174,20 @@ class _Publisher:
                 try:
                     self.answer(connection)
                 except OSError as error:
-                    logger.debug("A reader of the pool statistics went away: %s", error)
+                    logger.debug(
+                        "A reader of the pool statistics went away: %s",
+                        error,
+                        extra=facts("reader_gone", error=error),
+                    )
 
     def answer(self, connection: socket.socket) -> None:
         peer = stats_folder.peer_of(connection)
         if peer is not None and peer.uid not in (0, os.geteuid()):
-            logger.debug("User %d may not read the pool statistics.", peer.uid)
+            logger.debug(
+                "User %d may not read the pool statistics.",
+                peer.uid,
+                extra=facts("reader_refused", uid=peer.uid),
+            )
             return
         connection.settimeout(PATIENCE)
         connection.sendall(_encode(self.report))
@@ -205,7 +218,11 @@ def _encode(report: Callable[[], ProcessReport]) -> bytes:
         return json.dumps(report()).encode()
     except Exception as error:
         # The thread has to outlive whatever is wrong with one report.
-        logger.debug("The pool statistics could not be put together.", exc_info=True)
+        logger.debug(
+            "The pool statistics could not be put together.",
+            exc_info=True,
+            extra=facts("report_failed", error=error),
+        )
         return json.dumps({"pid": os.getpid(), "error": f"{type(error).__name__}"}).encode()
 
 
@@ -221,4 +238,8 @@ def _sweep(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        logger.debug("Sockets of ended processes could not be swept: %s", error)
+        logger.debug(
+            "Sockets of ended processes could not be swept: %s",
+            error,
+            extra=facts("sweep_failed", error=error),
+        )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from psycopg.pq import ConnStatus, TransactionStatus
 
+from .log_facts import facts
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -43,7 +45,11 @@ def reset(
             # Given back amid a query or COPY: nobody knows what it still has to say.
             return False
         if status != TransactionStatus.IDLE:
-            logger.warning("pool %r: rolled back a transaction left open", alias)
+            logger.warning(
+                "pool %r: rolled back a transaction left open",
+                alias,
+                extra=facts("transaction_left_open", alias=alias),
+            )
             connection.rollback()
         _restore_defaults(connection)
         if mode == "rollback" and connection.pinned_by is None:
@@ -55,7 +61,12 @@ def reset(
         elif callable(mode):
             mode(connection)
     except Exception as error:
-        logger.warning("pool %r: discarded a connection: %s", alias, error)
+        logger.warning(
+            "pool %r: discarded a connection: %s",
+            alias,
+            error,
+            extra=facts("reset_failed", alias=alias, error=error),
+        )
         return False
     return pgconn.transaction_status == TransactionStatus.IDLE
 

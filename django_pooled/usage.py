@@ -10,6 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypedDict
 
 from .activity import activity_of, current
+from .log_facts import facts
 from .reclaim import caller, this_threads_holder
 
 if TYPE_CHECKING:
@@ -203,4 +204,5 @@ class Usage:
             self._alias,
             held,
             stack,
+            extra=facts("connection_held", alias=self._alias, seconds=held, where=checkout.where),
         )

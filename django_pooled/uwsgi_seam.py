@@ -9,6 +9,8 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
+from .log_facts import facts
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -58,5 +60,6 @@ def warn_without_threads() -> None:
     if threads_sleep():
         logger.warning(
             "uWSGI runs without enable-threads: between requests no idle connection is closed, "
-            "none is replaced, and poolstats gets no answer. Set enable-threads = true."
+            "none is replaced, and poolstats gets no answer. Set enable-threads = true.",
+            extra=facts("uwsgi_without_threads"),
         )

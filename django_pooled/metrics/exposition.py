@@ -10,6 +10,7 @@ import re
 import socket
 from typing import TYPE_CHECKING, Any
 
+from django_pooled.log_facts import facts
 from django_pooled.poolstats.overview import PoolRow
 from django_pooled.poolstats.prometheus import pool_lines
 
@@ -45,7 +46,9 @@ def summed(timeout: float) -> str:
             book.settle(look)
         figures = book.figures(look)
     except OSError as error:
-        logger.debug("The metrics are not added up: %s", error)
+        logger.debug(
+            "The metrics are not added up: %s", error, extra=facts("not_summed", error=error)
+        )
         reason = " ".join(str(error).split())
         return f"# Not added up over processes: {reason}.\n" + _by_process(site.look(timeout))
     return _text([({"database": alias}, _row(found)) for alias, found in figures], look)

@@ -12,6 +12,7 @@ from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any
 
 from django_pooled import publish, stats_folder
+from django_pooled.log_facts import facts
 from django_pooled.stats import BOUNDS
 
 from .book import Book, Entry
@@ -78,7 +79,10 @@ def _lock(lock: int, patience: float) -> bool:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if monotonic() >= deadline:
-                logger.debug("The ledger of the metrics is held by another process.")
+                logger.debug(
+                    "The ledger of the metrics is held by another process.",
+                    extra=facts("ledger_held"),
+                )
                 return False
             sleep(0.01)
         else:
@@ -98,7 +102,11 @@ def _read(descriptor: int, name: str) -> Book:
     try:
         return _parse(json.loads(content))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        logger.debug("The ledger of the metrics is begun anew, since it can't be read: %r", error)
+        logger.debug(
+            "The ledger of the metrics is begun anew, since it can't be read: %r",
+            error,
+            extra=facts("ledger_begun_anew", error=error),
+        )
         return Book()
 
 

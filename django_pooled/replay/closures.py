@@ -8,6 +8,8 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from django_pooled.log_facts import facts
+
 from .memory import is_container
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class Surroundings:
                 "%s closes over %s and changes what it holds in each attempt: make it an "
                 "argument or a result",
                 function.__qualname__, ", ".join(names),
+                extra=facts("closure_changed", function=function.__qualname__),
             )  # fmt: skip
 
     def _look_around(self, function: FunctionType, memory: Memory, watch: bool) -> None:

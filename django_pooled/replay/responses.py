@@ -11,6 +11,8 @@ from django.http import FileResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.template.response import SimpleTemplateResponse
 
+from django_pooled.log_facts import facts
+
 logger = logging.getLogger("django_pooled.retry")
 
 _told: set[tuple[str, str]] = set()
@@ -60,7 +62,7 @@ def tell_if_it_reads_later(function: object, result: object) -> None:
     name = getattr(function, "__qualname__", "?")
     if reason is not None and (name, reason) not in _told:
         _told.add((name, reason))
-        logger.info("%s: %s", name, reason)
+        logger.info("%s: %s", name, reason, extra=facts("reads_later", function=name))
 
 
 def reads_later(result: object) -> str | None:

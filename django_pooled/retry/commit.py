@@ -10,6 +10,7 @@ from django.db.backends.utils import debug_transaction
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from django_pooled.errors import AmbiguousCommit
+from django_pooled.log_facts import facts
 from django_pooled.sqlstates import UNKNOWN_OUTCOME, psycopg_error
 
 from . import rehearsal
@@ -151,7 +152,12 @@ def resolve(wrapper: DatabaseWrapper, attempt: Attempt) -> Phase:
         outcome = inquire(wrapper, attempt, attempt.rider.testimony)
     attempt.phase = outcome
     log = logger.warning if outcome is Phase.UNKNOWN else logger.info
-    log("database %r: COMMIT had no answer, and is %s", wrapper.alias, outcome.value)
+    log(
+        "database %r: COMMIT had no answer, and is %s",
+        wrapper.alias,
+        outcome.value,
+        extra=facts("commit_resolved", alias=wrapper.alias, outcome=outcome.value),
+    )
     pool = wrapper.pool
     if pool is not None:
         pool.record.add("lost_commits", outcome.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from django_pooled.log_facts import facts
 from django_pooled.sqlstates import is_connection_lost
 from django_pooled.tokens.table import TABLE, Token, sweep_now_and_then
 
@@ -115,7 +116,11 @@ class _ByCaller(CommitCheck):
             if is_connection_lost(error):
                 # It will be asked again, on another connection.
                 raise
-            logger.exception("database %r: the commit_check failed", asking.alias)
+            logger.exception(
+                "database %r: the commit_check failed",
+                asking.alias,
+                extra=facts("commit_check_failed", alias=asking.alias, error=error),
+            )
             answer = None
         if answer is None:
             return Phase.UNKNOWN

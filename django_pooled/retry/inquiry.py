@@ -12,6 +12,7 @@ from django.db import Error, connections
 from django_pooled import tenants_seam
 from django_pooled.backoff import Backoff
 from django_pooled.errors import PoolClosed, PoolError
+from django_pooled.log_facts import facts
 from django_pooled.sqlstates import is_connection_lost
 
 from .phase import Phase
@@ -80,5 +81,14 @@ def _ask_until_known(asking: DatabaseWrapper, attempt: Attempt, lost: Testimony)
 
 
 def _unresolved(asking: DatabaseWrapper, why: object) -> Phase:
-    logger.warning("database %r: a COMMIT stays unresolved: %s", asking.alias, why)
+    logger.warning(
+        "database %r: a COMMIT stays unresolved: %s",
+        asking.alias,
+        why,
+        extra=facts(
+            "commit_unresolved",
+            alias=asking.alias,
+            error=why if isinstance(why, Exception) else None,
+        ),
+    )
     return Phase.UNKNOWN

@@ -13,6 +13,7 @@ import psycopg
 from django.db import connections
 from django.db.transaction import atomic
 
+from django_pooled.log_facts import facts
 from django_pooled.replay import Inputs
 from django_pooled.replay.responses import (
     asks_for_rollback,
@@ -246,9 +247,10 @@ class Series(Generic[R]):
         logger.warning(
             "database %r: %s restarts %s after attempt %d, in %.3f s",
             policy.using, failure.reason, name, number, wait,
-            extra={
-                "alias": policy.using, "sqlstate": failure.sqlstate, "attempt": number, "wait": wait
-            },
+            extra=facts(
+                "transaction_restarts", alias=policy.using, function=name, attempt=number,
+                wait=wait, error=error, sqlstate=failure.sqlstate,
+            ),
         )  # fmt: skip
         self._count_outcome("again")
         self._restarted_for = failure.reason
@@ -274,6 +276,18 @@ class Series(Generic[R]):
         elapsed = monotonic() - self._started
         attempts = "1 attempt" if number == 1 else f"{number} attempts"
         note = f"retry_transaction: {attempts} failed in {elapsed:.2f} s; not restarted: {refusal}"
-        logger.warning("database %r: %s", self._policy.using, note)
+        logger.warning(
+            "database %r: %s",
+            self._policy.using,
+            note,
+            extra=facts(
+                "transaction_failed",
+                alias=self._policy.using,
+                function=getattr(self._function, "__qualname__", "?"),
+                attempts=number,
+                seconds=elapsed,
+                error=error,
+            ),
+        )
         if sys.version_info >= (3, 11):  # pragma: no branch - Python 3.10 has no notes
             error.add_note(note)

@@ -11,6 +11,8 @@ from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error
 
+from django_pooled.log_facts import facts
+
 if TYPE_CHECKING:
     from django_pooled.base import DatabaseWrapper
 
@@ -75,4 +77,9 @@ def sweep_now_and_then(wrapper: DatabaseWrapper) -> None:
         with wrapper.cursor() as cursor:
             cursor.execute(f"DELETE FROM {TABLE} WHERE created_at < now() - interval '{KEPT_FOR}'")
     except Error as error:
-        logger.warning("database %r: old tokens stay: %s", wrapper.alias, error)
+        logger.warning(
+            "database %r: old tokens stay: %s",
+            wrapper.alias,
+            error,
+            extra=facts("tokens_stay", alias=wrapper.alias, error=error),
+        )

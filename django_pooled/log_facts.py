@@ -1,0 +1,26 @@
+"""What a log record says to programs: an event and its facts, beside the sentence for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .sqlstates import sqlstate_of
+
+__all__ = ["facts"]
+
+
+def facts(event: str, *, error: BaseException | None = None, **values: object) -> dict[str, Any]:
+    """Return the ``extra`` of a log record; docs/metrics.md has all of them in a table.
+
+    Names and meanings stay the same from version to version. None of them is an attribute that
+    records have already, and all values are what JSON can carry. There is no error's text among
+    them: only the sentence has that.
+
+    Args:
+        event: What happened, in a word or some.
+        error: What went wrong: told as the name of its class and its SQLSTATE.
+        values: What else is to be known.
+    """
+    if error is not None:
+        values = {"error": type(error).__name__, "sqlstate": sqlstate_of(error), **values}
+    return {"event": event, **values}
