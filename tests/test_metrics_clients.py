@@ -83,10 +83,11 @@ from django.db import connection
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import include, path
-from django_pooled.metrics import PoolCollector, prometheus
+from django_pooled.metrics import PoolCollector, collector, page, prometheus
 from prometheus_client import CollectorRegistry, Counter, REGISTRY, generate_latest, multiprocess
 from prometheus_client.parser import text_string_to_metric_families
 
+page.TIMEOUT = collector.TIMEOUT = 20.0
 multiple = "PROMETHEUS_MULTIPROC_DIR" in os.environ
 asked = Counter("asked", "Requests.")
 
