@@ -16,6 +16,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from .base import DatabaseWrapper
+from .log_facts import Telling, facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,12 +51,13 @@ def readiness(
     """
     deadline = monotonic() + timeout
     looks = {alias: pool.look(timeout) for alias, pool in _pools(using).items()}
-    states = {alias: look.result(deadline - monotonic()) for alias, look in looks.items()}
-    ready = all(state.serves for state in states.values())
+    found = {alias: look.result(deadline - monotonic()) for alias, look in looks.items()}
+    states = {alias: state.value for alias, state in found.items()}
+    ready = all(state.serves for state in found.values())
     response = JsonResponse(
         {
             "status": "ready" if ready else "not ready",
-            "databases": {alias: state.value for alias, state in states.items()},
+            "databases": states,
         },
         status=200 if ready else 503,
     )
@@ -66,7 +68,7 @@ def readiness(
             request.path,
             response=response,
             request=request,
-            logger=logger,
+            logger=Telling(logger, facts("probe_answered_503", states=states)),
             level="debug",
         )
     return response

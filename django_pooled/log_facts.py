@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from .sqlstates import sqlstate_of
 
-__all__ = ["facts"]
+__all__ = ["Telling", "facts"]
 
 
 def facts(event: str, *, error: BaseException | None = None, **values: object) -> dict[str, Any]:
@@ -24,3 +25,23 @@ def facts(event: str, *, error: BaseException | None = None, **values: object) -
     if error is not None:
         values = {"error": type(error).__name__, "sqlstate": sqlstate_of(error), **values}
     return {"event": event, **values}
+
+
+class Telling(logging.Logger):
+    """A logger for Django's log_response(), which adds facts to those that Django gives.
+
+    Args:
+        logger: Where the records go.
+        more: The facts.
+    """
+
+    def __init__(self, logger: logging.Logger, more: dict[str, Any]) -> None:
+        super().__init__(logger.name)
+        self.parent = logger
+        self._facts = more
+
+    def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: N802
+        """As logging's, with the facts."""
+        record = super().makeRecord(*args, **kwargs)
+        vars(record).update(self._facts)
+        return record

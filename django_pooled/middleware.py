@@ -6,7 +6,7 @@ import logging
 import random
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
@@ -17,7 +17,7 @@ from django.utils.log import log_response
 from django.views.defaults import server_error
 
 from .errors import AmbiguousCommit, PoolError
-from .log_facts import facts
+from .log_facts import Telling, facts
 from .sqlstates import history, is_server_away, sqlstate_of
 
 if TYPE_CHECKING:
@@ -179,21 +179,11 @@ def unavailable_response(
         _reason(error),
         response=response,
         request=request,
-        logger=_Telling(**facts("answered_503", alias=alias, error=error)),  # type: ignore[arg-type]
+        logger=Telling(logger, facts("answered_503", alias=alias, error=error)),
         level="warning",
         exception=error if settings.DEBUG else None,
     )
     return response
-
-
-class _Telling:
-    """A logger for Django's log_response(), whose records have some facts more."""
-
-    def __init__(self, **more: object) -> None:
-        self._more = more
-
-    def warning(self, message: str, *args: object, extra: dict[str, Any], **options: Any) -> None:
-        logger.warning(message, *args, extra={**extra, **self._more}, **options)
 
 
 def _prefers_json(request: HttpRequest) -> bool:

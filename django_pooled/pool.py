@@ -385,7 +385,7 @@ class Pool:
                 "Close it with connections.close_all() at the end of the thread.",
                 self.alias,
                 checkout.where,
-                extra=facts("connection_reclaimed", alias=self.alias, where=checkout.where),
+                extra=facts("connection_reclaimed", alias=self.alias, where=str(checkout.where)),
             )
             self.record.add("reclaimed")
             self.checkin(checkout.connection)

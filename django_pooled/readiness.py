@@ -8,6 +8,7 @@ from enum import Enum
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeAlias
 
+from .log_facts import facts
 from .sqlstates import is_permanent_refusal
 
 if TYPE_CHECKING:
@@ -170,8 +171,15 @@ class Readiness:
             self._doubted_at = monotonic()
         if state is not self._last and not (state.serves and self._last.serves):
             if state.serves:
-                logger.info("pool %r: ready again", self._alias)
+                logger.info(
+                    "pool %r: ready again", self._alias, extra=facts("ready", alias=self._alias)
+                )
             else:
-                logger.warning("pool %r: not ready: %s", self._alias, state.value)
+                logger.warning(
+                    "pool %r: not ready: %s",
+                    self._alias,
+                    state.value,
+                    extra=facts("not_ready", alias=self._alias, state=state.value),
+                )
         self._last = state
         return state

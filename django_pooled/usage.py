@@ -204,5 +204,7 @@ class Usage:
             self._alias,
             held,
             stack,
-            extra=facts("connection_held", alias=self._alias, seconds=held, where=checkout.where),
+            extra=facts(
+                "connection_held", alias=self._alias, seconds=held, where=str(checkout.where)
+            ),
         )

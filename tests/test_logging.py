@@ -68,11 +68,10 @@ class Calls(ast.NodeVisitor):
         if ast.unparse(function) == "log":
             self._note(node, "INFO, WARNING")
         elif owner == "logger" and method in LEVELS:
-            # The middleware hands on what is given to log_response().
-            if "self._more" not in ast.unparse(node):
-                self._note(node, LEVELS[method])
+            self._note(node, LEVELS[method])
         elif ast.unparse(function) == "log_response":
-            self._note(node, "WARNING")
+            [level] = [keyword.value for keyword in node.keywords if keyword.arg == "level"]
+            self._note(node, ast.literal_eval(level).upper())
 
     def _note(self, node: ast.Call, level: str) -> None:
         given = [

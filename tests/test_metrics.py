@@ -106,7 +106,8 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def unpublished() -> Iterator[None]:
-    """The test's own process, which publishes nothing before and after."""
+    """The test's own process, which has no pool and publishes nothing, before and after."""
+    registry.close_all()
     publish.stop()
     yield
     publish.stop()
