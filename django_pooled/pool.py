@@ -301,7 +301,7 @@ class Pool:
         return True
 
     def _ping(self) -> bool | None:
-        """Make a round trip on an idle connection; None if there is none, or waiters come first."""
+        """Make a round trip on an idle connection; None if there is none."""
         started = monotonic()
         connection = self._pool.take_idle()
         if connection is None:

@@ -183,9 +183,12 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             self._add_to_pool(connection)
 
     def take_idle(self) -> PooledConnection | None:
-        """Take an idle connection that nobody waits for, or return None: at once, in any case."""
+        """Take an idle connection, or return None, without a place in the queue.
+
+        Nobody waits while one is idle: whoever gives one back hands it to a waiter.
+        """
         with self._lock:
-            if self._closed or self._waiting or not self._pool:
+            if not self._pool:
                 return None
             connection = self._pool.popleft()
         connection._pool = self

@@ -85,8 +85,8 @@ class Look:
 class Readiness:
     """Whether one pool can serve.
 
-    It never queues for a connection. Of those that are idle it asks one, if nobody waits; where
-    none is, it looks at what comes back and at what is being opened, and has one opened only
+    It never queues for a connection. Of those that are idle, so that nobody waits, it asks one;
+    where none is, it looks at what comes back and at what is being opened, and has one opened only
     where the pool could open more and is opening none. So an outage costs the server nothing
     beyond the pool's own probe, however many ask.
 
@@ -156,8 +156,8 @@ class Readiness:
     def _busy_or(self, state: State) -> State:
         """Judge a pool without an idle connection by the last one that came back alive.
 
-        If that is no longer ago than a checkout may take, more may be expected to come back; but
-        not if an idle one has failed to answer since, or a look has found the pool unready.
+        If that is no longer ago than a checkout may take, more may be expected to come back, unless
+        an idle one has failed to answer since.
         """
         came_back_at = max(
             (connection.life.idle_since for connection in self._usage.connections()),
@@ -167,8 +167,6 @@ class Readiness:
         return State.BUSY if moves else state
 
     def _note(self, state: State) -> State:
-        if not state.serves:
-            self._doubted_at = monotonic()
         if state is not self._last and not (state.serves and self._last.serves):
             if state.serves:
                 logger.info(

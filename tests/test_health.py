@@ -24,6 +24,7 @@ from django.urls import path
 from django_pooled import registry
 from django_pooled.base import DatabaseWrapper
 from django_pooled.health import liveness, readiness
+from django_pooled.readiness import State
 from example_project.embedded_postgres import free_port
 from tests.pools import fill
 from tests.servers import backend_count, backend_pids, kill_backends, wait_until
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from django_pooled.pool import Pool
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy
-    from tests.pools import MakeDatabase
+    from tests.pools import MakeDatabase, MakePool
 
 urlpatterns = [
     path("health/ready", readiness),
@@ -372,7 +373,7 @@ def test_after_an_answer_that_did_not_come_only_a_new_sign_makes_a_pool_ready(
     with in_use(pool):
         with frozen(other_server):
             # The idle one is given up as at a checkout, and another is opened, in vain.
-            assert state(alias, timeout=1.0) == "no answer"
+            assert pool.look(0.5).result(10.0) is State.SILENT
             assert pool.gauges().idle == 0
             # What is in use was well a moment ago, but that does not count any more.
             assert [state(alias, timeout=0.2) for _ in range(2)] == ["no answer"] * 2
@@ -390,6 +391,24 @@ def test_a_process_that_starts_while_the_server_is_silent_answers_within_the_lim
     proxy.forward()
     proxy.cut()
     wait_until(lambda: state(alias) == "ready")
+
+
+def test_a_closed_pool_opens_nothing(server: EmbeddedServer, make_pool: MakePool) -> None:
+    pool = make_pool(server)
+    wait_until(lambda: pool.gauges().idle == 1)
+    pool.close()
+    assert pool.look(0.1).result(5.0) is State.SILENT
+    assert pool.snapshot().counters.connects == 1
+    assert pool.snapshot().connecting == 0
+
+
+def test_a_pool_that_has_all_its_connections_opens_no_more(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=2)
+    fill(pool, 2)
+    assert pool._pool.open_one() is False
+    assert pool.snapshot().counters.connects == 2
 
 
 # Several databases.
