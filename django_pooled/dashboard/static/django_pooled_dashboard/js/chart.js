@@ -134,7 +134,7 @@ Pools.Chart = class {
     return {
       width: this.box.clientWidth || 300,
       height: options.height,
-      padding: [10, options.small ? 0 : 20, options.small ? 2 : 0, options.small ? 0 : 4],
+      padding: [10, options.small ? 0 : 28, options.small ? 2 : 0, options.small ? 0 : 4],
       legend: { show: false },
       cursor: {
         sync: { key: "pools" },

@@ -25,6 +25,7 @@ Pools.panels.tiles = (root, sample, snapshots) => {
   const pools = snapshots.flatMap(Pools.rows).map((row) => row.pool);
   const restarts = pools.reduce((sum, pool) => sum + Pools.sum(pool.restarts), 0);
   const lost = pools.reduce((sum, pool) => sum + Pools.sum(pool.lost_commits), 0);
+  const unresolved = pools.some((pool) => (pool.lost_commits || {}).unknown);
   const longest = Math.max(0, ...pools.map((pool) => pool.longest_waiting || 0));
   const figures = {
     longest: longest > 1 ? `for ${Pools.words.age(longest)}` : "",
@@ -41,7 +42,7 @@ Pools.panels.tiles = (root, sample, snapshots) => {
     Pools.text(element, figures[element.dataset.figure]);
   }
   root.querySelector('[data-tile="waiting"]').classList.toggle("alert", sample.waiting > 0);
-  root.querySelector('[data-tile="lost"]').classList.toggle("alert", lost > 0);
+  root.querySelector('[data-tile="lost"]').classList.toggle("alert", unresolved);
 };
 
 /** The wait that 95 % of all checkouts of a pool stayed below, since it was opened. */
