@@ -6,11 +6,13 @@ import json
 import re
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.core import signing
+from django.core.management import call_command
 from django.db import connection, connections
 from django.test import Client
 from django.urls import include, path
@@ -29,7 +31,6 @@ from tests.servers import backend_count, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 urlpatterns = [path("pools/", include("django_pooled.dashboard.urls"))]
 
 OBSERVER = "django poolstats"
+STATIC = Path(content.__file__).parent / "static"
 OF_THE_SITE = (
     "MIDDLEWARE",
     "ROOT_URLCONF",
@@ -180,6 +182,41 @@ def test_the_page_brings_nothing_that_a_strict_policy_forbids(staff: Client) -> 
     markup = staff.get("/pools/").content.decode()
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", markup)
     assert set(re.findall(r'(?:src|href)="(/[^/]+/)', markup)) == {"/static/"}
+
+
+def test_a_template_of_the_same_name_extends_the_page(
+    staff: Client, site: Any, tmp_path: Path
+) -> None:
+    blocks = ("title", "head", "heading", "more", "scripts")
+    extension = tmp_path / "django_pooled_dashboard" / "page.html"
+    extension.parent.mkdir()
+    extension.write_text(
+        '{% extends "django_pooled_dashboard/page.html" %}'
+        + "".join(f"{{% block {name} %}}<!-- {name} -->{{% endblock %}}" for name in blocks)
+    )
+    site.TEMPLATES = [{**site.TEMPLATES[0], "DIRS": [tmp_path]}]
+    markup = staff.get("/pools/").content.decode()
+    places = [markup.index(f"<!-- {name} -->") for name in blocks]
+    assert places == sorted(places)
+    # Below the charts and above the table of processes; scripts after the page's own.
+    assert markup.index('data-chart="restarts"') < places[3] < markup.index('class="processes"')
+    assert markup.index("dashboard.js") < places[4]
+
+
+def test_the_static_files_can_be_collected_under_hashed_names(
+    staff: Client, site: Any, tmp_path: Path
+) -> None:
+    site.STATIC_ROOT = str(tmp_path)
+    manifest = "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"
+    site.STORAGES = {**site.STORAGES, "staticfiles": {"BACKEND": manifest}}
+    call_command("collectstatic", verbosity=0, interactive=False)
+    linked = re.findall(r'(?:src|href)="/static/([^"]+)"', staff.get("/pools/").content.decode())
+    files = [path.name for path in STATIC.rglob("*") if path.is_file()]
+    # All but the licence of what is somebody else's.
+    assert len(linked) == len(files) - 1
+    for name in linked:
+        assert re.search(r"\.[0-9a-f]{12}\.", name)
+        assert (tmp_path / name).is_file()
 
 
 # What a poll costs.

@@ -14,6 +14,7 @@ from tests import browser as browsers
 from tests.browser import browser, wait_until
 from tests.dashboard_site import running
 from tests.fault_proxy import FaultProxy
+from tests.publisher import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,6 +171,20 @@ def test_restarts_and_lost_commits_are_counted(page: Browser, site: Site) -> Non
 
 
 # Trouble.
+
+
+def test_a_process_that_does_not_answer_is_listed(page: Browser, site: Site) -> None:
+    publisher = Publisher(site.stats_dir, {"waiting": 0})
+    try:
+        wait_until(lambda: str(publisher.pid) in page.text(".processes"))
+        assert "db.example" not in page.text(".servers")
+        publisher.freeze()
+        wait_until(lambda: f"{publisher.pid}does not answer" in page.text(".processes"))
+        assert status(page) == "warning"
+        assert f"Process {publisher.pid} does not answer" in sentence(page)
+        assert "stale" not in classes(page)
+    finally:
+        publisher.close()
 
 
 def test_the_page_goes_on_while_the_server_is_frozen(

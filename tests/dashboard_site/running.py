@@ -63,6 +63,9 @@ def database(server: EmbeddedServer, name: str) -> Iterator[str]:
 class Site(Processes):
     """The site under gunicorn."""
 
+    stats_dir: Path
+    """Where its workers publish their pools."""
+
     @property
     def address(self) -> str:
         """Where it is to be found."""
@@ -94,8 +97,9 @@ def serving(url: str, threads: int = 8, **pool: object) -> Iterator[Site]:
     command = ["gunicorn", *options, "tests.dashboard_site.wsgi"]
     with tempfile.TemporaryDirectory() as folder:
         # gunicorn keeps a socket in the home folder, and the pools theirs in one of their own.
-        env = {"HOME": folder} | environment(url, **{"stats_dir": f"{folder}/pools", **pool})
+        env = environment(url, **{"stats_dir": f"{folder}/pools", **pool})
         site = Site(command, {**env, "HOME": folder}, Path(folder) / "log")
+        site.stats_dir = Path(folder) / "pools"
         try:
             assert site.port
             yield site

@@ -107,7 +107,8 @@ Pools.Sampler = class {
 Pools.rows = (snapshot) =>
   snapshot.processes.flatMap((process) =>
     process.pools.map((pool) => ({
-      key: [process.host || snapshot.host, process.pid, pool.alias, pool.server].join(" "),
+      // Processes of older versions give their pools no identity.
+      key: pool.id || [process.host || snapshot.host, process.pid, pool.alias, pool.server].join(" "),
       process,
       pool,
     })),
