@@ -23,7 +23,7 @@ from django_pooled.dashboard.server_watch import Answer, ServerWatch
 from django_pooled.dashboard.watch import Look, Watch
 from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.overview import Overview
-from django_pooled.poolstats.server_view import ServerView
+from django_pooled.poolstats.server_view import ServerView, SessionGroup
 from django_pooled.stats import process_report
 from tests.dashboard_site import settings as site_settings
 from tests.publisher import snapshot
@@ -410,8 +410,12 @@ def test_trouble_is_the_headline_and_the_rest_is_noted() -> None:
 
 
 def test_a_server_is_told_once_for_all_its_databases() -> None:
+    processes = [
+        SessionGroup(f"django {pid}@{host}", pid, host, sessions=2)
+        for pid, host in ((1, "web-1"), (2, "web-1"), (3, "web-2"))
+    ]
     servers = [
-        Answer(view("default"), 0.5),
+        Answer(view("default", processes=processes), 0.5),
         Answer(view("other"), 0.6),
         Answer(ServerView("slow"), None),
         Answer(ServerView("gone", error="refused"), 0.7),
@@ -420,6 +424,10 @@ def test_a_server_is_told_once_for_all_its_databases() -> None:
     assert set(told) == {'"default", "other"', '"slow"', '"gone"'}
     assert told['"default", "other"']["free"] == 87
     assert told['"default", "other"']["age"] == 0.5
+    assert told['"default", "other"']["hosts"] == {
+        "web-1": {"processes": 2, "sessions": 4},
+        "web-2": {"processes": 1, "sessions": 2},
+    }
     assert told['"slow"']["age"] is None
     assert told['"gone"']["error"] == "refused"
 

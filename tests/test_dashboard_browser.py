@@ -136,6 +136,7 @@ def test_charts_and_figures_move_when_load_is_put_on(page: Browser, site: Site) 
         wait_until(lambda: figure(page, "p95").endswith("ms"))
         wait_until(lambda: highest(page, "in_use") >= 1)
         wait_until(lambda: len(page.find_all(".worker canvas")) == 2)
+        wait_until(lambda: "in 2 processes on" in page.text(".servers"))
     for chart, seen in before.items():
         assert picture(page, chart) != seen
     rows = page.run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from django_pooled.poolstats import findings
@@ -11,11 +10,18 @@ from django_pooled.stats import BOUNDS
 if TYPE_CHECKING:
     from django_pooled.poolstats.findings import Finding
     from django_pooled.poolstats.overview import Overview
+    from django_pooled.poolstats.server_view import ServerView
     from django_pooled.stats import ProcessReport
 
     from .watch import Look
 
 __all__ = ["content"]
+
+_OF_A_SERVER = (
+    *("error", "version", "standby", "max_connections", "reserved", "used", "free"),
+    *("states", "blocked", "longest_idle_in_transaction"),
+)
+"""What is told of a server's view: counts, and nothing of single sessions."""
 
 
 def content(look: Look) -> dict[str, Any]:
@@ -67,7 +73,8 @@ def _servers(look: Look) -> list[dict[str, Any]]:
     """Describe each server once, however many databases are on it, and those not heard yet."""
     ages = {answer.view.alias: answer.age for answer in look.servers}
     known = [
-        {"names": names, "age": ages[view.alias], "free": view.free, **asdict(view)}
+        {"names": names, "age": ages[view.alias], "hosts": _hosts(view)}
+        | {key: getattr(view, key) for key in _OF_A_SERVER}
         for names, view in look.overview.servers_by_address
     ]
     unknown = [
@@ -76,3 +83,13 @@ def _servers(look: Look) -> list[dict[str, Any]]:
         if answer.age is None
     ]
     return [*known, *unknown]
+
+
+def _hosts(view: ServerView) -> dict[str, dict[str, int]]:
+    """Count processes and sessions by the host that they name."""
+    hosts: dict[str, dict[str, int]] = {}
+    for process in view.processes:
+        known = hosts.setdefault(process.host, {"processes": 0, "sessions": 0})
+        known["processes"] += 1
+        known["sessions"] += process.sessions
+    return hosts

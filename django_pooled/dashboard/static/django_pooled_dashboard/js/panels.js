@@ -187,14 +187,7 @@ Pools.panels.server = (server) => {
 
 /** Whose sessions they are: of which hosts, in how many processes, and of others. */
 Pools.panels.places = (server) => {
-  const hosts = new Map();
-  for (const process of server.processes || []) {
-    const known = hosts.get(process.host) || { sessions: 0, processes: 0 };
-    known.sessions += process.sessions;
-    known.processes += 1;
-    hosts.set(process.host, known);
-  }
-  const rows = [...hosts].sort((a, b) => b[1].sessions - a[1].sessions);
+  const rows = Object.entries(server.hosts).sort((a, b) => b[1].sessions - a[1].sessions);
   let others = server.used;
   const items = rows.slice(0, 6).map(([host, { sessions, processes }]) => {
     others -= sessions;
