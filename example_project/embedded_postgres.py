@@ -187,7 +187,7 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _process_table() -> Iterator[tuple[int, int, str]]:
+def process_table() -> Iterator[tuple[int, int, str]]:
     """Yield pid, parent's pid and state of every process."""
     if sys.platform == "linux":
         for entry in Path("/proc").iterdir():
@@ -394,7 +394,7 @@ class EmbeddedServer:
             # as its query runs; a new server would then refuse the folder. A stopped main process
             # starts no more of them, and doesn't begin a recovery when they go.
             self._signal(signal.SIGSTOP)
-            victims = [pid for pid, parent, _ in _process_table() if parent == self._process.pid]
+            victims = [pid for pid, parent, _ in process_table() if parent == self._process.pid]
             self._signal(signal.SIGKILL)
             for pid in victims:
                 with contextlib.suppress(ProcessLookupError):
@@ -402,7 +402,7 @@ class EmbeddedServer:
         keeper.join()
         deadline = time.monotonic() + PATIENCE
         while victims and any(
-            pid in victims and state not in "ZX" for pid, _, state in _process_table()
+            pid in victims and state not in "ZX" for pid, _, state in process_table()
         ):
             if time.monotonic() > deadline:
                 raise ServerError(f"some of the backends {victims} survived SIGKILL")

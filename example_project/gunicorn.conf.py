@@ -20,3 +20,10 @@ def on_starting(server: object) -> None:
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
+def post_worker_init(worker: object) -> None:
+    """Let ``serve`` reach each worker, where it takes orders."""
+    from faults import hostages
+
+    hostages.listen()

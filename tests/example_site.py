@@ -24,9 +24,13 @@ import django_pooled
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from typing_extensions import Self
+
 PACKAGE = Path(django_pooled.__file__).resolve().parent
 MANAGE = Path(__file__).resolve().parent.parent / "example_project" / "manage.py"
 FORM = "application/x-www-form-urlencoded"
+ORDERS = ("freeze", "thaw", "restart", "kill", "backends", "hostage", "release", "cast")
+"""The buttons of the page of the pools."""
 
 
 @dataclass
@@ -100,7 +104,7 @@ class Visitor:
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         self.cookies: SimpleCookie = SimpleCookie()
 
-    def __enter__(self) -> Visitor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -143,6 +147,40 @@ class Visitor:
         return found
 
 
+class Operator(Visitor):
+    """Whoever ran ``serve``, with the page of the pools open."""
+
+    def come_in(self, site: Site) -> Answer:
+        """Use the address that ``serve`` printed."""
+        entered = self.send("GET", "/" + site.entrance.split("/", 3)[3])
+        assert (entered.status, entered.headers["Location"]) == (302, "/pools/")
+        return self.send("GET", "/pools/")
+
+    def press(self, order: str, seconds: float | None = None, **headers: str) -> Answer:
+        """Press one of the buttons."""
+        body = urlencode({} if seconds is None else {"seconds": seconds})
+        token = {"X_CSRFToken": self.cookies["csrftoken"].value}
+        sent = {"Content_Type": FORM, "Accept": "application/json"} | token | headers
+        return self.send("POST", f"/pools/faults/{order}/", body, **sent)
+
+    def order(self, order: str, seconds: float | None = None) -> None:
+        """Press a button, which has to be possible."""
+        answer = self.press(order, seconds)
+        assert answer.status == 202, answer.text
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the page shows."""
+        answer = self.send("GET", "/pools/faults/")
+        assert answer.status == 200, answer.text
+        found: dict[str, Any] = answer.json
+        return found
+
+    def reads(self, words: str) -> bool:
+        """Whether one of the latest events says so."""
+        return any(words in event["text"] for event in self.state["events"][-4:])
+
+
 class Site:
     """A running ``manage.py serve``, with all that it prints."""
 
@@ -174,6 +212,13 @@ class Site:
         found = re.search(r"http://\S+:(\d+)/", self.output)
         assert found, self.output
         return int(found[1])
+
+    @property
+    def entrance(self) -> str:
+        """The address that lets an operator in."""
+        found = re.search(r"http://\S+/pools/enter/\?key=\S+", self.output)
+        assert found, self.output
+        return found[0]
 
     def connection_url(self) -> str:
         """Return the address of its embedded server, as other commands find it."""

@@ -18,6 +18,8 @@ import psycopg
 import pytest
 
 from tests.example_site import (
+    ORDERS,
+    Operator,
     Site,
     Visitor,
     alive,
@@ -112,6 +114,20 @@ def test_printed_hint_shows_the_pools_of_both_workers(site: Site) -> None:
         return len(workers) == 2
 
     wait_until(both_have_pools, 60)
+
+
+def test_without_debug_there_is_a_page_of_the_pools_but_nothing_that_breaks_them(
+    site: Site,
+) -> None:
+    with Operator(site.port) as operator:
+        page = operator.come_in(site)
+        operator.open()
+
+        assert page.status == 200
+        assert "data-order" not in page.text
+        assert "DJANGO_DEBUG=1" in page.text
+        assert "DJANGO_DEBUG=1" in site.output
+        assert [operator.press(order).status for order in ORDERS] == [404] * len(ORDERS)
 
 
 def test_files_that_let_someone_in_are_for_their_owner_alone(site: Site) -> None:

@@ -6,6 +6,9 @@ DJANGO_DEBUG           1 turns DEBUG on
 DJANGO_ALLOWED_HOSTS   names to answer to besides this machine's own, separated by commas
 POOL_MAX_SIZE          connections per process; 4 unless given
 POOL_TIMEOUT           seconds that a request waits for one; 15 unless given
+
+``serve`` tells its workers two things more: EXAMPLE_ENTRY_KEY, with which an operator comes in, and
+EXAMPLE_CONTROL, the socket on which it takes orders from the page of the pools.
 """
 
 from __future__ import annotations
@@ -25,17 +28,30 @@ ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"] + [
 
 INSTALLED_APPS = [
     "votes",
+    "operators",
+    "faults",  # before the dashboard, whose page it extends
     "django_pooled",
+    "django_pooled.dashboard",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
     "django.contrib.humanize",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
 ]
 
 MIDDLEWARE = [
     "django_pooled.middleware.DatabaseUnavailableMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
+
+ENTRY_KEY = os.environ.get("EXAMPLE_ENTRY_KEY", "")
+LOGIN_URL = "enter"
+STATIC_URL = "static/"
 
 ROOT_URLCONF = "tabs_vs_spaces.urls"
 WSGI_APPLICATION = "tabs_vs_spaces.wsgi.application"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
 # A flag instead of an exception: one raised between the start of a child process and the
 # line that remembers it would leave an orphan behind.
 _requested = False
+
+
+class Stop(Exception):
+    """Ctrl-C was pressed or SIGTERM received."""
 
 
 def listen() -> None:
@@ -25,6 +30,17 @@ def listen() -> None:
 def requested() -> bool:
     """Whether one of the signals arrived since :func:`listen`."""
     return _requested
+
+
+def pause(seconds: float = 0.1) -> None:
+    """Wait between two steps.
+
+    Raises:
+        Stop: One of the signals arrived.
+    """
+    time.sleep(seconds)
+    if _requested:
+        raise Stop
 
 
 def _note(number: int, frame: FrameType | None) -> None:

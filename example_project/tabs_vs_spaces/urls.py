@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from django.urls import path
+from django.conf import settings
+from django.contrib.staticfiles.views import serve
+from django.urls import include, path
+from operators import views as operators
 from votes import views
 
 urlpatterns = [
     path("", views.page, name="page"),
     path("vote/", views.vote, name="vote"),
+    path("pools/enter/", operators.enter, name="enter"),
+    *([path("pools/", include("faults.urls"))] if settings.DEBUG else []),
+    path("pools/", include("django_pooled.dashboard.urls")),
+    # A site of its own would have a web server or WhiteNoise do that.
+    path("static/<path:path>", serve, {"insecure": True}),
 ]
 
 handler400 = "votes.views.bad_request"
