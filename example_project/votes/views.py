@@ -54,8 +54,10 @@ def page(request: HttpRequest) -> HttpResponse:
     return render(request, "votes/page.html", context)
 
 
+# After a crash the server can't tell whether the COMMIT that it never answered was done. Here it
+# may be done again: the token counts once.
 @never_cache
-@retry_transaction
+@retry_transaction(commit_check="idempotent")
 def vote(request: HttpRequest) -> HttpResponse:
     """Cast one vote; repeated with the same token, the answer is the same and the count too."""
     if request.method != "POST":
