@@ -44,7 +44,7 @@ def pool(alias: str = "default", **figures: Any) -> dict[str, Any]:
         "last_error_age": None,
         "age": 3600.0,
         "checkouts": 7,
-        "checkins": 7 - in_use,
+        "checkins": figures.get("checkouts", 7) - in_use,
         "discarded": 0,
         "reclaimed": 0,
         "timeouts": 0,
@@ -54,7 +54,7 @@ def pool(alias: str = "default", **figures: Any) -> dict[str, Any]:
         "connect_failures": 0,
         "wait": times(*[0.001] * 7),
         "use": times(*[0.01] * 7),
-        "connect": times(*[0.005] * (idle + in_use)),
+        "connect": times(*[0.005] * min(idle + in_use, 100)),
         "restarts": {},
         "restarted": {},
         "refused_restarts": {},
@@ -66,7 +66,7 @@ def pool(alias: str = "default", **figures: Any) -> dict[str, Any]:
     }
 
 
-def connection(backend_pid: int, **figures: Any) -> dict[str, Any]:
+def connection(backend_pid: object, **figures: Any) -> dict[str, Any]:
     """Return a connection of a pool, idle unless told otherwise."""
     return {
         "backend_pid": backend_pid,

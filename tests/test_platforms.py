@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from django_pooled import publish, stats_folder
-from django_pooled.management.commands import poolstats
+from django_pooled.poolstats import report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -251,4 +251,4 @@ def test_a_user_without_a_name_is_shown_by_number(
         raise error("uid not found: 65123")
 
     monkeypatch.setattr("getpass.getuser", nobody)
-    assert poolstats._user() == str(os.geteuid())
+    assert report._user() == str(os.geteuid())

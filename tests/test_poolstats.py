@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
-import pty
 import re
-import select
 import shutil
 import signal
 import subprocess
@@ -19,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from django.core.management import CommandError, call_command
 
-from django_pooled.poolstats import findings, table
 from django_pooled.poolstats.collect import Collection
-from django_pooled.poolstats.findings import Finding, Level
 from django_pooled.poolstats.overview import Overview
-from django_pooled.poolstats.server_view import ServerView, SessionGroup
+from django_pooled.poolstats.server_view import ServerView
 from django_pooled.stats import ProcessReport, process_report, session_name
 from tests.publisher import Publisher, snapshot
 from tests.servers import backend_count, wait_until
@@ -32,6 +30,7 @@ from tests.servers import backend_count, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from django_pooled.poolstats.findings import Finding, Level
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy
     from tests.servers import Servers
@@ -144,7 +143,7 @@ def overview(*pools: dict[str, Any], server: ServerView | None = None) -> Overvi
 # The table
 
 
-def test_the_table_has_a_row_for_each_process_and_pool_and_totals_for_each_alias(
+def test_the_table_has_a_line_for_each_database_and_below_it_one_for_each_process(
     site: Site,
 ) -> None:
     first = site.publish({"in_use": 3, "idle": 1}, {"alias": "replica"})
@@ -152,17 +151,15 @@ def test_the_table_has_a_row_for_each_process_and_pool_and_totals_for_each_alias
 
     lines = site.poolstats().splitlines()
 
-    rows = [line.split() for line in lines if line.startswith((str(first.pid), str(second.pid)))]
-    assert sorted([row[0], *row[2:7]] for row in rows) == sorted(
-        [
-            [str(first.pid), "default", "3", "1", "0", "4/10"],
-            [str(first.pid), "replica", "0", "1", "0", "1/10"],
-            [str(second.pid), "default", "2", "2", "0", "4/10"],
-        ]
-    )
-    totals = [line.split()[3:8] for line in lines if line.startswith("total")]
-    assert totals == [["default", "5", "3", "0", "8/20"], ["replica", "0", "1", "0", "1/10"]]
-    assert "2 processes answered" in lines[0]
+    at = next(n for n, line in enumerate(lines) if line.startswith("database, process")) + 1
+    rows = [line.split() for line in lines[at : at + 4]]
+    assert [row[:6] for row in rows] == [
+        ["default,", "2", "processes", "5/20", "25%", "3"],
+        [str(first.pid), "publisher.py", "3/10", "30%", "1", "0"],
+        [str(second.pid), "publisher.py", "2/10", "20%", "2", "0"],
+        ["replica,", str(first.pid), rows[3][2], "0/10", "0%", "1"],
+    ]
+    assert lines[0].endswith("2 processes answered: fine")
     assert any("connections used" in line for line in lines)
 
 
@@ -201,31 +198,47 @@ def test_aliases_on_the_same_server_share_its_line(site: Site) -> None:
     assert '"default", "replica"' in line
 
 
-def test_since_an_earlier_look_checkouts_are_a_rate() -> None:
-    before = overview({})
-    after = overview({})
-    after.taken = before.taken + 2.0
-    pool = after.collection.reports[0]["pools"][0]
-    pool.update(checkouts=7 + 30, wait={"sum": 0.7 + 0.15})
-    lines = table.render(after, [], previous=before)
-    assert "out/s" in lines[0]
-    assert "15.0   5.0 ms" in lines[1]
-
-
-def test_with_many_processes_the_busiest_are_shown_and_all_are_in_the_total() -> None:
-    many = overview({})
-    report = many.collection.reports[0]
-    many.collection.reports = [
-        {**report, "pid": pid, "pools": [{**report["pools"][0], "waiting": pid % 10}]}
-        for pid in range(1, 41)
-    ]
-    lines = table.render(many, [], max_rows=4)
-    assert [line.split()[0] for line in lines[1:5]] == ["9", "19", "29", "39"]
-    assert lines[5].split() == ["...", "36", "more"]
-    assert lines[6].startswith("total   40 processes")
+def test_the_connections_are_listed_when_asked_for(site: Site) -> None:
+    held = {"backend_pid": 55, "age": 60.0, "state": "in use", "since": 8.2, "by": "votes.cast"}
+    site.publish({"connections": [held], "in_use": 1})
+    output = site.poolstats("--connections")
+    assert '"default": 1 connections, 1 in use' in output
+    assert "votes.cast" in output
+    assert "votes.cast" not in site.poolstats()
 
 
 # Other formats
+
+
+def test_csv_has_a_header_and_a_line_for_each_process_and_pool(site: Site) -> None:
+    first = site.publish({"in_use": 2, "last_error": 'no, "really"'}, {"alias": "replica"})
+    second = site.publish()
+    rows = list(csv.DictReader(site.poolstats("--format", "csv").splitlines()))
+    assert {(row["pid"], row["alias"]) for row in rows} == {
+        (str(first.pid), "default"),
+        (str(first.pid), "replica"),
+        (str(second.pid), "default"),
+    }
+    (row,) = [row for row in rows if row["in_use"] == "2"]
+    assert (row["max_size"], row["checkouts"], row["closed_idle"]) == ("10", "7", "0")
+    assert (row["wait_count"], row["wait_max"], row["wait_sum"]) == ("7", "0.1", "0.7")
+    assert row["last_error"] == 'no, "really"'
+    assert row["time"].endswith("+00:00")
+
+
+def test_csv_of_a_watch_has_one_header(site: Site) -> None:
+    publisher = site.publish()
+    command = site.command("--watch", "0.1", "--format", "csv")
+    with subprocess.Popen(
+        command, env=site.environment, stdout=subprocess.PIPE, text=True
+    ) as watch:
+        assert watch.stdout is not None
+        lines = [watch.stdout.readline() for _ in range(4)]
+        watch.send_signal(signal.SIGINT)
+        watch.stdout.read()
+        assert watch.wait(30.0) == 0
+    assert lines[0].startswith("time,host,pid,command,alias,")
+    assert all(f",{publisher.pid},publisher.py," in line for line in lines[1:])
 
 
 def test_json_has_processes_silent_problems_and_the_server(site: Site) -> None:
@@ -269,38 +282,6 @@ def test_prometheus_samples_are_well_formed_and_unique(site: Site) -> None:
     assert found['django_pooled_server_up{database="default"}'] == 1
     kinds = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(kinds) == len(set(kinds))
-
-
-def test_the_table_tells_restarts_by_sqlstate_lost_commits_by_outcome_and_the_budget() -> None:
-    look = overview({"retry_budget_left": 97.0}, {"retry_budget_left": 100.0})
-    for pool in look.collection.reports[0]["pools"]:
-        pool["restarts"] = {"40001": 2, "lost": 1}
-        pool["lost_commits"] = {"committed": 1}
-    assert (
-        "        restarts: 4 x 40001, 2 x lost; COMMITs without an answer: 2 committed; "
-        "budget left: 97"
-    ) in table.render(look, [])
-
-
-def test_what_kept_connections_with_their_request_is_told() -> None:
-    look = overview({}, {})
-    for pool in look.collection.reports[0]["pools"]:
-        pool["pinned"] = {"SET": 2, "LISTEN": 1}
-    shown = table.render(look, [])
-    assert "        kept to the end of their request: 4 x SET, 2 x LISTEN" in shown
-
-
-def test_commits_that_stay_unknown_are_told() -> None:
-    look = overview({})
-    look.collection.reports[0]["pools"][0]["lost_commits"] = {"committed": 2, "unknown": 1}
-    told = [finding.sentence for finding in findings.find(look)]
-    assert '1 COMMIT on "default" had no answer, and the outcome stays unknown.' in told
-
-
-def test_a_spent_retry_budget_is_told() -> None:
-    (finding, *_) = findings.find(overview({"retry_budget_left": 0.4}))
-    assert finding.level is Level.WARNING
-    assert "retry budget" in finding.sentence
 
 
 # Nothing there, and what is there in trouble
@@ -403,6 +384,8 @@ def test_processes_elsewhere_are_counted_by_the_server(site: Site, server: Embed
     (note,) = [one for one in values["findings"] if "cannot reach" in one["sentence"]]
     assert note == {
         "level": "fine",
+        "kind": "unreachable",
+        "trouble": None,
         "sentence": "PostgreSQL sees 3 more processes that this command cannot reach "
         "(2 on web-2, 1 on this host).",
     }
@@ -448,7 +431,9 @@ input()
 
 def test_check_is_0_when_all_is_well_even_if_a_pool_is_full(site: Site) -> None:
     site.publish({"in_use": 10, "idle": 0})
-    assert site.poolstats("--check") == "FINE: 10 of 10 connections in use, 0 waiting\n"
+    status, _, data = site.poolstats("--check").partition(" | ")
+    assert status == "FINE: 10 of 10 connections in use, 0 waiting"
+    assert {"default_waiting=0", "default_in_use=100%"} <= set(data.split())
 
 
 def test_check_is_1_for_waiters_that_get_a_connection_soon(site: Site) -> None:
@@ -458,82 +443,57 @@ def test_check_is_1_for_waiters_that_get_a_connection_soon(site: Site) -> None:
 
 def test_check_is_2_for_waiters_while_all_connections_are_in_use(site: Site) -> None:
     publisher = site.publish({"in_use": 10, "idle": 0, "waiting": 4})
-    assert site.poolstats("--check", code=2).splitlines() == [
-        "CRITICAL: 10 of 10 connections in use, 4 waiting",
+    status, sentence = site.poolstats("--check", code=2).splitlines()
+    assert status.startswith("CRITICAL: 10 of 10 connections in use, 4 waiting | ")
+    assert sentence == (
         f'4 waiters for "default" in process {publisher.pid} (publisher.py): '
-        "all 10 connections are in use.",
-    ]
+        "all 10 connections are in use."
+    )
+
+
+def test_thresholds_take_the_place_of_the_rule_for_waiters(site: Site) -> None:
+    site.publish({"in_use": 10, "idle": 0, "waiting": 4})
+    limits = ["--warn-waiting", "5", "--critical-waiting", "9"]
+    assert site.poolstats("--check", *limits).startswith("FINE: ")
+    output = site.poolstats("--check", "--warn-waiting", "3", code=1)
+    assert output.startswith("WARNING: ")
+    assert "default_waiting=4;3 " in output
+    assert '"default": waiting is 4, and --warn-waiting 3.' in output
+
+
+def test_impossible_thresholds_are_refused() -> None:
+    with pytest.raises(CommandError, match="--warn-waiting 9 is more than") as refused:
+        call_command("poolstats", "--check", "--warn-waiting=9", "--critical-waiting=5")
+    assert refused.value.returncode == 3
+    for number in ("-1", "nan", "inf", "many"):
+        with pytest.raises(CommandError, match="--warn-in-use"):
+            call_command("poolstats", f"--warn-in-use={number}")
+
+
+def test_a_threshold_for_waits_measures_them_over_some_seconds(site: Site) -> None:
+    # 7 checkouts of 0.1 s each before, none meanwhile.
+    site.publish({})
+    limits = ["--critical-wait-p99", "0.05"]
+    started = time.monotonic()
+    assert site.poolstats("--check", *limits, "--over", "0.5").startswith("FINE: ")
+    assert time.monotonic() - started > 0.5
+    site.publish({"longest_waiting": 3.0, "waiting": 1})
+    output = site.poolstats("--check", *limits, "--over", "0.1", code=2)
+    assert '"default": wait-p99 is 3s, and --critical-wait-p99 0.05s.' in output
+
+
+def test_counts_over_some_seconds_are_a_seconds(site: Site) -> None:
+    site.publish({})
+    values = site.json("--over", "0.2")
+    assert 0.2 <= values["seconds"] < 20.0
+    assert values["totals"][0]["checkouts"] == 0
+    assert values["totals"][0]["wait"]["count"] == 0
+    assert " per s failed " in site.poolstats("--over", "0.1")
 
 
 def test_check_tells_its_status_in_json_too(site: Site) -> None:
     site.publish({"in_use": 10, "idle": 0, "waiting": 4})
     assert site.json("--check", code=2)["status"] == "critical"
-
-
-@pytest.mark.parametrize(
-    ("used", "level", "words"),
-    [
-        (10, Level.FINE, None),
-        (90, Level.WARNING, "has room for 7 more connections: 90 of 100 connections are used"),
-        (97, Level.CRITICAL, "is full: 97 of 100 connections are used and 3 reserved."),
-    ],
-)
-def test_a_server_short_of_connections_is_told(used: int, level: Level, words: str | None) -> None:
-    server = ServerView("default", max_connections=100, reserved=3, used=used)
-    found = findings.find(overview({}, server=server))
-    assert findings.status(found) is level
-    assert (words is None) == (found == [])
-    assert words is None or words in found[0].sentence
-
-
-def test_pools_that_may_outgrow_the_server_are_noted() -> None:
-    server = ServerView("default", max_connections=100, reserved=3, used=60)
-    assert sentences(findings.find(overview({"max_size": 50}, server=server))) == [
-        (
-            Level.FINE,
-            'The pools of "default" may open 49 more connections, and its server has room for 37.',
-        )
-    ]
-
-
-def test_a_connect_error_is_told_while_it_is_fresh() -> None:
-    failed = {"last_error": "connection failed: no route\n\tdetails", "last_error_age": 3.0}
-    assert sentences(findings.find(overview(failed))) == [
-        (
-            Level.WARNING,
-            'Process 4121 (gunicorn) failed to connect to "default", last 3 s ago: no route',
-        )
-    ]
-    assert findings.find(overview({**failed, "last_error_age": 100.0})) == []
-
-
-def test_waiters_of_a_pool_that_lost_all_its_connections_are_critical() -> None:
-    cut_off = {"idle": 0, "waiting": 2, "last_error": "refused", "last_error_age": 1.0}
-    found = findings.find(overview(cut_off))
-    assert found[0].level is Level.CRITICAL
-    assert "connecting fails, and no connection is left" in found[0].sentence
-
-
-def test_a_session_that_idles_in_its_transaction_is_told() -> None:
-    server = ServerView("default", max_connections=100, longest_idle_in_transaction=75.0)
-    (finding,) = findings.find(overview({}, server=server))
-    assert finding.level is Level.WARNING
-    assert "idles in its transaction for 75 s" in finding.sentence
-
-
-def test_a_database_away_outweighs_that_no_process_was_reached() -> None:
-    nobody = Overview(Collection(), [ServerView("default", error="refused")])
-    assert findings.status(findings.find(nobody)) is Level.CRITICAL
-
-
-def test_a_name_that_the_server_cut_is_recognised() -> None:
-    host = "é" * 60
-    name = session_name(4121, host)
-    assert len(name.encode()) <= 63
-    look = overview({}, server=ServerView("default", max_connections=100))
-    look.collection.reports[0]["host"] = host
-    look.servers[0].processes = [SessionGroup(name, 4121, name.partition("@")[2])]
-    assert look.unreachable(look.servers[0]) == []
 
 
 def test_the_exit_codes_are_in_the_help(site: Site) -> None:
@@ -543,44 +503,6 @@ def test_the_exit_codes_are_in_the_help(site: Site) -> None:
 
 
 # Watching
-
-
-def test_watch_redraws_in_place_until_ctrl_c(site: Site) -> None:
-    publisher = site.publish({"in_use": 1})
-    for _ in range(3):
-        site.publish()
-    main, terminal = pty.openpty()
-    environment = {**site.environment, "TERM": "xterm", "LINES": "16"}
-    with subprocess.Popen(
-        site.command("--watch", "0.2"),
-        env=environment,
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        start_new_session=True,
-    ) as watch:
-        os.close(terminal)
-        seen = b""
-
-        def redrawn() -> bool:
-            nonlocal seen
-            while select.select([main], [], [], 0)[0]:
-                seen += os.read(main, 65536)
-            return seen.count(b"\x1b[H") >= 4
-
-        wait_until(redrawn, timeout=30.0)
-        watch.send_signal(signal.SIGINT)
-        assert watch.wait(30.0) == 0
-        with contextlib.suppress(OSError):
-            while data := os.read(main, 65536):
-                seen += data
-    os.close(main)
-    text = seen.decode()
-    assert "Traceback" not in text
-    frames = text.split("\x1b[H")[2:]
-    assert str(publisher.pid) in frames[1]
-    assert "out/s" in frames[1]
-    assert all(frame.count("\n") <= 16 for frame in frames)
 
 
 def test_watch_into_a_pipe_writes_one_line_of_json_for_each_look(site: Site) -> None:

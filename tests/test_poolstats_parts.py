@@ -17,8 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from django.db import connections
 
-from django_pooled.management.commands.poolstats import Command
-from django_pooled.poolstats import findings, table
+from django_pooled.poolstats import findings
 from django_pooled.poolstats.collect import Collection, collect
 from django_pooled.poolstats.observer import Observer
 from django_pooled.poolstats.overview import Overview
@@ -83,47 +82,6 @@ def test_a_process_of_an_older_version_counts_nothing_that_it_does_not_know() ->
     look = overview()
     del look.collection.reports[0]["pools"][0]["restarts"]
     assert look.groups[0].restarts == 0
-
-
-@pytest.mark.parametrize(
-    ("figures", "line"),
-    [
-        (
-            {"lost_commits": {"unknown": 1}, "retry_budget_left": None},
-            "        restarts: none; COMMITs without an answer: 1 unknown",
-        ),
-        ({"restarts": {"40001": 2}}, "        restarts: 2 x 40001; budget left: 100"),
-    ],
-)
-def test_the_table_tells_of_retries_what_there_is(figures: dict[str, Any], line: str) -> None:
-    look = overview()
-    look.collection.reports[0]["pools"][0].update(figures)
-    assert line in table.render(look, [])
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(0.0004, "0.4 ms"), (0.25, "250 ms"), (1.5, "1.5 s"), (720.0, "12 min")],
-)
-def test_the_table_shows_waits_in_fitting_units(seconds: float, shown: str) -> None:
-    look = overview()
-    look.collection.reports[0]["pools"][0].update(checkouts=1, wait={"sum": seconds})
-    assert shown in table.render(look, [])[1]
-
-
-def test_a_frame_with_more_processes_than_lines_leaves_out_the_least_busy(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("LINES", "12")
-    monkeypatch.setenv("COLUMNS", "100")
-    look = overview(40)
-    look.collection.reports[17]["pools"][0]["waiting"] = 3
-    options = {"format": "table", "watch": 1.0, "check": False}
-    frame = Command()._frame(look, [], options, None)
-    assert frame.count("\n") < 12
-    assert "\n4138 " in frame.replace("\x1b[K", "")
-    assert "more" in frame
-    assert "total   40 processes" in frame
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "86400", "soon"])

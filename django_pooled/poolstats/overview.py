@@ -6,122 +6,20 @@ import socket
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from django_pooled.histogram import Histogram
 from django_pooled.stats import session_name
+
+from .rows import Group, PoolRow
 
 if TYPE_CHECKING:
     from django_pooled.stats import ProcessReport
 
     from .collect import Collection
     from .server_view import ServerView, SessionGroup
+    from .sessions import Session
 
 __all__ = ["Group", "Overview", "PoolRow"]
-
-SUMMED = (
-    *("size", "idle", "in_use", "waiting", "max_size", "connecting"),
-    *("checkouts", "checkins", "discarded", "reclaimed", "timeouts", "exhausted", "refused"),
-    *("connects", "connect_failures"),
-)
-"""The figures of a pool that make sense added up."""
-
-
-class PoolRow(NamedTuple):
-    """One pool of one process."""
-
-    pid: int
-    command: str
-    figures: dict[str, Any]
-
-    def number(self, key: str) -> float:
-        """Return a figure, 0 where an older process does not count it."""
-        value = self.figures.get(key)
-        return value if isinstance(value, (int, float)) else 0
-
-    def has(self, key: str) -> bool:
-        """Tell whether there is such a figure: an older process lacks some, a pool others."""
-        return isinstance(self.figures.get(key), (int, float))
-
-    def counts(self, key: str) -> dict[str, int]:
-        """Return what is counted by kind: restarts by SQLSTATE, lost COMMITs by outcome."""
-        return _counts(self.figures.get(key))
-
-    def times(self, key: str) -> Histogram:
-        """Return durations: 'wait', 'use' or 'connect'; none where an older process has none."""
-        return Histogram.from_report(self.figures.get(key))
-
-    @property
-    def outcomes(self) -> dict[tuple[str, str], int]:
-        """How restarts ended, by SQLSTATE and outcome."""
-        found = self.figures.get("restarted")
-        if not isinstance(found, dict):
-            return {}
-        return {
-            (str(sqlstate), outcome): count
-            for sqlstate, counts in found.items()
-            for outcome, count in _counts(counts).items()
-        }
-
-    @property
-    def restarts(self) -> int:
-        """Transactions restarted, whatever for."""
-        return sum(self.counts("restarts").values())
-
-    @property
-    def has_budget(self) -> bool:
-        """Whether restarts are bounded in that process."""
-        return self.has("retry_budget_left")
-
-    @property
-    def budget_is_spent(self) -> bool:
-        """No transaction can be restarted now."""
-        return self.has_budget and self.number("retry_budget_left") < 1
-
-    @property
-    def starved(self) -> bool:
-        """Threads wait, and no connection is left to hand out or to open."""
-        full = self.number("in_use") >= self.number("max_size")
-        return bool(self.number("waiting")) and not self.number("idle") and full
-
-
-def _counts(found: object) -> dict[str, int]:
-    if not isinstance(found, dict):
-        return {}
-    return {str(kind): count for kind, count in found.items() if isinstance(count, int)}
-
-
-@dataclass
-class Group:
-    """The pools of all processes that lead to the same database under the same alias."""
-
-    alias: str
-    server: str
-    rows: list[PoolRow]
-
-    @property
-    def totals(self) -> dict[str, float]:
-        """The sum over all processes of each figure that can be added up."""
-        return {key: sum(row.number(key) for row in self.rows) for key in SUMMED}
-
-    @property
-    def restarts(self) -> int:
-        """Transactions restarted, in all processes."""
-        return sum(row.restarts for row in self.rows)
-
-    def counts(self, key: str) -> Counter[str]:
-        """Return what is counted by kind, of all processes."""
-        total: Counter[str] = Counter()
-        for row in self.rows:
-            total.update(row.counts(key))
-        return total
-
-    @property
-    def least_budget_left(self) -> float | None:
-        """What the process that restarted most may still restart; None without budgets."""
-        return min(
-            (row.number("retry_budget_left") for row in self.rows if row.has_budget), default=None
-        )
 
 
 @dataclass
@@ -133,6 +31,8 @@ class Overview:
     alias: str | None = None
     host: str = field(default_factory=socket.gethostname)
     taken: float = field(default_factory=monotonic)
+    seconds: float | None = None
+    """Time that counters and durations are of; None: since each pool was opened."""
 
     @property
     def processes(self) -> list[ProcessReport]:
@@ -151,7 +51,8 @@ class Overview:
         for report in self.processes:
             for pool in report["pools"]:
                 key = str(pool["alias"]), str(pool.get("server") or "")
-                row = PoolRow(report["pid"], report["command"], pool)
+                host = report.get("host", self.host)
+                row = PoolRow(report["pid"], report["command"], pool, host)
                 found.setdefault(key, Group(*key, rows=[])).rows.append(row)
         return [found[key] for key in sorted(found)]
 
@@ -176,21 +77,50 @@ class Overview:
         known |= {session_name(pid, self.host) for pid in self.collection.silent}
         return [group for group in server.processes if group.application_name not in known]
 
+    def session(self, row: PoolRow, connection: dict[str, Any]) -> Session | None:
+        """Return the server's view of a pool's connection, if that is known."""
+        pid, alias = connection.get("backend_pid"), row.figures["alias"]
+        for server in self.servers:
+            if server.alias == alias and isinstance(pid, int):
+                found = server.session(pid)
+                # The same number on another server is another process's session.
+                if found and _may_be(found.application_name, session_name(row.pid, row.host)):
+                    return found
+        return None
+
+    def owner(self, pid: int) -> tuple[PoolRow, dict[str, Any]] | None:
+        """Return the pool and the connection whose session has this number on the server."""
+        for group in self.groups:
+            for row in group.rows:
+                for connection in row.connections:
+                    if connection.get("backend_pid") == pid and self.session(row, connection):
+                        return row, connection
+        return None
+
     def as_json(self) -> dict[str, Any]:
         """Return processes, totals, silent pids, problems and servers in plain values."""
         return {
             "host": self.host,
-            "processes": self.processes,
-            "totals": [
-                {"alias": group.alias, "server": group.server, "processes": len(group.rows)}
-                | group.totals
-                | {"restarts": group.restarts}
-                for group in self.groups
-            ],
+            "seconds": self.seconds,
+            "processes": [self._process_as_json(report) for report in self.processes],
+            "totals": [group.as_json() for group in self.groups],
             "silent": self.collection.silent,
             "problems": self.collection.problems,
             "server": {server.alias: self._server_as_json(server) for server in self.servers},
         }
+
+    def _process_as_json(self, report: ProcessReport) -> dict[str, Any]:
+        """Add to each connection its session on the server."""
+        pools = []
+        for pool in report["pools"]:
+            row = PoolRow(report["pid"], report["command"], pool, report.get("host", self.host))
+            connections = [
+                {**it, "session": asdict(session) if session else None}
+                for it in row.connections
+                for session in [self.session(row, it)]
+            ]
+            pools.append({**pool, "connections": connections})
+        return {**report, "pools": pools}
 
     def _server_as_json(self, server: ServerView) -> dict[str, Any]:
         if server.error is not None:
@@ -200,8 +130,17 @@ class Overview:
         del values["alias"]
         for process in values["processes"]:
             process["reached"] = process["application_name"] not in unreachable
+        values["blocked_sessions"] = [asdict(it) for it in server.sessions if it.is_blocked]
         return values
 
     def unreachable_by_host(self, server: ServerView) -> Counter[str]:
         """Count the processes that did not answer here by the host they name."""
         return Counter(group.host for group in self.unreachable(server))
+
+
+def _may_be(name: str, expected: str) -> bool:
+    """Whether a session of that name may be one of a process that names its own *expected*.
+
+    Settings may give it any other name, but not another process's.
+    """
+    return name == expected or not name.startswith("django ")

@@ -103,7 +103,7 @@ _KINDS = (
         "refused_restarts",
         "reason",
         "Retryable failures after which there was no other attempt.",
-        ("attempts", "deadline", "budget"),
+        ("attempts", "deadline", "budget", "other"),
     ),
     _Kinds("pinned_total", "pinned", "state", "Connections that session state kept."),
     _Kinds(

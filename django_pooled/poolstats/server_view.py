@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from .probe import NoAnswer, Probe
+from .sessions import Session, find_blockers, find_sessions
 
 if TYPE_CHECKING:
     import psycopg
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-__all__ = ["ServerProbe", "ServerView", "SessionGroup"]
+__all__ = ["ServerProbe", "ServerView", "SessionGroup", "summed"]
 
 APPLICATION_NAME = "django poolstats"
 
@@ -25,23 +26,8 @@ _SERVER = """
            pg_is_in_recovery(),
            current_setting('max_connections')::int,
            current_setting('superuser_reserved_connections')::int
-             + coalesce(current_setting('reserved_connections', true)::int, 0)
-"""
-
-# Of other roles' sessions a role sees little: state and kind are null without pg_read_all_stats.
-_SESSIONS = f"""
-    SELECT coalesce(application_name, ''),
-           coalesce(state, 'hidden'),
-           count(*)::int,
-           count(*) FILTER (WHERE wait_event_type = 'Lock')::int,
-           max(extract(epoch FROM clock_timestamp() - xact_start))
-             FILTER (WHERE state LIKE 'idle in transaction%')::float8
-      FROM pg_stat_activity
-     WHERE coalesce(backend_type, 'client backend') = 'client backend'
-       AND usesysid IS NOT NULL
-       AND application_name <> '{APPLICATION_NAME}'
-     GROUP BY 1, 2
-     ORDER BY 1, 2
+             + coalesce(current_setting('reserved_connections', true)::int, 0),
+           pg_backend_pid()
 """
 
 
@@ -78,11 +64,38 @@ class ServerView:
     longest_idle_in_transaction: float | None = None
     """Seconds since the oldest such transaction began."""
     processes: list[SessionGroup] = field(default_factory=list)
+    others: dict[str, int] = field(default_factory=dict)
+    """Sessions that are no process's of this engine, by ``application_name``."""
+    pooler: bool = False
+    """Whether a pooler such as PgBouncer answers in the server's place: it hands sessions from
+    client to client, so names and numbers of sessions say nothing about processes then."""
+
+    def __post_init__(self) -> None:
+        # No field, since that would be in every dictionary that is made of this.
+        self.sessions: list[Session] = []
+        """All that are counted in ``used``."""
 
     @property
     def free(self) -> int:
         """Connections that an ordinary role can still open."""
         return max(0, self.max_connections - self.reserved - self.used)
+
+    @property
+    def hosts(self) -> dict[str, tuple[int, int]]:
+        """How many processes and sessions there are on each host that sessions name."""
+        found: dict[str, tuple[int, int]] = {}
+        for group in self.processes:
+            processes, sessions = found.get(group.host, (0, 0))
+            found[group.host] = processes + 1, sessions + group.sessions
+        return found
+
+    def session(self, pid: int) -> Session | None:
+        """Return the session with this number, unless a pooler makes up the numbers."""
+        return None if self.pooler else self._by_pid.get(pid)
+
+    @cached_property
+    def _by_pid(self) -> dict[int, Session]:
+        return {session.pid: session for session in self.sessions}
 
 
 class ServerProbe:
@@ -109,22 +122,36 @@ class ServerProbe:
 
 
 def _query(alias: str, connection: psycopg.Connection[Any]) -> ServerView:
-    server = connection.execute(_SERVER).fetchone()
-    sessions = connection.execute(_SESSIONS).fetchall()
-    assert server is not None
+    answer = connection.execute(_SERVER).fetchone()
+    assert answer is not None
+    *server, backend_pid = answer
     address = f"{connection.info.host}:{connection.info.port}"
     view = ServerView(alias, None, address, *server)
-    states: Counter[str] = Counter()
+    # PgBouncer makes up the number that it tells its clients.
+    view.pooler = backend_pid != connection.info.backend_pid
+    view.sessions = find_sessions(connection, but=APPLICATION_NAME)
+    find_blockers(connection, view.sessions)
+    return summed(view)
+
+
+def summed(view: ServerView) -> ServerView:
+    """Fill in what follows from a server's sessions."""
     processes: dict[str, SessionGroup] = {}
-    for name, state, count, blocked, age in sessions:
-        states[state] += count
-        view.blocked += blocked
-        if age is not None:
-            view.longest_idle_in_transaction = max(age, view.longest_idle_in_transaction or 0.0)
+    others: Counter[str] = Counter()
+    for session in view.sessions:
+        name = session.application_name
         if match := _SESSION_NAME.match(name):
             group = SessionGroup(name, int(match["pid"]), match["host"])
-            processes.setdefault(name, group).sessions += count
-    view.used = sum(states.values())
-    view.states = dict(states)
-    view.processes = list(processes.values())
+            processes.setdefault(name, group).sessions += 1
+        else:
+            others[name] += 1
+    view.used = len(view.sessions)
+    view.states = dict(Counter(session.state for session in view.sessions))
+    view.blocked = sum(session.is_blocked for session in view.sessions)
+    view.longest_idle_in_transaction = max(
+        (session.transaction or 0.0 for session in view.sessions if session.idles_in_transaction),
+        default=None,
+    )
+    view.processes = sorted(processes.values(), key=lambda group: group.application_name)
+    view.others = dict(others.most_common())
     return view

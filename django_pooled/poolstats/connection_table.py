@@ -1,0 +1,107 @@
+"""The connections of the pools as a table, each with its session on the server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .suspects import name_session
+from .words import cut, cut_left, duration
+
+if TYPE_CHECKING:
+    from .overview import Overview
+    from .rows import PoolRow
+    from .sessions import Session
+
+__all__ = ["lines"]
+
+_COLUMNS = (
+    ("process", 7),
+    ("backend", 7),
+    ("state", -9),
+    ("for", 6),
+    ("age", 6),
+    ("session on the server", -26),
+)
+"""Heading and width; what is left of the line is for who has the connection."""
+
+_FIXED = sum(abs(width) + 1 for _, width in _COLUMNS)
+
+
+def lines(overview: Overview, width: int) -> list[str]:
+    """Lay the connections of each database out: those in use first, the longest before all."""
+    found = []
+    for group in overview.groups:
+        connections = sorted(
+            ((row, connection) for row in group.rows for connection in row.connections),
+            key=lambda pair: (pair[1].get("state") == "idle", -_seconds(pair[1], "since")),
+        )
+        found.append(cut(f'"{group.alias}": {_sum(connections)}', width))
+        if connections:
+            found.append(_line([name for name, _ in _COLUMNS], "in use by"))
+        for row, connection in connections:
+            found += _connection(overview, row, connection, width)
+    return found
+
+
+def _sum(connections: list[tuple[PoolRow, dict[str, Any]]]) -> str:
+    if not connections:
+        return "no connections"
+    states = [str(connection.get("state")) for _, connection in connections]
+    parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+    return f"{len(states)} connections, {', '.join(parts)}"
+
+
+def _connection(
+    overview: Overview, row: PoolRow, connection: dict[str, Any], width: int
+) -> list[str]:
+    session = overview.session(row, connection)
+    cells = [
+        str(row.pid),
+        str(connection.get("backend_pid", "-")),
+        str(connection.get("state")),
+        duration(_seconds(connection, "since")),
+        duration(_seconds(connection, "age")),
+        _at(session),
+    ]
+    by, where = connection.get("by"), connection.get("where")
+    who = str(by or where or "")
+    found = [_line(cells, cut_left(who, max(0, width - _FIXED)))]
+    more = []
+    if session is not None and session.blocked_by:
+        server = next(it for it in overview.servers if it.session(session.pid) is session)
+        more.append(f"behind {name_session(overview, server, session.blocked_by[0])}")
+    if by and where and _is_of(str(by), str(where)):
+        more.append(f"at {where}")
+    if connection.get("pinned_by"):
+        more.append(f"kept by {connection['pinned_by']}")
+    if connection.get("doomed_by"):
+        more.append(f"will be closed: {connection['doomed_by']}")
+    if more:
+        found.append(" " * 16 + cut("; ".join(more), width - 16))
+    return found
+
+
+def _is_of(by: str, where: str) -> bool:
+    """Whether a line is the view's own code; a server's or another library's says little."""
+    package, dot, _ = by.rpartition(" ")[2].partition(".")
+    return not dot or where.startswith(f"{package}.")
+
+
+def _at(session: Session | None) -> str:
+    if session is None:
+        return "-"
+    state = (session.wait or session.state).replace(": ", ":")
+    return f"{cut(state, 19)} {duration(session.since)}"
+
+
+def _seconds(connection: dict[str, Any], key: str) -> float:
+    value = connection.get(key)
+    return value if isinstance(value, (int, float)) else 0.0
+
+
+def _line(cells: list[str], who: str) -> str:
+    laid_out = [
+        f"{cut(cell, -width):<{-width}}" if width < 0 else f"{cut(cell, width):>{width}}"
+        for cell, (_, width) in zip(cells, _COLUMNS, strict=True)
+    ]
+    return " ".join([*laid_out, who]).rstrip()

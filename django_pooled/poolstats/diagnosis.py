@@ -1,0 +1,129 @@
+"""Why no connection is left: is the application, the pool or the database the trouble?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .suspects import name_connection, name_session, root_of
+from .words import duration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .overview import Overview
+    from .rows import PoolRow
+    from .server_view import ServerView
+    from .sessions import Session
+
+__all__ = ["Diagnosis", "diagnose"]
+
+LONG = 1.0
+"""Seconds in use from which on a connection is held for long, whatever waiters wait."""
+
+BRIEF = 0.1
+"""Seconds in use below which a connection is only busy, whatever waiters wait."""
+
+
+class Diagnosis(NamedTuple):
+    """Who has the connections, and what is the trouble."""
+
+    holder: str
+    """The longest and by whom, to follow "all 10 connections are in use"; may be empty."""
+    trouble: str
+    """'application', 'pool' or 'database'; empty where it can't be told."""
+    sentence: str
+    """How that shows; may be empty."""
+
+
+class _Held(NamedTuple):
+    connection: dict[str, Any]
+    session: Session | None
+
+    @property
+    def since(self) -> float:
+        since = self.connection.get("since")
+        return since if isinstance(since, (int, float)) else 0.0
+
+
+def diagnose(overview: Overview, rows: Sequence[PoolRow]) -> Diagnosis:
+    """Find out what keeps the connections of pools that have none left."""
+    held = sorted(
+        (
+            _Held(connection, overview.session(row, connection))
+            for row in rows
+            for connection in row.connections
+            if connection.get("state") == "in use"
+        ),
+        key=lambda one: -one.since,
+    )
+    if not held:
+        return Diagnosis("", "", "")
+    alias = rows[0].figures["alias"]
+    server = next((server for server in overview.servers if server.alias == alias), None)
+    waits = [row.number("longest_waiting") for row in rows if row.has("longest_waiting")]
+    # Who has had a connection for as long as somebody waits for it has not just got it.
+    long = min(LONG, max(BRIEF, 0.9 * max(waits, default=LONG)))
+    return Diagnosis(_holder(held), *_trouble(overview, server, held, long))
+
+
+def _holder(held: list[_Held]) -> str:
+    longest = held[0]
+    text = f", the longest for {duration(longest.since)}{name_connection(longest.connection)}"
+    by, number = Counter(one.connection.get("by") for one in held).most_common(1)[0]
+    if by and number == len(held) > 1:
+        return f" by {by}, the longest for {duration(longest.since)}"
+    if by and len(held) > 1 and number > len(held) / 2:
+        same = by == longest.connection.get("by")
+        text += f", which has {number} of them" if same else f", and {number} by {by}"
+    return text
+
+
+def _trouble(
+    overview: Overview, server: ServerView | None, held: list[_Held], long_from: float
+) -> tuple[str, str]:
+    blocked = [one.session for one in held if one.session is not None and one.session.is_blocked]
+    if server is not None and len(blocked) * 2 >= len(held):
+        return _blocked(overview, server, blocked, len(held))
+    long = [one for one in held if one.since >= long_from]
+    if len(long) * 2 < len(held):
+        some = f"only {len(long)} of {len(held)} are" if long else "none is"
+        return "pool", f"{some} held for long, so max_size is small for what there is to do."
+    sessions = [one.session for one in long if one.session is not None]
+    waiting = [session for session in sessions if session.asks_nothing]
+    if waiting and len(waiting) * 2 >= len(long):
+        idle = all(session.idles_in_transaction for session in waiting)
+        state = "idle in a transaction" if idle else "idle"
+        return "application", f"{_part(waiting, long)} {state}: the database waits for its code."
+    if sessions:
+        active = [session for session in sessions if not session.asks_nothing]
+        slowest = max(session.since or 0.0 for session in active)
+        what = f"{_part(active, long)} at a query"
+        return "database", f"{what}, the longest for {duration(slowest)}."
+    if server is not None and server.error is not None:
+        return "database", "it does not answer."
+    return "", ""
+
+
+def _part(some: Sequence[Session], of: Sequence[_Held]) -> str:
+    if len(some) == len(of):
+        return "the session is" if len(of) == 1 else f"all {len(of)} sessions are"
+    return f"{len(some)} of {len(of)} sessions {'is' if len(some) == 1 else 'are'}"
+
+
+def _blocked(
+    overview: Overview, server: ServerView, blocked: list[Session], total: int
+) -> tuple[str, str]:
+    if len(blocked) == total:
+        what = (
+            "the session waits for a lock" if total == 1 else f"all {total} sessions wait for locks"
+        )
+    else:
+        what = f"{len(blocked)} of {total} sessions wait for locks"
+    oldest = max(blocked, key=lambda session: session.since or 0.0)
+    root = root_of(server, oldest)
+    if root is None:
+        return "database", f"{what}."
+    session = server.session(root)
+    trouble = "application" if session is not None and session.asks_nothing else "database"
+    return trouble, f"{what} behind {name_session(overview, server, root)}."

@@ -1,0 +1,114 @@
+"""One look at everything, in the format that was asked for."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from . import csv_format, findings, prometheus, table
+from .findings import Level
+from .thresholds import Thresholds, verdict
+
+if TYPE_CHECKING:
+    from .findings import Finding
+    from .overview import Overview
+    from .table import Layout
+
+__all__ = ["NOTHING", "Look", "as_json", "as_table"]
+
+NOTHING = """\
+No process with an open pool was found.
+
+A process can be seen from its first use of the database on, if its DATABASES entry has
+ENGINE = "django_pooled". Start the site and make one request that reads from the database.
+
+If it runs already:
+  - under another user: run this command as that user, or as root (now: user {user});
+  - in another container: run it there;
+  - with OPTIONS["pool"]["stats_dir"]: False turns publishing off, a folder has to be the same
+    here (--stats-dir).
+Looked in: {folders}
+"""
+
+
+class Look:
+    """An overview and what it means.
+
+    Args:
+        recent: The same overview, with what happened in the last seconds only.
+        thresholds: What is to be called a warning or critical.
+    """
+
+    def __init__(
+        self,
+        overview: Overview,
+        recent: Overview | None = None,
+        thresholds: Thresholds | None = None,
+    ) -> None:
+        self.overview = overview
+        self.thresholds = thresholds or Thresholds()
+        self.found = self.thresholds.judge(overview, findings.find(overview, recent))
+
+    @property
+    def level(self) -> Level:
+        """How bad it is."""
+        return findings.status(self.found)
+
+    def written(
+        self, how: str, layout: Layout, *, check: bool = False, number: int | None = None
+    ) -> str:
+        """Return it in a format, complete with its last newline.
+
+        Args:
+            how: "table", "json", "prometheus" or "csv".
+            layout: Of the table.
+            check: Only what is wrong, instead of the table.
+            number: Its place in a series, from 0, in which each is a line of JSON, and CSV has
+                the names of its columns once; None if it is the only one.
+        """
+        if how == "json":
+            indent = 2 if number is None else None
+            return json.dumps(as_json(self.overview, self.found), indent=indent) + "\n"
+        if how == "prometheus":
+            return prometheus.render(self.overview)
+        if how == "csv":
+            return csv_format.render(self.overview, header=not number)
+        if check:
+            return verdict(self.overview, self.found, self.thresholds) + "\n"
+        return "\n".join(as_table(self.overview, self.found, layout)) + "\n"
+
+
+def as_json(overview: Overview, found: list[Finding]) -> dict[str, Any]:
+    """Return everything in plain values."""
+    return overview.as_json() | {
+        "status": findings.status(found).name.lower(),
+        "findings": [finding.as_json() for finding in found],
+    }
+
+
+def as_table(
+    overview: Overview,
+    found: list[Finding],
+    layout: Layout,
+    *,
+    recent: Overview | None = None,
+) -> list[str]:
+    """Return the lines of the table, or those that help where there is nothing to show."""
+    collection = overview.collection
+    lines = [table.heading(overview, found, layout.paint), ""]
+    if collection.askable and not overview.groups and not collection.silent:
+        folders = ", ".join(collection.folders) or "no folder"
+        lines += NOTHING.format(user=_user(), folders=folders).splitlines()
+        lines.append("")
+        found = [finding for finding in found if finding.level is not Level.UNKNOWN]
+    return lines + table.render(overview, found, layout, recent=recent)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container's user often has a number only; the error differs between Pythons.
+        return str(os.geteuid())

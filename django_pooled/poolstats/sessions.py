@@ -1,0 +1,91 @@
+"""Sessions of a server, one by one: what each is at, and who holds up whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import psycopg
+
+__all__ = ["Session", "find_blockers", "find_sessions"]
+
+ASKED_FOR_BLOCKERS = 10
+"""Sessions; to say who blocks one, the server looks through all of its locks."""
+
+# Of other roles' sessions a role sees little: state and kind are null without pg_read_all_stats.
+# The text of queries is not asked for, since it may hold what is secret.
+_SESSIONS = """
+    SELECT pid,
+           coalesce(application_name, ''),
+           coalesce(state, 'hidden'),
+           CASE WHEN state = 'active' AND wait_event_type IS NOT NULL
+                THEN concat(wait_event_type, ': ', wait_event) END,
+           extract(epoch FROM clock_timestamp() - state_change)::float8,
+           extract(epoch FROM clock_timestamp() - xact_start)::float8
+      FROM pg_stat_activity
+     WHERE coalesce(backend_type, 'client backend') = 'client backend'
+       AND usesysid IS NOT NULL
+       AND application_name <> %s
+     ORDER BY backend_start
+"""
+
+# https://www.postgresql.org/docs/current/functions-info.html: pg_blocking_pids(); 0 is a
+# transaction that was prepared, which has no session.
+_BLOCKERS = "SELECT pid, pg_blocking_pids(pid) FROM unnest(%s::int[]) AS pid"
+
+
+@dataclass
+class Session:
+    """One client session; times are seconds."""
+
+    pid: int
+    application_name: str
+    state: str
+    """PostgreSQL's own words, 'hidden' where the role may not see it."""
+    wait: str | None = None
+    """What its query waits for: 'Lock: transactionid'."""
+    since: float | None = None
+    """How long it has been in that state: for an active one, at its query."""
+    transaction: float | None = None
+    """How long ago its transaction began."""
+    blocked_by: list[int] = field(default_factory=list)
+    """The sessions whose locks it waits for, asked for the oldest few only."""
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether it waits for a lock that another session has."""
+        return (self.wait or "").startswith("Lock: ")
+
+    @property
+    def idles_in_transaction(self) -> bool:
+        """Whether its client leaves a transaction open and asks for nothing."""
+        return self.state.startswith("idle in transaction")
+
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether it waits for its client."""
+        return self.state.startswith("idle")
+
+
+def find_sessions(connection: psycopg.Connection[Any], but: str) -> list[Session]:
+    """Return all client sessions, the oldest first.
+
+    Args:
+        but: An ``application_name`` that does not count.
+    """
+    return [Session(*row) for row in connection.execute(_SESSIONS, [but])]
+
+
+def find_blockers(connection: psycopg.Connection[Any], sessions: list[Session]) -> None:
+    """Note in the sessions that wait for a lock, the oldest waits first, for whom they wait."""
+    blocked = sorted(
+        (session for session in sessions if session.is_blocked),
+        key=lambda session: -(session.since or 0.0),
+    )[:ASKED_FOR_BLOCKERS]
+    if blocked:
+        pids = [session.pid for session in blocked]
+        found = dict(connection.execute(_BLOCKERS, [pids]).fetchall())
+        for session in blocked:
+            # One process of a parallel query each, so that a pid may come more than once.
+            session.blocked_by = sorted(set(found[session.pid]))

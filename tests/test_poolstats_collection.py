@@ -1,0 +1,128 @@
+"""Collection: thousands of workers come and go, and nothing is left of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from django_pooled.poolstats.collect import collect
+from tests.publisher import Publisher
+from tests.servers import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Unix sockets")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+WORKERS = int(os.environ.get("RECYCLED_WORKERS", "200"))
+"""2000 end as the 200 do, in half a minute."""
+
+# As a server that recycles its workers: some end by themselves, most without any clean-up.
+RECYCLER = """
+import os, signal, sys
+from django_pooled import publish
+from django_pooled.stats import process_report
+
+folder, workers = sys.argv[1], int(sys.argv[2])
+os.register_at_fork(after_in_child=publish.after_fork_in_child)
+
+def work(number):
+    publish.start(folder, lambda: process_report([]))
+    if publish._publisher is None:
+        os._exit(3)
+    if number % 3 == 0:
+        publish.stop()
+        os._exit(0)
+    if number % 3 == 1:
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+for number in range(workers):
+    if not (child := os.fork()):
+        work(number)
+    _, status = os.waitpid(child, 0)
+    if os.waitstatus_to_exitcode(status) == 3:
+        sys.exit("a worker could not publish")
+print(len(os.listdir(f"{folder}/django_pooled-{os.geteuid()}")))
+"""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder to publish in, with a short path."""
+    made = Path(tempfile.mkdtemp(prefix="stats-", dir="/tmp"))
+    yield made
+    shutil.rmtree(made)
+
+
+def test_of_many_recycled_workers_nothing_is_left(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RECYCLER, str(folder), str(WORKERS)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    # Each new one sweeps what the dead left, so that they never pile up; the last few may be
+    # left, with nobody after them.
+    assert int(done.stdout) < 20
+    # And whoever looks sweeps those.
+    found = collect(folder, timeout=5.0)
+    assert (found.reports, found.silent, found.problems) == ([], [], [])
+    assert list((folder / f"django_pooled-{os.geteuid()}").iterdir()) == []
+
+
+def test_a_thousand_dead_ones_at_once_cost_the_reader_little(folder: Path) -> None:
+    living = Publisher(folder)
+    private = folder / f"django_pooled-{os.geteuid()}"
+    program = """
+import os, socket, sys
+for number in range(1000):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{sys.argv[1]}/{2**22 + number}.{number:08x}.sock")
+        listener.listen()
+"""
+    subprocess.run([sys.executable, "-c", program, str(private)], check=True)
+    try:
+        assert len(list(private.iterdir())) == 1001
+        started = time.monotonic()
+        found = collect(folder, timeout=5.0)
+        assert time.monotonic() - started < 3.0
+        assert [report["pid"] for report in found.reports] == [living.pid]
+        assert len(list(private.iterdir())) == 1
+    finally:
+        living.close()
+
+
+def test_a_forked_and_killed_family_leaves_nothing(folder: Path) -> None:
+    parent = Publisher(folder)
+    try:
+        children = [int(parent.tell("fork and start")) for _ in range(8)]
+        wait_until(lambda: len(collect(folder, timeout=5.0).reports) == 9)
+        for child in children[:4]:
+            os.kill(child, signal.SIGKILL)
+        wait_until(
+            lambda: (
+                {report["pid"] for report in collect(folder, timeout=5.0).reports}
+                == {parent.pid, *children[4:]}
+            )
+        )
+        parent.kill()
+        wait_until(lambda: len(collect(folder, timeout=5.0).reports) == 4)
+    finally:
+        parent.close()
+    wait_until(lambda: not collect(folder, timeout=5.0).reports)
+    assert list((folder / f"django_pooled-{os.geteuid()}").iterdir()) == []
