@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from django_pooled.poolstats import (
+    arguments,
     connection_table,
     csv_format,
     details,
@@ -501,3 +505,18 @@ def test_json_has_sums_percentiles_and_the_session_of_each_connection() -> None:
 def test_a_group_of_sessions_is_one_process() -> None:
     server = server_of(Session(1, "django 7@web-1", "idle"), Session(2, "django 7@web-1", "idle"))
     assert server.processes == [SessionGroup("django 7@web-1", 7, "web-1", 2)]
+
+
+# The page
+
+
+def test_the_page_has_the_columns_of_csv_and_every_option() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "poolstats.md").read_text(encoding="utf-8")
+    assert ",".join(csv_format.HEADER) in page.replace(",\n", ",")
+    parser = argparse.ArgumentParser()
+    arguments.add_arguments(parser)
+    options = {option for action in parser._actions for option in action.option_strings}
+    found = {option for option in options if re.search(rf"{option}\b", page)}
+    assert options - found <= {"-h", "--help", "--timeout", "--user", "--stats-dir", "--database"}
+    headings = [name for name, _ in pool_table._COLUMNS if name]
+    assert [name for name in headings if f"{name}" not in page] == []
