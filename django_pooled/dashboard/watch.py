@@ -28,8 +28,8 @@ FRESH = 0.9
 PROCESSES = 0.5
 """Seconds that the processes have for their answer."""
 
-SERVERS = 0.2
-"""Seconds that the servers have beyond that."""
+SERVERS = 0.25
+"""Seconds that the servers have beyond that: a frozen one is not to hold a worker for long."""
 
 
 class Look(NamedTuple):
@@ -74,13 +74,14 @@ class Watch:
             return self._look
 
     def _take(self) -> Look:
-        taken, deadline = time(), monotonic() + PROCESSES + SERVERS
+        taken = time()
         asked = [server.want() for server in self._servers]
         collection = collect_all(stats_dirs(self._aliases), PROCESSES)
         own = process_report(registry.snapshots())
         if own["pools"] and own["pid"] not in {report["pid"] for report in collection.reports}:
             # Where nothing is published, the process that answers is still there to be seen.
             collection.reports.append(own)
+        deadline = monotonic() + SERVERS
         answers = [
             server.latest(since, deadline - monotonic())
             for server, since in zip(self._servers, asked, strict=True)
