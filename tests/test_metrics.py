@@ -120,6 +120,8 @@ def site(
     """The site of the test's settings, with a folder of its own."""
     options = connections.settings["default"]["OPTIONS"]
     monkeypatch.setitem(options, "pool", {**options["pool"], "stats_dir": str(folder)})
+    # Another database than that of pools which other tests have left open.
+    monkeypatch.setitem(connections.settings["default"], "HOST", "db.example")
     # Siblings may be slow where many tests run at once.
     monkeypatch.setattr(page, "TIMEOUT", 20.0)
     settings.ROOT_URLCONF = __name__
