@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .sqlstates import sqlstate_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["Telling", "facts"]
 
 
-def facts(event: str, *, error: BaseException | None = None, **values: object) -> dict[str, Any]:
+def facts(
+    event: str,
+    *,
+    error: BaseException | None = None,
+    **values: str | float | Mapping[str, str] | None,
+) -> dict[str, Any]:
     """Return the ``extra`` of a log record; docs/metrics.md has all of them in a table.
 
     Names and meanings stay the same from version to version. None of them is an attribute that
