@@ -72,7 +72,7 @@ class Record:
     """Counters that many threads write, and the lock that keeps their sums right."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self._counters = Counters()
 
     def abandon(self) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from django.urls import path
+from django.urls import URLPattern, path
 
 from . import views
 
-app_name = "django_pooled_dashboard"
-urlpatterns = [
+app_name: str = "django_pooled_dashboard"
+urlpatterns: list[URLPattern] = [
     path("", views.page, name="page"),
     path("pass/", views.new_pass, name="pass"),
     path("snapshot/", views.snapshot, name="snapshot"),
