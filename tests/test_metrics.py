@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from django_pooled import publish, registry, stats_folder
 from django_pooled.metrics import book as book_module
 from django_pooled.metrics import page, prometheus
 from django_pooled.metrics.book import Book
+from django_pooled.metrics.farewell import write_down
 from django_pooled.metrics.ledger import KEPT_FOR, open_book
 from django_pooled.metrics.site import Look, PoolOfProcess, Site
 from django_pooled.parameters import server_of
@@ -453,6 +455,53 @@ def test_without_unix_sockets_the_page_has_this_process_alone(
     assert samples(text)["processes"] == {(): 1}
 
 
+# The end of a process
+
+
+def test_a_process_that_ends_writes_down_what_it_counted_since_the_last_scrape(
+    site: Site, make_database: MakeDatabase, server: EmbeddedServer, folder: Path
+) -> None:
+    alias = make_database(server, stats_dir=False)
+    scrape()
+
+    def counted() -> Any:
+        entries = json.loads(ledger_of(folder, Site.of_settings()).read_bytes())["entries"]
+        return {entry["alias"]: entry["counts"]["checkouts"] for entry in entries.values()}
+
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    assert counted() == {}
+    write_down()
+    assert counted() == {alias: 1}
+
+
+def test_a_process_that_ends_makes_no_ledger_for_a_site_that_nobody_scrapes(
+    site: Site, make_database: MakeDatabase, server: EmbeddedServer, folder: Path
+) -> None:
+    write_down()
+    alias = make_database(server, stats_dir=False)
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    write_down()
+    assert not ledger_of(folder, Site.of_settings()).exists()
+
+
+def test_the_end_of_a_process_is_not_held_up_by_a_folder_that_is_lost(
+    site: Site,
+    make_database: MakeDatabase,
+    server: EmbeddedServer,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    alias = make_database(server, stats_dir=False)
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    publish.default_folder(folder).chmod(0o755)
+    with caplog.at_level(logging.DEBUG, "django_pooled.metrics"):
+        write_down()
+    assert "The last figures were not written down: " in caplog.text
+
+
 # The site
 
 
@@ -541,6 +590,12 @@ def test_counters_of_a_site_never_go_down_while_workers_are_killed_and_replaced(
             seen.append(checkouts())
         assert seen == sorted(seen)
         assert seen[-1] >= seen[0] + 20
+        # Those that end by themselves take nothing along, however long ago the last scrape was.
+        for worker in shop.pools(2):
+            shop.get_all([f"/double/{number}" for number in range(10)])
+            os.kill(worker, signal.SIGTERM)
+            wait_until(partial(replaced, worker), timeout=20)
+        assert checkouts() >= seen[-1] + 20
         assert {path.suffix for path in publish.default_folder(folder).iterdir()} <= {
             ".sock", ".json", ".lock"
         }  # fmt: skip

@@ -46,8 +46,7 @@ class Book:
     Prometheus takes a counter that goes down for one that began anew, and adds what it shows
     to what was before: so a sum over processes must not fall when one of them ends.
 
-    What a process counted between the last look and its end is lost, and so is a process that
-    nobody looked at.
+    What a process that was killed had counted since the last look is lost.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)

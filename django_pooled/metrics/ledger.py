@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from django_pooled.stats_folder import StrPath
 
-__all__ = ["open_book"]
+__all__ = ["is_kept", "open_book"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,19 @@ KEPT_FOR = 30 * 86400.0
 
 _NAME = re.compile(r"metrics-[0-9a-f]{16}\.(json|lock|new)\Z")
 _WRITE = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def is_kept(folder: StrPath | None, site: str) -> bool:
+    """Tell whether the site has a book: nobody scrapes it where there is none.
+
+    Args:
+        folder: The ``stats_dir`` option, None for the default folder.
+        site: A name for the site.
+
+    Raises:
+        OSError: The folder can't be used.
+    """
+    return (publish.default_folder(folder) / f"metrics-{site}.json").exists()
 
 
 @contextlib.contextmanager

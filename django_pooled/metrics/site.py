@@ -101,8 +101,8 @@ class Site:
         Args:
             timeout: Seconds that the others have for their answer.
         """
-        look, own = Look(), process_report(registry.snapshots())
-        self._add(look, own)
+        own = process_report(registry.snapshots())
+        look = self._look_at(own)
         if self.folders and stats_folder.available():
             found = collect_all(self.folders, timeout, uid=os.geteuid())
             look.silent.update(found.silent)
@@ -110,6 +110,15 @@ class Site:
                 # Its own answer came through its socket too, a moment later.
                 if (report.get("host"), report["pid"]) != (own["host"], own["pid"]):
                     self._add(look, report)
+        return look
+
+    def look_at_own(self) -> Look:
+        """Look at the pools of this process alone."""
+        return self._look_at(process_report(registry.snapshots()))
+
+    def _look_at(self, report: ProcessReport) -> Look:
+        look = Look()
+        self._add(look, report)
         return look
 
     def _add(self, look: Look, report: ProcessReport) -> None:
