@@ -11,21 +11,15 @@ from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 from . import psycopg_seam as seam
+from .announcer import Announcer
 from .connecting import Connector
 from .errors import CheckoutTimeout, ConnectFailed, Gauges, PoolClosed, PoolError, PoolExhausted
-from .liveness import answers, looks_alive
+from .judge import Judge
 from .log_facts import facts
 from .readiness import Readiness
 from .record import Record
 from .reset import reset
 from .retry.budget import RetryBudget
-from .signals import (
-    connection_checked_in,
-    connection_checked_out,
-    connection_discarded,
-    connection_opened,
-)
-from .sqlstates import READ_ONLY, is_connection_lost, is_stale_plan
 from .stats import PoolSnapshot
 from .usage import Usage, described
 
@@ -33,12 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import psycopg
-    from django.dispatch import Signal
 
     from .conf import PoolOptions
     from .connection import PooledConnection
     from .readiness import Look
-    from .record import Reason
     from .usage import Checkout
 
 __all__ = ["Pool"]
@@ -80,19 +72,19 @@ class Pool:
         self._configure = configure
         # None of its parts holds the pool: closed and let go of, it is freed at once, and not
         # when the garbage collector comes by.
-        self._tell = partial(_tell, type(self), alias, options.name or alias)
+        self._announcer = Announcer(self.record, type(self), alias, options.name or alias)
         self._usage = Usage(alias, self.record, options.leak_after)
         self._connector = Connector(
             alias,
             options.backoff,
             options.reconnect_timeout,
-            opened=partial(_opened, self.record, self._tell),
+            opened=self._announcer.opened,
             credentials_change=credentials_change,
         )
         self._pool = seam.RecoveringPool(
             self._connector,
             self._usage,
-            partial(_closed, self.record, self._tell),
+            self._announcer.closed,
             kwargs=lambda: dict(parameters()),
             configure=partial(_configure_new, configure, options.max_lifetime),
             name=options.name or alias,
@@ -106,6 +98,7 @@ class Pool:
             reconnect_failed=options.reconnect_failed,
             num_workers=options.num_workers,
         )
+        self._judge = Judge(alias, options, self._connector, self._pool, self._usage)
         self._readiness = Readiness(
             alias, options.timeout, self._connector, self._pool, self._usage
         )
@@ -158,9 +151,8 @@ class Pool:
             else:
                 if connection.broken:
                     self._connector.suspect()
-                self._pool.discard(connection, self._spoilt(connection))
-            if connection_checked_in.receivers:
-                self._tell(connection_checked_in, used=used, kept=kept)
+                self._pool.discard(connection, self._judge.spoilt(connection))
+            self._announcer.checked_in(used, kept)
 
     def look(self, timeout: float) -> Look:
         """Begin to find out whether the pool can serve, without queuing; see `Readiness.look`."""
@@ -224,35 +216,8 @@ class Pool:
         )
 
     def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:
-        """Take note of an error on a connection in use: some say that it must not come back.
-
-        A server that refuses to write because it has been demoted (25006) loses all of its
-        connections at once; one whose client asked for a read-only transaction does not.
-        A prepared statement that no longer fits its tables would fail on each of them, each time:
-        psycopg keeps it, and has no public way to forget it.
-        """
-        if is_connection_lost(error):
-            connection.life.doom(f"{error.sqlstate or 'lost'}: {error}")
-        elif error.sqlstate == READ_ONLY and connection.server_is_read_only:
-            place = connection.place
-            for other in self._usage.connections():
-                if other.place == place:
-                    other.life.doom(f"{READ_ONLY}: {error}")
-            self._pool.sweep(lambda other: other.place != place, "drained")
-            logger.warning(
-                "pool %r: %s:%s turned read-only, and is left",
-                *(self.alias, *place),
-                extra=facts("server_read_only", alias=self.alias, host=place[0], port=place[1]),
-            )
-        elif is_stale_plan(error):
-            for other in self._usage.connections():
-                other.life.doom(str(error))
-            self._pool.sweep(lambda other: False, "drained")
-            logger.info(
-                "pool %r: tables have changed; new connections prepare anew",
-                self.alias,
-                extra=facts("tables_changed", alias=self.alias),
-            )
+        """Take note of an error on a connection in use: some say that it must not come back."""
+        self._judge.note_error(connection, error)
 
     def _take(self, started: float, deadline: float) -> PooledConnection:
         cause: BaseException | None
@@ -287,7 +252,7 @@ class Pool:
     def _begin(self, connection: PooledConnection, started: float, deadline: float) -> bool:
         """Check a connection that was idle out, or close it if it is not usable; tell which."""
         try:
-            unusable = self._unusable(connection, deadline)
+            unusable = self._judge.unusable(connection, deadline)
             if unusable is None:
                 waited = self._usage.begin(connection, started, self._left_behind)
         except BaseException:
@@ -296,8 +261,7 @@ class Pool:
         if unusable is not None:
             self._pool.discard(connection, unusable)
             return False
-        if connection_checked_out.receivers:
-            self._tell(connection_checked_out, waited=waited)
+        self._announcer.checked_out(waited)
         return True
 
     def _ping(self) -> bool | None:
@@ -322,52 +286,6 @@ class Pool:
             message += f"; {opening} being opened, without an answer yet from {self.server}"
         return kind(message, alias=self.alias, elapsed=elapsed, gauges=gauges)
 
-    def _unusable(self, connection: PooledConnection, deadline: float) -> Reason | None:
-        """Return why a connection that was idle cannot be used; None if it can."""
-        now = monotonic()
-        if now >= connection.life.expires_at:
-            return "lifetime"
-        if not self._is_alive(connection, now, deadline):
-            self._connector.suspect()
-            # Where one died the others may have: look at all of them now, since each would
-            # cost a later checkout its own discovery. Where one only kept silent, those that
-            # need a round trip too go unasked: each would cost another check_timeout.
-            silent = looks_alive(connection)
-            dead = self._pool.sweep(
-                lambda other: looks_alive(other) and not (silent and self._is_due(other, now)),
-                "dead",
-            )
-            logger.info(
-                "pool %r: found %d dead connections",
-                self.alias,
-                dead + 1,
-                extra=facts("connections_dead", alias=self.alias, connections=dead + 1),
-            )
-            return "dead"
-        if self.options.check is not None:
-            try:
-                self.options.check(connection)
-            except Exception as error:
-                logger.info(
-                    "pool %r: the project's check failed: %s",
-                    self.alias,
-                    error,
-                    extra=facts("check_failed", alias=self.alias, error=error),
-                )
-                return "dead"
-        return None
-
-    def _is_alive(self, connection: PooledConnection, now: float, deadline: float) -> bool:
-        if not looks_alive(connection):
-            return False
-        if not self._is_due(connection, now):
-            return True
-        return answers(connection, min(self.options.check_timeout, deadline - now))
-
-    def _is_due(self, connection: PooledConnection, now: float) -> bool:
-        """Whether it has been idle so long that only a round trip tells."""
-        return now - connection.life.idle_since >= self.options.check_after
-
     def _left_behind(self, checkout: Checkout) -> None:
         self._pool.run_later(partial(self._reclaim, checkout))
 
@@ -390,13 +308,6 @@ class Pool:
             self.record.add("reclaimed")
             self.checkin(checkout.connection)
 
-    def _spoilt(self, connection: PooledConnection) -> Reason:
-        """Say why a connection that came back is not kept."""
-        if self._pool.closed:
-            return "drained"
-        spoilt = connection.broken or connection.life.doomed_by is not None
-        return "error" if spoilt else "reset"
-
 
 def _configure_new(
     configure: Callable[[PooledConnection], object],
@@ -409,20 +320,3 @@ def _configure_new(
     except BaseException:
         connection.close()
         raise
-
-
-def _tell(sender: type[Pool], alias: str, name: str, signal: Signal, **facts: object) -> None:
-    if signal.receivers:
-        signal.send_robust(sender=sender, using=alias, pool_name=name, **facts)
-
-
-def _opened(record: Record, tell: Callable[..., None], seconds: float) -> None:
-    record.connect(seconds)
-    tell(connection_opened, seconds=seconds)
-
-
-def _closed(
-    record: Record, tell: Callable[..., None], connection: PooledConnection, reason: Reason
-) -> None:
-    record.add("closed", reason)
-    tell(connection_discarded, reason=reason)
