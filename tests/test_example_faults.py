@@ -385,15 +385,16 @@ def folder() -> Iterator[Path]:
 def test_end_of_the_site_thaws_its_server(folder: Path, number: int) -> None:
     # What a killed process leaves behind goes with the folder.
     site = Site(folder, DJANGO_DEBUG="1", TMPDIR=str(folder.parent))
-    site.says("Ctrl-C stops everything")
-    with Operator(site.port) as operator:
-        operator.come_in(site)
-        server, everyone = postmaster(site), descendants(site.process.pid)
-        operator.order("cast")
-        operator.order("freeze", 20)
-        soon(lambda: stopped(server))
-
-    site.process.send_signal(number)
+    try:
+        site.says("Ctrl-C stops everything")
+        with Operator(site.port) as operator:
+            operator.come_in(site)
+            server, everyone = postmaster(site), descendants(site.process.pid)
+            operator.order("cast")
+            operator.order("freeze", 20)
+            soon(lambda: stopped(server))
+    finally:
+        site.process.send_signal(number)
 
     # Stopped, it could not end; and its time would not be over yet.
     wait_until(lambda: not alive({server}), 15)
