@@ -97,7 +97,10 @@
 
   function showEvents(events) {
     const newest = events.length ? events[events.length - 1].at : 0;
-    if (lastEvent === newest) return;
+    if ((lastEvent ?? 0) === newest) {
+      lastEvent = newest;
+      return;
+    }
     for (const event of events) {
       if (lastEvent !== null && event.at > lastEvent && event.mark) {
         document.dispatchEvent(new CustomEvent("pools:mark", { detail: { label: event.mark } }));
