@@ -310,8 +310,11 @@ def test_everything_can_be_done_by_keyboard(page: Browser) -> None:
     assert focused() == "SUMMARY"
     page.press("Enter")
     table = '[data-chart="connections"] table'
-    wait_until(lambda: "in use, highest" in page.text(table))
+    wait_until(lambda: "from" in page.text(table))
     assert page.find(table).is_displayed()
+    heads = [cell.text for cell in page.find_all(f"{table} [scope=col]")]
+    assert heads == ["from", "in use", "idle", "waiting", "limit"]
+    assert len(page.find_all(f"{table} [scope=row]")) >= 1
     page.press("Tab")
     assert focused() == "scroll"
 

@@ -17,6 +17,8 @@ Pools.Chart = class {
     this.figure = figure;
     this.options = options;
     this.box = figure.querySelector(".plot");
+    // At least so high; it grows with its panel, which others in the row may make higher.
+    this.box.style.minHeight = `${options.height}px`;
     this.values = new Map();
     this.drawLegend(figure.querySelector(".legend"));
     this.table = figure.querySelector(".figures");
@@ -24,8 +26,9 @@ Pools.Chart = class {
     this.plot = new uPlot(this.uplotOptions(), this.empty(), this.box);
     this.plot.root.setAttribute("aria-hidden", "true");
     this.observer = new ResizeObserver(() => {
-      const width = this.box.clientWidth;
-      if (width && width !== this.plot.width) this.plot.setSize({ width, height: options.height });
+      const { clientWidth: width, clientHeight: height } = this.box;
+      if (!width || (width === this.plot.width && height === this.plot.height)) return;
+      this.plot.setSize({ width, height });
     });
     this.observer.observe(this.box);
   }
@@ -117,7 +120,8 @@ Pools.Chart = class {
     });
     const table = this.table.querySelector("table");
     table.replaceChildren(
-      Pools.row(["from", ...lines.map((line) => `${line.label}, highest`)], "th"),
+      Pools.make("caption", "faint", `The highest value in each ${Pools.TABLE_STEP} seconds`),
+      Pools.row(["from", ...lines.map((line) => line.label)], "th"),
       ...[...rows]
         .reverse()
         .map(([step, cells]) => Pools.row([Pools.words.clock(step * Pools.TABLE_STEP), ...cells.map(format)])),
