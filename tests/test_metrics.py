@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -30,11 +31,12 @@ from django_pooled import publish, registry, stats_folder
 from django_pooled.metrics import book as book_module
 from django_pooled.metrics import page, prometheus
 from django_pooled.metrics.book import Book
+from django_pooled.metrics.exposition import of_pools
 from django_pooled.metrics.farewell import write_down
 from django_pooled.metrics.ledger import KEPT_FOR, open_book
 from django_pooled.metrics.site import Look, PoolOfProcess, Site
 from django_pooled.parameters import server_of
-from django_pooled.stats import process_report
+from django_pooled.stats import Counters, process_report
 from tests.publisher import Publisher, snapshot
 from tests.servers import wait_until
 from tests.workers_site import running
@@ -536,6 +538,36 @@ def test_the_page_needs_no_database_and_no_pool(
     for address in ("/metrics", "/wrapped"):
         assert Client().get(address).status_code == 200
     assert {pool.id: pool.counters.checkouts for pool in registry.snapshots()} == before
+
+
+def test_the_documentation_has_every_metric_with_its_type_and_labels(
+    make_sibling: Callable[..., Publisher],
+) -> None:
+    counters = Counters(checkouts=1)
+    for counter in ("restarts", "pinned", "lost_commits", "refused_restarts"):
+        getattr(counters, counter)["kind"] = 1
+    counters.restarted["40001", "committed"] = 1
+    made = snapshot(counters=counters, longest_waiting=1.0)
+    text = of_pools([PoolOfProcess(HOST, 1, process_report([made])["pools"][0])])
+    shown = {
+        sample.name.removeprefix("django_pooled_").removesuffix("_bucket"): (
+            family.type,
+            frozenset(sample.labels) - {"database"},
+        )
+        for family in parse_text(text)
+        for sample in family.samples
+        if family.type != "histogram" or sample.name.endswith("_bucket")
+    }
+    page_text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| (`\w+`.*?) \| (gauge|counter|histogram) \| (.*?) ?\|$", page_text, re.M)
+    documented = {
+        name: (kind, frozenset(re.findall(r"`(\w+)`", labels)))
+        for names, kind, labels in rows
+        for name in re.findall(r"`(\w+)`", names.partition(":")[0])
+    }
+    for of_the_site in ("processes", "silent_processes"):
+        assert documented.pop(of_the_site) == ("gauge", frozenset())
+    assert documented == shown
 
 
 def test_the_page_is_for_reading_and_not_for_keeping(site: Site) -> None:

@@ -18,11 +18,13 @@ from .ledger import open_book
 from .site import Site, own_pools
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .site import Look, PoolOfProcess
 
     Row = tuple[dict[str, str], PoolRow]
 
-__all__ = ["as_openmetrics", "by_process", "of_this_process", "summed"]
+__all__ = ["as_openmetrics", "by_process", "of_pools", "of_this_process", "summed"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,16 @@ def by_process(timeout: float) -> str:
 
 def of_this_process() -> str:
     """Return the metrics of this process alone."""
-    return _text([({"database": pool.alias}, _row(pool.figures)) for pool in own_pools()])
+    return of_pools(own_pools())
+
+
+def of_pools(pools: Iterable[PoolOfProcess]) -> str:
+    """Return the metrics of some pools, those of one database added up.
+
+    Args:
+        pools: As their processes report them.
+    """
+    return _text([({"database": pool.alias}, _row(pool.figures)) for pool in pools])
 
 
 def _by_process(look: Look) -> str:
