@@ -90,6 +90,28 @@ def test_an_impossible_time_is_refused(seconds: str) -> None:
         call_command("poolstats", f"--timeout={seconds}")
 
 
+def test_a_threshold_for_waits_looks_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("django_pooled.poolstats.arguments.OVER", 0.3)
+    taken: list[float] = []
+    take = Observer.take
+
+    def count(self: Observer) -> Overview:
+        look = take(self)
+        taken.append(look.taken)
+        return look
+
+    monkeypatch.setattr(Observer, "take", count)
+    for limits, looks in (["--critical-wait-p99=1"], 2), (["--critical-waiting=1"], 1):
+        taken.clear()
+        with pytest.raises(SystemExit):
+            call_command("poolstats", "--check", f"--stats-dir={tmp_path}", *limits)
+        assert len(taken) == looks
+        assert taken[-1] - taken[0] >= 0.3 * (looks - 1)
+    assert capsys.readouterr().out.count("No process that could be reached") == 2
+
+
 # Settings and servers
 
 

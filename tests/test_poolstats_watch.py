@@ -138,6 +138,9 @@ def test_it_takes_the_terminal_again_when_it_goes_on_after_a_stop_that_it_was_no
     wait_until(lambda: not screen.mode()[3] & termios.ECHO)
     screen.press("?")
     screen.shows("this help")
+    screen.press(" q")
+    assert screen.ends() == 0
+    assert screen.is_as_before
 
 
 def test_it_fits_the_window_when_that_changes(watch: Callable[..., Screen]) -> None:
@@ -404,6 +407,26 @@ def test_keys_are_read_one_by_one(keyboard: tuple[int, int]) -> None:
         os.write(keyboard[0], b"ab")
         assert [terminal.key(5.0), terminal.key(5.0)] == ["a", "b"]
         assert terminal.key(0.0) == ""
+
+
+def test_a_platform_without_some_signals_has_keys_all_the_same(
+    keyboard: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(signal, "SIGWINCH")
+    with Terminal(lambda text: None, keyboard[1]) as terminal:
+        os.write(keyboard[0], b"a")
+        assert terminal.key(5.0) == "a"
+
+
+def test_what_is_written_arrives_whole(keyboard: tuple[int, int]) -> None:
+    text = "é" * 10_000
+    thread = threading.Thread(target=terminal_module.writer(keyboard[1]), args=[text])
+    thread.start()
+    seen = b""
+    while len(seen) < len(text.encode()):
+        seen += os.read(keyboard[0], 1024)
+    thread.join()
+    assert seen.decode() == text
 
 
 def test_an_arrow_is_no_letter(keyboard: tuple[int, int]) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-__all__ = ["Ended", "Terminal"]
+__all__ = ["Ended", "Terminal", "writer"]
 
 ENTER = "\x1b[?1049h\x1b[?25l\x1b[2J"
 """Another screen, without a cursor, empty."""
@@ -47,7 +47,7 @@ class Terminal:
     keys. Ctrl-Z gives the terminal back for as long as the process is stopped.
 
     Args:
-        write: Writes to the terminal, and flushes.
+        write: Writes to the terminal at once, whatever else is being written: see `writer`.
         keyboard: Its file descriptor; None for standard input, if that is a terminal.
     """
 
@@ -110,10 +110,9 @@ class Terminal:
         return self._read(self._keyboard)
 
     def _read(self, keyboard: int) -> str:
-        try:
+        data = b""
+        with contextlib.suppress(OSError):
             data = os.read(keyboard, 1)
-        except OSError:
-            data = b""
         if not data:
             # The terminal is gone; asking again would return at once, again and again.
             self._keyboard = None
@@ -178,6 +177,20 @@ class Terminal:
             (keyboard, mode), self._before = self._before, None
             with contextlib.suppress(OSError, termios.error):
                 termios.tcsetattr(keyboard, termios.TCSADRAIN, mode)
+
+
+def writer(descriptor: int) -> Callable[[str], None]:
+    """Return a function that writes to a file descriptor, also from the handler of a signal.
+
+    A buffered file refuses that while it is flushed: "reentrant call".
+    """
+
+    def write(text: str) -> None:
+        data = text.encode(errors="replace")
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+    return write
 
 
 def _keyboard() -> int | None:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import sys
 import time
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -20,7 +19,7 @@ from django_pooled.poolstats.findings import Level
 from django_pooled.poolstats.observer import Observer
 from django_pooled.poolstats.report import Look
 from django_pooled.poolstats.table import WIDTH, Layout
-from django_pooled.poolstats.terminal import Ended, Terminal
+from django_pooled.poolstats.terminal import Ended, Terminal, writer
 from django_pooled.poolstats.thresholds import Thresholds
 from django_pooled.poolstats.watch import ALL, Watch
 
@@ -90,30 +89,27 @@ class Command(BaseCommand):
     def _write(self, look: Look, options: Mapping[str, Any], number: int | None = None) -> None:
         layout = self._layout(options)
         text = look.written(options["format"], layout, check=options["check"], number=number)
-        self._draw(text)
+        self.stdout.write(text, ending="")
+        self.stdout.flush()
 
     def _watch(self, observer: Observer, options: Mapping[str, Any]) -> None:
         terminal = self.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        if options["format"] != "table" or not terminal:
+        if terminal and options["format"] == "table":
+            try:
+                with Terminal(writer(self.stdout.fileno())) as screen:
+                    Watch(observer, options["watch"], self._layout(options)).run(screen)
+            except Ended as signalled:
+                # The terminal is as it was: now end as whoever sent the signal expects.
+                signal.signal(signalled.number, signal.SIG_DFL)
+                os.kill(os.getpid(), signalled.number)  # pragma: no cover - it writes no figures
+        else:
             self._repeat(observer, options)
-            return
-        layout = self._layout(options)
-        try:
-            with Terminal(self._draw) as screen:
-                Watch(observer, options["watch"], layout).run(screen)
-        except Ended as signalled:
-            # The terminal is as it was: now end as whoever sent the signal expects.
-            signal.signal(signalled.number, signal.SIG_DFL)
-            os.kill(os.getpid(), signalled.number)
-
-    def _draw(self, text: str) -> None:
-        self.stdout.write(text, ending="")
-        self.stdout.flush()
 
     def _repeat(self, observer: Observer, options: Mapping[str, Any]) -> None:
         """Write one look below the other, for a file or a program."""
         previous: Overview | None = None
-        for number in count():
+        number = 0
+        while True:
             overview = observer.take()
             if options["format"] == "table" and previous is not None:
                 changed = since(overview, previous)
@@ -123,6 +119,7 @@ class Command(BaseCommand):
             if options["format"] == "table":
                 self.stdout.write("")
             previous = overview
+            number += 1
             time.sleep(max(0.0, overview.taken + options["watch"] - time.monotonic()))
 
     def _layout(self, options: Mapping[str, Any]) -> Layout:
