@@ -126,3 +126,52 @@ def test_a_forked_and_killed_family_leaves_nothing(folder: Path) -> None:
         parent.close()
     wait_until(lambda: not collect(folder, timeout=5.0).reports)
     assert list((folder / f"django_pooled-{os.geteuid()}").iterdir()) == []
+
+
+READ_ONLY = """
+import os, sys
+from django_pooled import publish, stats_folder
+from django_pooled.poolstats.collect import collect
+from django_pooled.stats import process_report
+
+# In place of /tmp, in which there may be a folder of this user's from before.
+stats_folder.BASES = ("/usr", "/dev/shm")
+try:
+    open("/usr/probe", "w")
+except OSError as error:
+    print(error.strerror)
+folder = sys.argv[1] or None
+publish.start(folder, lambda: process_report([]))
+print(os.path.dirname(publish._publisher.path))
+found = collect(folder, timeout=5.0)
+print(os.getpid() in [report["pid"] for report in found.reports], found.problems)
+publish.stop()
+"""
+
+
+@pytest.mark.parametrize("chosen", [True, False], ids=["stats_dir", "default"])
+def test_with_a_read_only_root_processes_publish_elsewhere(folder: Path, chosen: bool) -> None:
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root on Linux may mount")
+    # Of a container: / is read-only, /dev/shm and a volume are not.
+    mounts = (
+        f"mount -o remount,bind,ro / && mount -t tmpfs none {folder} && "
+        'mount -t tmpfs none /dev/shm && exec "$0" -c "$@"'
+    )
+    where = str(folder) if chosen else ""
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mounts, sys.executable, READ_ONLY, where],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if "unshare:" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(done.stderr)
+    base = where or "/dev/shm"
+    assert done.stdout.splitlines() == [
+        "Read-only file system",
+        f"{base}/django_pooled-0",
+        "True []",
+    ], done.stderr
