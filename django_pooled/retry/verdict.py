@@ -36,6 +36,12 @@ _FATAL_FOR_GOOD = re.compile("25P0[34]|28|3D|42|53")
 # misunderstood, which another attempt does not mend.
 _OTHERS_FOR_GOOD = frozenset({"08004", "08P01"})
 
+# PgBouncer ends connections with 08P01 whatever the reason, in words that it never translates. In
+# these the transaction itself was at fault, as in 57014, 25P03 and 25P04, or all of the server's
+# connections were taken, as in CheckoutTimeout: an attempt more would queue, and wait as long,
+# behind everybody else.
+_POOLERS_LIMITS = re.compile("query_wait_timeout|(query|idle transaction|transaction)[ _]timeout")
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -134,6 +140,8 @@ def _of_a_lost_connection(failure: Failure) -> Verdict:
         # Neither the server nor psycopg said anything but that it broke.
         return Verdict.RESTART
     if _FATAL_FOR_GOOD.match(sqlstate):
+        return Verdict.RAISE
+    if sqlstate == "08P01" and _POOLERS_LIMITS.fullmatch(failure.error.diag.message_primary or ""):
         return Verdict.RAISE
     ended_by_it = failure.error.diag.severity_nonlocalized in ("FATAL", "PANIC", None)
     return Verdict.RESTART if ended_by_it else Verdict.RAISE
