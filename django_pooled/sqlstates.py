@@ -64,7 +64,9 @@ _PERMANENT = re.compile(
     | unrecognized\ configuration\ parameter | invalid\ value\ for\ parameter
     | invalid\ (\w+\ value:|port\ number|SSL\ protocol\ version\ range)
     | could\ not\ match\ \d+\ .*\ to\ \d+           # HOST and PORT of different lengths
-    | no\ such\ (database|user) | unsupported\ startup\ parameter  # PgBouncer
+    # PgBouncer
+    | no\ such\ (database|user) | unsupported\ startup\ parameter
+    | database\ ".*"\ is\ disabled | SSL\ required$ | login\ rejected$
     """,
     re.VERBOSE,
 )
