@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
+import trustme
+from psycopg.rows import dict_row
 
 from example_project.embedded_postgres import free_port
 from tests.servers import wait_until
@@ -20,9 +25,20 @@ if TYPE_CHECKING:
 
     from example_project.embedded_postgres import EmbeddedServer
 
-__all__ = ["PROGRAM", "PgBouncer"]
+__all__ = ["PROGRAM", "PgBouncer", "version"]
 
 PROGRAM = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/bin")
+
+
+@cache
+def version() -> tuple[int, ...]:
+    """Return its version, (0,) without one."""
+    if PROGRAM is None:
+        return (0,)
+    told = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"PgBouncer (\d+)\.(\d+)", told.stdout)
+    assert found is not None, told.stdout
+    return int(found[1]), int(found[2])
 
 
 class PgBouncer:
@@ -32,6 +48,7 @@ class PgBouncer:
         server: Where it leads to.
         pool_mode: PgBouncer's own.
         port: The server's port, if it is behind something else.
+        settings: More of PgBouncer's own.
     """
 
     host = "127.0.0.1"
@@ -39,41 +56,112 @@ class PgBouncer:
     def __init__(
         self,
         server: EmbeddedServer,
-        pool_mode: Literal["session", "transaction"],
+        pool_mode: Literal["session", "transaction", "statement"],
         port: int | None = None,
+        **settings: object,
     ) -> None:
-        assert PROGRAM is not None
         self.port = free_port()
         self._folder = Path(tempfile.mkdtemp(prefix="pgbouncer-", dir="/tmp"))
         self._folder.chmod(0o755)
-        secret = f"password={server.password}"
-        config = self._folder / "pgbouncer.ini"
-        config.write_text(
-            f"""
-            [databases]
-            * = host={server.host} port={port or server.port} user={server.user} {secret}
-            [pgbouncer]
-            listen_addr = {self.host}
-            listen_port = {self.port}
-            unix_socket_dir =
-            auth_type = any
-            pool_mode = {pool_mode}
-            default_pool_size = 3
-            ignore_startup_parameters = extra_float_digits
-            server_login_retry = 0.1
-            """.replace("            ", "")
+        self._config = self._folder / "pgbouncer.ini"
+        self._database = (
+            f"host={server.host} port={port or server.port} "
+            f"user={server.user} password={server.password}"
         )
-        config.chmod(0o644)
+        self._settings: dict[str, object] = {
+            "listen_addr": self.host,
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "any",
+            "admin_users": "postgres",
+            "pool_mode": pool_mode,
+            "default_pool_size": 3,
+            "ignore_startup_parameters": "extra_float_digits",
+            "server_login_retry": 0.1,
+            **settings,
+        }
+        self._write()
+        self.start()
+
+    def start(self) -> None:
+        """Start it, for the first time or again."""
+        assert PROGRAM is not None
         # It refuses to run as root.
         as_user = ["-u", "nobody"] if sys.platform != "win32" and os.geteuid() == 0 else []
-        with (self._folder / "log").open("wb") as log:
+        with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [PROGRAM, *as_user, str(config)], stdout=log, stderr=log, start_new_session=True
+                [PROGRAM, *as_user, str(self._config)],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         wait_until(self._answers, what="PgBouncer answers")
 
+    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """End it: SIGKILL, SIGTERM (at once) or SIGINT (once nobody uses a server)."""
+        self._process.send_signal(how)
+        self._process.wait(20.0)
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def console(self, command: str) -> list[dict[str, Any]]:
+        """Run a command on its console, and return its answer."""
+        with psycopg.connect(**self.parameters("pgbouncer"), autocommit=True) as connection:
+            cursor = connection.cursor(row_factory=dict_row).execute(command)
+            return cursor.fetchall() if cursor.description else []
+
+    def reload(self, **settings: object) -> None:
+        """Have it take on other settings."""
+        self._settings.update(settings)
+        self._write()
+        self.console("RELOAD")
+
+    def require_tls(self) -> None:
+        """Have it refuse clients that do not ask for TLS."""
+        authority = trustme.CA()
+        issued = authority.issue_cert(self.host)
+        self.reload(
+            client_tls_sslmode="require",
+            client_tls_cert_file=self._file("cert", issued.cert_chain_pems[0].bytes()),
+            client_tls_key_file=self._file("key", issued.private_key_pem.bytes()),
+        )
+
+    def reject_databases(self) -> None:
+        """Have its pg_hba.conf let nobody in but to the console."""
+        rules = b"host pgbouncer all 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 reject\n"
+        users = self._file("users", b'"postgres" ""\n')
+        self.reload(auth_type="hba", auth_hba_file=self._file("hba", rules), auth_file=users)
+
+    @property
+    def log(self) -> str:
+        return (self._folder / "log").read_text()
+
+    def parameters(self, database: str) -> dict[str, Any]:
+        """Return psycopg's connection parameters."""
+        return {
+            "host": self.host,
+            "port": self.port,
+            "dbname": database,
+            "user": "postgres",
+            "prepare_threshold": None,
+        }
+
+    def _write(self) -> None:
+        lines = [f"{name} = {value}" for name, value in self._settings.items()]
+        text = "\n".join(["[databases]", f"* = {self._database}", "[pgbouncer]", *lines, ""])
+        self._config.write_text(text)
+        self._config.chmod(0o644)
+
+    def _file(self, name: str, content: bytes) -> Path:
+        file = self._folder / name
+        file.write_bytes(content)
+        file.chmod(0o644)
+        return file
+
     def _answers(self) -> bool:
-        psycopg.connect(host=self.host, port=self.port, dbname="postgres", user="postgres").close()
+        psycopg.connect(**self.parameters("postgres")).close()
         return True
 
     def __enter__(self) -> PgBouncer:

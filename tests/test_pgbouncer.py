@@ -1,0 +1,524 @@
+"""PgBouncer between the pool and the server: what it says and does, and what comes of it."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import psycopg
+import pytest
+from django.db import OperationalError, connections, transaction
+
+from django_pooled import Backoff, CheckoutTimeout, ConnectFailed, retry_transaction
+from django_pooled.registry import snapshots
+from django_pooled.sqlstates import is_server_away, sqlstate_of
+from tests import pgbouncer
+from tests.pgbouncer import PgBouncer
+from tests.servers import kill_backends, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from django_pooled.pool import Pool
+    from django_pooled.stats import PoolSnapshot
+    from example_project.embedded_postgres import EmbeddedServer
+    from tests.pools import MakeDatabase, MakePool
+    from tests.servers import Servers
+
+    Mode = Literal["session", "transaction"]
+
+pytestmark = pytest.mark.skipif(pgbouncer.PROGRAM is None, reason="PgBouncer is not installed")
+
+QUICK = Backoff(initial=0.01, maximum=0.2)
+THREADS = 3
+MODES = list(itertools.product(["session", "transaction"], repeat=2))
+
+in_all_modes = pytest.mark.parametrize(
+    ("poolers_mode", "our_mode"), MODES, ids=[f"{one} before {other}" for one, other in MODES]
+)
+in_both_modes_of_ours = pytest.mark.parametrize("our_mode", ["session", "transaction"])
+
+
+@pytest.fixture(scope="module")
+def server(servers: Servers) -> Iterator[EmbeddedServer]:
+    """A server that tests of this module stop and start; it runs again after each."""
+    made = servers.make()
+    made.start()
+    yield made
+    servers.remove(made)
+
+
+class Ledger:
+    """A database behind PgBouncer with one table, and threads that write rows into it.
+
+    Each row is one call under ``retry_transaction``; what returned is acknowledged.
+    """
+
+    def __init__(self, alias: str, server: EmbeddedServer) -> None:
+        self.alias, self.server = alias, server
+        self.acknowledged: list[int] = []
+        self.failures: list[BaseException] = []
+        self._numbers = itertools.count()
+        self._over = threading.Event()
+        self.ask("DROP TABLE IF EXISTS ledger", "CREATE TABLE ledger (number int)")
+
+    def ask(self, *statements: str) -> list[Any]:
+        """Ask the server itself."""
+        with psycopg.connect(**self.server.parameters("postgres"), autocommit=True) as connection:
+            for statement in statements:
+                cursor = connection.execute(statement)
+            return [row[0] for row in cursor.fetchall()] if cursor.description else []
+
+    def write(self, **arguments: Any) -> None:
+        number = next(self._numbers)
+
+        @retry_transaction(using=self.alias, **{"backoff": QUICK, "max_attempts": 200, **arguments})
+        def insert() -> None:
+            with connections[self.alias].cursor() as cursor:
+                cursor.execute("SELECT count(*) FROM ledger WHERE number = %s", [number])
+                assert cursor.fetchone() == (0,)
+                cursor.execute("INSERT INTO ledger VALUES (%s)", [number])
+
+        try:
+            insert()
+        except Exception as error:
+            self.failures.append(error)
+        else:
+            self.acknowledged.append(number)
+        finally:
+            connections[self.alias].close()
+
+    def _keep_writing(self, arguments: dict[str, Any]) -> None:
+        while not self._over.is_set():
+            self.write(**arguments)
+
+    @contextmanager
+    def load(self, **arguments: Any) -> Iterator[None]:
+        """Have threads write rows before, during and after the block."""
+        threads = [
+            threading.Thread(target=self._keep_writing, args=(arguments,)) for _ in range(THREADS)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            self.wait_for_more()
+            yield
+            self.wait_for_more()
+        finally:
+            self._over.set()
+            for thread in threads:
+                thread.join(20.0)
+
+    def wait_for_more(self) -> None:
+        enough = len(self.acknowledged) + 10 * THREADS
+        wait_until(lambda: len(self.acknowledged) >= enough, 20.0, f"more rows: {self.failures}")
+
+    @property
+    def rows(self) -> list[int]:
+        return sorted(self.ask("SELECT number FROM ledger"))
+
+    @property
+    def pool(self) -> PoolSnapshot:
+        (found,) = (pool for pool in snapshots() if pool.alias == self.alias)
+        return found
+
+
+@pytest.fixture
+def make_ledger(server: EmbeddedServer, make_database: MakeDatabase) -> Callable[..., Ledger]:
+    """Make a database that Django reaches through PgBouncer."""
+
+    def make(bouncer: PgBouncer, our_mode: str = "session", **pool: Any) -> Ledger:
+        alias = make_database(server, pool_mode=our_mode, **{"max_size": THREADS, **pool})
+        connections.settings[alias].update(HOST=bouncer.host, PORT=bouncer.port)
+        return Ledger(alias, server)
+
+    return make
+
+
+def query(pool: Pool, statement: str = "SELECT 42") -> Any:
+    """Check out, ask, check in."""
+    connection = pool.checkout()
+    try:
+        row = connection.execute(statement).fetchone()
+        assert row is not None
+        return row[0]
+    finally:
+        pool.checkin(connection)
+
+
+class MakePoolBehind(Protocol):
+    def __call__(self, bouncer: PgBouncer, **options: Any) -> Pool: ...
+
+
+@pytest.fixture
+def make_pool_behind(server: EmbeddedServer, make_pool: MakePool) -> MakePoolBehind:
+    """Make a pool that leads to PgBouncer, and as Django prepares no statement."""
+
+    def make(bouncer: PgBouncer, parameters: dict[str, Any] | None = None, **options: Any) -> Pool:
+        leading = {**bouncer.parameters("postgres"), **(parameters or {})}
+        return make_pool(server, parameters=leading, **options)
+
+    return make
+
+
+# Restarts, and commands on its console, under load.
+
+
+def crash(bouncer: PgBouncer, server: EmbeddedServer) -> None:
+    bouncer.stop()
+    bouncer.start()
+
+
+def shut_down(bouncer: PgBouncer, server: EmbeddedServer) -> None:
+    with suppress(psycopg.OperationalError):
+        # It ends without an answer.
+        bouncer.console("SHUTDOWN")
+    wait_until(lambda: not bouncer.running)
+    bouncer.start()
+
+
+def reconnect(bouncer: PgBouncer, server: EmbeddedServer) -> None:
+    bouncer.console("RECONNECT")
+
+
+def kill(bouncer: PgBouncer, server: EmbeddedServer) -> None:
+    bouncer.console("KILL postgres")
+    bouncer.console("RESUME postgres")
+
+
+def end_sessions(bouncer: PgBouncer, server: EmbeddedServer) -> None:
+    assert kill_backends(server, "postgres")
+
+
+def restart_the_server(bouncer: PgBouncer, server: EmbeddedServer) -> None:
+    server.stop("fast")
+    server.start()
+
+
+EVENTS = [crash, shut_down, reconnect, kill, end_sessions, restart_the_server]
+
+
+@in_all_modes
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.__name__)
+def test_whatever_happens_under_load_each_call_is_acknowledged_and_is_one_row(
+    server: EmbeddedServer,
+    make_ledger: Callable[..., Ledger],
+    poolers_mode: Mode,
+    our_mode: Mode,
+    event: Callable[[PgBouncer, EmbeddedServer], None],
+) -> None:
+    with PgBouncer(server, poolers_mode, default_pool_size=6) as bouncer:
+        ledger = make_ledger(bouncer, our_mode)
+        with ledger.load():
+            event(bouncer, server)
+        assert ledger.failures == []
+        assert ledger.rows == sorted(ledger.acknowledged)
+        # Nothing is lost for good.
+        assert (ledger.pool.in_use, ledger.pool.waiting) == (0, 0)
+        assert 1 <= ledger.pool.size <= THREADS
+
+
+@in_both_modes_of_ours
+def test_a_shutdown_that_waits_for_transactions_fails_none(
+    server: EmbeddedServer, make_ledger: Callable[..., Ledger], our_mode: Mode
+) -> None:
+    with PgBouncer(server, "transaction") as bouncer:
+        ledger = make_ledger(bouncer, our_mode)
+        with ledger.load():
+            bouncer.stop(signal.SIGINT)
+            bouncer.start()
+        assert ledger.failures == []
+        assert ledger.rows == sorted(ledger.acknowledged)
+
+
+@in_both_modes_of_ours
+def test_a_restart_of_the_server_between_pause_and_resume_fails_nothing(
+    server: EmbeddedServer, make_ledger: Callable[..., Ledger], our_mode: Mode
+) -> None:
+    with PgBouncer(server, "transaction") as bouncer:
+        ledger = make_ledger(bouncer, our_mode)
+        with ledger.load(max_attempts=1):
+            bouncer.console("PAUSE")
+            restart_the_server(bouncer, server)
+            bouncer.console("RESUME")
+        assert ledger.failures == []
+        assert ledger.rows == sorted(ledger.acknowledged)
+        assert sum(ledger.pool.counters.closed.values()) == 0
+
+
+def test_in_session_mode_a_pause_waits_until_pools_have_closed_their_connections(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with ThreadPoolExecutor(1) as thread, PgBouncer(server, "session") as bouncer:
+        pool = make_pool_behind(bouncer)
+        assert query(pool) == 42
+        pause = thread.submit(bouncer.console, "PAUSE postgres")
+        wait_until(lambda: any(int(row["paused"]) for row in bouncer.console("SHOW DATABASES")))
+        # Meanwhile whoever has a session goes on.
+        assert query(pool) == 42
+        assert not pause.done()
+        pool.close()
+        pause.result(10.0)
+
+
+@in_both_modes_of_ours
+@pytest.mark.parametrize(
+    ("setting", "says", "statements"),
+    [
+        ("query_wait_timeout", "query_wait_timeout", ["SELECT 1"]),
+        ("query_timeout", "query timeout", ["SELECT pg_sleep(60)"]),
+        ("idle_transaction_timeout", "idle transaction timeout", ["SELECT 1", None, "SELECT 1"]),
+    ],
+)
+def test_limits_of_pgbouncers_own_are_errors_that_no_attempt_follows(
+    server: EmbeddedServer,
+    make_ledger: Callable[..., Ledger],
+    our_mode: Mode,
+    setting: str,
+    says: str,
+    statements: list[str | None],
+) -> None:
+    settings: dict[str, Any] = {setting: 0.3}
+    with PgBouncer(server, "transaction", **settings) as bouncer:
+        ledger = make_ledger(bouncer, our_mode)
+        ledger.write()
+        attempts = []
+
+        @retry_transaction(using=ledger.alias, backoff=QUICK)
+        def run() -> None:
+            attempts.append(1)
+            with connections[ledger.alias].cursor() as cursor:
+                for statement in statements:
+                    if statement is None:
+                        # PgBouncer looks every third of a second.
+                        wait_until(lambda: says in bouncer.log)
+                    else:
+                        cursor.execute(statement)
+
+        if setting == "query_wait_timeout":
+            bouncer.console("PAUSE")
+        with pytest.raises(OperationalError, match=says) as caught:
+            run()
+        assert attempts == [1]
+        assert sqlstate_of(caught.value) == "08P01"
+        # The middleware answers 503.
+        assert is_server_away(caught.value)
+        connections[ledger.alias].close()
+        if setting == "query_wait_timeout":
+            bouncer.console("RESUME")
+        # The pool has lost that connection, and takes another.
+        ledger.write()
+        assert ledger.failures == []
+        assert len(ledger.rows) == 2
+
+
+def test_behind_a_full_pgbouncer_a_checkout_waits_and_says_why_it_failed(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with PgBouncer(server, "transaction", max_client_conn=2) as bouncer:
+        others = [psycopg.connect(**bouncer.parameters("postgres")) for _ in range(2)]
+        pool = make_pool_behind(bouncer, min_size=0, timeout=0.5)
+        with pytest.raises(CheckoutTimeout, match="no more connections allowed"):
+            query(pool)
+        patient = make_pool_behind(bouncer, min_size=0)
+        with ThreadPoolExecutor(1) as thread:
+            answer = thread.submit(query, patient)
+            wait_until(lambda: patient.snapshot().counters.connect_failures >= 2)
+            assert not answer.done()
+            for other in others:
+                other.close()
+            assert answer.result(10.0) == 42
+
+
+def test_a_pool_that_cannot_grow_in_a_full_pgbouncer_serves_waiters_from_what_it_has(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with PgBouncer(server, "transaction", max_client_conn=1) as bouncer:
+        pool = make_pool_behind(bouncer, max_size=3)
+        held = pool.checkout()
+        with ThreadPoolExecutor(2) as threads:
+            answers = [threads.submit(query, pool) for _ in range(2)]
+            wait_until(lambda: pool.gauges().waiting == 2)
+            wait_until(lambda: pool.snapshot().counters.connect_failures >= 1)
+            pool.checkin(held)
+            assert [answer.result(10.0) for answer in answers] == [42, 42]
+        assert pool.snapshot().counters.connects == 1
+
+
+@pytest.mark.parametrize("by", ["server_lifetime", "RECONNECT"])
+def test_pgbouncer_changes_sessions_without_a_pool_noticing(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind, by: str
+) -> None:
+    lifetime = 1 if by == "server_lifetime" else 3600
+    with PgBouncer(server, "transaction", server_lifetime=lifetime) as bouncer:
+        pool = make_pool_behind(bouncer)
+        before = query(pool, "SELECT pg_backend_pid()")
+        if by == "RECONNECT":
+            bouncer.console("RECONNECT")
+        wait_until(lambda: query(pool, "SELECT pg_backend_pid()") != before)
+        assert pool.snapshot().counters.connects == 1
+
+
+def test_connections_that_pgbouncer_closed_for_being_idle_fail_no_checkout(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with PgBouncer(server, "transaction", client_idle_timeout=1) as bouncer:
+        pool = make_pool_behind(bouncer, max_size=2)
+        held = [pool.checkout(), pool.checkout()]
+        for connection in held:
+            pool.checkin(connection)
+        wait_until(
+            lambda: all(row["database"] != "postgres" for row in bouncer.console("SHOW CLIENTS"))
+        )
+        assert query(pool) == 42
+        assert pool.snapshot().counters.closed["dead"] == 2
+
+
+@pytest.mark.skipif(pgbouncer.version() < (1, 23), reason="PgBouncer has it since 1.23")
+def test_a_shutdown_that_waits_for_clients_waits_for_idle_pools(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with PgBouncer(server, "transaction") as bouncer:
+        pool = make_pool_behind(bouncer)
+        assert query(pool) == 42
+        bouncer.console("SHUTDOWN WAIT_FOR_CLIENTS")
+        late = make_pool_behind(bouncer, min_size=0, timeout=0.3)
+        with pytest.raises(CheckoutTimeout, match="refused"):
+            query(late)
+        assert query(pool) == 42
+        assert bouncer.running
+        pool.close()
+        wait_until(lambda: not bouncer.running)
+
+
+# A COMMIT whose answer was lost with PgBouncer itself.
+
+
+@in_all_modes
+def test_a_commit_under_way_when_pgbouncer_dies_is_found_out(
+    server: EmbeddedServer,
+    make_ledger: Callable[..., Ledger],
+    poolers_mode: Mode,
+    our_mode: Mode,
+) -> None:
+    with ThreadPoolExecutor(1) as thread, PgBouncer(server, poolers_mode) as bouncer:
+        ledger = make_ledger(bouncer, our_mode)
+        # COMMIT takes a while.
+        ledger.ask(
+            "CREATE OR REPLACE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END'",
+            "CREATE CONSTRAINT TRIGGER dawdle AFTER INSERT ON ledger "
+            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dawdle()",
+        )
+        written = thread.submit(ledger.write)
+        wait_until(
+            lambda: ledger.ask(
+                "SELECT 1 FROM pg_stat_activity WHERE query = 'COMMIT' AND state = 'active'"
+            )
+        )
+        crash(bouncer, server)
+        written.result(10.0)
+        assert ledger.failures == []
+        assert ledger.rows == ledger.acknowledged == [0]
+
+
+# State of sessions, cursors and prepared statements.
+
+
+@in_all_modes
+def test_a_server_side_cursor_within_a_transaction_works(
+    server: EmbeddedServer,
+    make_ledger: Callable[..., Ledger],
+    poolers_mode: Mode,
+    our_mode: Mode,
+) -> None:
+    with PgBouncer(server, poolers_mode) as bouncer:
+        alias = make_ledger(bouncer, our_mode).alias
+        with transaction.atomic(using=alias), connections[alias].chunked_cursor() as cursor:
+            cursor.execute("SELECT generate_series(1, 300)")
+            assert len(cursor.fetchmany(100)) == 100
+            assert len(cursor.fetchall()) == 200
+        connections[alias].close()
+
+
+@in_all_modes
+def test_state_of_a_session_is_kept_by_session_mode_alone(
+    server: EmbeddedServer,
+    make_ledger: Callable[..., Ledger],
+    poolers_mode: Mode,
+    our_mode: Mode,
+) -> None:
+    with PgBouncer(server, poolers_mode) as bouncer:
+        alias = make_ledger(bouncer, our_mode).alias
+
+        def ask(statement: str) -> Any:
+            with connections[alias].cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchone()[0] if cursor.description else None
+
+        # Kept by our transaction mode to the end of the request, and yet PgBouncer moves it.
+        ask("SET statement_timeout = 54321")
+        ask("SELECT pg_advisory_lock(1)")
+        ask("LISTEN news")
+        ask("CREATE TEMPORARY TABLE mine (x int)")
+        held = ask("SELECT pg_backend_pid()")
+        with psycopg.connect(**bouncer.parameters("postgres")) as other:
+            # In transaction mode it is served by the session that was used last.
+            row = other.execute("SELECT pg_backend_pid(), current_setting('statement_timeout')")
+            theirs, leaked = row.fetchone() or (None, None)
+            assert (theirs == held) == (leaked == "54321ms") == (poolers_mode == "transaction")
+            kept = [
+                ask("SHOW statement_timeout") == "54321ms",
+                ask("SELECT pg_advisory_unlock(1)"),
+                bool(ask("SELECT count(*) FROM pg_listening_channels()")),
+                ask("SELECT to_regclass('pg_temp.mine') IS NOT NULL"),
+            ]
+        assert kept == [poolers_mode == "session"] * 4
+        connections[alias].close()
+
+
+@pytest.mark.skipif(pgbouncer.version() < (1, 21), reason="PgBouncer has it since 1.21")
+@in_both_modes_of_ours
+def test_prepared_statements_move_with_max_prepared_statements(
+    server: EmbeddedServer, make_database: MakeDatabase, our_mode: Mode
+) -> None:
+    with PgBouncer(server, "transaction", max_prepared_statements=100) as bouncer:
+        options = {"server_side_binding": True, "prepare_threshold": 0}
+        alias = make_database(server, options=options, pool_mode=our_mode)
+        connections.settings[alias].update(HOST=bouncer.host, PORT=bouncer.port)
+        sessions = set()
+        with ExitStack() as stack:
+            for number in range(3):
+                with connections[alias].cursor() as cursor:
+                    cursor.execute("SELECT %s::int, pg_backend_pid()", [number])
+                    answer, session = cursor.fetchone()
+                assert answer == number
+                sessions.add(session)
+                # Takes the session that was just used.
+                other = stack.enter_context(psycopg.connect(**bouncer.parameters("postgres")))
+                assert other.execute("SELECT pg_backend_pid()").fetchone() == (session,)
+        assert len(sessions) == 3
+        connections[alias].close()
+
+
+# Refusals at login.
+
+
+@pytest.mark.parametrize("why", ["disabled", "SSL required", "login rejected"])
+def test_refusals_that_waiting_does_not_mend_are_told_at_once(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind, why: str
+) -> None:
+    with PgBouncer(server, "transaction") as bouncer:
+        if why == "disabled":
+            bouncer.console("DISABLE postgres")
+        elif why == "SSL required":
+            bouncer.require_tls()
+        else:
+            bouncer.reject_databases()
+        pool = make_pool_behind(bouncer, parameters={"sslmode": "disable"}, min_size=0)
+        with pytest.raises(ConnectFailed, match=why):
+            query(pool)
