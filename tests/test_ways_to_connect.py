@@ -551,8 +551,8 @@ def test_after_ddl_a_prepared_statement_fails_once_and_not_once_for_each_connect
     connections[alias].close()
     for _ in range(3):
         assert ask_in_requests(alias, letters, True) == "a"
-    counters = pool.snapshot().counters
-    assert counters.discarded + counters.closed["dead"] == 3
+    closed = pool.snapshot().counters.closed
+    assert (closed["error"], closed["drained"], sum(closed.values())) == (2, 1, 3)
 
 
 def test_without_prepared_statements_ddl_does_no_harm(
