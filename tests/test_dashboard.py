@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from django_pooled.dashboard.watch import Look, Watch
 from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.server_view import ServerView, SessionGroup
-from django_pooled.stats import process_report
+from django_pooled.stats import Counters, process_report
 from tests.dashboard_site import settings as site_settings
 from tests.publisher import snapshot
 from tests.servers import backend_count, wait_until
@@ -248,8 +249,11 @@ def alone(
 
 
 def test_all_viewers_share_one_connection_which_ends_after_the_last(
-    server: EmbeddedServer, alone: str
+    server: EmbeddedServer, alone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Long enough for a busy machine to count connections meanwhile.
+    monkeypatch.setattr(watch, "_watch", Watch(linger=2.0))
+
     def observers() -> int:
         return backend_count(server, "postgres", application_name=OBSERVER)
 
@@ -259,7 +263,7 @@ def test_all_viewers_share_one_connection_which_ends_after_the_last(
         viewer.start()
     for viewer in viewers:
         viewer.join()
-    assert watch.look().servers[0].view.max_connections == 60
+    wait_until(lambda: watch.look().servers[0].age is not None)
     assert observers() == before + 1
     wait_until(lambda: observers() == before)
     assert not watch.current().open
@@ -269,6 +273,22 @@ def test_a_look_serves_all_who_come_within_a_second(alone: str) -> None:
     first = watch.look()
     assert watch.look() is first
     wait_until(lambda: watch.look() is not first, timeout=2.0)
+
+
+def test_what_happened_in_the_last_seconds_is_told_apart(alone: str) -> None:
+    def checkouts_lately(moment: float, checkouts: int) -> int | None:
+        overview = replace(look(checkouts=checkouts, id="same").overview, taken=moment)
+        recent = watch.current()._recent(overview)
+        return None if recent is None else int(recent.groups[0].totals["checkouts"])
+
+    assert checkouts_lately(100.0, 10) is None
+    assert checkouts_lately(101.0, 15) == 5
+    assert checkouts_lately(104.0, 20) == 10
+    # Compared with the oldest look of the span that was kept, which are not all.
+    assert checkouts_lately(110.0, 27) == 17
+    assert checkouts_lately(111.0, 30) == 10
+    assert [overview.taken for overview in watch.current()._earlier] == [104.0, 110.0]
+    assert checkouts_lately(200.0, 99) is None
 
 
 def test_after_a_fork_the_watch_is_a_new_one(alone: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,9 +393,11 @@ def test_the_pooled_databases_are_known_and_others_do_not_matter(
 
 def look(*servers: Answer, **figures: Any) -> Look:
     """Return a look at one process with one pool."""
-    report: Any = json.loads(json.dumps(process_report([snapshot(**figures)])))
+    counters = Counters(checkouts=figures.pop("checkouts", 7))
+    pool = snapshot(**{"counters": counters, **figures})
+    report: Any = json.loads(json.dumps(process_report([pool])))
     heard = [answer.view for answer in servers if answer.age is not None]
-    return Look(Overview(Collection([report]), heard), list(servers), 1e9)
+    return Look(Overview(Collection([report]), heard), None, list(servers), 1e9)
 
 
 def view(alias: str, **values: Any) -> ServerView:

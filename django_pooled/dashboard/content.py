@@ -31,7 +31,7 @@ def content(look: Look) -> dict[str, Any]:
         look: What was found.
     """
     overview = look.overview
-    found = findings.find(overview)
+    found = findings.find(overview, look.recent)
     status = findings.status(found)
     # Below a warning nothing is wrong, and what is worth knowing is no headline.
     notes = found[1:] if status else found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from time import monotonic, time
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from django.db import connections
 
 from django_pooled import registry
-from django_pooled.poolstats.collect import collect_all
+from django_pooled.poolstats.collect import collect_all, parse_report
+from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.overview import Overview
 from django_pooled.stats import process_report
 
@@ -18,6 +20,8 @@ from .server_watch import LINGER, ServerWatch
 from .sources import pooled_aliases, stats_dirs
 
 if TYPE_CHECKING:
+    from django_pooled.stats import ProcessReport
+
     from .server_watch import Answer
 
 __all__ = ["Look", "Watch", "look"]
@@ -32,10 +36,19 @@ SERVERS = 0.25
 """Seconds that the servers have beyond that: a frozen one is not to hold a worker for long."""
 
 
+SPAN = 10.0
+"""Seconds back to the look with which one is compared, to tell what happens now from what did."""
+
+APART = 3.0
+"""Seconds at least between two looks that are kept for that: each may be of many processes."""
+
+
 class Look(NamedTuple):
     """What was found, and when."""
 
     overview: Overview
+    recent: Overview | None
+    """The same, with what happened in the last seconds only; None at first."""
     servers: list[Answer]
     taken: float
     """In seconds since 1970, as browsers count."""
@@ -53,6 +66,7 @@ class Watch:
         self._look: Look | None = None
         self._until = 0.0
         """When the look is too old for others."""
+        self._earlier: list[Overview] = []
         self._aliases = pooled_aliases()
         # Wrappers of its own: those in django.db.connections belong to a thread.
         self._servers = [
@@ -77,17 +91,31 @@ class Watch:
         taken = time()
         asked = [server.want() for server in self._servers]
         collection = collect_all(stats_dirs(self._aliases), PROCESSES)
-        own = process_report(registry.snapshots())
-        if own["pools"] and own["pid"] not in {report["pid"] for report in collection.reports}:
+        if os.getpid() not in {report["pid"] for report in collection.reports}:
             # Where nothing is published, the process that answers is still there to be seen.
-            collection.reports.append(own)
+            collection.reports += _own_report()
         deadline = monotonic() + SERVERS
         answers = [
             server.latest(since, deadline - monotonic())
             for server, since in zip(self._servers, asked, strict=True)
         ]
         heard = [answer.view for answer in answers if answer.age is not None]
-        return Look(Overview(collection, heard), answers, taken)
+        overview = Overview(collection, heard)
+        return Look(overview, self._recent(overview), answers, taken)
+
+    def _recent(self, overview: Overview) -> Overview | None:
+        kept = [earlier for earlier in self._earlier if overview.taken - earlier.taken <= SPAN]
+        recent = since(overview, kept[0]) if kept else None
+        if not kept or overview.taken - kept[-1].taken >= APART:
+            kept.append(overview)
+        self._earlier = kept
+        return recent
+
+
+def _own_report() -> list[ProcessReport]:
+    """Return the report of this process, if it has pools, as it is read from a socket."""
+    report = process_report(registry.snapshots())
+    return [parse_report(json.dumps(report).encode())] if report["pools"] else []
 
 
 _watch: Watch | None = None
