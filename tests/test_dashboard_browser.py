@@ -155,6 +155,9 @@ def test_the_sentence_changes_when_the_pool_is_saturated_and_back(
         assert page.driver.title == "● Pools"
         wait_until(lambda: int(figure(page, "waiting")) > 0)
         assert "waiter" in page.text(".announcement")
+        # The cause stands by itself, below what it causes.
+        wait_until(lambda: page.text(".why").startswith("The trouble is the"))
+        assert sentence(page).endswith(page.text(".why"))
         assert "stale" not in classes(page)
     wait_until(lambda: sentence(page).startswith("All is well"))
     assert highest(page, "waiting") > 0

@@ -135,7 +135,12 @@ Pools.Dashboard = class {
   tellState({ status, sentence, notes }) {
     const state = this.find(".state");
     state.dataset.status = status;
-    Pools.text(this.find(".sentence"), sentence);
+    // What is wrong in large letters, why it is in smaller ones.
+    const end = sentence.search(/(?<=\.) (?=[A-Z])/);
+    const [what, why] = end < 0 ? [sentence, ""] : [sentence.slice(0, end), sentence.slice(end)];
+    const box = this.find(".sentence");
+    box.classList.toggle("long", what.length > 90);
+    Pools.refill(box, [what, Pools.make("span", "why", why)]);
     Pools.refill(this.find(".notes"), notes.map((note) => Pools.make("li", "", note)));
     document.title = `${status === "fine" ? "" : "● "}${this.title}`;
     this.announce(sentence);
