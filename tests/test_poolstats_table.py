@@ -186,6 +186,20 @@ def test_every_line_fits_100_columns_whatever_the_names_and_figures() -> None:
         assert [line for line in lines if len(line) > 100] == []
 
 
+def test_a_narrow_terminal_gets_the_essential_columns() -> None:
+    look = overview(process(), process(pid=4122))
+    lines = pool_table.lines(look, width=80)
+    assert lines[0].replace("-", "").split() == ["connections", "waiting", "checkouts", "wait"]
+    assert lines[1].split() == [
+        *("database,", "process", "in", "use", "idle", "now", "longest", "done", "failed"),
+        *("p50", "p99"),
+    ]
+    assert lines[3] == (
+        "  4121 gunicorn             0/10    1     0       -       7      0 0.8 ms 1.0 ms"
+    )
+    assert max(map(len, lines)) <= 80
+
+
 def test_processes_that_do_not_answer_stand_below_the_others() -> None:
     look = overview()
     look.collection.silent = [4711]
@@ -518,5 +532,5 @@ def test_the_page_has_the_columns_of_csv_and_every_option() -> None:
     options = {option for action in parser._actions for option in action.option_strings}
     found = {option for option in options if re.search(rf"{option}\b", page)}
     assert options - found <= {"-h", "--help", "--timeout", "--user", "--stats-dir", "--database"}
-    headings = [name for name, _ in pool_table._COLUMNS if name]
+    headings = [column.heading for column in pool_table._COLUMNS]
     assert [name for name in headings if f"{name}" not in page] == []

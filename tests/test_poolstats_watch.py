@@ -275,7 +275,7 @@ def test_processes_are_sorted_by_what_the_keys_choose(keys: str, order: str, fir
 def test_every_process_is_shown_on_demand() -> None:
     watched = Watched(many(12))
     assert len(pids(watched.seen(height=60))) == 5
-    assert "  ... and 7 more (--processes shows all)" in watched.seen(height=60)
+    assert "  ... and 7 more (p shows all)" in watched.seen(height=60)
     watched.press("p")
     assert len(pids(watched.seen(height=60))) == 12
     watched.press("p")
@@ -294,7 +294,6 @@ def test_connections_are_shown_on_demand() -> None:
 @pytest.mark.parametrize("height", [30, 24, 20, 16])
 def test_what_does_not_fit_is_left_out_the_least_busy_processes_first(height: int) -> None:
     watched = Watched(many(40))
-    watched.press("p")
     seen = watched.seen(height=height)
     assert seen[-1] == KEYS
     assert pids(seen)[0] == "9"
@@ -317,6 +316,15 @@ def test_a_window_may_be_as_small_as_it_likes(columns: int, keys: str) -> None:
         lines = watched.frame(columns, height)
         assert len(lines) <= height
         assert max(map(len, lines)) <= columns
+
+
+def test_who_wants_all_processes_gets_them_in_place_of_the_details() -> None:
+    watched = Watched(many(40))
+    watched.press("p")
+    seen = watched.seen(height=30)
+    assert len(pids(seen)) > 12
+    assert not any("in use for" in line for line in seen)
+    assert "  sessions" in seen[28]
 
 
 def test_a_window_that_is_much_too_small_says_how_much_is_missing() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
 
 from .words import count, cut, duration, many
 
@@ -21,30 +22,32 @@ FEW = 8
 BUSIEST = 5
 """How many are shown where there are more."""
 
-_COLUMNS = (
-    ("", -22),
-    ("in use", 9),
-    ("used", 4),
-    ("idle", 4),
-    ("number", 6),
-    ("longest", 7),
-    ("done", 7),
-    ("failed", 6),
-    ("p50", 6),
-    ("p95", 6),
-    ("p99", 6),
-    ("max", 6),
-)
-"""Heading and width; a negative width aligns to the left."""
+WIDE = 100
+"""Columns of a terminal that has room for all of the table's; narrower ones get the essential."""
 
-_ABOVE = (
-    ("", 22),
-    ("connections", 19),
-    ("waiting", 14),
-    ("checkouts", 14),
-    ("wait for a connection", 27),
+
+class _Column(NamedTuple):
+    above: str
+    """What stands over this heading and its neighbours."""
+    heading: str
+    width: int
+    essential: bool = True
+
+
+_COLUMNS = (
+    _Column("", "database, process", 22),
+    _Column("connections", "in use", 9),
+    _Column("connections", "used", 4, essential=False),
+    _Column("connections", "idle", 4),
+    _Column("waiting", "now", 5),
+    _Column("waiting", "longest", 7),
+    _Column("checkouts", "done", 7),
+    _Column("checkouts", "failed", 6),
+    _Column("wait for a connection", "p50", 6),
+    _Column("wait for a connection", "p95", 6, essential=False),
+    _Column("wait for a connection", "p99", 6),
+    _Column("wait for a connection", "max", 6, essential=False),
 )
-"""What stands above several headings, and their width together."""
 
 ORDERS: dict[str, Callable[[PoolRow], float]] = {
     "waiting": lambda row: -row.number("waiting"),
@@ -64,19 +67,27 @@ def busiest_first(rows: Sequence[PoolRow], order: str = "waiting") -> list[PoolR
     )
 
 
-def lines(overview: Overview, *, processes: int | None = None, order: str = "waiting") -> list[str]:
+def lines(
+    overview: Overview,
+    *,
+    processes: int | None = None,
+    order: str = "waiting",
+    width: int = WIDE,
+    hint: str = "--processes shows all",
+) -> list[str]:
     """Lay the pools out; counts and times are a second's where the overview is of some seconds.
 
     Args:
         processes: How many to show for each database; None for all if they are few, else for
             the busiest.
         order: One of ``ORDERS``.
+        width: Columns of the terminal.
+        hint: How to see more processes.
     """
-    headings = [name for name, _ in _COLUMNS]
-    headings[0] = "database, process"
+    headings = [column.heading for column in _COLUMNS]
     if overview.seconds is not None:
         headings[headings.index("done")] = "per s"
-    found = [_above(), _line(headings)]
+    found = [_above(width), _line(headings, width)]
     for group in overview.groups:
         rows = busiest_first(group.rows, order)
         most = (len(rows) if len(rows) <= FEW else BUSIEST) if processes is None else processes
@@ -85,12 +96,13 @@ def lines(overview: Overview, *, processes: int | None = None, order: str = "wai
             most += 1
         name = f"{group.alias}, {many(len(rows), 'process', 'processes')}"
         if len(rows) == 1 and most:
-            found.append(_row(f"{group.alias}, {_process(rows[0])}", group, rows, overview))
-            continue
-        found.append(_row(name, group, rows, overview))
-        found += [_row(f"  {_process(row)}", group, [row], overview) for row in rows[:most]]
+            name, most = f"{group.alias}, {_process(rows[0])}", 0
+        found.append(_line(_cells(name, group, rows, overview), width))
+        for row in rows[:most]:
+            cells = _cells(f"  {_process(row)}", group, [row], overview)
+            found.append(_line(cells, width))
         if 0 < most < len(rows):
-            found.append(f"  ... and {len(rows) - most} more (--processes shows all)")
+            found.append(f"  ... and {len(rows) - most} more ({hint})")
     return found
 
 
@@ -98,36 +110,46 @@ def _process(row: PoolRow) -> str:
     return f"{row.pid} {row.command}"
 
 
-def _row(name: str, group: Group, rows: Sequence[PoolRow], overview: Overview) -> str:
+def _cells(name: str, group: Group, rows: Sequence[PoolRow], overview: Overview) -> list[str]:
     part = type(group)(group.alias, group.server, list(rows))
     totals, wait = part.totals, part.times("wait")
-    failed = sum(row.failed for row in rows)
     done = totals["checkouts"] / (overview.seconds or 1.0)
     few_a_second = overview.seconds is not None and done < 1000
-    return _line(
-        [
-            name,
-            f"{count(totals['in_use'], 10_000)}/{count(totals['max_size'], 10_000)}",
-            f"{part.utilisation:.0%}",
-            count(totals["idle"], 10_000),
-            count(totals["waiting"]),
-            duration(part.longest_waiting),
-            f"{done:.1f}" if few_a_second else count(done),
-            count(failed),
-            *(duration(wait.quantile(share)) for share in (0.5, 0.95, 0.99)),
-            duration(wait.longest if wait.count else None),
-        ]
-    )
+    return [
+        name,
+        f"{count(totals['in_use'], 10_000)}/{count(totals['max_size'], 10_000)}",
+        f"{part.utilisation:.0%}",
+        count(totals["idle"], 10_000),
+        count(totals["waiting"]),
+        duration(part.longest_waiting),
+        f"{done:.1f}" if few_a_second else count(done),
+        count(sum(row.failed for row in rows)),
+        *(duration(wait.quantile(share)) for share in (0.5, 0.95, 0.99)),
+        duration(wait.longest if wait.count else None),
+    ]
 
 
-def _above() -> str:
+def _shown(width: int) -> list[int]:
+    """Return the numbers of the columns that there is room for."""
+    return [n for n, column in enumerate(_COLUMNS) if column.essential or width >= WIDE]
+
+
+def _above(width: int) -> str:
     """Return the line above the headings: "-- waiting --"."""
-    cells = [f" {name} ".center(width, "-") if name else " " * width for name, width in _ABOVE]
+    cells = []
+    for above, numbers in groupby(_shown(width), key=lambda number: _COLUMNS[number].above):
+        widths = [_COLUMNS[number].width for number in numbers]
+        room = sum(widths) + len(widths) - 1
+        name = above if len(above) + 2 <= room else above.partition(" ")[0]
+        cells.append(f" {name} ".center(room, "-") if name else " " * room)
     return " ".join(cells)
 
 
-def _line(cells: Sequence[str]) -> str:
-    return " ".join(
-        f"{cut(cell, -width):<{-width}}" if width < 0 else f"{cut(cell, width):>{width}}"
-        for cell, (_, width) in zip(cells, _COLUMNS, strict=True)
-    ).rstrip()
+def _line(cells: Sequence[str], width: int) -> str:
+    first, *others = _shown(width)
+    name = f"{cut(cells[first], _COLUMNS[first].width):<{_COLUMNS[first].width}}"
+    figures = (
+        f"{cut(cells[number], _COLUMNS[number].width):>{_COLUMNS[number].width}}"
+        for number in others
+    )
+    return " ".join([name, *figures]).rstrip()

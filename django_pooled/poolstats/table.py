@@ -41,6 +41,8 @@ class Layout:
     """Whether to say how connections came and went, and what was restarted."""
     order: str = "waiting"
     """What processes are sorted by: a key of ``pool_table.ORDERS``."""
+    hint: str = "--processes shows all"
+    """How to see more processes."""
     paint: Callable[[Level, str], str] = _unpainted
     """Colours the word that says how bad a finding is."""
 
@@ -75,7 +77,13 @@ def render(
     layout = layout or Layout()
     blocks = [_findings(found, layout)]
     if overview.groups:
-        table = pool_table.lines(recent or overview, processes=layout.processes, order=layout.order)
+        table = pool_table.lines(
+            recent or overview,
+            processes=layout.processes,
+            order=layout.order,
+            width=layout.width,
+            hint=layout.hint,
+        )
         silent = [f"  {pid} does not answer" for pid in overview.collection.silent[:3]]
         blocks.append(table + silent)
         if layout.connections:

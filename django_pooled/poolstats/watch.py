@@ -58,7 +58,7 @@ class Watch:
     """
 
     def __init__(self, observer: Observer, interval: float, layout: Layout) -> None:
-        self.layout = layout
+        self.layout = replace(layout, hint="p shows all")
         self._observer = observer
         self._interval = interval
         self._looks: deque[Overview] = deque()
@@ -150,8 +150,12 @@ class Watch:
         lines = laid_out()
         if len(lines) <= room or not total.groups:
             return lines
-        most = FEW if layout.processes is None else layout.processes
-        for details, fewest in ((True, 3), (False, 1)):
+        if layout.processes is None:
+            most, attempts = FEW, [(True, 3), (False, 1)]
+        else:
+            # Who wants to see processes has less use for the rest.
+            most, attempts = layout.processes, [(False, 1)]
+        for details, fewest in attempts:
             lines = laid_out(details=details, processes=min(fewest, most))
             if (left := room - len(lines)) >= 0:
                 processes = min(fewest + left // len(total.groups), most)

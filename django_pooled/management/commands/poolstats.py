@@ -124,7 +124,7 @@ class Command(BaseCommand):
 
     def _layout(self, options: Mapping[str, Any]) -> Layout:
         return Layout(
-            width=max(WIDTH, shutil.get_terminal_size().columns) if self.stdout.isatty() else WIDTH,
+            width=shutil.get_terminal_size().columns if self.stdout.isatty() else WIDTH,
             processes=ALL if options["processes"] else None,
             connections=options["connections"],
             paint=self._paint,
