@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from django_pooled.poolstats.collect import collect
+from django_pooled import publish
+from django_pooled.poolstats.collect import _Question, _read, collect
+from django_pooled.poolstats.places import Place
+from django_pooled.stats_folder import Entry
 from tests.publisher import Publisher
 from tests.servers import wait_until
 
@@ -126,6 +130,26 @@ def test_a_forked_and_killed_family_leaves_nothing(folder: Path) -> None:
         parent.close()
     wait_until(lambda: not collect(folder, timeout=5.0).reports)
     assert list((folder / f"django_pooled-{os.geteuid()}").iterdir()) == []
+
+
+def test_a_socket_that_is_gone_when_it_is_asked_is_no_news(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish.default_folder(folder)
+    gone = Entry("4121.00c0ffee.sock", 4121, listens=True)
+    monkeypatch.setattr("django_pooled.stats_folder.entries", lambda descriptor: [gone])
+    found = collect(folder, timeout=5.0)
+    assert (found.reports, found.silent, found.problems) == ([], [], [])
+
+
+def test_a_process_that_breaks_off_has_answered() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    ours.close()
+    place = Place(Path("/nowhere"), os.geteuid())
+    question = _Question(place, -1, Entry("4121.00c0ffee.sock", 4121, listens=True))
+    assert _read(ours, question)
+    assert not question.answer
 
 
 READ_ONLY = """

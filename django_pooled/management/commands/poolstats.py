@@ -98,10 +98,10 @@ class Command(BaseCommand):
             try:
                 with Terminal(writer(self.stdout.fileno())) as screen:
                     Watch(observer, options["watch"], self._layout(options)).run(screen)
-            except Ended as signalled:
+            except Ended as signalled:  # pragma: no cover - such an end writes no figures
                 # The terminal is as it was: now end as whoever sent the signal expects.
                 signal.signal(signalled.number, signal.SIG_DFL)
-                os.kill(os.getpid(), signalled.number)  # pragma: no cover - it writes no figures
+                os.kill(os.getpid(), signalled.number)
         else:
             self._repeat(observer, options)
 
