@@ -41,6 +41,10 @@ class _Held(NamedTuple):
     session: Session | None
 
     @property
+    def by(self) -> str:
+        return str(self.connection.get("by") or "")
+
+    @property
     def since(self) -> float:
         since = self.connection.get("since")
         return since if isinstance(since, (int, float)) else 0.0
@@ -70,11 +74,11 @@ def diagnose(overview: Overview, rows: Sequence[PoolRow]) -> Diagnosis:
 def _holder(held: list[_Held]) -> str:
     longest = held[0]
     text = f", the longest for {duration(longest.since)}{name_connection(longest.connection)}"
-    by, number = Counter(one.connection.get("by") for one in held).most_common(1)[0]
+    by, number = Counter(one.by for one in held).most_common(1)[0]
     if by and number == len(held) > 1:
         return f" by {by}, the longest for {duration(longest.since)}"
     if by and len(held) > 1 and number > len(held) / 2:
-        same = by == longest.connection.get("by")
+        same = by == longest.by
         text += f", which has {number} of them" if same else f", and {number} by {by}"
     return text
 

@@ -51,10 +51,15 @@ class Overview:
         for report in self.processes:
             for pool in report["pools"]:
                 key = str(pool["alias"]), str(pool.get("server") or "")
-                host = report.get("host", self.host)
+                host = self._host(report)
                 row = PoolRow(report["pid"], report["command"], pool, host)
                 found.setdefault(key, Group(*key, rows=[])).rows.append(row)
         return [found[key] for key in sorted(found)]
+
+    def _host(self, report: ProcessReport) -> str:
+        """Return where a process runs: a container within reach has a name of its own."""
+        found = report.get("host")
+        return found if isinstance(found, str) else self.host
 
     @property
     def servers_by_address(self) -> list[tuple[str, ServerView]]:
@@ -71,8 +76,7 @@ class Overview:
     def unreachable(self, server: ServerView) -> list[SessionGroup]:
         """Return the processes that a server sees and that did not answer here."""
         reports = self.collection.reports
-        # A container whose sockets can be reached has a name of its own.
-        known = {session_name(report["pid"], report.get("host", self.host)) for report in reports}
+        known = {session_name(report["pid"], self._host(report)) for report in reports}
         # One that is silent has its own line already.
         known |= {session_name(pid, self.host) for pid in self.collection.silent}
         return [group for group in server.processes if group.application_name not in known]
@@ -113,7 +117,7 @@ class Overview:
         """Add to each connection its session on the server."""
         pools = []
         for pool in report["pools"]:
-            row = PoolRow(report["pid"], report["command"], pool, report.get("host", self.host))
+            row = PoolRow(report["pid"], report["command"], pool, self._host(report))
             connections = [
                 {**it, "session": asdict(session) if session else None}
                 for it in row.connections

@@ -57,7 +57,7 @@ def _waiters(overview: Overview, group: Group) -> Iterator[Finding]:
     if starved := [row for row in waiting if row.starved]:
         held = _total(starved, "in_use")
         found = diagnose(overview, starved)
-        all_held = f"all {held} connections are" if held > 1 else "the only connection is"
+        all_held = f"all {held:.0f} connections are" if held > 1 else "the only connection is"
         sentence = f"{_who_waits(group, starved)}: {all_held} in use{found.holder}."
         if found.trouble:
             sentence += f" The trouble is the {found.trouble}: {found.sentence}"
@@ -161,7 +161,7 @@ def _connects(overview: Overview, group: Group) -> Iterator[Finding]:
         pace = sum(pace for _, pace in churning)
         sentence = (
             f'{name_process(rows)} opened {pace:.1f} connections to "{group.alias}" a second, '
-            f"{connects} for {many(checkouts, 'checkout')}"
+            f"{connects:.0f} for {many(checkouts, 'checkout')}"
         )
         remedy = f": {kinds(closed)}; {REMEDIES[most]}" if closed[most] else "."
         yield Finding(Level.WARNING, sentence[0].upper() + sentence[1:] + remedy, "churn", "pool")
@@ -202,5 +202,5 @@ def _restarts(group: Group) -> Iterator[Finding]:
         yield Finding(Level.FINE, sentence, "unknown commits", "database")
 
 
-def _total(rows: Sequence[PoolRow], key: str) -> int:
-    return int(sum(row.number(key) for row in rows))
+def _total(rows: Sequence[PoolRow], key: str) -> float:
+    return sum(row.number(key) for row in rows)
