@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = Path(__file__).resolve().parent
+ROOT = BENCHMARKS.parent
+PYTHONPATH = os.pathsep.join([str(ROOT), str(BENCHMARKS), os.environ.get("PYTHONPATH", "")])
 sys.path.insert(0, str(ROOT))
 
 from _worker import Request  # noqa: E402
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
+    "BENCHMARKS",
     "ENGINES",
+    "PYTHONPATH",
     "ROOT",
     "EmbeddedServer",
     "Engine",
@@ -74,18 +78,27 @@ class Worker:
     Args:
         engine: its column.
         database: its ``DATABASES["default"]``, but for what the engine's own settings are.
+        program: what to run, if not ``_worker.py``: a module that obeys as that does.
+        environment: what else it finds in its environment.
     """
 
-    def __init__(self, engine: Engine, database: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        database: Mapping[str, Any],
+        program: str = "_worker",
+        **environment: str,
+    ) -> None:
         self.name = engine.name
         entry = {**engine.settings, **database}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("_worker.py"))],
+            [sys.executable, "-m", program],
             env={
                 **os.environ,
                 "BENCHMARK_DATABASE": json.dumps(entry),
-                "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+                "PYTHONPATH": PYTHONPATH,
+                **environment,
             },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

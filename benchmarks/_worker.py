@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Request", "Write"]
+__all__ = ["Commands", "Request", "Write", "obey", "set_up"]
 
 
 class Request(NamedTuple):
@@ -288,8 +288,8 @@ def _name(error: BaseException) -> str:
     return type(error).__name__
 
 
-def main() -> None:
-    """Set Django up from the environment and obey standard input until its end."""
+def set_up() -> None:
+    """Set Django up for the database that the environment names."""
     import django
     from django.conf import settings
 
@@ -297,7 +297,10 @@ def main() -> None:
         DATABASES={"default": json.loads(os.environ["BENCHMARK_DATABASE"])}, USE_TZ=True
     )
     django.setup()
-    commands = Commands()
+
+
+def obey(commands: object) -> None:
+    """Call the methods that standard input names, until its end."""
     for line in sys.stdin:
         name, arguments = json.loads(line)
         try:
@@ -310,4 +313,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    set_up()
+    obey(Commands())

@@ -1,0 +1,43 @@
+"""How much of everything is done, and what the workloads share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .contestants import ALL, named
+from .outcome import Metric
+
+__all__ = ["CPU", "DIRECT", "MICRO", "MILLI", "P99", "POOLS", "RATE", "WALL", "Scale"]
+
+MICRO, MILLI = 1e6, 1e3
+DIRECT = [who for who in ALL if not who.gevent]
+POOLS = named(
+    (
+        *("native pool", "native pool, checks", "dj_db_conn_pool", "ours, session"),
+        *("ours, transaction", "persistent, PgBouncer transaction"),
+        "ours, session, PgBouncer transaction",
+    )
+)
+WALL = Metric("p50", "wall, µs", MICRO)
+CPU = Metric("cpu", "CPU of the client, µs", MICRO)
+P99 = Metric("p99", "p99, µs", MICRO)
+RATE = Metric("rate", "requests/s", more_is_better=True)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything."""
+
+    rounds: int = 15
+    """Turns of each in workloads whose turns are short."""
+    cycles: int = 300
+    """Requests in such a turn."""
+    long_rounds: int = 5
+    """Turns of each in workloads whose turns take seconds."""
+    seconds: float = 2.0
+    """How long those take."""
+
+    @classmethod
+    def quick(cls) -> Scale:
+        """A minute or two for all, to see that it works."""
+        return cls(3, 50, 2, 0.5)
