@@ -41,7 +41,7 @@ def _bars(outcome: Outcome, metric: Metric) -> str:
     ]
     # One far beyond all others would flatten them: its bar is cut, its figure is not.
     middles = sorted(middle for _, (middle, _, _) in rows)
-    top = middles[-1]
+    top = middles[-1] if middles else 1.0
     if len(middles) > 3 and top > 3 * middles[len(middles) // 2]:
         top = 2.5 * middles[len(middles) // 2]
     scale = (WIDTH - LEFT - RIGHT) / (top * 1.1 or 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _common import PYTHONPATH, ROOT
+from _common import PYTHONPATH
 
 from example_project.embedded_postgres import free_port
 from tests.servers import wait_until
@@ -48,7 +49,8 @@ class Site:
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "gunicorn", application, *kind, "--workers", "1"),
-                *("-c", str(ROOT / "example_project" / "gunicorn.conf.py")),
+                # Otherwise a socket in the user's home folder, shared by all of them.
+                *("--no-control-socket", "--log-level", "warning"),
                 *("--bind", f"127.0.0.1:{self.port}", "--keep-alive", "60"),
             ],
             env={**os.environ, "BENCHMARK_DATABASE": json.dumps(entry), "PYTHONPATH": PYTHONPATH},
@@ -77,6 +79,11 @@ class Site:
             return True
         drive(self.port, lambda: get(self._first), 1, 0.0, b"200")
         return True
+
+    def warm(self, request: bytes, connections: int) -> None:
+        """Have each thread make its first requests, whatever comes of them."""
+        with contextlib.suppress(RuntimeError):
+            drive(self.port, lambda: request, connections, 0.3, b"200")
 
     def cpu(self) -> float:
         """Return the seconds of processor time that the worker has had (Linux).

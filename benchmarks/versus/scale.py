@@ -28,13 +28,13 @@ RATE = Metric("rate", "requests/s", more_is_better=True)
 class Scale:
     """How much of everything."""
 
-    rounds: int = 15
+    rounds: int = 30
     """Turns of each in workloads whose turns are short."""
-    cycles: int = 300
+    cycles: int = 150
     """Requests in such a turn."""
-    long_rounds: int = 5
-    """Turns of each in workloads whose turns take seconds."""
-    seconds: float = 2.0
+    long_rounds: int = 9
+    """Turns of each in workloads whose turns are long."""
+    seconds: float = 0.8
     """How long those take."""
 
     @classmethod

@@ -85,6 +85,8 @@ def _served(
             paths["no database"] = "/empty"
         outcome = Outcome(name, title, SERVED, settings, absent=venue.absent)
         _await(sites, outcome)
+        for who, site in sites.items():
+            site.warm(get(paths[who]), threads)
         interleaved(
             outcome,
             scale.long_rounds,
@@ -127,6 +129,8 @@ def voting(server: EmbeddedServer, scale: Scale) -> Outcome:
             "transaction's id asked for along with the vote. The others have Django's atomic."
         )
         _await(sites, outcome)
+        for site in sites.values():
+            site.warm(get("/"), 8)
 
         def turn(who: str) -> dict[str, float]:
             found = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import cycles, footprint, served
+from . import cycles, footprint, served, steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,5 +32,6 @@ WORKLOADS: dict[str, Callable[[EmbeddedServer, Scale], Outcome]] = {
         footprint.cold,
         footprint.memory,
         footprint.statistics,
+        steps.steps,
     )
 }
