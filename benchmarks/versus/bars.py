@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from .outcome import spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,25 +30,27 @@ class Bar:
     at_least: bool = False
     ours: str = OURS
 
-    def ratios(self, outcomes: Mapping[str, Outcome]) -> list[float] | None:
-        """Return the ratio in each round."""
+    def pair(self, outcomes: Mapping[str, Outcome]) -> list[list[float]] | None:
+        """Return our figures and the other's, by round."""
         outcome = outcomes.get(self.workload)
         if outcome is None or not {self.ours, self.other} <= outcome.figures.keys():
             return None
-        pair = [outcome.figures[name].get(self.metric, []) for name in (self.ours, self.other)]
-        return [mine / its for mine, its in zip(*pair, strict=True)] or None
+        return [outcome.figures[name][self.metric] for name in (self.ours, self.other)]
 
     def row(self, outcomes: Mapping[str, Outcome]) -> str:
         """Return the line of the table."""
         sign = "≥" if self.at_least else "≤"
-        ratios = self.ratios(outcomes)
-        line = f"| {self.what} | {self.other} | {self.metric} | {sign} {self.limit:g} |"
-        if ratios is None:
-            return line + " | | not measured |"
-        ratio = statistics.median(ratios)
+        line = f"| {self.what} | {self.other} | {self.metric} | {sign} {self.limit:.3g} |"
+        pair = self.pair(outcomes)
+        if pair is None:
+            return line + " | | | not measured |"
+        ratios = [mine / its for mine, its in zip(*pair, strict=True)]
+        ratio, low, high = spread(ratios)
+        # The best of each is what other work on the machine has disturbed least.
+        mine, its = map(max if self.at_least else min, pair)
         met = ratio >= self.limit if self.at_least else ratio <= self.limit
-        low, high = min(ratios), max(ratios)
-        return line + f" **{ratio:.2f}** | {low:.2f} to {high:.2f} | {'met' if met else 'MISSED'} |"
+        figures = f"**{ratio:.2f}** | {low:.2f} to {high:.2f} | {mine / its:.2f}"
+        return f"{line} {figures} | {'met' if met else 'MISSED'} |"
 
 
 BARS = (
@@ -83,7 +86,7 @@ def table(outcomes: Mapping[str, Outcome]) -> str:
     head = "| what | ours over | figure | limit | median ratio | rounds | |\n"
     return (
         head
-        + "|---|---|---|--:|--:|--:|---|\n"
+        + "|---|---|---|--:|--:|--:|--:|---|\n"
         + "\n".join(bar.row(outcomes) for bar in BARS)
         + "\n"
     )

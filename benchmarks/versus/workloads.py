@@ -32,6 +32,7 @@ WORKLOADS: dict[str, Callable[[EmbeddedServer, Scale], Outcome]] = {
         footprint.cold,
         footprint.memory,
         footprint.statistics,
+        steps.parts,
         steps.steps,
     )
 }
