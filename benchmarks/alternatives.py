@@ -47,13 +47,14 @@ def measure(chosen: argparse.Namespace) -> None:
     with opened() as server:
         for name in chosen.workloads:
             load, began = os.getloadavg()[0], time.monotonic()
-            outcome = WORKLOADS[name](server, scale)
-            outcome.circumstances = {
-                **circumstances(server.parameters()),
-                "load of the machine": f"{load:.1f} before, {os.getloadavg()[0]:.1f} after",
-                "took": f"{time.monotonic() - began:.0f} s",
-            }
-            write(outcome, folder)
+            found = WORKLOADS[name](server, scale)
+            for outcome in found if isinstance(found, list) else [found]:
+                outcome.circumstances = {
+                    **circumstances(server.parameters()),
+                    "load of the machine": f"{load:.1f} before, {os.getloadavg()[0]:.1f} after",
+                    "took": f"{time.monotonic() - began:.0f} s",
+                }
+                write(outcome, folder)
 
 
 def write(outcome: Outcome, folder: Path) -> None:
@@ -68,7 +69,8 @@ def write(outcome: Outcome, folder: Path) -> None:
 def summarize(folder: Path) -> None:
     """Write README.md from the results that are there."""
     found = {path.stem: Outcome.load(path) for path in sorted(folder.glob("*.json"))}
-    outcomes = {name: found[name] for name in WORKLOADS if name in found}
+    names = [name for work in WORKLOADS for name in (work, f"{work}_p99")]
+    outcomes = {name: found[name] for name in names if name in found}
     table = bars.table(outcomes)
     pages = [f"- [{outcome.title}]({name}.md)" for name, outcome in outcomes.items()]
     (folder / "README.md").write_text(HEAD + table + "\n" + "\n".join(pages) + "\n")

@@ -34,28 +34,28 @@ class Commands(_worker.Commands):
         self._imported = imported
         self._cycle = self._psycopg() if is_psycopg() else self._django()
 
-    def _django(self) -> Callable[[], None]:
+    def _django(self) -> Callable[..., None]:
         from django.db import close_old_connections
 
-        def cycle() -> None:
+        def cycle(query: str = QUERY) -> None:
             # What the signals request_started and request_finished have Django do.
             close_old_connections()
             with self._connection.cursor() as cursor:
-                cursor.execute(QUERY)
+                cursor.execute(query)
                 cursor.fetchone()
             close_old_connections()
 
         return cycle
 
-    def _psycopg(self) -> Callable[[], None]:
+    def _psycopg(self) -> Callable[..., None]:
         import psycopg
         from django.db import connection
 
         own = psycopg.connect(**connection.get_connection_params(), autocommit=True)
 
-        def cycle() -> None:
+        def cycle(query: str = QUERY) -> None:
             with own.cursor() as cursor:
-                cursor.execute(QUERY)
+                cursor.execute(query)
                 cursor.fetchone()
 
         return cycle
@@ -76,7 +76,7 @@ class Commands(_worker.Commands):
         cpu = time.process_time() - cpu
         return {**percentiles(walls), "wall": sum(walls) / count, "cpu": cpu / count}
 
-    def share(self, threads: int, seconds: float) -> dict[str, float]:
+    def share(self, threads: int, seconds: float, query: str = QUERY) -> dict[str, float]:
         """Have that many threads make requests for so long."""
         walls: list[list[float]] = [[] for _ in range(threads)]
         barrier = threading.Barrier(threads + 1)
@@ -84,11 +84,11 @@ class Commands(_worker.Commands):
 
         def ask(mine: list[float]) -> None:
             try:
-                self._cycle()
+                self._cycle(query)
                 barrier.wait(60.0)
                 end = time.perf_counter() + seconds
                 while (began := time.perf_counter()) < end:
-                    self._cycle()
+                    self._cycle(query)
                     mine.append(time.perf_counter() - began)
             except Exception as error:
                 errors.append(f"{type(error).__name__}: {error}")

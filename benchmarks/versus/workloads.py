@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import cycles, footprint, served, steps
+from . import cycles, footprint, served, sizes, steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WORKLOADS"]
 
-WORKLOADS: dict[str, Callable[[EmbeddedServer, Scale], Outcome]] = {
+WORKLOADS: dict[str, Callable[[EmbeddedServer, Scale], Outcome | list[Outcome]]] = {
     work.__name__: work
     for work in (
         cycles.cycle,
@@ -32,6 +32,8 @@ WORKLOADS: dict[str, Callable[[EmbeddedServer, Scale], Outcome]] = {
         footprint.cold,
         footprint.memory,
         footprint.statistics,
+        sizes.sizes,
+        sizes.processes,
         steps.parts,
         steps.steps,
     )
