@@ -48,6 +48,8 @@ class PgBouncer:
         server: Where it leads to.
         pool_mode: PgBouncer's own.
         port: The server's port, if it is behind something else.
+        console: Whether it lets anybody on to its console.
+        database_options: More for the line of all databases.
         settings: More of PgBouncer's own.
     """
 
@@ -58,6 +60,8 @@ class PgBouncer:
         server: EmbeddedServer,
         pool_mode: Literal["session", "transaction", "statement"],
         port: int | None = None,
+        console: bool = True,
+        database_options: str = "",
         **settings: object,
     ) -> None:
         self.port = free_port()
@@ -66,7 +70,7 @@ class PgBouncer:
         self._config = self._folder / "pgbouncer.ini"
         self._database = (
             f"host={server.host} port={port or server.port} "
-            f"user={server.user} password={server.password}"
+            f"user={server.user} password={server.password} {database_options}"
         )
         self._settings: dict[str, object] = {
             "listen_addr": self.host,
@@ -80,6 +84,8 @@ class PgBouncer:
             "server_login_retry": 0.1,
             **settings,
         }
+        if not console:
+            self._admit("host pgbouncer all 127.0.0.1/32 reject", "host all all 127.0.0.1/32 trust")
         self._write()
         self.start()
 
@@ -130,9 +136,8 @@ class PgBouncer:
 
     def reject_databases(self) -> None:
         """Have its pg_hba.conf let nobody in but to the console."""
-        rules = b"host pgbouncer all 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 reject\n"
-        users = self._file("users", b'"postgres" ""\n')
-        self.reload(auth_type="hba", auth_hba_file=self._file("hba", rules), auth_file=users)
+        self._admit("host pgbouncer all 127.0.0.1/32 trust", "host all all 127.0.0.1/32 reject")
+        self.reload()
 
     @property
     def log(self) -> str:
@@ -147,6 +152,13 @@ class PgBouncer:
             "user": "postgres",
             "prepare_threshold": None,
         }
+
+    def _admit(self, *rules: str) -> None:
+        self._settings.update(
+            auth_type="hba",
+            auth_hba_file=self._file("hba", "\n".join([*rules, ""]).encode()),
+            auth_file=self._file("users", b'"postgres" ""\n'),
+        )
 
     def _write(self) -> None:
         lines = [f"{name} = {value}" for name, value in self._settings.items()]

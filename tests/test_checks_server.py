@@ -432,10 +432,10 @@ def test_w011_sees_what_is_set_for_the_role(
 def bouncer(
     request: pytest.FixtureRequest, server: EmbeddedServer
 ) -> Iterator[pgbouncer.PgBouncer]:
-    """PgBouncer, in each mode that Django can work with."""
+    """PgBouncer, in each mode that Django can work with, which tells nothing of itself."""
     if pgbouncer.PROGRAM is None:
         pytest.skip("PgBouncer is not installed")
-    with pgbouncer.PgBouncer(server, request.param) as made:
+    with pgbouncer.PgBouncer(server, request.param, console=False) as made:
         yield made
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import psycopg
 import pytest
+from django.core.checks.database import check_database_backends
 from django.db import OperationalError, connections, transaction
 
 from django_pooled import Backoff, CheckoutTimeout, ConnectFailed, retry_transaction
@@ -22,6 +23,8 @@ from tests.servers import kill_backends, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from django.core.checks import CheckMessage
 
     from django_pooled.pool import Pool
     from django_pooled.stats import PoolSnapshot
@@ -522,3 +525,119 @@ def test_refusals_that_waiting_does_not_mend_are_told_at_once(
         pool = make_pool_behind(bouncer, parameters={"sslmode": "disable"}, min_size=0)
         with pytest.raises(ConnectFailed, match=why):
             query(pool)
+
+
+# What ``manage.py check --database`` says where PgBouncer lets the site's role on to its console.
+
+NO_CURSORS = {"DISABLE_SERVER_SIDE_CURSORS": True}
+PREPARING = {"server_side_binding": True, "prepare_threshold": 0}
+FITTING = {"query_wait_timeout": 5, "default_pool_size": 10, "max_client_conn": 100}
+# Where there is no such setting, it is off.
+NOT_FOLLOWING = {"max_prepared_statements": 0} if pgbouncer.version() >= (1, 21) else {}
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that tells of more."""
+    for name in ("WEB_CONCURRENCY", "GUNICORN_CMD_ARGS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def check_behind(
+    server: EmbeddedServer, make_database: MakeDatabase, one_process: None
+) -> Callable[..., list[CheckMessage]]:
+    """Check a database that leads to PgBouncer, but for what is not about PgBouncer."""
+
+    def check(
+        bouncer: PgBouncer,
+        entry: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        **pool: Any,
+    ) -> list[CheckMessage]:
+        alias = make_database(server, options=options, **{"max_size": 4, **pool})
+        connections.settings[alias].update(HOST=bouncer.host, PORT=bouncer.port, **(entry or {}))
+        return [each for each in check_database_backends(databases=[alias]) if alias in each.msg]
+
+    return check
+
+
+def ids(messages: list[CheckMessage]) -> list[str]:
+    return [str(message.id).removeprefix("django_pooled.") for message in messages]
+
+
+@pytest.mark.parametrize(
+    ("settings", "entry", "options", "pool", "expected"),
+    [
+        ({}, NO_CURSORS, {}, {}, []),
+        ({}, {}, {}, {}, ["W015"]),
+        ({}, NO_CURSORS, {"assume_role": "x"}, {}, ["W014"]),
+        (NOT_FOLLOWING, NO_CURSORS, PREPARING, {}, ["W013"]),
+        ({"max_client_conn": 15}, NO_CURSORS, {}, {"max_size": 16}, ["W010"]),
+        ({"max_client_conn": 15}, NO_CURSORS, {}, {"max_size": 15}, []),
+        ({"default_pool_size": 3}, NO_CURSORS, {}, {}, []),
+        ({"client_idle_timeout": 60}, NO_CURSORS, {}, {}, ["W011"]),
+        ({"client_idle_timeout": 60}, NO_CURSORS, {}, {"min_size": 0, "max_idle": 60.0}, []),
+        ({"query_wait_timeout": 11}, NO_CURSORS, {}, {}, ["W018"]),
+        ({"query_wait_timeout": 0}, NO_CURSORS, {}, {}, ["W018"]),
+        ({"query_wait_timeout": 10}, NO_CURSORS, {}, {}, []),
+    ],
+)
+def test_the_check_compares_the_settings_of_both_in_transaction_mode(
+    server: EmbeddedServer,
+    check_behind: Callable[..., list[CheckMessage]],
+    settings: dict[str, Any],
+    entry: dict[str, Any],
+    options: dict[str, Any],
+    pool: dict[str, Any],
+    expected: list[str],
+) -> None:
+    given: dict[str, Any] = {**FITTING, **settings}
+    with PgBouncer(server, "transaction", **given) as bouncer:
+        first, *others = check_behind(bouncer, entry, options, **pool)
+    assert first.id == "django_pooled.W012"
+    assert "PgBouncer in transaction mode" in first.msg
+    assert ids(others) == expected
+    assert all(message.hint for message in others)
+
+
+@pytest.mark.skipif(pgbouncer.version() < (1, 21), reason="PgBouncer has it since 1.21")
+def test_the_check_knows_when_pgbouncer_follows_prepared_statements(
+    server: EmbeddedServer, check_behind: Callable[..., list[CheckMessage]]
+) -> None:
+    given: dict[str, Any] = {**FITTING, "max_prepared_statements": 100}
+    with PgBouncer(server, "transaction", **given) as bouncer:
+        assert ids(check_behind(bouncer, NO_CURSORS, PREPARING)) == ["W012"]
+
+
+@pytest.mark.parametrize(("pool_size", "expected"), [(4, ["W012"]), (3, ["W012", "W010"])])
+def test_the_check_knows_that_in_session_mode_pools_have_to_fit_and_nothing_else_matters(
+    server: EmbeddedServer,
+    check_behind: Callable[..., list[CheckMessage]],
+    pool_size: int,
+    expected: list[str],
+) -> None:
+    given: dict[str, Any] = {**FITTING, "default_pool_size": pool_size}
+    with PgBouncer(server, "session", **given) as bouncer:
+        messages = check_behind(bouncer, {}, {**PREPARING, "assume_role": "x"}, reset="discard")
+    assert ids(messages) == expected
+    assert "session mode" in messages[-1].msg
+
+
+def test_the_check_believes_what_is_said_of_a_single_database(
+    server: EmbeddedServer, check_behind: Callable[..., list[CheckMessage]]
+) -> None:
+    given: dict[str, Any] = {**FITTING, "database_options": "pool_mode=session pool_size=2"}
+    with PgBouncer(server, "transaction", **given) as bouncer:
+        messages = check_behind(bouncer, NO_CURSORS)
+    assert ids(messages) == ["W012", "W010"]
+    assert "has 2 for all" in messages[1].msg
+
+
+def test_the_check_says_that_statement_mode_refuses_transactions(
+    server: EmbeddedServer, check_behind: Callable[..., list[CheckMessage]]
+) -> None:
+    with PgBouncer(server, "statement") as bouncer:
+        (message,) = check_behind(bouncer, NO_CURSORS)
+    assert message.id == "django_pooled.W009"
+    assert "statement pooling mode" in message.msg

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .facts import ServerFacts
     from .processes import Workers
 
-__all__ = ["Neighbour", "check_capacity", "limits_of"]
+__all__ = ["Limit", "Neighbour", "check_capacity", "limits_of"]
 
 
 class Neighbour(NamedTuple):

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .console import ask_console
+
 if TYPE_CHECKING:
     import psycopg
+
+    from .console import PoolerFacts
 
 __all__ = ["ServerFacts", "look"]
 
@@ -46,6 +50,8 @@ class ServerFacts:
 
     behind_pooler: bool
     """Whether another program holds the sessions, which the other fields then describe."""
+    pooler: PoolerFacts | None
+    """What it tells of itself."""
     processes: tuple[str, ...]
     """Names of the sessions of pools in this database, one for each process."""
     max_connections: int
@@ -64,10 +70,12 @@ def look(connection: psycopg.Connection[Any]) -> ServerFacts:
 
     A pooler answers a client's login itself, with a number of its own making for the backend.
     Its mode can't be seen from one connection: as long as nobody else is served, PgBouncer gives
-    a client the same backend in both of them.
+    a client the same backend in both of them. Its console tells, to whom it lets in.
     """
     row = connection.execute(_SERVER).fetchone()
     assert row is not None
     backend, *facts = row
     processes = tuple(name for (name,) in connection.execute(_PROCESSES))
-    return ServerFacts(backend != connection.info.backend_pid, processes, *facts)
+    behind_pooler = backend != connection.info.backend_pid
+    pooler = ask_console(connection) if behind_pooler else None
+    return ServerFacts(behind_pooler, pooler, processes, *facts)

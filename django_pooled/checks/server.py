@@ -1,4 +1,4 @@
-"""What has to be asked of the server, over one connection: W009 to W015, and I002."""
+"""What has to be asked of the server, over one connection: W009 to W015, W018, and I002."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from .capacity import Neighbour, check_capacity, limits_of
 from .databases import pooled, refused
 from .facts import look
 from .live import live_processes
+from .pooler import check_pooler
 from .processes import declared
-from .sessions import check_pooler, check_timeouts
+from .sessions import check_timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,13 +68,14 @@ def check_server(wrapper: DatabaseWrapper) -> list[CheckMessage]:
         facts = _ask(wrapper)
     except NoAnswer as error:
         return [_no_answer(alias, str(error))]
-    if facts.behind_pooler:
-        return check_pooler(alias, entry, options)
-    limits = limits_of(facts, _neighbours(alias, entry, options))
+    workers = declared(os.environ)
     live = live_processes(alias, server_of(entry), options, facts.processes)
+    if facts.behind_pooler:
+        return check_pooler(alias, entry, options, facts.pooler, workers, live)
+    limits = limits_of(facts, _neighbours(alias, entry, options))
     return [
-        *check_capacity(alias, limits, declared(os.environ), live),
-        *check_timeouts(alias, options, facts),
+        *check_capacity(alias, limits, workers, live),
+        *check_timeouts(alias, options, facts.idle_session_timeout),
     ]
 
 
