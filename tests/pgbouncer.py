@@ -118,6 +118,11 @@ class PgBouncer:
             cursor = connection.cursor(row_factory=dict_row).execute(command)
             return cursor.fetchall() if cursor.description else []
 
+    @property
+    def clients(self) -> list[str]:
+        """The databases of its clients, once for each."""
+        return [row["database"] for row in self.console("SHOW CLIENTS")]
+
     def reload(self, **settings: object) -> None:
         """Have it take on other settings."""
         self._settings.update(settings)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
+import re
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from configparser import ConfigParser
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import psycopg
@@ -14,12 +19,12 @@ import pytest
 from django.core.checks.database import check_database_backends
 from django.db import OperationalError, connections, transaction
 
-from django_pooled import Backoff, CheckoutTimeout, ConnectFailed, retry_transaction
+from django_pooled import Backoff, CheckoutTimeout, ConnectFailed, PoolError, retry_transaction
 from django_pooled.registry import snapshots
 from django_pooled.sqlstates import is_server_away, sqlstate_of
 from tests import pgbouncer
 from tests.pgbouncer import PgBouncer
-from tests.servers import kill_backends, wait_until
+from tests.servers import backend_pids, kill_backends, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(pgbouncer.PROGRAM is None, reason="PgBouncer is not installed")
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "deploy" / "pgbouncer.md"
 QUICK = Backoff(initial=0.01, maximum=0.2)
 THREADS = 3
 MODES = list(itertools.product(["session", "transaction"], repeat=2))
@@ -268,6 +274,32 @@ def test_in_session_mode_a_pause_waits_until_pools_have_closed_their_connections
         pause.result(10.0)
 
 
+def test_in_session_mode_a_shutdown_that_waits_for_transactions_waits_for_idle_pools(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with ThreadPoolExecutor(1) as thread, PgBouncer(server, "session") as bouncer:
+        pool = make_pool_behind(bouncer)
+        assert query(pool) == 42
+        stop = thread.submit(bouncer.stop, signal.SIGINT)
+        wait_until(lambda: "SIGINT" in bouncer.log)
+        assert query(pool) == 42
+        assert not stop.done()
+        pool.close()
+        stop.result(10.0)
+
+
+def test_in_session_mode_a_session_that_ended_while_idle_fails_no_checkout(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with PgBouncer(server, "session") as bouncer:
+        pool = make_pool_behind(bouncer)
+        assert query(pool) == 42
+        kill_backends(server, "postgres")
+        wait_until(lambda: "postgres" not in bouncer.clients)
+        assert query(pool) == 42
+        assert pool.snapshot().counters.closed["dead"] == 1
+
+
 @in_both_modes_of_ours
 @pytest.mark.parametrize(
     ("setting", "says", "statements"),
@@ -352,16 +384,18 @@ def test_a_pool_that_cannot_grow_in_a_full_pgbouncer_serves_waiters_from_what_it
         assert pool.snapshot().counters.connects == 1
 
 
-@pytest.mark.parametrize("by", ["server_lifetime", "RECONNECT"])
+@pytest.mark.parametrize("by", ["server_lifetime", "server_idle_timeout", "RECONNECT"])
 def test_pgbouncer_changes_sessions_without_a_pool_noticing(
     server: EmbeddedServer, make_pool_behind: MakePoolBehind, by: str
 ) -> None:
-    lifetime = 1 if by == "server_lifetime" else 3600
-    with PgBouncer(server, "transaction", server_lifetime=lifetime) as bouncer:
+    settings: dict[str, Any] = {} if by == "RECONNECT" else {by: 1}
+    with PgBouncer(server, "transaction", **settings) as bouncer:
         pool = make_pool_behind(bouncer)
         before = query(pool, "SELECT pg_backend_pid()")
         if by == "RECONNECT":
             bouncer.console("RECONNECT")
+        # An idle one ends only while nobody asks it.
+        wait_until(lambda: before not in backend_pids(server, "postgres"), 20.0)
         wait_until(lambda: query(pool, "SELECT pg_backend_pid()") != before)
         assert pool.snapshot().counters.connects == 1
 
@@ -374,9 +408,7 @@ def test_connections_that_pgbouncer_closed_for_being_idle_fail_no_checkout(
         held = [pool.checkout(), pool.checkout()]
         for connection in held:
             pool.checkin(connection)
-        wait_until(
-            lambda: all(row["database"] != "postgres" for row in bouncer.console("SHOW CLIENTS"))
-        )
+        wait_until(lambda: "postgres" not in bouncer.clients)
         assert query(pool) == 42
         assert pool.snapshot().counters.closed["dead"] == 2
 
@@ -396,6 +428,45 @@ def test_a_shutdown_that_waits_for_clients_waits_for_idle_pools(
         assert bouncer.running
         pool.close()
         wait_until(lambda: not bouncer.running)
+
+
+@in_both_modes_of_ours
+def test_while_the_server_is_away_a_checkout_succeeds_and_its_statement_fails(
+    server: EmbeddedServer, make_ledger: Callable[..., Ledger], our_mode: Mode
+) -> None:
+    with PgBouncer(server, "transaction", query_wait_timeout=0.5) as bouncer:
+        ledger = make_ledger(bouncer, our_mode)
+        ledger.write()
+        server.stop("fast")
+        try:
+            # PgBouncer answers logins itself, once it knows the database.
+            while len(ledger.failures) < 2:
+                ledger.write(max_attempts=1)
+        finally:
+            server.start()
+        assert all(is_server_away(failure) for failure in ledger.failures)
+        assert not any(isinstance(failure, PoolError) for failure in ledger.failures)
+        assert "server login has been failing" in str(ledger.failures[-1])
+        ledger.write()
+        assert len(ledger.acknowledged) == 2
+        assert ledger.rows == sorted(ledger.acknowledged)
+
+
+def test_a_ping_during_a_pause_costs_a_connection_and_no_request(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with ThreadPoolExecutor(1) as thread, PgBouncer(server, "transaction") as bouncer:
+        pool = make_pool_behind(bouncer, check_after=0.5, check_timeout=0.2)
+        assert query(pool) == 42
+        bouncer.console("PAUSE")
+        due = monotonic() + 0.5
+        wait_until(lambda: monotonic() > due)
+        answer = thread.submit(query, pool)
+        # It waits on a fresh one.
+        wait_until(lambda: pool.snapshot().counters.closed["dead"] == 1)
+        assert not answer.done()
+        bouncer.console("RESUME")
+        assert answer.result(10.0) == 42
 
 
 # A COMMIT whose answer was lost with PgBouncer itself.
@@ -641,3 +712,20 @@ def test_the_check_says_that_statement_mode_refuses_transactions(
         (message,) = check_behind(bouncer, NO_CURSORS)
     assert message.id == "django_pooled.W009"
     assert "statement pooling mode" in message.msg
+
+
+def test_the_settings_of_the_page_fit_together(
+    server: EmbeddedServer, check_behind: Callable[..., list[CheckMessage]]
+) -> None:
+    ini, python = re.findall(r"```(?:ini|python)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    config = ConfigParser()
+    config.read_string(ini)
+    settings: dict[str, Any] = dict(config["pgbouncer"])
+    assigned = [each for each in ast.parse(python).body if isinstance(each, ast.Assign)]
+    databases, silenced = (ast.literal_eval(each.value) for each in assigned)
+    entry = databases["default"]
+    options = entry.pop("OPTIONS")
+    meant = {name: entry[name] for name in ("ENGINE", "DISABLE_SERVER_SIDE_CURSORS")}
+    with PgBouncer(server, **settings) as bouncer:
+        messages = check_behind(bouncer, meant, **options["pool"])
+    assert [message.id for message in messages] == silenced
