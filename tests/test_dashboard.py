@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -19,15 +22,17 @@ from django.test import Client
 from django.urls import include, path
 
 from django_pooled import registry, stats
-from django_pooled.dashboard import content, passes, sources, watch
+from django_pooled.dashboard import content, passes, watch
 from django_pooled.dashboard.server_watch import Answer, ServerWatch
 from django_pooled.dashboard.watch import Look, Watch
+from django_pooled.parameters import server_of
+from django_pooled.poolstats import sources
 from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.server_view import ServerView, SessionGroup
 from django_pooled.stats import Counters, process_report
 from tests.dashboard_site import settings as site_settings
-from tests.publisher import snapshot
+from tests.publisher import Publisher, snapshot
 from tests.servers import backend_count, wait_until
 
 if TYPE_CHECKING:
@@ -302,6 +307,23 @@ def test_after_a_fork_the_watch_is_a_new_one(alone: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(watch, "_owner", -1)
     assert watch.current() not in (None, parents)
     assert watch._inherited == [parents]
+
+
+def test_only_pools_of_this_site_are_shown(alone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="stats-", dir="/tmp"))
+    monkeypatch.setattr(watch, "stats_dirs", lambda aliases: [folder])
+    connections[alone].ensure_connection()
+    here = server_of(connections.settings[alone])
+    ours = Publisher(folder, {"alias": alone, "server": here}, {"alias": alone, "server": "there"})
+    theirs = Publisher(folder, {"alias": alone, "server": "there"})
+    try:
+        overview = watch.look().overview
+    finally:
+        ours.close()
+        theirs.close()
+        shutil.rmtree(folder)
+    assert {report["pid"] for report in overview.processes} == {ours.pid, os.getpid()}
+    assert {str(group.server) for group in overview.groups} == {here}
 
 
 def test_a_process_that_publishes_nothing_still_shows_itself(

@@ -115,9 +115,11 @@ def test_the_wheel_holds(wheel_files: set[str], name: str) -> None:
 def test_the_wheel_names_its_licence_and_brings_its_text(
     wheel_files: set[str], metadata: Message
 ) -> None:
-    assert metadata["License-Expression"] == "BSD-3-Clause"
-    assert metadata["License-File"] == "LICENSE"
-    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel_files)
+    assert metadata["License-Expression"] == "BSD-3-Clause AND MIT"
+    files = metadata.get_all("License-File") or []
+    assert len(files) == 2
+    for file in files:
+        assert any(name.endswith(f".dist-info/licenses/{file}") for name in wheel_files)
 
 
 def test_the_metadata_describes_the_project(metadata: Message) -> None:

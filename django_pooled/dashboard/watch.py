@@ -14,10 +14,10 @@ from django_pooled import registry
 from django_pooled.poolstats.collect import collect_all, parse_report
 from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.overview import Overview
+from django_pooled.poolstats.sources import databases, of_site, pooled_aliases, stats_dirs
 from django_pooled.stats import process_report
 
 from .server_watch import LINGER, ServerWatch
-from .sources import pooled_aliases, stats_dirs
 
 if TYPE_CHECKING:
     from django_pooled.stats import ProcessReport
@@ -94,6 +94,7 @@ class Watch:
         if os.getpid() not in {report["pid"] for report in collection.reports}:
             # Where nothing is published, the process that answers is still there to be seen.
             collection.reports += _own_report()
+        collection.reports = of_site(collection.reports, databases(self._aliases))
         deadline = monotonic() + SERVERS
         answers = [
             server.latest(since, deadline - monotonic())

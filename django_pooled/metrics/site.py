@@ -7,13 +7,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
-
 from django_pooled import registry, stats_folder
-from django_pooled.conf import is_pooled
-from django_pooled.parameters import server_of
 from django_pooled.poolstats.collect import collect_all
+from django_pooled.poolstats.sources import databases, pooled_aliases, stats_dirs
 from django_pooled.stats import process_report
 
 if TYPE_CHECKING:
@@ -70,25 +66,14 @@ class Site:
     @classmethod
     def of_settings(cls) -> Site:
         """Return the site that the settings of this process describe."""
-        databases: set[tuple[str, str]] = set()
-        given: dict[StrPath | None, None] = {}
-        for alias, settings_dict in connections.settings.items():
-            try:
-                pooled = is_pooled(settings_dict)
-            except (ImproperlyConfigured, ImportError):
-                continue  # An ENGINE that can't be loaded has no pools.
-            if pooled:
-                databases.add((alias, server_of(settings_dict)))
-                options = settings_dict["OPTIONS"].get("pool")
-                folder = options.get("stats_dir") if isinstance(options, dict) else None
-                if folder is not False:
-                    given[folder] = None
+        aliases = pooled_aliases()
+        given = stats_dirs(aliases)
         folders: list[StrPath] = []
         for folder in given:
             # By name, since for the default collect_all() would look for processes that have
             # another view of the file system: those are no siblings.
             folders += stats_folder.BASES if folder is None else [folder]
-        return cls(frozenset(databases), tuple(folders), next(iter(given), None))
+        return cls(databases(aliases), tuple(folders), next(iter(given), None))
 
     @property
     def key(self) -> str:

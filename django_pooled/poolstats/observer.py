@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from django_pooled.conf import is_pooled
-
 from .collect import collect_all
 from .overview import Overview
 from .server_view import ServerProbe
+from .sources import pooled_aliases, stats_dirs
 
 if TYPE_CHECKING:
     from django_pooled.stats_folder import StrPath
@@ -49,7 +48,7 @@ class Observer:
         self._uid = uid
         self._timeout = timeout
         self._probes: list[ServerProbe] = []
-        pooled = self._pooled()
+        pooled = pooled_aliases(self.problems)
         if alias is not None and alias not in pooled:
             known = ", ".join(pooled) or "none"
             what = (
@@ -84,24 +83,8 @@ class Observer:
         for probe in self._probes:
             probe.close()
 
-    def _pooled(self) -> list[str]:
-        pooled = []
-        for alias, settings_dict in connections.settings.items():
-            try:
-                if is_pooled(settings_dict):
-                    pooled.append(alias)
-            except (ImproperlyConfigured, ImportError) as error:
-                self.problems.append(f'The ENGINE of "{alias}" can\'t be loaded: {error}')
-        return pooled
-
     def _stats_dirs(self, aliases: list[str]) -> list[StrPath | None]:
-        # Not through conf.parse(): a wrong value elsewhere must not hide the pools.
-        folders: dict[StrPath | None, None] = {}
-        for alias in aliases:
-            pool = connections.settings[alias]["OPTIONS"].get("pool")
-            folder = pool.get("stats_dir") if isinstance(pool, dict) else None
-            if folder is not False:
-                folders[folder] = None
+        folders = stats_dirs(aliases)
         if aliases and not folders:
             self.problems.append('OPTIONS["pool"]["stats_dir"] is False: nothing is published.')
-        return list(folders) if aliases else [None]
+        return folders if aliases else [None]

@@ -1,0 +1,79 @@
+"""Where a site's figures come from: its pooled databases, and where their processes publish."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+
+from django_pooled.conf import is_pooled
+from django_pooled.parameters import server_of
+
+if TYPE_CHECKING:
+    from django_pooled.stats import ProcessReport
+    from django_pooled.stats_folder import StrPath
+
+__all__ = ["databases", "of_site", "pooled_aliases", "stats_dirs"]
+
+
+def pooled_aliases(problems: list[str] | None = None) -> list[str]:
+    """Return the databases that have this engine, or one built on it.
+
+    Args:
+        problems: Takes sentences about those whose engine can't be loaded; whoever uses them
+            gets to see the error in any case.
+    """
+    found = []
+    for alias, settings_dict in connections.settings.items():
+        try:
+            if is_pooled(settings_dict):
+                found.append(alias)
+        except (ImproperlyConfigured, ImportError) as error:
+            if problems is not None:
+                problems.append(f'The ENGINE of "{alias}" can\'t be loaded: {error}')
+    return found
+
+
+def stats_dirs(aliases: list[str]) -> list[StrPath | None]:
+    """Return the folders in which the processes with these databases publish, each once.
+
+    None stands for the default folder; databases that publish nothing have none.
+
+    Args:
+        aliases: Keys of ``DATABASES``.
+    """
+    # Not through conf.parse(): a wrong value elsewhere must not hide the pools.
+    folders: dict[StrPath | None, None] = {}
+    for alias in aliases:
+        pool = connections.settings[alias]["OPTIONS"].get("pool")
+        folder = pool.get("stats_dir") if isinstance(pool, dict) else None
+        if folder is not False:
+            folders[folder] = None
+    return list(folders)
+
+
+def databases(aliases: list[str]) -> frozenset[tuple[str, str]]:
+    """Return alias and address of each: what tells the pools of a site from those of another.
+
+    Two sites of one user may share a folder, an alias ("default") and even a server.
+
+    Args:
+        aliases: Keys of ``DATABASES``.
+    """
+    return frozenset((alias, server_of(connections.settings[alias])) for alias in aliases)
+
+
+def of_site(reports: list[ProcessReport], site: frozenset[tuple[str, str]]) -> list[ProcessReport]:
+    """Return the reports of processes that have pools of a site, with those pools alone.
+
+    Args:
+        reports: Of any site's processes.
+        site: What `databases` returned.
+    """
+    found: list[ProcessReport] = []
+    for report in reports:
+        pools = [pool for pool in report["pools"] if (pool["alias"], pool.get("server")) in site]
+        if pools:
+            found.append({**report, "pools": pools})
+    return found
