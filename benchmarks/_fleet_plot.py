@@ -10,8 +10,15 @@ if TYPE_CHECKING:
 
 __all__ = ["lines"]
 
-COLOURS = ("#b3261e", "#c77700", "#7a5195", "#1a7f37", "#0b57d0")
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 860, 400, 64, 70, 48
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 860, 400, 64, 74, 48
+HUES = ("#c05621", "#975a16", "#6b46c1", "#2f855a", "#2b6cb0")
+STYLE = """<style>
+text { font: 12px system-ui, sans-serif; fill: #222 } .title { font-size: 15px; font-weight: 600 }
+.small { font-size: 11px; fill: #666 } .grid { stroke: #ddd } .ground { fill: #fff }
+@media (prefers-color-scheme: dark) {
+ text { fill: #eee } .small { fill: #aaa } .grid { stroke: #333 } .ground { fill: #161b22 }
+}
+</style>"""
 
 
 def lines(
@@ -35,27 +42,35 @@ def lines(
         return f"{column:.1f},{bottom - (bottom - TOP) * y / top:.1f}"
 
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        f'<text x="{LEFT}" y="22" font-size="15">{escape(title)}</text>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}">',
+        STYLE,
+        f'<rect class="ground" width="{WIDTH}" height="{HEIGHT}"/>',
+        f'<text class="title" x="16" y="26">{escape(title)}</text>',
+        f'<text class="small" x="16" y="{TOP - 10}">{escape(up)}</text>',
+        f'<text class="small" x="16" y="{HEIGHT - 8}">{escape(across)}</text>',
     ]
     for part in range(5):
         y = top * part / 4
         start, end = place(first, y), place(last, y)
-        out.append(f'<polyline points="{start} {end}" stroke="#dddddd"/>')
-        row = start.partition(",")[2]
-        out.append(f'<text x="{LEFT - 8}" y="{row}" dy="4" text-anchor="end">{y:,.0f}</text>')
+        at = f'x="{LEFT - 8}" y="{float(start.partition(",")[2]) + 4:.1f}"'
+        out += [
+            f'<path class="grid" d="M{start}L{end}"/>',
+            f'<text class="small" {at} text-anchor="end">{y:,.0f}</text>',
+        ]
     for part in range(11):
         x = first + (last - first) * part / 10
         column = place(x, 0).partition(",")[0]
-        out.append(f'<text x="{column}" y="{bottom + 18}" text-anchor="middle">{x:g}</text>')
-    out.append(f'<text x="{LEFT}" y="{HEIGHT - 8}">{escape(across)}</text>')
-    out.append(f'<text x="{LEFT}" y="{TOP - 8}" fill="#555555">{escape(up)}</text>')
-    legend = LEFT
-    for colour, (name, each) in zip(COLOURS, series.items(), strict=False):
-        path = " ".join(place(x, y) for x, y in each)
-        out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
-        out.append(f'<text x="{legend}" y="44" fill="{colour}">{escape(name)}</text>')
-        legend += 24 + 7 * len(name)
+        out.append(
+            f'<text class="small" x="{column}" y="{bottom + 18}" text-anchor="middle">{x:g}</text>'
+        )
+    legend = 16
+    for number, (name, each) in enumerate(series.items()):
+        hue = HUES[number % len(HUES)]
+        way = "L".join(place(x, y) for x, y in each)
+        out += [
+            f'<path d="M{way}" fill="none" stroke="{hue}" stroke-width="2"/>',
+            f'<path d="M{legend} 42h18" stroke="{hue}" stroke-width="3"/>',
+            f'<text x="{legend + 24}" y="46">{escape(name)}</text>',
+        ]
+        legend += 48 + 7 * len(name)
     return "\n".join([*out, "</svg>", ""])

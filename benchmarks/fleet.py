@@ -78,6 +78,14 @@ def _ticks(pid: int) -> int:
     return sum(map(int, fields[11:15]))
 
 
+EXPLAINED = """Connects are those that were tried: each second while the server was away, and in the
+busiest quarter of a second after it. "Full" are those refused by max_connections. Times run from
+the server's return: until an instance had its first request served, which where requests are few
+is mostly until one came; and until the last request that failed, or waited for over a second.
+Without checks each dead connection of a native pool fails a request. A server that is full
+stays so: none of the pools gives up what it has."""
+
+
 class Run:
     """One contestant's fleet, from the moment the server goes away."""
 
@@ -171,7 +179,7 @@ def main() -> None:
     price = f"A connect costs the server {cost * 1e3:.2f} ms of one core ({told})."
     print(price)
     command = "`python benchmarks/fleet.py`, a simulation."
-    text = ["# A fleet after a restart of its server", "", command, price]
+    text = ["# A fleet after a restart of its server", "", command, price, "", EXPLAINED]
     for number, (title, different) in enumerate(SCENARIOS.items()):
         scene = argparse.Namespace(**{**vars(chosen), **different})
         runs = {name: Run(make, cost, scene) for name, make in CONTESTANTS.items()}
