@@ -110,8 +110,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def unpublished() -> Iterator[None]:
-    """The test's own process, which has no pool and publishes nothing, before and after."""
-    registry.close_all()
+    """The test's own process, which publishes nothing before and after."""
     publish.stop()
     yield
     publish.stop()
