@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from math import log2
+from math import floor, log2, log10
 from typing import TYPE_CHECKING
 
 from .outcome import spread
@@ -63,7 +63,7 @@ def _bars(outcome: Outcome, metric: Metric) -> str:
 
 
 def _curves(outcome: Outcome, metrics: list[Metric]) -> str:
-    height, top, left, right = 300, 62, 70, 220
+    height, top, left, right = 300, 52, 70, 240
     xs = [log2(metric.at or 1) for metric in metrics]
     series = {
         name: [
@@ -84,12 +84,13 @@ def _curves(outcome: Outcome, metrics: list[Metric]) -> str:
         )
 
     parts = []
-    for part in range(6):
-        _, y = place(0, most * part / 5)
+    step = _round(most / 5)
+    for part in range(int(most / step) + 1):
+        _, y = place(0, part * step)
         parts += [
             f'<path class="grid" d="M{left} {y:.1f}H{WIDTH - right}"/>',
             f'<text class="small" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">'
-            f"{most * part / 5:,.{metrics[0].digits}f}</text>",
+            f"{part * step:,g}</text>",
         ]
     for x, metric in zip(xs, metrics, strict=True):
         at, _ = place(x, 0)
@@ -110,7 +111,13 @@ def _curves(outcome: Outcome, metrics: list[Metric]) -> str:
             f'<path d="M{WIDTH - right + 14} {y - 4}h18" stroke="{hue}" stroke-width="3"/>',
             f'<text x="{WIDTH - right + 38}" y="{y}">{escape(name)}</text>',
         ]
-    return _framed(outcome, metrics[0].title, top + height + 24, parts)
+    return _framed(outcome, "", top + height + 24, parts)
+
+
+def _round(step: float) -> float:
+    """Return the next of 1, 2, 5, 10, 20, …"""
+    power = 10.0 ** floor(log10(step))
+    return next(power * digit for digit in (1, 2, 5, 10) if power * digit >= step)
 
 
 def _framed(outcome: Outcome, subtitle: str, height: float, parts: list[str]) -> str:
