@@ -167,8 +167,12 @@ def _processor() -> str:
 
 
 def _revision() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+    git = ["git", "-C", str(Path(__file__).parents[2])]
+    said = subprocess.run([*git, "describe", "--always"], capture_output=True, text=True).stdout
+    # Results of workloads that ran before are no change to what is measured.
+    sources = ["--", "django_pooled", "benchmarks", ":!benchmarks/results"]
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", *sources]).returncode
+    return (said.strip() or "unknown") + (", changed" if changed else "")
 
 
 def _pgbouncer() -> str:
