@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from . import stats_folder
 from .log_facts import facts
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .stats_folder import StrPath
 
 __all__ = ["after_fork_in_child", "default_folder", "start", "stop"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -97,16 +99,19 @@ def default_folder(folder: StrPath | None) -> Path:
             the platform has no such sockets.
     """
     stats_folder.require()
-    path, descriptor = _open_folder(folder)
-    os.close(descriptor)
-    return path
+    return _first_usable(folder, lambda path, descriptor: path)
 
 
-def _open_folder(folder: StrPath | None) -> tuple[Path, int]:
+def _first_usable(folder: StrPath | None, use: Callable[[Path, int], T]) -> T:
+    """Do something in the first candidate that lets it be done; it gets path and descriptor."""
     reason: OSError | None = None
     for path in stats_folder.candidates(folder, os.geteuid()):
         try:
-            return path, stats_folder.prepare(path)
+            descriptor = stats_folder.prepare(path)
+            try:
+                return use(path, descriptor)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             reason = reason or error
     assert reason is not None
@@ -130,15 +135,9 @@ class _Publisher:
     def __init__(self, folder: StrPath | None, report: Callable[[], ProcessReport]) -> None:
         self.report = report
         self.pid = os.getpid()
-        self.path: Path | None = None
         self.closed = threading.Event()
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener, self.path = _first_usable(folder, _listen)
         try:
-            parent, descriptor = _open_folder(folder)
-            try:
-                self.path = _publish(self.listener, parent, descriptor)
-            finally:
-                os.close(descriptor)
             threading.Thread(target=self.serve, name="django_pooled.publish", daemon=True).start()
         except BaseException:
             self.close()
@@ -147,15 +146,13 @@ class _Publisher:
     def close(self) -> None:
         self.closed.set()
         with contextlib.suppress(OSError):
-            if self.path is not None:
-                self.path.unlink()
+            self.path.unlink()
         # Closing alone does not wake a thread that is blocked in accept().
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
 
     def serve(self) -> None:
-        assert self.path is not None
         _sweep(self.path.parent)
         while not self.closed.is_set():
             try:
@@ -193,8 +190,8 @@ class _Publisher:
         connection.sendall(_encode(self.report))
 
 
-def _publish(listener: socket.socket, folder: Path, descriptor: int) -> Path:
-    """Bind a socket in a folder and return its path."""
+def _listen(folder: Path, descriptor: int) -> tuple[socket.socket, Path]:
+    """Listen on a socket in a folder; return it and its path."""
     path = folder / stats_folder.socket_name(os.getpid())
     length, limit = len(os.fsencode(path)), stats_folder.SUN_PATH_LIMIT
     if length > limit:
@@ -203,14 +200,18 @@ def _publish(listener: socket.socket, folder: Path, descriptor: int) -> Path:
     # A socket that is bound and does not listen yet refuses connections, just as one of a
     # dead process does: it gets the name that readers look for once it listens.
     unfinished = path.with_suffix(".new")
-    listener.bind(os.fspath(unfinished))
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        listener.bind(os.fspath(unfinished))
         listener.listen(BACKLOG)
         os.rename(unfinished.name, path.name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
     except OSError:
-        os.unlink(unfinished.name, dir_fd=descriptor)
+        listener.close()
+        # On a read-only file system there is nothing to be removed.
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished.name, dir_fd=descriptor)
         raise
-    return path
+    return listener, path
 
 
 def _encode(report: Callable[[], ProcessReport]) -> bytes:

@@ -340,6 +340,24 @@ def test_a_dead_process_is_not_silent_though_a_child_forked_past_python_holds_it
 # Folders
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
+def test_a_folder_in_which_no_socket_can_be_made_gives_way_to_the_next(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It is there and private, and yet nothing can be made in it: as on a read-only root.
+    unusable = Path("/proc/self/fd")
+    monkeypatch.setattr(
+        stats_folder, "candidates", lambda given, uid: [unusable, folder / "private"]
+    )
+    publish.stop()
+    try:
+        publish.start(None, lambda: process_report([]))
+        assert [path.suffix for path in (folder / "private").iterdir()] == [".sock"]
+    finally:
+        publish.stop()
+    assert list((folder / "private").iterdir()) == []
+
+
 def test_the_default_folder_follows_from_the_user_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = stats_folder.candidates(None, os.geteuid())
     for name in ("XDG_RUNTIME_DIR", "TMPDIR", "HOME"):
@@ -577,9 +595,8 @@ publish.start(sys.argv[1], lambda: process_report([]))
 while sys._current_frames()[listener.ident].f_code.co_name != "accept":
     time.sleep(0.001)
 limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-beyond = os.dup(0)
-os.close(beyond)
-resource.setrlimit(resource.RLIMIT_NOFILE, (beyond - 1, limit[1]))
+# Those below are standard input, output and error; what is open above stays open.
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit[1]))
 print("spent", flush=True)
 sys.stdin.readline()
 resource.setrlimit(resource.RLIMIT_NOFILE, limit)
