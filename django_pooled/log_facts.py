@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from .sqlstates import sqlstate_of
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -31,6 +29,9 @@ def facts(
         values: What else is to be known.
     """
     if error is not None:
+        # Not above: without psycopg the system checks, which say so, still have to be imported.
+        from .sqlstates import sqlstate_of
+
         values = {"error": type(error).__name__, "sqlstate": sqlstate_of(error), **values}
     return {"event": event, **values}
 
