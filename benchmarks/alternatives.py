@@ -11,6 +11,7 @@ a plot and the figures of each round; and from all that are there, which bars ar
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -85,6 +86,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="of a long turn")
     parser.add_argument("--results", type=Path, default=BENCHMARKS / "results", help="folder")
     chosen = parser.parse_args()
+    # Else it would leave servers and workers behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     measure(chosen)
     print((chosen.results / "README.md").read_text())
     return 0
