@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from django_pooled.poolstats.collect import collect
 from django_pooled.stats import BOUNDS, Histogram
 from example_project.embedded_postgres import free_port
 from tests import browser as browsers
@@ -177,10 +178,13 @@ def test_restarts_and_lost_commits_are_counted(page: Browser, site: Site) -> Non
 
 
 def test_a_process_that_does_not_answer_is_listed(page: Browser, site: Site) -> None:
-    publisher = Publisher(site.stats_dir, {"waiting": 0})
+    # One more of this site's, and one of another's, which is none of this page's business.
+    server = collect(site.stats_dir).reports[0]["pools"][0]["server"]
+    publisher = Publisher(site.stats_dir, {"server": server})
+    stranger = Publisher(site.stats_dir, {"server": "db.example:5432/site"})
     try:
         wait_until(lambda: str(publisher.pid) in page.text(".processes"))
-        assert "db.example" not in page.text(".servers")
+        assert str(stranger.pid) not in page.text(".processes")
         publisher.freeze()
         wait_until(lambda: f"{publisher.pid}does not answer" in page.text(".processes"))
         assert status(page) == "warning"
@@ -188,6 +192,7 @@ def test_a_process_that_does_not_answer_is_listed(page: Browser, site: Site) -> 
         assert "stale" not in classes(page)
     finally:
         publisher.close()
+        stranger.close()
 
 
 def test_the_page_goes_on_while_the_server_is_frozen(
