@@ -534,3 +534,16 @@ def test_the_page_has_the_columns_of_csv_and_every_option() -> None:
     assert options - found <= {"-h", "--help", "--timeout", "--user", "--stats-dir", "--database"}
     headings = [column.heading for column in pool_table._COLUMNS]
     assert [name for name in headings if f"{name}" not in page] == []
+
+
+def test_pools_of_two_sites_with_the_same_alias_are_told_apart_by_their_servers() -> None:
+    look = overview(
+        process(pool(in_use=1), pool("votes")), process(pool(server="elsewhere:5432/shop"), pid=2)
+    )
+    names = ["default at db.example:5432/site", "default at elsewhere:5432/shop", "votes"]
+    assert [group.name for group in look.groups] == names
+    lines = pool_table.lines(look)
+    assert [line for line in lines if line.endswith(":")] == [f"{name}:" for name in names[:2]]
+    for name in names:
+        assert any(line.startswith(f'"{name}" since') for line in details.lines(look, 100))
+        assert any(line.startswith(f'"{name}": ') for line in connection_table.lines(look, 100))

@@ -35,7 +35,7 @@ def lines(overview: Overview, width: int) -> list[str]:
             ((row, connection) for row in group.rows for connection in row.connections),
             key=lambda pair: (pair[1].get("state") == "idle", -_seconds(pair[1], "since")),
         )
-        found.append(cut(f'"{group.alias}": {_sum(connections)}', width))
+        found.append(cut(f'"{group.name}": {_sum(connections)}', width))
         if connections:
             found.append(_line([name for name, _ in _COLUMNS], "in use by"))
         for row, connection in connections:

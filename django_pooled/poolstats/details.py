@@ -29,7 +29,7 @@ def lines(overview: Overview, width: int) -> list[str]:
     """Say it for each database, leaving out what never happened."""
     found = []
     for group in overview.groups:
-        found.append(plain(f'"{group.alias}" {_span(overview, group)}')[:width])
+        found.append(plain(f'"{group.name}" {_span(overview, group)}')[:width])
         for label, text in _facts(group):
             found += labelled(label, text, width)
     return found

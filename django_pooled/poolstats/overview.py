@@ -54,6 +54,10 @@ class Overview:
                 host = self._host(report)
                 row = PoolRow(report["pid"], report["command"], pool, host)
                 found.setdefault(key, Group(*key, rows=[])).rows.append(row)
+        aliases = Counter(alias for alias, _ in found)
+        for (alias, server), group in found.items():
+            if aliases[alias] > 1:
+                group.name = f"{alias} at {server}"
         return [found[key] for key in sorted(found)]
 
     def _host(self, report: ProcessReport) -> str:

@@ -89,7 +89,7 @@ def _who_waits(group: Group, rows: Sequence[PoolRow]) -> str:
     ages = [row.number("longest_waiting") for row in rows if row.has("longest_waiting")]
     longest = f", the longest for {duration(max(ages))}" if ages else ""
     waiters = many(_total(rows, "waiting"), "waiter")
-    return f'{waiters} for "{group.alias}" in {name_process(rows)}{longest}'
+    return f'{waiters} for "{group.name}" in {name_process(rows)}{longest}'
 
 
 def _failed_lately(row: PoolRow) -> bool:
@@ -105,7 +105,7 @@ def _failures(overview: Overview, group: Group) -> Iterator[Finding]:
         last = min(failed, key=lambda row: row.number("last_error_age"))
         error = one_line(str(last.figures["last_error"]))
         age = f"{last.number('last_error_age'):.0f} s ago"
-        sentence = f'{name_process(failed)} failed to connect to "{group.alias}", last {age}: '
+        sentence = f'{name_process(failed)} failed to connect to "{group.name}", last {age}: '
         sentence = sentence[0].upper() + sentence[1:] + error
         yield Finding(Level.WARNING, sentence, "connect", "database")
     if overview.seconds is None:
@@ -117,12 +117,12 @@ def _failures(overview: Overview, group: Group) -> Iterator[Finding]:
         "refused by the server": sum(row.number("refused") for row in group.rows),
     }
     if failures := sum(ended.values()):
-        what = f'{many(failures, "checkout")} for "{group.alias}" failed'
+        what = f'{many(failures, "checkout")} for "{group.name}" failed'
         sentence = f"{what} in the last {duration(overview.seconds)}: {kinds(ended)}."
         yield Finding(Level.WARNING, sentence, "failed")
     broken = {kind: group.counts("closed")[kind] for kind in BROKEN}
     if number := sum(broken.values()):
-        what = f'{many(number, "connection")} of "{group.alias}" broke'
+        what = f'{many(number, "connection")} of "{group.name}" broke'
         sentence = f"{what} in the last {duration(overview.seconds)}: {kinds(broken)}."
         yield Finding(Level.WARNING, sentence, "broken", "database")
 
@@ -139,7 +139,7 @@ def _forgotten(overview: Overview, group: Group) -> Iterator[Finding]:
                     found.append((quiet, row, connection))
     if found:
         quiet, row, connection = max(found, key=lambda one: one[0])
-        what = f'{many(len(found), "connection")} of "{group.alias}"'
+        what = f'{many(len(found), "connection")} of "{group.name}"'
         verb, they = ("is", "it") if len(found) == 1 else ("are", "they")
         where = f" ({connection['where']})" if connection.get("where") else ""
         sentence = (
@@ -160,7 +160,7 @@ def _connects(overview: Overview, group: Group) -> Iterator[Finding]:
         most = max(closed, key=lambda kind: closed[kind])
         pace = sum(pace for _, pace in churning)
         sentence = (
-            f'{name_process(rows)} opened {pace:.1f} connections to "{group.alias}" a second, '
+            f'{name_process(rows)} opened {pace:.1f} connections to "{group.name}" a second, '
             f"{connects:.0f} for {many(checkouts, 'checkout')}"
         )
         remedy = f": {kinds(closed)}; {REMEDIES[most]}" if closed[most] else "."
@@ -180,7 +180,7 @@ def _churn(overview: Overview, row: PoolRow) -> float:
 def _restarts(group: Group) -> Iterator[Finding]:
     if spent := [row for row in group.rows if row.budget_is_spent]:
         sentence = (
-            f'The retry budget for "{group.alias}" is spent in {name_process(spent)}: transactions '
+            f'The retry budget for "{group.name}" is spent in {name_process(spent)}: transactions '
             f"that could be restarted fail instead."
         )
         yield Finding(Level.WARNING, sentence, "budget")
@@ -190,15 +190,13 @@ def _restarts(group: Group) -> Iterator[Finding]:
         conflicts = sum(by_kind[kind] for kind in ("40001", "40P01"))
         trouble = "application" if conflicts * 2 >= restarts else "database"
         sentence = (
-            f'{many(restarts, "transaction")} on "{group.alias}" had to be restarted, in '
+            f'{many(restarts, "transaction")} on "{group.name}" had to be restarted, in '
             f"{many(checkouts, 'checkout')}: {kinds(by_kind, times='x ')}."
         )
         yield Finding(Level.WARNING, sentence, "restarts", trouble)
     if unknown := group.counts("lost_commits")["unknown"]:
         many_commits = many(unknown, "COMMIT")
-        sentence = (
-            f'{many_commits} on "{group.alias}" had no answer, and the outcome stays unknown.'
-        )
+        sentence = f'{many_commits} on "{group.name}" had no answer, and the outcome stays unknown.'
         yield Finding(Level.FINE, sentence, "unknown commits", "database")
 
 

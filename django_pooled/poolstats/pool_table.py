@@ -97,6 +97,8 @@ def lines(
         name = f"{group.alias}, {many(len(rows), 'process', 'processes')}"
         if len(rows) == 1 and most:
             name, most = f"{group.alias}, {_process(rows[0])}", 0
+        if group.name != group.alias:
+            found.append(cut(f"{group.name}:", width))
         found.append(_line(_cells(name, group, rows, overview), width))
         for row in rows[:most]:
             cells = _cells(f"  {_process(row)}", group, [row], overview)

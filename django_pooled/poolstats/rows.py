@@ -125,6 +125,11 @@ class Group:
     alias: str
     server: str
     rows: list[PoolRow]
+    name: str = ""
+    """The alias; with the server where another site of the user has the same alias."""
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self.alias
 
     @property
     def totals(self) -> dict[str, float]:

@@ -106,9 +106,9 @@ class Thresholds:
 def _values(overview: Overview) -> Iterator[tuple[str, str, float | None]]:
     """Yield the name of a measure, whose it is, and how much it is."""
     for group in overview.groups:
-        yield "waiting", group.alias, group.totals["waiting"]
-        yield "wait_p99", group.alias, _wait(group)
-        yield "in_use", group.alias, 100 * group.utilisation
+        yield "waiting", group.name, group.totals["waiting"]
+        yield "wait_p99", group.name, _wait(group)
+        yield "in_use", group.name, 100 * group.utilisation
     for names, server in overview.servers_by_address:
         if server.error is None:
             share = 100 * server.used / (server.max_connections or 1)

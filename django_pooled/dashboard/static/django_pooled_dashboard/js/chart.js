@@ -238,7 +238,9 @@ Pools.drawMarks = (plot, history, small) => {
   ctx.lineWidth = ratio;
   ctx.setLineDash([2 * ratio, 3 * ratio]);
   ctx.font = `${11 * ratio}px system-ui, sans-serif`;
-  for (const { time, label } of history.marks) {
+  const taken = [[], [], []];
+  // The latest first: where marks crowd, it is theirs to have a label.
+  for (const { time, label } of [...history.marks].reverse()) {
     const x = plot.valToPos(time, "x", true);
     if (x < bbox.left) continue;
     ctx.beginPath();
@@ -246,9 +248,14 @@ Pools.drawMarks = (plot, history, small) => {
     ctx.lineTo(x, bbox.top + bbox.height);
     ctx.stroke();
     if (small) continue;
-    const roomRight = bbox.left + bbox.width - x > ctx.measureText(label).width + 8 * ratio;
-    ctx.textAlign = roomRight ? "left" : "right";
-    ctx.fillText(label, x + (roomRight ? 4 : -4) * ratio, bbox.top + 10 * ratio);
+    const width = ctx.measureText(label).width;
+    const roomRight = bbox.left + bbox.width - x > width + 8 * ratio;
+    const left = roomRight ? x + 4 * ratio : x - 4 * ratio - width;
+    const free = ([from, to]) => left > to + 4 * ratio || left + width + 4 * ratio < from;
+    const row = taken.findIndex((labels) => labels.every(free));
+    if (row < 0) continue;
+    taken[row].push([left, left + width]);
+    ctx.fillText(label, left, bbox.top + (10 + 13 * row) * ratio);
   }
   ctx.restore();
 };
