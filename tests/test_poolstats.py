@@ -416,6 +416,8 @@ input()
     ) as worker:
         try:
             wait_until(lambda: site.json()["totals"][0]["waiting"] == 2, timeout=30.0)
+            # From a second on it is critical.
+            wait_until(lambda: site.json()["totals"][0]["longest_waiting"] > 1.0, timeout=30.0)
             output = site.poolstats("--check", code=2)
             assert f'2 waiters for "default" in process {worker.pid}' in output
             assert "the only connection is in use" in output
