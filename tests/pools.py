@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -110,6 +111,9 @@ def make_pool() -> Iterator[MakePool]:
         assert in_use == 0
 
 
+_numbers = itertools.count()
+
+
 @pytest.fixture
 def make_database(django_db_blocker: Any) -> Iterator[MakeDatabase]:
     """Make aliases under which Django reaches the database 'postgres' of a server."""
@@ -121,7 +125,9 @@ def make_database(django_db_blocker: Any) -> Iterator[MakeDatabase]:
         options: dict[str, Any] | None = None,
         **pool: Any,
     ) -> str:
-        alias = f"made_{len(aliases)}"
+        # Never twice: a thread that Django keeps for async views, or that a test has left behind,
+        # goes on with the settings that it has seen under an alias.
+        alias = f"made_{next(_numbers)}"
         settings = {
             **connections.settings["default"],
             **server.django_settings(),
