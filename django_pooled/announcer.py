@@ -14,7 +14,6 @@ from .signals import (
 if TYPE_CHECKING:
     from django.dispatch import Signal
 
-    from .connection import PooledConnection
     from .record import Reason, Record
 
 __all__ = ["Announcer"]
@@ -42,7 +41,7 @@ class Announcer:
         if connection_opened.receivers:
             self._send(connection_opened, seconds=seconds)
 
-    def closed(self, connection: PooledConnection, reason: Reason) -> None:
+    def closed(self, reason: Reason) -> None:
         """A connection was closed."""
         self._record.add("closed", reason)
         if connection_discarded.receivers:

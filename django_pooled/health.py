@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
-from django.db.transaction import non_atomic_requests
 from django.http import JsonResponse
 from django.utils.log import log_response
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from .base import DatabaseWrapper
+from .exempt import never_atomic
 from .log_facts import Telling, facts
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = ["liveness", "readiness"]
 logger = logging.getLogger("django_pooled.pool")
 
 
+@never_atomic
 @login_not_required
 @require_safe
 @never_cache
@@ -74,6 +75,7 @@ def readiness(
     return response
 
 
+@never_atomic
 @login_not_required
 @require_safe
 @never_cache
@@ -84,12 +86,6 @@ def liveness(request: HttpRequest) -> JsonResponse:
         request: GET or HEAD.
     """
     return JsonResponse({"status": "alive"})
-
-
-# The transaction of ATOMIC_REQUESTS would be a checkout, within the pool's own timeout.
-for _alias in connections:
-    non_atomic_requests(_alias)(readiness)
-    non_atomic_requests(_alias)(liveness)
 
 
 def _pools(using: str | Iterable[str] | None) -> dict[str, Pool]:

@@ -87,7 +87,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     Args:
         connector: Opens connections, and knows whether the server is away.
         in_use: What is checked out, and will come back to serve a waiter.
-        closed: Called with each connection that is closed for good, and why.
+        closed: Called for each connection that is closed for good, with the reason.
         options: psycopg_pool's own.
     """
 
@@ -95,7 +95,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         self,
         connector: Connector,
         in_use: Sized,
-        closed: Callable[[PooledConnection, Reason], None],
+        closed: Callable[[Reason], None],
         **options: Any,
     ) -> None:
         self._connector = connector
@@ -244,7 +244,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         reason = conn.life.closed_for
         if reason is None:
             reason = "drained" if self._closed else "idle"
-        self._report_closed(conn, reason)
+        self._report_closed(reason)
 
     def abandon(self) -> None:
         """Forget a pool inherited through fork(): its threads, locks and sockets are the parent's.

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,8 @@ from .histogram import BOUNDS, Histogram
 from .record import Counters
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .usage import ConnectionFigures
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "Histogram",
     "PoolSnapshot",
     "ProcessReport",
+    "nested",
     "process_report",
     "session_name",
 ]
@@ -123,7 +126,12 @@ def _plain(value: object) -> object:
         return value
     if not any(isinstance(kind, tuple) for kind in value):
         return dict(value)
-    nested: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for (first, second), count in value.items():
-        nested[first][second] = count
-    return dict(nested)
+    return nested(value)
+
+
+def nested(outcomes: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    """Return outcomes of restarts as a report has them: by SQLSTATE, then by outcome."""
+    found: dict[str, dict[str, int]] = {}
+    for (sqlstate, outcome), count in outcomes.items():
+        found.setdefault(sqlstate, {})[outcome] = count
+    return found

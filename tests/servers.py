@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -17,9 +18,17 @@ import psycopg
 from example_project.embedded_postgres import EmbeddedServer, all_binaries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["Servers", "backend_count", "backend_pids", "kill_backends", "versions", "wait_until"]
+__all__ = [
+    "Servers",
+    "backend_count",
+    "backend_pids",
+    "kill_backends",
+    "stopped",
+    "versions",
+    "wait_until",
+]
 
 T = TypeVar("T")
 
@@ -197,3 +206,16 @@ def kill_backends(server: EmbeddedServer, database: str) -> int:
         {"database": database},
     )
     return len(ended)
+
+
+@contextlib.contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """Have these processes stand still, so that their sockets are open and silent."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
-import signal
 import sys
 import threading
 import time
@@ -27,7 +25,7 @@ from django_pooled.health import liveness, readiness
 from django_pooled.readiness import State
 from example_project.embedded_postgres import free_port
 from tests.pools import fill
-from tests.servers import backend_count, backend_pids, kill_backends, wait_until
+from tests.servers import backend_count, backend_pids, kill_backends, stopped, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,15 +118,8 @@ def in_use(pool: Pool) -> Iterator[None]:
 @contextlib.contextmanager
 def frozen(server: EmbeddedServer) -> Iterator[None]:
     """Stop the server's processes in the middle of whatever they do."""
-    pids = [server.pid, *backend_pids(server, "postgres")]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with stopped([server.pid, *backend_pids(server, "postgres")]):
         yield
-    finally:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture

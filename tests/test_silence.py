@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ import pytest
 
 from django_pooled.errors import CheckoutTimeout
 from tests.pools import fill, query
-from tests.servers import backend_pids, wait_until
+from tests.servers import backend_pids, stopped, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,19 +110,6 @@ def test_a_silent_first_host_costs_its_connect_timeout_and_no_more(
 
 
 # Sessions whose server has stopped, while new ones are answered.
-
-
-@contextlib.contextmanager
-def stopped(pids: list[int]) -> Iterator[None]:
-    """Have these processes stand still, so that their sockets are open and silent."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be stopped there")

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from django.contrib.admin.views.decorators import staff_member_required
 from django.contrib.auth.decorators import login_not_required
-from django.db import connections, transaction
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import NoReverseMatch, reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
+
+from django_pooled.exempt import never_atomic
 
 from . import passes, watch
 from .content import content
@@ -46,13 +47,6 @@ def _for_staff(view: View) -> View:
     return checked
 
 
-def _without_database(view: View) -> View:
-    """Keep ATOMIC_REQUESTS from opening a transaction, in whichever database it is set."""
-    for alias in connections:
-        view = transaction.non_atomic_requests(using=alias)(view)
-    return view
-
-
 @require_safe
 @never_cache
 @_for_staff
@@ -70,7 +64,7 @@ def new_pass(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"pass": passes.issue(request)})
 
 
-@_without_database
+@never_atomic
 @login_not_required
 @require_safe
 @never_cache

@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import re
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django_pooled.log_facts import facts
 from django_pooled.poolstats.overview import PoolRow
-from django_pooled.poolstats.prometheus import pool_lines
+from django_pooled.poolstats.prometheus import SILENT, gauge_lines, pool_lines
 
 from .ledger import open_book
 from .site import Site, own_pools
@@ -53,7 +53,7 @@ def summed(timeout: float) -> str:
         )
         reason = " ".join(str(error).split())
         return f"# Not added up over processes: {reason}.\n" + _by_process(site.look(timeout))
-    return _text([({"database": alias}, _row(found)) for alias, found in figures], look)
+    return _text([({"database": alias}, PoolRow.of(found)) for alias, found in figures], look)
 
 
 def by_process(timeout: float) -> str:
@@ -76,11 +76,11 @@ def of_pools(pools: Iterable[PoolOfProcess]) -> str:
     Args:
         pools: As their processes report them.
     """
-    return _text([({"database": pool.alias}, _row(pool.figures)) for pool in pools])
+    return _text([({"database": pool.alias}, PoolRow.of(pool.figures)) for pool in pools])
 
 
 def _by_process(look: Look) -> str:
-    return _text([(_labels(pool), _row(pool.figures)) for pool in look.pools], look)
+    return _text([(_labels(pool), PoolRow.of(pool.figures)) for pool in look.pools], look)
 
 
 def _labels(pool: PoolOfProcess) -> dict[str, str]:
@@ -89,19 +89,11 @@ def _labels(pool: PoolOfProcess) -> dict[str, str]:
     return labels if pool.host == socket.gethostname() else {**labels, "host": pool.host}
 
 
-def _row(figures: dict[str, Any]) -> PoolRow:
-    return PoolRow(pid=0, command="", figures=figures)
-
-
 def _text(rows: list[Row], look: Look | None = None) -> str:
     lines = [*pool_lines(rows)]
     if look is not None:
-        for name, count, text in (
-            ("processes", len(look.answered), "Processes that answered."),
-            ("silent_processes", len(look.silent), "Processes that did not answer in time."),
-        ):
-            lines += [f"# HELP django_pooled_{name} {text}", f"# TYPE django_pooled_{name} gauge"]
-            lines += [f"django_pooled_{name} {count}"]
+        lines += gauge_lines("processes", len(look.answered), "Processes that answered.")
+        lines += gauge_lines("silent_processes", len(look.silent), SILENT)
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django_pooled import registry, stats_folder
 from django_pooled.poolstats.collect import collect_all
-from django_pooled.poolstats.sources import databases, pooled_aliases, stats_dirs
+from django_pooled.poolstats.sources import databases, of_site, pooled_aliases, stats_dirs
 from django_pooled.stats import process_report
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ class Site:
         look.answered.add((host, pid))
         look.pools += [
             PoolOfProcess(host, pid, pool)
-            for pool in report["pools"]
-            if (pool["alias"], pool.get("server")) in self.databases
+            for ours in of_site([report], self.databases)
+            for pool in ours["pools"]
         ]
 
 

@@ -6,7 +6,9 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .rows import COUNTED, COUNTED_BY_KIND, TIMES, PoolRow, nested
+from django_pooled.stats import nested
+
+from .rows import COUNTED, COUNTED_BY_KIND, TIMES, PoolRow
 
 if TYPE_CHECKING:
     from django_pooled.histogram import Histogram

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Labels: TypeAlias = Mapping[str, str]
     Row: TypeAlias = tuple[Labels, PoolRow]
 
-__all__ = ["CONTENT_TYPE", "pool_lines", "render", "server_lines"]
+__all__ = ["CONTENT_TYPE", "SILENT", "gauge_lines", "pool_lines", "render", "server_lines"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -190,10 +190,12 @@ def _histogram(name: str, times: Histogram, labels: Labels) -> Iterator[str]:
     yield _sample(f"{name}_count", times.count, labels)
 
 
+SILENT = "Processes that did not answer in time."
+
+
 def server_lines(overview: Overview) -> Iterator[str]:
     """Yield the metrics of what did not answer, and of the servers."""
-    yield from _head("silent_processes", "gauge", "Processes that did not answer in time.")
-    yield _sample("silent_processes", len(overview.collection.silent), {})
+    yield from gauge_lines("silent_processes", len(overview.collection.silent), SILENT)
     yield from _head("server_up", "gauge", "Whether the database answered.")
     for server in overview.servers:
         yield _sample("server_up", server.error is None, {"database": server.alias})
@@ -211,6 +213,18 @@ def server_lines(overview: Overview) -> Iterator[str]:
         for state, count in server.states.items():
             labels = {"database": server.alias, "state": state}
             yield _sample("server_sessions", count, labels)
+
+
+def gauge_lines(name: str, value: float, text: str) -> Iterator[str]:
+    """Yield a metric of one figure, without labels.
+
+    Args:
+        name: Without the prefix.
+        value: The figure.
+        text: What it is.
+    """
+    yield from _head(name, "gauge", text)
+    yield _sample(name, value, {})
 
 
 def _head(name: str, kind: str, text: str) -> Iterator[str]:

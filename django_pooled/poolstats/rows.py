@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from django_pooled.histogram import Histogram
+from django_pooled.stats import nested
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["COUNTED", "COUNTED_BY_KIND", "GAUGES", "TIMES", "Group", "PoolRow", "nested"]
+__all__ = ["COUNTED", "COUNTED_BY_KIND", "GAUGES", "TIMES", "Group", "PoolRow"]
 
 GAUGES = ("size", "idle", "in_use", "waiting", "max_size", "connecting")
 """The figures of a pool that are of this moment and make sense added up."""
@@ -62,19 +60,13 @@ class PoolRow(NamedTuple):
         return [it for it in found if isinstance(it, dict)] if isinstance(found, list) else []
 
     def number(self, key: str) -> float:
-        """Return a figure, 0 where an older process has none; "wait.sum" is one inside another."""
-        value = self._figure(key)
+        """Return a figure, 0 where an older process has none."""
+        value = self.figures.get(key)
         return value if isinstance(value, (int, float)) else 0
 
     def has(self, key: str) -> bool:
         """Tell whether there is such a figure: an older process lacks some, a pool others."""
-        return isinstance(self._figure(key), (int, float))
-
-    def _figure(self, key: str) -> object:
-        value: object = self.figures
-        for name in key.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
-        return value
+        return isinstance(self.figures.get(key), (int, float))
 
     def counts(self, key: str) -> dict[str, int]:
         """Return what is counted by kind: restarts by SQLSTATE, lost COMMITs by outcome."""
@@ -195,14 +187,6 @@ class Group:
         return min(
             (row.number("retry_budget_left") for row in self.rows if row.has_budget), default=None
         )
-
-
-def nested(outcomes: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
-    """Return outcomes of restarts as a report has them: by SQLSTATE, then by outcome."""
-    found: dict[str, dict[str, int]] = {}
-    for (sqlstate, outcome), count in outcomes.items():
-        found.setdefault(sqlstate, {})[outcome] = count
-    return found
 
 
 def _percentiles(times: Histogram) -> dict[str, Any]:
