@@ -45,7 +45,9 @@ class Judge:
         usage: Usage,
     ) -> None:
         self._alias = alias
-        self._options = options
+        self._check_after = options.check_after
+        self._check_timeout = options.check_timeout
+        self._check = options.check
         self._connector = connector
         self._pool = pool
         self._usage = usage
@@ -57,29 +59,18 @@ class Judge:
             connection: Taken from the pool.
             deadline: The monotonic moment at which its answer comes too late.
         """
-        now = monotonic()
-        if now >= connection.life.expires_at:
+        life, now = connection.life, monotonic()
+        if now >= life.expires_at:
             return "lifetime"
-        if not self._is_alive(connection, now, deadline):
-            self._connector.suspect()
-            # Where one died the others may have: look at all of them now, since each would
-            # cost a later checkout its own discovery. Where one only kept silent, those that
-            # need a round trip too go unasked: each would cost another check_timeout.
-            silent = looks_alive(connection)
-            dead = self._pool.sweep(
-                lambda other: looks_alive(other) and not (silent and self._is_due(other, now)),
-                "dead",
-            )
-            logger.info(
-                "pool %r: found %d dead connections",
-                self._alias,
-                dead + 1,
-                extra=facts("connections_dead", alias=self._alias, connections=dead + 1),
-            )
-            return "dead"
-        if self._options.check is not None:
+        if not looks_alive(connection):
+            return self._dead(now, silent=False)
+        if now - life.idle_since >= self._check_after and not answers(
+            connection, min(self._check_timeout, deadline - now)
+        ):
+            return self._dead(now, silent=looks_alive(connection))
+        if self._check is not None:
             try:
-                self._options.check(connection)
+                self._check(connection)
             except Exception as error:
                 logger.info(
                     "pool %r: the project's check failed: %s",
@@ -128,13 +119,24 @@ class Judge:
         spoilt = connection.broken or connection.life.doomed_by is not None
         return "error" if spoilt else "reset"
 
-    def _is_alive(self, connection: PooledConnection, now: float, deadline: float) -> bool:
-        if not looks_alive(connection):
-            return False
-        if not self._is_due(connection, now):
-            return True
-        return answers(connection, min(self._options.check_timeout, deadline - now))
+    def _dead(self, now: float, *, silent: bool) -> Reason:
+        """Look at the other idle connections, since where one died they may have too.
+
+        Each would cost a later checkout its own discovery. Where one only kept silent, those that
+        need a round trip too go unasked: each would cost another check_timeout.
+        """
+        self._connector.suspect()
+        dead = self._pool.sweep(
+            lambda other: looks_alive(other) and not (silent and self._is_due(other, now)), "dead"
+        )
+        logger.info(
+            "pool %r: found %d dead connections",
+            self._alias,
+            dead + 1,
+            extra=facts("connections_dead", alias=self._alias, connections=dead + 1),
+        )
+        return "dead"
 
     def _is_due(self, connection: PooledConnection, now: float) -> bool:
         """Whether it has been idle so long that only a round trip tells."""
-        return now - connection.life.idle_since >= self._options.check_after
+        return now - connection.life.idle_since >= self._check_after

@@ -197,10 +197,17 @@ class LendingWrapper(QuickWrapper):
         finally:
             self._keeps -= 1
 
-    def connect(self) -> None:
+    def connect_anew(self) -> None:
         self._keeps += 1
         try:
-            super().connect()
+            super().connect_anew()
+        finally:
+            self._keeps -= 1
+
+    def tell_of_connection(self) -> None:
+        self._keeps += 1
+        try:
+            super().tell_of_connection()
         finally:
             self._keeps -= 1
 

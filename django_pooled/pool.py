@@ -18,7 +18,7 @@ from .judge import Judge
 from .log_facts import facts
 from .readiness import Readiness
 from .record import Record
-from .reset import reset
+from .reset import is_as_new, reset
 from .retry.budget import RetryBudget
 from .stats import PoolSnapshot
 from .usage import Usage, described
@@ -85,6 +85,7 @@ class Pool:
             self._connector,
             self._usage,
             self._announcer.closed,
+            self.record.lock,
             kwargs=lambda: dict(parameters()),
             configure=partial(_configure_new, configure, options.max_lifetime),
             name=options.name or alias,
@@ -98,6 +99,7 @@ class Pool:
             reconnect_failed=options.reconnect_failed,
             num_workers=options.num_workers,
         )
+        self._keeps_as_it_is = options.reset == "rollback"
         self._judge = Judge(alias, options, self._connector, self._pool, self._usage)
         self._readiness = Readiness(
             alias, options.timeout, self._connector, self._pool, self._usage
@@ -125,7 +127,7 @@ class Pool:
         started = monotonic()
         deadline = started + self.options.timeout
         while True:
-            connection = self._take(started, deadline)
+            connection = self._pool.take_idle() or self._wait(started, deadline)
             if self._begin(connection, started, deadline):
                 return connection
 
@@ -135,24 +137,25 @@ class Pool:
         An open transaction is rolled back. A connection that broke, or on which the server
         said that it is going away or read-only, is closed instead.
         """
-        used = self._usage.end(connection)
-        if used is None:
-            return
-        kept = False
-        try:
-            kept = not self._pool.closed and reset(
-                connection, self.alias, self.options.reset, self._configure
-            )
-        finally:
-            # Whatever ended the reset, Ctrl-C included, the connection leaves or goes back.
-            self._usage.done(connection, used, kept)
-            if kept:
-                self._pool.give(connection, monotonic())
-            else:
-                if connection.broken:
-                    self._connector.suspect()
-                self._pool.discard(connection, self._judge.spoilt(connection))
-            self._announcer.checked_in(used, kept)
+        now = monotonic()
+        if self._keeps_as_it_is and is_as_new(connection) and now < connection.life.expires_at:
+            with self.record.lock:
+                kept = not self._pool.closed
+                checkout = self._usage.end(connection, now, kept)
+                if checkout is None:
+                    return
+                if kept:
+                    self._pool.give(connection, now)
+            if not kept:
+                self._pool.discard(connection, "drained")
+        else:
+            checkout = self._usage.begin_to_end(connection)
+            if checkout is None:
+                return
+            kept = self._reset_and_give(connection)
+            now = monotonic()
+        self._usage.log_if_long(checkout, now)
+        self._announcer.checked_in(now - checkout.since, kept)
 
     def look(self, timeout: float) -> Look:
         """Begin to find out whether the pool can serve, without queuing; see `Readiness.look`."""
@@ -190,7 +193,7 @@ class Pool:
     def snapshot(self) -> PoolSnapshot:
         """Describe the pool for `manage.py poolstats`."""
         gauges = self.gauges()
-        counters = self.record.counters()
+        counters = self._usage.counters()
         counters.connect_failures = self._connector.failures
         error = self._connector.last_error
         return PoolSnapshot(
@@ -219,7 +222,7 @@ class Pool:
         """Take note of an error on a connection in use: some say that it must not come back."""
         self._judge.note_error(connection, error)
 
-    def _take(self, started: float, deadline: float) -> PooledConnection:
+    def _wait(self, started: float, deadline: float) -> PooledConnection:
         cause: BaseException | None
         counter = "timeouts"
         try:
@@ -263,6 +266,25 @@ class Pool:
             return False
         self._announcer.checked_out(waited)
         return True
+
+    def _reset_and_give(self, connection: PooledConnection) -> bool:
+        """Reset a connection and give it back, or close it; tell which."""
+        kept = False
+        try:
+            kept = not self._pool.closed and reset(
+                connection, self.alias, self.options.reset, self._configure
+            )
+        finally:
+            # Whatever ended the reset, Ctrl-C included, the connection leaves or goes back.
+            now = monotonic()
+            self._usage.ended(connection, now, kept)
+            if kept:
+                self._pool.give(connection, now)
+            else:
+                if connection.broken:
+                    self._connector.suspect()
+                self._pool.discard(connection, self._judge.spoilt(connection))
+        return kept
 
     def _ping(self) -> bool | None:
         """Make a round trip on an idle connection; None if there is none."""

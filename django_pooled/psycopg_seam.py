@@ -88,6 +88,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         connector: Opens connections, and knows whether the server is away.
         in_use: What is checked out, and will come back to serve a waiter.
         closed: Called for each connection that is closed for good, with the reason.
+        lock: Guards what psycopg_pool's own lock does, instead of it.
         options: psycopg_pool's own.
     """
 
@@ -96,6 +97,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         connector: Connector,
         in_use: Sized,
         closed: Callable[[Reason], None],
+        lock: threading.RLock,
         **options: Any,
     ) -> None:
         self._connector = connector
@@ -104,6 +106,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         # AddConnection tasks queued or under way; changed under the lock.
         self._opening = 0
         super().__init__(connection_class=PooledConnection, open=False, **options)
+        self._lock = lock
 
     @property
     def idle(self) -> int:
@@ -134,6 +137,21 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             if isinstance(waiter, _Waiter) and not (waiter.conn or waiter.error)
         ]
         return max(0.0, monotonic() - min(since)) if since else None
+
+    def take_idle(self) -> PooledConnection | None:
+        """Take an idle connection, or return None, without a place in the queue.
+
+        Nobody waits while one is idle: whoever gives one back hands it to a waiter.
+        """
+        with self._lock:
+            if not self._pool:
+                return None
+            connection = self._pool.popleft()
+            # Those that were never needed are what psycopg_pool may close after max_idle.
+            if len(self._pool) < self._nconns_min:
+                self._nconns_min = len(self._pool)
+        connection._pool = self
+        return connection
 
     def take(self, timeout: float) -> PooledConnection:
         """Take an idle connection, or queue for one; as getconn(), without its own checks.
@@ -181,18 +199,6 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         waiter.error = None
         if connection is not None:
             self._add_to_pool(connection)
-
-    def take_idle(self) -> PooledConnection | None:
-        """Take an idle connection, or return None, without a place in the queue.
-
-        Nobody waits while one is idle: whoever gives one back hands it to a waiter.
-        """
-        with self._lock:
-            if not self._pool:
-                return None
-            connection = self._pool.popleft()
-        connection._pool = self
-        return connection
 
     def open_one(self) -> bool:
         """Have one connection opened, unless one is on its way or a refusal stands; tell if so."""

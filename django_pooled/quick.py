@@ -86,7 +86,7 @@ class QuickWrapper(postgresql.DatabaseWrapper):
             or self.alias not in RAN_DB_VERSION_CHECK
             or not self._follows_django
         ):
-            super().connect()
+            self.connect_anew()
             return
         self.in_atomic_block = self.needs_rollback = False
         self.closed_in_transaction = self.errors_occurred = False
@@ -100,7 +100,15 @@ class QuickWrapper(postgresql.DatabaseWrapper):
         self.autocommit = True
         self.run_commit_hooks_on_set_autocommit_on = False
         if connection_created.receivers:
-            connection_created.send(sender=type(self), connection=self)
+            self.tell_of_connection()
+
+    def connect_anew(self) -> None:
+        """Connect as Django does."""
+        super().connect()
+
+    def tell_of_connection(self) -> None:
+        """Send Django's signal."""
+        connection_created.send(sender=type(self), connection=self)
 
     def close_if_unusable_or_obsolete(self) -> None:
         if self.connection is None:

@@ -6,54 +6,57 @@ import os
 import sys
 import threading
 import weakref
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import CodeType, FrameType
+    from types import CodeType
 
-__all__ = ["Holder", "Line", "caller", "this_threads_holder"]
+__all__ = ["Line", "Thread", "Threads", "caller"]
 
 _PASSED_OVER = ("django", "django_pooled", "contextlib", "asgiref", "threading")
 
 
-class Holder:
-    """What one thread has checked out: actions that give each thing back, by its key.
+class Thread:
+    """What remains of a thread when it has ended, for who has to tell it from others."""
 
-    The thread's locals are its only owner, so it goes when the thread does; the finalizer
-    then runs what is left of the actions.
+    __slots__ = ("ident",)
+
+    def __init__(self) -> None:
+        self.ident: int = threading.get_ident()
+        """Another thread's, later."""
+
+
+class Threads(threading.local):
+    """Knows the running thread, and tells of its end.
+
+    The thread's locals are the only owner of its sentinel, so that goes when the thread does.
+
+    Args:
+        ended: Called with a thread that has ended, in that thread, which is no more as far as
+            threading knows: it must not log, for instance.
     """
 
-    def __init__(self) -> None:
-        self.process = os.getpid()
-        self.held: dict[int, Callable[[], None]] = {}
-        weakref.finalize(self, _give_back, self.held, self.process).atexit = False  # type: ignore[misc]
+    def __init__(self, ended: weakref.WeakMethod[Callable[[Thread], None]]) -> None:
+        # Once in each thread that asks.
+        self.this: Thread = Thread()
+        self._sentinel = _Sentinel()
+        weakref.finalize(self._sentinel, _tell, ended, self.this, os.getpid()).atexit = False  # type: ignore[misc]
 
 
-def _give_back(held: dict[int, Callable[[], None]], process: int) -> None:
+class _Sentinel:
+    """Something that goes."""
+
+
+def _tell(
+    ended: weakref.WeakMethod[Callable[[Thread], None]], thread: Thread, process: int
+) -> None:
+    tell = ended()
     # A forked child frees the locals of its parent's other threads before it runs any hook:
     # what they held is still theirs, and they may hold its locks for ever.
-    if os.getpid() != process:
-        return
-    while held:
-        _, action = held.popitem()
-        action()
-
-
-class _Locals(threading.local):
-    def __init__(self) -> None:
-        self.holder = Holder()
-
-
-_locals = _Locals()
-
-
-def this_threads_holder() -> dict[int, Callable[[], None]]:
-    """Return the running thread's actions; changing them from another thread is safe."""
-    holder = _locals.holder
-    if holder.process != os.getpid():
-        holder = _locals.holder = Holder()
-    return holder.held
+    if tell is not None and os.getpid() == process:
+        tell(thread)
 
 
 class Line(NamedTuple):
@@ -61,34 +64,35 @@ class Line(NamedTuple):
 
     code: CodeType
     module: str
-    number: int
+    instruction: int
+    """Offset of what was being run; to find its line takes longer than all else here."""
+
+    @property
+    def number(self) -> int:
+        """The line's number."""
+        for start, end, number in self.code.co_lines():
+            if start <= self.instruction < end and number is not None:
+                return number
+        return self.code.co_firstlineno
 
     def __str__(self) -> str:
         return f"{self.module}.{self.code.co_name}:{self.number}"
 
 
-def caller() -> Line:
-    """Return the line of the project's own code that led here."""
-    frame = sys._getframe(1)
-    while _passed_over.get(frame.f_code) or _is_passed_over(frame):
-        if frame.f_back is None:
-            break
+def caller(above: int = 0) -> Line:
+    """Return the line of the project's own code that led here.
+
+    Args:
+        above: How many callers are passed over in any case.
+    """
+    frame = sys._getframe(above + 1)
+    while True:
+        module = frame.f_globals.get("__name__", "?")
+        if not _is_passed_over(module) or frame.f_back is None:
+            return Line(frame.f_code, module, frame.f_lasti)
         frame = frame.f_back
-    return Line(frame.f_code, frame.f_globals.get("__name__", "?"), frame.f_lineno)
 
 
-def _is_passed_over(frame: FrameType) -> bool:
-    module = frame.f_globals.get("__name__", "").partition(".")[0]
-    if module not in _PASSED_OVER:
-        return False
-    if len(_passed_over) >= REMEMBERED:
-        _passed_over.clear()
-    _passed_over[frame.f_code] = True
-    return True
-
-
-REMEMBERED = 10_000
-"""Functions whose module is remembered: a site that makes functions has no end of them."""
-
-# A look at each module's name would take longer than all else that a checkout notes.
-_passed_over: dict[CodeType, bool] = {}
+@lru_cache(maxsize=1024)
+def _is_passed_over(module: str) -> bool:
+    return module.partition(".")[0] in _PASSED_OVER

@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import dataclass, field, fields
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from .histogram import Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 __all__ = ["REASONS", "Counters", "Reason", "Record"]
 
@@ -72,12 +75,13 @@ class Record:
     """Counters that many threads write, and the lock that keeps their sums right."""
 
     def __init__(self) -> None:
-        self.lock: threading.Lock = threading.Lock()
+        self.lock: threading.RLock = threading.RLock()
+        """The pool's one lock: it guards its idle connections and waiters too."""
         self._counters = Counters()
 
     def abandon(self) -> None:
         """After fork(): a thread of the parent may hold the lock."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
 
     def add(self, counter: str, kind: str | tuple[str, str] | None = None) -> None:
         """Add one to a counter, or to one kind of what it counts by kind."""
@@ -87,18 +91,15 @@ class Record:
             else:
                 getattr(self._counters, counter)[kind] += 1
 
-    def checkout(self, waited: float) -> None:
-        """Count a checkout that took that many seconds; under the lock."""
-        self._counters.checkouts += 1
-        self._counters.wait.record(waited)
-
-    def checkin(self, used: float, kept: bool) -> None:
-        """Count a connection that was in use for that many seconds; under the lock."""
+    def checkin(self, waited: float, used: float, kept: bool) -> None:
+        """Count a checkout that has ended, in seconds of either; under the lock."""
+        counters = self._counters
         if kept:
-            self._counters.checkins += 1
+            counters.checkins += 1
         else:
-            self._counters.discarded += 1
-        self._counters.use.record(used)
+            counters.discarded += 1
+        counters.wait.record(waited)
+        counters.use.record(used)
 
     def connect(self, seconds: float) -> None:
         """Count a connection that took that many seconds to open."""
@@ -106,13 +107,21 @@ class Record:
             self._counters.connects += 1
             self._counters.connect.record(seconds)
 
-    def counters(self) -> Counters:
-        """Return the counters as they are at one moment."""
+    def counters(self, in_use: Callable[[], Iterable[float]]) -> Counters:
+        """Return the counters as they are at one moment.
+
+        Args:
+            in_use: Returns how long each checkout took that has not ended; called under the lock.
+        """
         seen = Counters()
         with self.lock:
             for name in _NAMES:
                 value = getattr(self._counters, name)
                 setattr(seen, name, value if isinstance(value, int) else value.copy())
+            for waited in in_use():
+                seen.wait.record(waited)
+        # None is counted on its own: a checkout takes no lock for it.
+        seen.checkouts = seen.wait.count
         return seen
 
 

@@ -14,9 +14,23 @@ if TYPE_CHECKING:
 
     from .connection import PooledConnection
 
-__all__ = ["reset"]
+__all__ = ["is_as_new", "reset"]
 
 logger = logging.getLogger("django_pooled.pool")
+
+
+def is_as_new(connection: PooledConnection) -> bool:
+    """Tell whether the reset "rollback" finds nothing to do; it is read from memory alone."""
+    return (
+        # What is broken has another status: libpq's is unknown then.
+        connection.pgconn.transaction_status == TransactionStatus.IDLE
+        and connection.life.doomed_by is None
+        and connection.pinned_by is None
+        and connection.autocommit
+        and connection.isolation_level is None
+        and connection.read_only is None
+        and connection.deferrable is None
+    )
 
 
 def reset(

@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, TypedDict
+from weakref import WeakMethod
 
 from .activity import activity_of, current
 from .log_facts import facts
-from .reclaim import caller, this_threads_holder
+from .reclaim import Threads, caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .connection import PooledConnection
-    from .reclaim import Line
-    from .record import Record
+    from .reclaim import Line, Thread
+    from .record import Counters, Record
 
 __all__ = ["Checkout", "ConnectionFigures", "Usage", "described"]
 
@@ -26,17 +26,42 @@ logger = logging.getLogger("django_pooled.pool")
 
 
 class Checkout:
-    """One connection in use by the thread that makes this."""
+    """One connection in use by the thread that makes this.
 
-    __slots__ = ("activity", "connection", "holder", "since", "stack", "thread", "where")
+    Args:
+        connection: What it got.
+        asked: The monotonic moment at which it began to ask for one.
+        thread: Which thread that is.
+        left_behind: As `Usage.begin` has it; holds the pool for as long as something is in use.
+        keep_stack: Whether to remember the whole stack, and not one line alone.
+    """
 
-    def __init__(self, connection: PooledConnection, since: float, keep_stack: bool) -> None:
+    __slots__ = (
+        "activity",
+        "connection",
+        "left_behind",
+        "since",
+        "stack",
+        "thread",
+        "waited",
+        "where",
+    )
+
+    def __init__(
+        self,
+        connection: PooledConnection,
+        asked: float,
+        thread: Thread,
+        left_behind: Callable[[Checkout], None],
+        keep_stack: bool,
+    ) -> None:
         self.connection = connection
-        self.since = since
-        self.where: Line = caller()
+        self.left_behind = left_behind
+        self.since: float = monotonic()
+        self.waited: float = self.since - asked
+        self.where: Line = caller(above=2)  # Usage.begin() and what called it.
         self.stack = traceback.extract_stack() if keep_stack else None
-        self.holder: dict[int, Callable[[], None]] = this_threads_holder()
-        self.thread: int = threading.get_ident()
+        self.thread = thread
         self.activity: str | None = current.get()
         """What it is for, where something has named it."""
 
@@ -68,7 +93,7 @@ def described(connection: PooledConnection, checkout: Checkout | None = None) ->
         age=now - life.opened_at,
         state="in use" if checkout else "idle",
         since=max(0.0, now - (checkout.since if checkout else life.idle_since)),
-        by=(checkout.activity or activity_of(checkout.thread)) if checkout else None,
+        by=(checkout.activity or activity_of(checkout.thread.ident)) if checkout else None,
         where=str(checkout.where) if checkout else None,
         pinned_by=connection.pinned_by,
         doomed_by=life.doomed_by,
@@ -80,7 +105,7 @@ class Usage:
 
     Args:
         alias: The pool's alias, for log lines.
-        record: Where checkouts and checkins are counted.
+        record: Where what has ended is counted; its lock guards the sums.
         leak_after: Seconds after which the log tells where a connection was checked out.
     """
 
@@ -88,12 +113,13 @@ class Usage:
         self._alias = alias
         self._record = record
         self._leak_after = leak_after
+        # Who adds to it needs no lock, since a connection that is in use is there once. Who takes
+        # away from either does, and counts it before the lock is let go.
         self._checkouts: dict[PooledConnection, Checkout] = {}
         self._returning: dict[PooledConnection, Checkout] = {}
         self._inherited: list[PooledConnection] = []
-        # The record's lock guards both dictionaries too, so that its sums hold at any moment.
-        self._lock = record.lock
-        self._changed = threading.Condition(self._lock)
+        self._threads = Threads(WeakMethod(self._thread_ended))
+        self._changed = threading.Condition(record.lock)
         self._watched = False
 
     def __len__(self) -> int:
@@ -104,10 +130,7 @@ class Usage:
         return list(self._checkouts)
 
     def begin(
-        self,
-        connection: PooledConnection,
-        asked: float,
-        left_behind: Callable[[Checkout], None],
+        self, connection: PooledConnection, asked: float, left_behind: Callable[[Checkout], None]
     ) -> float:
         """Note that this thread has checked out *connection*.
 
@@ -120,84 +143,72 @@ class Usage:
         Returns:
             How many seconds that took.
         """
-        now = monotonic()
-        checkout = Checkout(connection, now, self._leak_after is not None)
-        with self._lock:
-            self._checkouts[connection] = checkout
-            self._record.checkout(now - asked)
-        checkout.holder[id(connection)] = partial(left_behind, checkout)
-        return now - asked
+        checkout = Checkout(
+            connection, asked, self._threads.this, left_behind, self._leak_after is not None
+        )
+        self._checkouts[connection] = checkout
+        return checkout.waited
 
     def describe(self) -> list[ConnectionFigures]:
         """Describe the connections in use now, and those that are being given back."""
-        in_use = [described(*pair) for pair in list(self._checkouts.items())]
-        returning = [described(*pair) for pair in list(self._returning.items())]
+        in_use = [described(*pair) for pair in self._checkouts.copy().items()]
+        returning = [described(*pair) for pair in self._returning.copy().items()]
         for figures in returning:
             figures["state"] = "returning"
         return in_use + returning
 
-    def end(self, connection: PooledConnection) -> float | None:
-        """Begin to give *connection* back.
+    def counters(self) -> Counters:
+        """Return the counters of the record, and in them what is in use now."""
+        return self._record.counters(
+            lambda: [
+                checkout.waited
+                for checkout in (*list(self._checkouts.values()), *self._returning.values())
+            ]
+        )
 
-        It counts as in use until `done`, while it is being reset.
+    def end(self, connection: PooledConnection, now: float, kept: bool) -> Checkout | None:
+        """Note that *connection* is in use no more; under the record's lock.
+
+        Args:
+            connection: What is given back.
+            now: The monotonic moment.
+            kept: Whether it goes back, and is not closed.
 
         Returns:
-            How many seconds it was in use; None if it was not checked out at all.
+            What has ended; None if it was not checked out, or is being given back already.
         """
-        with self._lock:
-            checkout = self._checkouts.pop(connection, None)
-            if checkout is None:
-                return None
-            self._returning[connection] = checkout
-        checkout.holder.pop(id(connection), None)
-        held = monotonic() - checkout.since
-        if self._leak_after is not None and held > self._leak_after:
-            self._log(checkout, held)
-        return held
+        checkout = self._checkouts.pop(connection, None)
+        if checkout is not None:
+            self._count(checkout, now, kept)
+        return checkout
 
-    def done(self, connection: PooledConnection, used: float, kept: bool) -> None:
-        """Note that *connection* is in use no more: it goes back, or is not kept and closed."""
-        with self._lock:
-            self._returning.pop(connection, None)
-            self._record.checkin(used, kept)
-            if self._watched:
-                self._changed.notify_all()
+    def begin_to_end(self, connection: PooledConnection) -> Checkout | None:
+        """Note that *connection* is being reset; it counts as in use until `ended`."""
+        with self._record.lock:
+            checkout = self._checkouts.pop(connection, None)
+            if checkout is not None:
+                self._returning[connection] = checkout
+        return checkout
+
+    def ended(self, connection: PooledConnection, now: float, kept: bool) -> None:
+        """Note that *connection* has been reset."""
+        with self._record.lock:
+            self._count(self._returning.pop(connection), now, kept)
+
+    def _count(self, checkout: Checkout, now: float, kept: bool) -> None:
+        self._record.checkin(checkout.waited, now - checkout.since, kept)
+        if self._watched:
+            self._changed.notify_all()
 
     def is_current(self, checkout: Checkout) -> bool:
         """Tell whether that checkout has not ended; its connection may have had others since."""
         return self._checkouts.get(checkout.connection) is checkout
 
-    def log_long_holds(self) -> None:
-        """Log where each connection in use for longer than ``leak_after`` was checked out."""
-        now = monotonic()
-        for checkout in list(self._checkouts.values()):
-            if self._leak_after is not None and now - checkout.since > self._leak_after:
-                self._log(checkout, now - checkout.since)
-
-    def wait_for_other_threads(self, timeout: float) -> None:
-        """Wait until nothing is in use but by this thread, at most *timeout* seconds."""
-        mine = this_threads_holder()
-        with self._lock:
-            self._watched = True
-            self._changed.wait_for(
-                lambda: (
-                    not self._returning
-                    and all(checkout.holder is mine for checkout in self._checkouts.values())
-                ),
-                timeout,
-            )
-
-    def abandon(self) -> None:
-        """After fork(), and after the record: what is in use is the parent's.
-
-        The connections stay referenced, so that nothing frees them.
-        """
-        self._lock = self._record.lock
-        self._changed = threading.Condition(self._lock)
-        self._inherited += [*self._checkouts, *self._returning]
-        self._checkouts, self._returning = {}, {}
-
-    def _log(self, checkout: Checkout, held: float) -> None:
+    def log_if_long(self, checkout: Checkout, now: float) -> None:
+        """Log where a connection was checked out that is in use for longer than ``leak_after``."""
+        held = now - checkout.since
+        if self._leak_after is None or held <= self._leak_after:
+            return
         stack = "".join(checkout.stack.format()) if checkout.stack else str(checkout.where)
         logger.warning(
             "pool %r: a connection is in use for %.1f s, checked out at:\n%s",
@@ -208,3 +219,36 @@ class Usage:
                 "connection_held", alias=self._alias, seconds=held, where=str(checkout.where)
             ),
         )
+
+    def log_long_holds(self) -> None:
+        """Log each that is in use for longer than ``leak_after``."""
+        now = monotonic()
+        for checkout in list(self._checkouts.values()):
+            self.log_if_long(checkout, now)
+
+    def wait_for_other_threads(self, timeout: float) -> None:
+        """Wait until nothing is in use but by this thread, at most *timeout* seconds."""
+        mine = self._threads.this
+        with self._changed:
+            self._watched = True
+            self._changed.wait_for(
+                lambda: (
+                    not self._returning
+                    and all(checkout.thread is mine for checkout in self._checkouts.values())
+                ),
+                timeout,
+            )
+
+    def abandon(self) -> None:
+        """After fork(), and after the record: what is in use is the parent's.
+
+        The connections stay referenced, so that nothing frees them.
+        """
+        self._changed = threading.Condition(self._record.lock)
+        self._inherited += [*self._checkouts, *self._returning]
+        self._checkouts, self._returning = {}, {}
+
+    def _thread_ended(self, thread: Thread) -> None:
+        for checkout in list(self._checkouts.values()):
+            if checkout.thread is thread:
+                checkout.left_behind(checkout)

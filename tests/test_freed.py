@@ -21,6 +21,7 @@ from tests.servers import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from django_pooled.connection import PooledConnection
     from example_project.embedded_postgres import EmbeddedServer
 
     Story = Callable[[Pool, dict[str, Any]], object]
@@ -121,3 +122,33 @@ def test_a_closed_pool_is_freed_by_reference_counting_alone(
     remains: list[ref[Any]] = [ref(pool), ref(pool._pool), ref(pool._connector), ref(pool._usage)]
     del pool
     assert [found() for found in remains] == [None] * 4
+
+
+def test_what_an_ended_thread_left_in_a_pool_that_nobody_holds_is_closed(
+    server: EmbeddedServer,
+) -> None:
+    parameters = {**server.parameters("postgres"), "autocommit": True}
+    left: list[PooledConnection] = []
+    taken, go_on = threading.Event(), threading.Event()
+
+    def forget() -> None:
+        pool = Pool(
+            "default",
+            parse("default", {"OPTIONS": {"pool": {"max_size": 1}}}),
+            parameters=lambda: parameters,
+            configure=lambda connection: None,
+            server="the test's server",
+        )
+        pool.open()
+        left.append(pool.checkout())
+        pool.close()
+        taken.set()
+        go_on.wait(30)
+
+    thread = threading.Thread(target=forget)
+    thread.start()
+    assert taken.wait(30)
+    assert not left[0].closed
+    go_on.set()
+    thread.join()
+    wait_until(lambda: left[0].closed)

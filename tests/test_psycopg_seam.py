@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import threading
 
@@ -43,6 +44,11 @@ def test_the_fields_that_are_touched_exist_with_the_same_meaning() -> None:
 def test_the_lock_of_an_open_pool_may_be_taken_again_by_its_holder() -> None:
     with ConnectionPool("", min_size=0, max_size=1, open=True) as pool:
         assert isinstance(pool._lock, type(threading.RLock()))
+
+
+def test_nothing_else_holds_the_lock_of_a_pool_that_was_not_opened() -> None:
+    pool = ConnectionPool("", min_size=0, max_size=1, open=False)
+    assert len(gc.get_referrers(pool._lock)) == 1
 
 
 def test_connections_are_handed_to_waiters_under_the_lock() -> None:

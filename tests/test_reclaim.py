@@ -9,8 +9,6 @@ from django_pooled import reclaim
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pytest
-
 
 def made_in(module: str, line: int = 1) -> Callable[[Callable[[], Any]], Any]:
     """Make a function that calls another, as if it stood on that line of such a module."""
@@ -26,11 +24,16 @@ def test_the_line_that_is_told_is_that_of_the_code_in_front_of_django() -> None:
     assert str(project(lambda: django(reclaim.caller))).startswith(f"{__name__}.<lambda>:")
 
 
-def test_functions_that_are_made_anew_each_time_are_not_all_remembered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(reclaim, "_passed_over", {})
-    monkeypatch.setattr(reclaim, "REMEMBERED", 3)
-    for line in range(1, 11):
-        assert made_in("django.views", line)(reclaim.caller).module == __name__
-        assert 1 <= len(reclaim._passed_over) <= 3
+def test_the_line_of_a_function_of_many_is_the_one_that_ran() -> None:
+    def calls_it() -> reclaim.Line:
+        before = reclaim.caller().number
+        now = reclaim.caller()
+        assert now.number == before + 1
+        return now
+
+    assert calls_it().number == calls_it.__code__.co_firstlineno + 2
+
+
+def test_code_without_lines_is_told_by_its_first() -> None:
+    code = (lambda: None).__code__
+    assert reclaim.Line(code, __name__, 10_000).number == code.co_firstlineno

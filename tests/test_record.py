@@ -250,13 +250,40 @@ def test_a_receiver_that_raises_harms_nobody(server: EmbeddedServer, make_pool: 
 def test_counters_that_were_read_stay_as_they_were() -> None:
     record = Record()
     with record.lock:
-        record.checkout(0.5)
+        record.checkin(waited=0.5, used=1.0, kept=True)
     record.add("restarted", ("40001", "committed"))
-    seen = record.counters()
+    seen = record.counters(list)
     with record.lock:
-        record.checkout(0.5)
+        record.checkin(waited=0.5, used=1.0, kept=True)
     record.add("restarted", ("40001", "committed"))
     assert (seen.checkouts, seen.wait.count, seen.restarted["40001", "committed"]) == (1, 1, 1)
+
+
+def test_what_is_in_use_counts_among_the_checkouts() -> None:
+    record = Record()
+    with record.lock:
+        record.checkin(waited=0.5, used=1.0, kept=False)
+    seen = record.counters(lambda: [2.0, 1.0])
+    assert (seen.checkouts, seen.checkins, seen.discarded) == (3, 0, 1)
+    assert (seen.wait.count, seen.wait.longest, seen.use.count) == (3, 2.0, 1)
+    assert record.counters(list).checkouts == 1
+
+
+def test_counters_never_fall_while_threads_take_and_give(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=4)
+    with ThreadPoolExecutor(8) as threads:
+        working = [threads.submit(query, pool) for _ in range(400)]
+        before = pool.snapshot().counters
+        while not all(future.done() for future in working):
+            now = pool.snapshot().counters
+            ended = now.checkins + now.discarded
+            assert ended <= now.checkouts <= ended + 4
+            assert before.checkouts <= now.checkouts
+            assert before.wait.total <= now.wait.total
+            before = now
+    assert pool.snapshot().counters.checkouts == 400
 
 
 def kill(server: EmbeddedServer, pool: Pool) -> None:

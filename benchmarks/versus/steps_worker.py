@@ -158,7 +158,7 @@ def _ours() -> dict[str, Callable[[], object]]:
 
     from django_pooled.liveness import looks_alive
     from django_pooled.reclaim import caller
-    from django_pooled.reset import reset
+    from django_pooled.reset import is_as_new
 
     wrapper.ensure_connection()
     wrapper.close()
@@ -174,12 +174,12 @@ def _ours() -> dict[str, Callable[[], object]]:
         pool.checkin(pool.checkout())
 
     def take() -> None:
-        pool._pool.give(pool._pool.take(60.0), monotonic())
+        pool._pool.give(pool._pool.take_idle(), monotonic())
 
     def note() -> None:
         pool._usage.begin(own, 0.0, pool._left_behind)
-        pool._usage.end(own)
-        pool._usage.done(own, 0.0, True)
+        with pool.record.lock:
+            pool._usage.end(own, monotonic(), True)
 
     return {
         "ours, session: whole request": _cycle(wrapper),
@@ -189,7 +189,7 @@ def _ours() -> dict[str, Callable[[], object]]:
         "      a look at the socket": lambda: looks_alive(alive),
         "      who has it since when: begin, end; counters": note,
         "        the line of code that checked out": caller,
-        "      reset": lambda: reset(alive, "default", "rollback", lambda _: None),
+        "      is there anything to reset": lambda: is_as_new(alive),
         "ours, transaction: whole request": _cycle(connections["transaction"]),
     }
 

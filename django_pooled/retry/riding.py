@@ -181,8 +181,10 @@ class RidingCursor(Cursor):
     middle of something there.
     """
 
-    def __init__(self, connection: Any, *args: Any, **options: Any) -> None:
-        super().__init__(connection, *args, **options)
+    __slots__ = ("_owner",)
+
+    def __init__(self, connection: Any, **options: Any) -> None:
+        super().__init__(connection, **options)
         self._owner = getattr(connection, "owner", None)
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
