@@ -99,7 +99,7 @@ class Pool:
             reconnect_failed=options.reconnect_failed,
             num_workers=options.num_workers,
         )
-        self._keeps_as_it_is = options.reset == "rollback"
+        self._keeps_as_it_is = options.reset in ("rollback", None)
         self._judge = Judge(alias, options, self._connector, self._pool, self._usage)
         self._readiness = Readiness(
             alias, options.timeout, self._connector, self._pool, self._usage

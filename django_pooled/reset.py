@@ -66,14 +66,14 @@ def reset(
             )
             connection.rollback()
         _restore_defaults(connection)
-        if mode == "rollback" and connection.pinned_by is None:
-            return True
         if mode == "discard" or connection.pinned_by is not None:
             connection.execute("DISCARD ALL")
             connection.pinned_by = None
             configure(connection)
         elif callable(mode):
             mode(connection)
+        else:
+            return True
     except Exception as error:
         logger.warning(
             "pool %r: discarded a connection: %s",

@@ -152,6 +152,20 @@ def test_a_process_that_breaks_off_has_answered() -> None:
     assert not question.answer
 
 
+def test_a_process_that_has_nothing_to_say_yet_is_asked_again() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    place = Place(Path("/nowhere"), os.geteuid())
+    question = _Question(place, -1, Entry("4121.00c0ffee.sock", 4121, listens=True))
+    assert not _read(ours, question)
+    theirs.sendall(b"{}")
+    theirs.close()
+    assert not _read(ours, question)
+    assert _read(ours, question)
+    assert question.answer == b"{}"
+    ours.close()
+
+
 READ_ONLY = """
 import os, sys
 from django_pooled import publish, stats_folder

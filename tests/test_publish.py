@@ -454,6 +454,22 @@ def test_a_path_of_the_greatest_length_still_works(folder: Path, unpublished: No
     assert pids(deep) == [os.getpid()]
 
 
+def test_a_process_that_gets_no_more_threads_leaves_no_socket_behind(
+    folder: Path, private: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    caplog.set_level(logging.DEBUG, "django_pooled.publish")
+    publish.stop()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    publish.start(folder, lambda: process_report([]))
+    monkeypatch.undo()
+    publish.stop()
+    assert "can't start new thread" in caplog.text
+    assert list(private.iterdir()) == []
+
+
 @as_root
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="there is no unshare")
 @pytest.mark.parametrize("mount", ["-o ro", "-o nr_inodes=1"], ids=["read-only", "full"])

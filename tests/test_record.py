@@ -59,6 +59,20 @@ def test_what_is_killed_while_idle_is_closed_as_dead(
     assert closed(pool) == {"dead": 3}
 
 
+def test_what_lives_on_beside_a_dead_one_is_kept(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, min_size=0, max_size=2)
+    fill(pool, 2)
+    doomed, survivor = (figures["backend_pid"] for figures in pool.snapshot().connections)
+    with psycopg.connect(**server.parameters("postgres"), autocommit=True) as admin:
+        admin.execute("SELECT pg_terminate_backend(%s, 10000)", [doomed])
+    connection = pool.checkout()
+    assert connection.info.backend_pid == survivor
+    pool.checkin(connection)
+    assert closed(pool) == {"dead": 1}
+
+
 def test_what_breaks_in_use_is_closed_for_an_error(
     server: EmbeddedServer, make_pool: MakePool
 ) -> None:
