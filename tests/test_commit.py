@@ -71,6 +71,11 @@ class Bank:
         balance: int = self.ask("SELECT balance FROM account")[0]
         return balance
 
+    @property
+    def lost_commits(self) -> dict[str, int]:
+        (pool,) = [pool for pool in snapshots() if pool.alias == self.alias]
+        return dict(pool.counters.lost_commits)
+
 
 @pytest.fixture
 def bank(
@@ -195,10 +200,15 @@ def test_a_token_outlives_the_crash_of_the_server(bank: Bank) -> None:
 
 
 @pytest.mark.usefixtures("crash_before_asking")
-def test_what_is_idempotent_is_run_again_where_it_cannot_be_told(bank: Bank) -> None:
+def test_what_is_idempotent_is_run_again_where_it_cannot_be_told(
+    bank: Bank, caplog: pytest.LogCaptureFixture
+) -> None:
     bank.proxy.fault_at_commit("answer_lost")
     retry_transaction(using=bank.alias, commit_check="idempotent", backoff=QUICK)(bank.deposit)()
     assert (bank.attempts, bank.balance, bank.called_back) == (2, 2, 1)
+    # Taken for failed is not found to have failed.
+    assert bank.lost_commits == {"unknown": 1}
+    assert "COMMIT had no answer, and is unknown" in caplog.text
 
 
 @pytest.mark.usefixtures("crash_before_asking")
@@ -213,12 +223,14 @@ def test_what_may_have_been_committed_never_ends_as_a_plain_failure(bank: Bank) 
         retry_transaction(using=bank.alias, commit_check="idempotent", backoff=QUICK)(deposit)()
     assert isinstance(raised.value.__cause__, LookupError)
     assert bank.balance == 1
+    assert bank.lost_commits == {"unknown": 1}
 
 
 def test_what_is_idempotent_is_not_run_again_where_it_can_be_told(bank: Bank) -> None:
     bank.proxy.fault_at_commit("answer_lost")
     retry_transaction(using=bank.alias, commit_check="idempotent", backoff=QUICK)(bank.deposit)()
     assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 1)
+    assert bank.lost_commits == {"committed": 1}
 
 
 def test_each_committed_transaction_leaves_one_token_and_readers_none(bank: Bank) -> None:
@@ -389,8 +401,7 @@ def test_outcomes_of_lost_commits_are_counted(bank: Bank) -> None:
     for kind in kinds:
         bank.proxy.fault_at_commit(kind)
         retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
-    (pool,) = [pool for pool in snapshots() if pool.alias == bank.alias]
-    assert dict(pool.counters.lost_commits) == {"failed": 1, "committed": 1}
+    assert bank.lost_commits == {"failed": 1, "committed": 1}
 
 
 def test_an_ordinary_role_can_find_out_too(bank: Bank) -> None:
@@ -563,8 +574,7 @@ def test_a_time_limit_that_strikes_during_commit_restarts_nothing_and_asks_nobod
     with transaction.atomic(using=bank.alias):
         bank.read()
     assert (bank.attempts, bank.called_back) == (2, 0)
-    (pool,) = [pool for pool in snapshots() if pool.alias == bank.alias]
-    assert not pool.counters.lost_commits
+    assert bank.lost_commits == {}
 
 
 def test_a_commit_that_the_server_refuses_is_not_ambiguous_in_a_plain_atomic_block(
@@ -633,18 +643,32 @@ def test_an_id_that_a_crashed_server_gave_to_another_is_no_proof_without_the_tok
     assert (bank.attempts, bank.balance, bank.called_back) == (2, 1, 1)
 
 
-def test_who_may_not_ask_the_server_learns_nothing(
-    bank: Bank, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def may_not_ask(bank: Bank) -> None:
+    """A role that the server tells of no transaction's end."""
     bank.ask("CREATE ROLE teller LOGIN PASSWORD 'x'")
     bank.ask("GRANT ALL ON account TO teller")
     bank.ask("REVOKE EXECUTE ON FUNCTION pg_xact_status FROM PUBLIC")
     connections[bank.alias].settings_dict.update(USER="teller", PASSWORD="x")
+
+
+@pytest.mark.usefixtures("may_not_ask")
+def test_who_may_not_ask_the_server_learns_nothing(
+    bank: Bank, caplog: pytest.LogCaptureFixture
+) -> None:
     bank.proxy.fault_at_commit("answer_lost")
     with pytest.raises(AmbiguousCommit):
         retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
     assert "a COMMIT stays unresolved: permission denied for function pg_xact_status" in caplog.text
     assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 0)
+
+
+@pytest.mark.usefixtures("may_not_ask")
+def test_what_is_idempotent_is_run_again_where_nobody_may_ask(bank: Bank) -> None:
+    bank.proxy.fault_at_commit("answer_lost")
+    retry_transaction(using=bank.alias, commit_check="idempotent", backoff=QUICK)(bank.deposit)()
+    assert (bank.attempts, bank.balance, bank.called_back) == (2, 2, 1)
+    assert bank.lost_commits == {"unknown": 1}
 
 
 def test_old_tokens_that_cannot_be_swept_are_no_reason_to_fail(

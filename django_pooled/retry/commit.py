@@ -161,6 +161,10 @@ def resolve(wrapper: DatabaseWrapper, attempt: Attempt) -> Phase:
     pool = wrapper.pool
     if pool is not None:
         pool.record.add("lost_commits", outcome.value)
+    if outcome is Phase.UNKNOWN and attempt.commit_check.runs_again:
+        # After it was logged and counted: a guess is nothing that anybody found out.
+        attempt.commit_check.has_guessed = True
+        attempt.phase = outcome = Phase.FAILED
     return outcome
 
 

@@ -32,6 +32,9 @@ class CommitCheck:
     never_asks = False
     """Whether a COMMIT without an answer is unknown at once."""
 
+    runs_again = False
+    """Whether what cannot be told is taken for failed, which makes it run again."""
+
     has_guessed = False
     """Whether an attempt was taken for failed that may have been committed."""
 
@@ -98,9 +101,7 @@ class _Never(CommitCheck):
 class _Idempotent(CommitCheck):
     """Runs the transaction again where the id does not tell ("idempotent")."""
 
-    def otherwise(self, finding: Finding, asking: DatabaseWrapper) -> Phase:
-        self.has_guessed = True
-        return Phase.FAILED
+    runs_again = True
 
 
 class _ByCaller(CommitCheck):
