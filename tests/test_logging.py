@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import connections
+from django.db import IntegrityError, OperationalError, connections
 from django.http import Http404
 from django.test import RequestFactory
 
@@ -19,6 +19,8 @@ import django_pooled
 from django_pooled import CheckoutTimeout, retry_transaction
 from django_pooled.log_facts import facts
 from django_pooled.middleware import unavailable_response
+from django_pooled.registry import snapshots
+from django_pooled.retry.budget import RetryBudget
 from django_pooled.testing import fail_next_transaction, no_waiting
 from tests.pools import query
 from tests.servers import wait_until
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from example_project.embedded_postgres import EmbeddedServer
-    from tests.pools import MakePool
+    from tests.pools import MakeDatabase, MakePool
 
 PACKAGE = Path(django_pooled.__file__).parent
 PAGE = PACKAGE.parent / "docs" / "metrics.md"
@@ -245,6 +247,66 @@ def test_restarts_and_their_end_are_told(told: Any) -> None:
     [failed] = told("transaction_failed")
     assert (failed["attempts"], failed["sqlstate"]) == (2, "40001")
     assert "secret" not in json.dumps([restart, failed])
+
+
+def spend_the_budget(alias: str) -> None:
+    pool = connections[alias].pool  # type: ignore[attr-defined]
+    pool.retry_budget = RetryBudget(1, per_second=0.0)
+    pool.retry_budget.take()
+
+
+def write_elsewhere(alias: str) -> None:
+    with connections["default"].cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE IF NOT EXISTS elsewhere ()")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("reason", "options", "spoil"),
+    [
+        ("attempts", {"max_attempts": 1}, None),
+        ("deadline", {"deadline": 1e-6}, None),
+        ("budget", {}, spend_the_budget),
+        ("other", {}, write_elsewhere),
+    ],
+)
+def test_a_failure_that_no_attempt_follows_is_told_with_the_reason_that_is_counted(
+    server: EmbeddedServer,
+    make_database: MakeDatabase,
+    told: Any,
+    reason: str,
+    options: dict[str, Any],
+    spoil: Callable[[str], None] | None,
+) -> None:
+    alias = make_database(server)
+
+    @retry_transaction(using=alias, **options)
+    def cast() -> None:
+        if spoil is not None:
+            spoil(alias)
+
+    with (
+        fail_next_transaction("40001", using=alias, phase="body"),
+        pytest.raises(OperationalError, match="ordered by a test"),
+    ):
+        cast()
+    [failed] = told("transaction_failed")
+    [pool] = [pool for pool in snapshots() if pool.alias == alias]
+    assert (failed["reason"], failed["attempts"]) == (reason, 1)
+    assert pool.counters.refused_restarts == {reason: 1}
+    assert f'\n| "{reason}" | ' in PAGE.read_text()
+
+
+def test_a_failure_that_is_not_retryable_is_no_record(
+    server: EmbeddedServer, make_database: MakeDatabase, told: Any
+) -> None:
+    alias = make_database(server)
+    with (
+        fail_next_transaction("23505", using=alias),
+        pytest.raises(IntegrityError, match="ordered by a test"),
+    ):
+        retry_transaction(using=alias)(lambda: None)()
+    assert told("transaction_failed") == []
 
 
 @pytest.mark.django_db(transaction=True)

@@ -7,7 +7,7 @@ import sys
 from contextlib import nullcontext, suppress
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import psycopg
 from django.db import connections
@@ -61,6 +61,15 @@ def _sleep(sleep: Callable[[float], None], seconds: float) -> None:
 
 pause: Pause = _sleep
 """Replaced by `django_pooled.testing.no_waiting`."""
+
+
+class Refusal(NamedTuple):
+    """Why a retryable failure is followed by no other attempt."""
+
+    reason: str
+    """For programs: 'attempts', 'deadline', 'budget' or 'other', as counters have it."""
+    sentence: str
+    """For people."""
 
 
 class Series(Generic[R]):
@@ -213,19 +222,19 @@ class Series(Generic[R]):
     def _judge(self, failure: Failure) -> Verdict:
         return judge(failure, self._policy.retry_on, read_only=bool(self._policy.read_only))
 
-    def _refusal(self, attempt: Attempt, number: int, wait: float) -> str | None:
+    def _refusal(self, attempt: Attempt, number: int, wait: float) -> Refusal | None:
         """Return why there is no further attempt; None if there is, and the budget has paid."""
-        kind, refusal = "other", None
+        refusal = None
         if number == self._policy.max_attempts:
-            kind, refusal = "attempts", "that was the last of max_attempts"
+            refusal = Refusal("attempts", "that was the last of max_attempts")
         elif monotonic() + wait >= self._deadline:
-            kind, refusal = "deadline", "another would begin after the deadline"
-        else:
-            refusal = self._obstacle(attempt)
-            if refusal is None and self._pool is not None and not self._pool.retry_budget.take():
-                kind, refusal = "budget", "the retry budget of this process is spent"
+            refusal = Refusal("deadline", "another would begin after the deadline")
+        elif obstacle := self._obstacle(attempt):
+            refusal = Refusal("other", obstacle)
+        elif self._pool is not None and not self._pool.retry_budget.take():
+            refusal = Refusal("budget", "the retry budget of this process is spent")
         if refusal is not None and self._pool is not None:
-            self._pool.record.add("refused_restarts", kind)
+            self._pool.record.add("refused_restarts", refusal.reason)
         return refusal
 
     def _obstacle(self, attempt: Attempt) -> str | None:
@@ -272,10 +281,13 @@ class Series(Generic[R]):
         if not self._wrapper.in_atomic_block:
             self._check.succeeded(self._wrapper)
 
-    def _add_notes(self, error: Exception, number: int, refusal: str) -> None:
+    def _add_notes(self, error: Exception, number: int, refusal: Refusal) -> None:
         elapsed = monotonic() - self._started
         attempts = "1 attempt" if number == 1 else f"{number} attempts"
-        note = f"retry_transaction: {attempts} failed in {elapsed:.2f} s; not restarted: {refusal}"
+        note = (
+            f"retry_transaction: {attempts} failed in {elapsed:.2f} s; "
+            f"not restarted: {refusal.sentence}"
+        )
         logger.warning(
             "database %r: %s",
             self._policy.using,
@@ -286,6 +298,7 @@ class Series(Generic[R]):
                 function=getattr(self._function, "__qualname__", "?"),
                 attempts=number,
                 seconds=elapsed,
+                reason=refusal.reason,
                 error=error,
             ),
         )
