@@ -41,11 +41,18 @@ class Row(NamedTuple):
         return f"{self.sqlstate}, {self.phase}"
 
 
-def rows() -> list[Row]:
+def table(module: str) -> list[list[str]]:
+    """Return the first four cells of each row that a module of tests executes."""
     text = (Path(__file__).parent.parent / "docs" / "retry.md").read_text()
-    table = text.partition("<!-- executed by tests/test_verdict.py -->")[2]
-    lines = [line for line in table.splitlines() if line.startswith("|")][2:]
-    return [Row(*(cell.strip() for cell in line.split("|")[1:5])) for line in lines]
+    after = text.partition(f"<!-- executed by tests/{module}.py -->\n")[2]
+    # It ends with an empty line; there are other tables on the page.
+    lines = after.partition("\n\n")[0].splitlines()[2:]
+    assert lines, f"docs/retry.md has no table for {module}"
+    return [[cell.strip(" `") for cell in line.split("|")[1:5]] for line in lines]
+
+
+def rows() -> list[Row]:
+    return [Row(*cells) for cells in table("test_verdict")]
 
 
 class Scene:
