@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import psycopg
 import pytest
 from django.core.checks.database import check_database_backends
-from django.db import OperationalError, connections, transaction
+from django.db import connections, transaction
 
 from django_pooled import Backoff, CheckoutTimeout, ConnectFailed, PoolError, retry_transaction
 from django_pooled.registry import snapshots
-from django_pooled.sqlstates import is_server_away, sqlstate_of
+from django_pooled.sqlstates import is_server_away
 from tests import pgbouncer
 from tests.pgbouncer import PgBouncer
 from tests.servers import backend_pids, kill_backends, wait_until
@@ -298,57 +298,6 @@ def test_in_session_mode_a_session_that_ended_while_idle_fails_no_checkout(
         wait_until(lambda: "postgres" not in bouncer.clients)
         assert query(pool) == 42
         assert pool.snapshot().counters.closed["dead"] == 1
-
-
-@in_both_modes_of_ours
-@pytest.mark.parametrize(
-    ("setting", "says", "statements"),
-    [
-        ("query_wait_timeout", "query_wait_timeout", ["SELECT 1"]),
-        ("query_timeout", "query timeout", ["SELECT pg_sleep(60)"]),
-        ("idle_transaction_timeout", "idle transaction timeout", ["SELECT 1", None, "SELECT 1"]),
-    ],
-)
-def test_limits_of_pgbouncers_own_are_errors_that_no_attempt_follows(
-    server: EmbeddedServer,
-    make_ledger: Callable[..., Ledger],
-    our_mode: Mode,
-    setting: str,
-    says: str,
-    statements: list[str | None],
-) -> None:
-    settings: dict[str, Any] = {setting: 0.3}
-    with PgBouncer(server, "transaction", **settings) as bouncer:
-        ledger = make_ledger(bouncer, our_mode)
-        ledger.write()
-        attempts = []
-
-        @retry_transaction(using=ledger.alias, backoff=QUICK)
-        def run() -> None:
-            attempts.append(1)
-            with connections[ledger.alias].cursor() as cursor:
-                for statement in statements:
-                    if statement is None:
-                        # PgBouncer looks every third of a second.
-                        wait_until(lambda: says in bouncer.log)
-                    else:
-                        cursor.execute(statement)
-
-        if setting == "query_wait_timeout":
-            bouncer.console("PAUSE")
-        with pytest.raises(OperationalError, match=says) as caught:
-            run()
-        assert attempts == [1]
-        assert sqlstate_of(caught.value) == "08P01"
-        # The middleware answers 503.
-        assert is_server_away(caught.value)
-        connections[ledger.alias].close()
-        if setting == "query_wait_timeout":
-            bouncer.console("RESUME")
-        # The pool has lost that connection, and takes another.
-        ledger.write()
-        assert ledger.failures == []
-        assert len(ledger.rows) == 2
 
 
 def test_behind_a_full_pgbouncer_a_checkout_waits_and_says_why_it_failed(

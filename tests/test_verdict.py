@@ -59,7 +59,7 @@ class Scene:
     """A table to write in, and a function that fails once, in the way of a row."""
 
     def __init__(
-        self, server: EmbeddedServer, proxy: FaultProxy, make_database: MakeDatabase
+        self, server: EmbeddedServer, proxy: FaultProxy, make_database: MakeDatabase, **pool: Any
     ) -> None:
         self.server = server
         self.proxy = proxy
@@ -68,7 +68,7 @@ class Scene:
         self.held: list[BaseDatabaseWrapper] = []
         self.fail: Callable[[], object] = lambda: None
         self.fail_first: Callable[[], None] = lambda: None
-        self.alias = make_database(server, through=proxy, max_size=2, timeout=5.0)
+        self.alias = make_database(server, through=proxy, max_size=2, timeout=5.0, **pool)
         self.admin("DROP TABLE IF EXISTS scene")
         self.admin("CREATE TABLE scene (n int, CONSTRAINT scene_n UNIQUE (n) DEFERRABLE)")
 
