@@ -57,7 +57,7 @@ def retry_until(
     stopped: threading.Event,
     attempt: Callable[[], T],
     *,
-    backoff: Backoff,
+    wait: Callable[[int, BaseException], float],
     worth_retrying: Callable[[BaseException], bool],
 ) -> T:
     """Call *attempt* until it returns, until it fails for good, or until *stopped* is set.
@@ -65,15 +65,22 @@ def retry_until(
     Args:
         stopped: Ends the series; setting it also cuts a wait short.
         attempt: The work; only connecting and checking out belong here, never a query.
-        backoff: Waits between attempts.
+        wait: Given the number of a failed attempt (counted from 1) and its error, the seconds to
+            wait before the next.
         worth_retrying: Given the error of a failed attempt, whether another may succeed.
 
     Raises:
         The error of the last attempt.
     """
+
+    def seconds(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        assert error is not None, "tenacity asks after an attempt that failed"
+        return wait(state.attempt_number, error)
+
     return Retrying(
         stop=stop_when_event_set(stopped),
-        wait=backoff._strategy,
+        wait=seconds,
         retry=retry_if_exception(worth_retrying),
         sleep=sleep_using_event(stopped),
         reraise=True,

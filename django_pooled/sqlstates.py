@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONNECTION_LOST",
+    "FULL",
     "READ_ONLY",
     "SERIALIZATION",
     "UNKNOWN_OUTCOME",
@@ -21,6 +22,7 @@ __all__ = [
     "is_connection_lost",
     "is_permanent_refusal",
     "is_server_away",
+    "is_server_full",
     "is_stale_plan",
     "psycopg_error",
     "sqlstate_of",
@@ -38,6 +40,9 @@ CONNECTION_LOST = frozenset({"57P01", "57P02", "57P03", "57P05"})
 
 Class 08 (connection exceptions) belongs to them too: see `is_connection_lost`.
 """
+
+FULL = "53300"
+"""too_many_connections: the server, the database or the role has no room for another."""
 
 READ_ONLY = "25006"
 """read_only_sql_transaction: after a failover, the sign of a demoted server."""
@@ -80,6 +85,18 @@ _TRANSIENT = re.compile(
     | server\ closed\ the\ connection | No\ route\ to\ host | Network\ is\ unreachable
     | could\ not\ translate\ host\ name | failed\ to\ resolve\ host
     | session\ is\ (not\ )?read-only | server\ is\ (not\ )?in\ hot\ standby
+    """,
+    re.VERBOSE,
+)
+
+# Of the transient ones, those of FULL.
+_FULL = re.compile(
+    r"""
+      too\ many\ clients\ already | remaining\ connection\ slots\ are\ reserved
+    | too\ many\ connections\ for\ (role|database)
+    # PgBouncer, Supavisor
+    | no\ more\ connections\ allowed | client\ connections\ exceeded
+    | [Mm]ax\ client\ connections\ reached
     """,
     re.VERBOSE,
 )
@@ -143,6 +160,20 @@ def is_permanent_refusal(error: BaseException) -> bool:
         return not is_connection_lost(found) and not found.sqlstate.startswith("53")
     text = str(found)
     return bool(_PERMANENT.search(text)) and not _TRANSIENT.search(text)
+
+
+def is_server_full(error: BaseException) -> bool:
+    """Tell whether an error while opening a connection is that there is no room for another.
+
+    With several hosts, each that was tried has to be full: one that is away may be back at once.
+    """
+    found = psycopg_error(error)
+    if found is None:
+        return False
+    if found.sqlstate is not None:
+        return found.sqlstate == FULL
+    text = str(found)
+    return bool(_FULL.search(text)) and not _TRANSIENT.search(text)
 
 
 def history(error: BaseException | None) -> Iterator[BaseException]:

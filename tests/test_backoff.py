@@ -33,10 +33,15 @@ def test_an_attempt_is_repeated_until_it_succeeds() -> None:
             raise outcome
         return outcome
 
-    result = retry_until(
-        threading.Event(), attempt, backoff=Backoff(0.001, 0.001), worth_retrying=lambda _: True
-    )
+    asked: list[tuple[int, str]] = []
+
+    def wait(number: int, error: BaseException) -> float:
+        asked.append((number, str(error)))
+        return 0.001
+
+    result = retry_until(threading.Event(), attempt, wait=wait, worth_retrying=lambda _: True)
     assert result == "connected"
+    assert asked == [(1, "1"), (2, "2")]
 
 
 def test_an_error_that_is_not_worth_retrying_ends_the_series_as_it_is() -> None:
@@ -48,7 +53,10 @@ def test_an_error_that_is_not_worth_retrying_ends_the_series_as_it_is() -> None:
 
     with pytest.raises(ValueError, match="wrong password"):
         retry_until(
-            threading.Event(), attempt, backoff=Backoff(), worth_retrying=lambda error: False
+            threading.Event(),
+            attempt,
+            wait=lambda number, error: 600.0,
+            worth_retrying=lambda error: False,
         )
     assert len(calls) == 1
 
@@ -66,7 +74,7 @@ def test_stopping_cuts_a_wait_short() -> None:
             retry_until(
                 stopped,
                 attempt,
-                backoff=Backoff(600.0, 600.0, jitter=False),
+                wait=lambda number, error: 600.0,
                 worth_retrying=lambda _: True,
             )
         except OSError as error:

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
 from django_pooled.backoff import Backoff
-from django_pooled.connecting import Connector
+from django_pooled.connecting import LONGEST_WHEN_FULL, Connector, Waits
+from tests.pools import query
 from tests.servers import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from example_project.embedded_postgres import EmbeddedServer
+    from tests.pools import MakePool
 
 QUICK = Backoff(initial=0.001, maximum=0.002)
 
@@ -19,6 +29,7 @@ class FakeServer:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.knocks = 0
+        self.knocked_at: list[float] = []
         self.at_once = self.most_at_once = 0
         self.hold = threading.Event()
         self.hold.set()
@@ -27,6 +38,7 @@ class FakeServer:
     def connect(self) -> str:
         with self._lock:
             self.knocks += 1
+            self.knocked_at.append(time.monotonic())
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         try:
@@ -58,6 +70,7 @@ def nobody() -> bool:
 
 
 refused = psycopg.OperationalError("connection failed: Connection refused")
+full = psycopg.OperationalError("connection failed: FATAL:  sorry, too many clients already")
 wrong_password = psycopg.OperationalError('FATAL:  password authentication failed for user "ada"')
 
 
@@ -171,3 +184,94 @@ def test_attempts_are_counted_by_outcome() -> None:
         opening.open(server.connect, somebody)
     assert (len(took), opening.failures) == (1, 1)
     assert 0.0 <= took[0] < 60.0
+
+
+def test_while_the_server_is_full_waits_grow_beyond_the_backoff_s_cap() -> None:
+    waits = Waits(Backoff(initial=0.1, maximum=0.75, jitter=False))
+    assert [waits.after(attempt, full) for attempt in range(1, 10)] == pytest.approx(
+        [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, LONGEST_WHEN_FULL, LONGEST_WHEN_FULL, LONGEST_WHEN_FULL]
+    )
+
+
+def test_waits_after_other_failures_are_those_of_the_backoff() -> None:
+    backoff = Backoff(initial=0.1, maximum=0.75, jitter=False)
+    waits = Waits(backoff)
+    for attempt in range(1, 10):
+        assert waits.after(attempt, refused) == backoff.wait(attempt)
+    for attempt in range(10, 20):
+        waits.after(attempt, full)
+    assert waits.after(20, refused) == backoff.wait(20) == 0.75
+
+
+def test_a_server_that_is_full_after_an_outage_is_asked_again_as_soon_as_one_at_first() -> None:
+    waits = Waits(Backoff(initial=0.1, maximum=0.75, jitter=False))
+    for attempt in range(1, 10):
+        waits.after(attempt, refused)
+    assert [waits.after(attempt, full) for attempt in (10, 11, 12)] == [0.1, 0.2, 0.4]
+
+
+def test_waits_for_a_full_server_are_as_random_as_the_others() -> None:
+    drawn = []
+    for _ in range(200):
+        waits = Waits(Backoff(initial=0.1, maximum=0.75))
+        drawn.append([waits.after(attempt, full) for attempt in range(1, 9)][-1])
+    assert 0 <= min(drawn) < LONGEST_WHEN_FULL / 4
+    assert LONGEST_WHEN_FULL * 3 / 4 < max(drawn) <= LONGEST_WHEN_FULL
+
+
+def test_a_backoff_s_own_cap_holds_where_it_is_longer() -> None:
+    waits = Waits(Backoff(initial=8.0, maximum=20.0, jitter=False))
+    assert [waits.after(attempt, full) for attempt in (1, 2, 3)] == [8.0, 16.0, 20.0]
+
+
+def test_a_probe_knocks_less_and_less_at_a_full_server() -> None:
+    server = FakeServer()
+    opening = connector(backoff=Backoff(initial=0.01, maximum=0.01, jitter=False))
+    server.error = full
+    with ThreadPoolExecutor(1) as threads:
+        connection = threads.submit(opening.open, server.connect, somebody)
+        wait_until(lambda: server.knocks >= 7)
+        server.error = None
+        assert connection.result(10) == "connection"
+    # The first was no probe's.
+    waited = [later - at for at, later in pairwise(server.knocked_at[1:])]
+    assert len(waited) >= 5
+    assert all(wait >= 0.99 * 0.01 * 2**number for number, wait in enumerate(waited))
+
+
+def test_a_full_server_is_left_in_peace_and_a_connection_that_it_frees_is_found(
+    make_server: Callable[..., EmbeddedServer], make_pool: MakePool
+) -> None:
+    limits = {"max_connections": "6", "superuser_reserved_connections": "0"}
+    server = make_server(settings=limits)
+    # The connection that found the server ready may be ending yet.
+    others = [
+        wait_until(lambda: psycopg.connect(**server.parameters("postgres"))) for _ in range(6)
+    ]
+    knocked_at: list[float] = []
+
+    def password() -> str:
+        knocked_at.append(time.monotonic())
+        return str(server.parameters("postgres")["password"])
+
+    pool = make_pool(
+        server,
+        max_size=1,
+        min_size=0,
+        parameters={"password": password},
+        backoff={"initial": 0.05, "maximum": 0.05, "jitter": False},
+    )
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(query, pool)
+        try:
+            wait_until(lambda: pool.snapshot().counters.connect_failures >= 6)
+            assert "too many clients already" in (pool.snapshot().last_error or "")
+        finally:
+            for other in others:
+                other.close()
+        freed_at = time.monotonic()
+        assert answer.result(2 * LONGEST_WHEN_FULL) == 42
+    assert knocked_at[-1] - freed_at < LONGEST_WHEN_FULL
+    waited = [later - at for at, later in pairwise(knocked_at[1:])]
+    assert len(waited) >= 5
+    assert all(wait >= 0.99 * 0.05 * 2**number for number, wait in enumerate(waited))

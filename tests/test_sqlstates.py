@@ -12,6 +12,7 @@ from django_pooled.sqlstates import (
     is_connection_lost,
     is_permanent_refusal,
     is_server_away,
+    is_server_full,
     sqlstate_of,
 )
 
@@ -137,6 +138,58 @@ def test_of_several_hosts_one_that_may_come_back_makes_it_transient() -> None:
         "- host: 'b': Connection refused"
     )
     assert not is_permanent_refusal(error)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "FATAL:  sorry, too many clients already",
+        "FATAL:  remaining connection slots are reserved for non-replication superuser connections",
+        "FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute",
+        'FATAL:  too many connections for role "ada"',
+        'FATAL:  too many connections for database "shop"',
+        "FATAL:  no more connections allowed (max_client_conn)",
+        "FATAL:  client connections exceeded (max_db_client_connections)",
+        "FATAL:  server login has been failing, cached error: sorry, too many clients already "
+        "(server_login_retry)",
+        "FATAL:  Max client connections reached",
+        "FATAL:  (EMAXCONN) max client connections reached, limit: 200",
+    ],
+)
+def test_a_full_server_is_known_by_its_words_and_waiting_mends_it(words: str) -> None:
+    error = psycopg.OperationalError(f"connection failed: {words}")
+    assert is_server_full(error)
+    assert is_server_full(wrapped(error))
+    assert not is_permanent_refusal(error)
+
+
+def test_a_full_server_is_known_by_its_sqlstate_where_there_is_one() -> None:
+    assert is_server_full(errors.TooManyConnections("trop de connexions"))
+    assert not is_server_full(errors.CannotConnectNow("sorry, too many clients already"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.OperationalError("connection failed: Connection refused"),
+        psycopg.OperationalError("FATAL:  the database system is starting up"),
+        psycopg.OperationalError("connection timeout expired"),
+        psycopg.OperationalError("FATAL:  désolé, trop de clients sont déjà connectés"),
+        OSError("too many clients already"),
+    ],
+)
+def test_no_other_failure_is_taken_for_a_full_server(error: Exception) -> None:
+    assert not is_server_full(error)
+
+
+@pytest.mark.parametrize(("other", "full"), [("Connection refused", False), (None, True)])
+def test_of_several_hosts_each_has_to_be_full(other: str | None, full: bool) -> None:
+    crowded = "FATAL:  sorry, too many clients already"
+    error = psycopg.OperationalError(
+        "multiple connection attempts failed. All failures were:\n"
+        f"- host: 'a': {crowded}\n- host: 'b': {other or crowded}"
+    )
+    assert is_server_full(error) is full
 
 
 def test_errors_of_the_connection_s_own_configuration_are_permanent() -> None:
