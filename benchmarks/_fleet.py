@@ -1,6 +1,6 @@
 """A fleet of instances and one server, as discrete events: no thread, no socket, no waiting.
 
-What is the project's own or psycopg_pool's is used as it is: `django_pooled.backoff.Backoff` and
+What is the project's own or psycopg_pool's is used as it is: `django_pooled.connecting.Waits` and
 psycopg_pool's ``AttemptWithBackoff`` say how long is waited. The rules around them are those of
 ``django_pooled/connecting.py`` and ``psycopg_pool/pool.py``, told in a few lines each;
 tests/test_fleet.py compares them with the real pools.
@@ -15,11 +15,14 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from itertools import count
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from psycopg_pool.base import AttemptWithBackoff
 
 from django_pooled.backoff import Backoff
+from django_pooled.connecting import LONGEST_WHEN_FULL, Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +39,8 @@ LATE = 1.0
 """Seconds of waiting for a connection from which on a request counts as late."""
 
 
-class Failed(Exception):
-    """A connect or a checkout came to nothing."""
+class Failed(psycopg.OperationalError):
+    """A connect or a checkout came to nothing; of a connect, in the server's or libpq's words."""
 
 
 class Signal:
@@ -97,11 +100,20 @@ class Server:
 
     Args:
         cost: Seconds of one core that a connect takes.
-        max_connections: What is beyond is refused, at the same cost.
+        max_connections: What is beyond is refused, at the same cost: that is on the safe side.
+        others: Connections of other clients, which are there as soon as it is back.
+        leave: How many of them end each second.
     """
 
     def __init__(
-        self, clock: Clock, back_at: float, cost: float, cores: int, max_connections: int
+        self,
+        clock: Clock,
+        back_at: float,
+        cost: float,
+        cores: int,
+        max_connections: int,
+        others: int = 0,
+        leave: float = 0.0,
     ) -> None:
         self.knocks: list[float] = []
         self.refused_full: list[float] = []
@@ -109,6 +121,7 @@ class Server:
         self.most_open = 0
         self._clock, self._back_at = clock, back_at
         self._cost, self._max = cost, max_connections
+        self._others, self._leave = others, leave
         self._cores_free_at = [0.0] * cores
 
     def connect(self) -> Process:
@@ -116,22 +129,27 @@ class Server:
         now = self._clock.now
         self.knocks.append(now)
         if now < self._back_at:
-            raise Failed("refused")
+            raise Failed("Connection refused")
         done = max(now, self._cores_free_at[0]) + self._cost
         heapq.heapreplace(self._cores_free_at, done)
         if done - now > CONNECT_TIMEOUT:
             # The server does the work, for nobody.
             yield CONNECT_TIMEOUT
-            raise Failed("timeout")
+            raise Failed("connection timeout expired")
         yield done - now
-        if self.open >= self._max:
+        if self.open >= self._room:
             self.refused_full.append(self._clock.now)
-            raise Failed("too many clients already")
+            raise Failed("sorry, too many clients already")
         self.open += 1
         self.most_open = max(self.most_open, self.open)
 
     def disconnect(self) -> None:
         self.open -= 1
+
+    @property
+    def _room(self) -> int:
+        left = self._others - self._leave * (self._clock.now - self._back_at)
+        return self._max - max(0, ceil(left))
 
 
 class Client(ABC):
@@ -209,10 +227,17 @@ class Ours(_Pool):
     min_size = 1
 
     def __init__(
-        self, clock: Clock, server: Server, size: int, *, backoff: Backoff | None = None
+        self,
+        clock: Clock,
+        server: Server,
+        size: int,
+        *,
+        backoff: Backoff | None = None,
+        longest_when_full: float = LONGEST_WHEN_FULL,
     ) -> None:
         super().__init__(clock, server, size)
         self._backoff = backoff or Backoff()
+        self._longest_when_full = longest_when_full
         self.opening = 0
         self.trouble = False
         """Or a suspicion: an attempt has to show that the server is there."""
@@ -258,14 +283,15 @@ class Ours(_Pool):
             else:
                 self._probing = True
             probed = self.trouble
+            waits = Waits(self._backoff, self._longest_when_full)
             attempt = 0
             while self.trouble:
                 try:
                     yield from self.server.connect()
                     self.trouble = False
-                except Failed:
+                except Failed as error:
                     attempt += 1
-                    yield self._backoff.wait(attempt)
+                    yield waits.after(attempt, error)
             if self._turns:
                 self._turns.popleft().send()
             else:

@@ -2,7 +2,8 @@
 
     python benchmarks/fleet.py
 
-Nothing but the cost of a connect is measured: the server's processor time for it, on this machine.
+Only the costs of a connect and of a refusal are measured: the server's processor time for them, on
+this machine.
 The rest is computed, event by event (``_fleet.py``), by each contestant's own rules and with its
 own backoff. At 0 the server goes away and takes all connections with it; while it is away connects
 are refused at once; then it opens as many at a time as it has cores. Requests go on all the while.
@@ -16,15 +17,18 @@ import os
 import platform
 import random
 import statistics
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 from _common import ROOT, arguments, server
 from _fleet import Client, Clock, Fleet, Native, Ours, PerRequest, Server
+from _fleet_full import table as caps_when_full
 from _fleet_plot import lines
 
 from django_pooled.backoff import Backoff
+from django_pooled.sqlstates import is_server_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,6 +54,7 @@ SCENARIOS: dict[str, dict[str, float]] = {
     "A long outage": {"outage": 60.0, "seconds": 180.0},
     "A small server, few requests": {"cores": 2, "think": 20.0, "seconds": 90.0},
     "More connections than the server admits": {"max_connections": 1500},
+    "A full server that empties": {"max_connections": 2000, "others": 1000, "leave": 50.0},
 }
 """What differs from the arguments' own values."""
 
@@ -60,7 +65,7 @@ def cost_of_a_connect(of: EmbeddedServer, times: int) -> float:
     What the client's side and other programs take meanwhile does not count.
     """
     with psycopg.connect(**of.parameters("postgres"), autocommit=True) as asking:
-        postmaster = int((of.data / "postmaster.pid").read_text().split()[0])
+        postmaster = _postmaster(of)
         before = _ticks(postmaster)
         for _ in range(times):
             with psycopg.connect(**of.parameters("postgres"), autocommit=True) as connection:
@@ -70,6 +75,33 @@ def cost_of_a_connect(of: EmbeddedServer, times: int) -> float:
         while asking.execute(others).fetchone() != (1,):
             continue
         return (_ticks(postmaster) - before) / os.sysconf("SC_CLK_TCK") / times
+
+
+def cost_of_a_refusal(of: EmbeddedServer, times: int) -> float:
+    """Return the server's processor time for a connect that it refuses for being full (Linux)."""
+    postmaster = _postmaster(of)
+    with ExitStack() as held:
+        while not _refuses(of, held):
+            continue
+        before, refused = _ticks(postmaster), 0
+        while refused < times:
+            # Not each one: a connection from before may have been ending yet.
+            refused += _refuses(of, held)
+        return (_ticks(postmaster) - before) / os.sysconf("SC_CLK_TCK") / times
+
+
+def _refuses(of: EmbeddedServer, held: ExitStack) -> bool:
+    try:
+        held.enter_context(psycopg.connect(**of.parameters("postgres")))
+    except psycopg.OperationalError as error:
+        if not is_server_full(error):
+            raise
+        return True
+    return False
+
+
+def _postmaster(of: EmbeddedServer) -> int:
+    return int((of.data / "postmaster.pid").read_text().split()[0])
 
 
 def _ticks(pid: int) -> int:
@@ -83,7 +115,7 @@ busiest quarter of a second after it. "Full" are those refused by max_connection
 the server's return: until an instance had its first request served, which where requests are few
 is mostly until one came; and until the last request that failed, or waited for over a second.
 Without checks each dead connection of a native pool fails a request. A server that is full
-stays so: none of the pools gives up what it has."""
+stays so, unless other clients leave: none of the pools gives up what it has."""
 
 
 class Run:
@@ -93,7 +125,15 @@ class Run:
         random.seed(chosen.seed)
         self._chosen = chosen
         clock = Clock()
-        self.server = Server(clock, chosen.outage, cost, chosen.cores, chosen.max_connections)
+        self.server = Server(
+            clock,
+            chosen.outage,
+            cost,
+            chosen.cores,
+            chosen.max_connections,
+            chosen.others,
+            chosen.leave,
+        )
         self.fleet = Fleet(clock, chosen.think, chosen.hold)
         for number in range(chosen.instances):
             client = make(clock, self.server, chosen.size)
@@ -164,19 +204,28 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="simulated")
     parser.add_argument("--cores", type=int, default=16, help="of the server")
     parser.add_argument("--max-connections", type=int, default=2500)
-    parser.add_argument("--cost", type=float, help="s of a core for a connect; else measured")
+    parser.add_argument("--others", type=int, default=0, help="connections of other clients")
+    parser.add_argument("--leave", type=float, default=0.0, help="of them that end in a second")
+    parser.add_argument(
+        "--costs", type=float, nargs=2, help="s of a core for a connect, a refusal; else measured"
+    )
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     if chosen.quick:
         chosen.instances, chosen.max_connections, chosen.cores = 100, 250, 2
-    if (cost := chosen.cost) is None:
+    if (costs := chosen.costs) is None:
+        times = 100 if chosen.quick else 500
         with server() as one:
-            cost = cost_of_a_connect(one, 100 if chosen.quick else 500)
             version = psycopg.connect(**one.parameters("postgres")).info.server_version // 10000
+            costs = cost_of_a_connect(one, times), cost_of_a_refusal(one, times)
         told = f"measured: PostgreSQL {version}, {platform.machine()}, {os.cpu_count()} cores"
     else:
         told = "given"
-    price = f"A connect costs the server {cost * 1e3:.2f} ms of one core ({told})."
+    cost, refusal = costs
+    price = (
+        f"A connect costs the server {cost * 1e3:.2f} ms of one core, and one that it refuses for "
+        f"being full {refusal * 1e3:.2f} ms ({told})."
+    )
     print(price)
     command = "`python benchmarks/fleet.py`, a simulation."
     text = ["# A fleet after a restart of its server", "", command, price, "", EXPLAINED]
@@ -192,7 +241,12 @@ def main() -> None:
             picture = plot(runs, scene)
             text += ["", "![Connects tried per second, over time](fleet.svg)"]
         if chosen.quick:
-            return
+            break
+    part = caps_when_full(cost, refusal, chosen.instances)
+    print(f"\n{(title := 'How long to wait for a full server')}\n\n{part}")
+    if chosen.quick:
+        return
+    text += ["", f"## {title}", "", part]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "fleet.md").write_text("\n".join([*text, ""]))
     (RESULTS / "fleet.svg").write_text(picture)
@@ -202,11 +256,17 @@ def main() -> None:
 def describe(scene: argparse.Namespace, cost: float) -> str:
     """Say what is simulated."""
     rate = scene.instances * scene.threads / (scene.think + scene.hold)
+    others = (
+        f" Other clients have {scene.others:,} of them, and {scene.leave:g} a second end."
+        if scene.others
+        else ""
+    )
     return (
         f"{scene.instances:,} instances, {scene.threads} threads and {scene.size} connections "
         f"each, {rate:,.0f} requests a second of {scene.hold * 1e3:g} ms. The server is away for "
         f"{scene.outage:g} s; it has {scene.cores} cores, so it opens {scene.cores / cost:,.0f} "
         f"connections a second at most, and max_connections {scene.max_connections:,}."
+        f"{others}"
     )
 
 

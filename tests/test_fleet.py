@@ -142,6 +142,23 @@ def test_a_pool_of_ours_knocks_once_at_a_time_and_then_refills(clock: Clock) -> 
     assert fleet.failures == []
 
 
+def test_a_pool_of_ours_leaves_a_full_server_in_peace_until_others_have_left(clock: Clock) -> None:
+    server = Server(clock, 0.0, 0.0, cores=1, max_connections=2, others=2, leave=0.1)
+    fleet = Fleet(clock, think=0.01, hold=0.01)
+    client = Ours(clock, server, 0, backoff=Backoff(initial=0.1, maximum=0.1, jitter=False))
+    client.size = 1
+    clock.resume(fleet.thread(0, client))
+    clock.run(30.0)
+    # The first was no probe's.
+    waited = [later - at for at, later in pairwise(server.refused_full[1:])]
+    assert waited == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2])
+    # One has left after ten seconds; the knock after that was due five after the one before.
+    assert server.knocks[-1] == pytest.approx(server.refused_full[-1] + 5.0)
+    assert 10.0 < fleet.first_served[0] < 12.0
+    assert server.open == 1
+    assert not fleet.failures
+
+
 def test_each_connection_of_a_native_pool_knocks_by_itself_and_waits_twice_as_long(
     clock: Clock,
 ) -> None:
@@ -202,7 +219,11 @@ def test_who_waits_too_long_for_the_server_gives_up_and_costs_it_all_the_same(
     for _ in range(3):
         clock.resume(connect())  # type: ignore[arg-type]
     clock.run(60.0)
-    assert outcomes == [(4.0, "open"), (8.0, "open"), (CONNECT_TIMEOUT, "timeout")]
+    assert outcomes == [
+        (4.0, "open"),
+        (8.0, "open"),
+        (CONNECT_TIMEOUT, "connection timeout expired"),
+    ]
 
 
 def test_a_checkout_ends_after_its_timeout(clock: Clock) -> None:
@@ -240,6 +261,12 @@ def test_the_command_measures_a_connect_and_prints_a_row_for_each_contestant() -
     command = [sys.executable, str(ROOT / "benchmarks" / "fleet.py"), "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
-    assert "ms of one core (measured: PostgreSQL" in done.stdout
-    for name in ("a connect per request", "native", "native, checks", "django_pooled"):
+    assert "ms (measured: PostgreSQL" in done.stdout
+    for name in (
+        "a connect per request",
+        "native",
+        "native, checks",
+        "django_pooled",
+        "5 s (ours)",
+    ):
         assert f"| {name} |" in done.stdout
