@@ -12,7 +12,7 @@ from django_pooled.connecting import LONGEST_WHEN_FULL
 
 __all__ = ["CAPS", "EXPLAINED", "Seen", "lone_pool", "table"]
 
-CAPS = (0.75, 2.0, LONGEST_WHEN_FULL, 10.0)
+CAPS = (0.75, LONGEST_WHEN_FULL, 5.0, 10.0)
 STEADY = 60.0
 """Seconds from which on waits have grown as long as they get."""
 LONE = 200

@@ -24,10 +24,10 @@ logger = logging.getLogger("django_pooled.pool")
 
 T = TypeVar("T")
 
-LONGEST_WHEN_FULL = 5.0
+LONGEST_WHEN_FULL = 2.0
 """Cap of the waits while the server is full, in seconds, where the backoff's own is not longer.
 
-A fleet of a thousand pools knocks a seventh as often as with 0.75, and whoever waits for 5 seconds
+A fleet of a thousand pools knocks a third as often as with 0.75, and whoever waits for 2 seconds
 still has one knock made for it: the figures are in benchmarks/results/fleet.md.
 """
 

@@ -189,7 +189,7 @@ def test_attempts_are_counted_by_outcome() -> None:
 def test_while_the_server_is_full_waits_grow_beyond_the_backoff_s_cap() -> None:
     waits = Waits(Backoff(initial=0.1, maximum=0.75, jitter=False))
     assert [waits.after(attempt, full) for attempt in range(1, 10)] == pytest.approx(
-        [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, LONGEST_WHEN_FULL, LONGEST_WHEN_FULL, LONGEST_WHEN_FULL]
+        [0.1, 0.2, 0.4, 0.8, 1.6, *[LONGEST_WHEN_FULL] * 4]
     )
 
 

@@ -151,9 +151,9 @@ def test_a_pool_of_ours_leaves_a_full_server_in_peace_until_others_have_left(clo
     clock.run(30.0)
     # The first was no probe's.
     waited = [later - at for at, later in pairwise(server.refused_full[1:])]
-    assert waited == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2])
-    # One has left after ten seconds; the knock after that was due five after the one before.
-    assert server.knocks[-1] == pytest.approx(server.refused_full[-1] + 5.0)
+    assert waited == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0])
+    # One has left after ten seconds; the knock after that was due two after the one before.
+    assert server.knocks[-1] == pytest.approx(server.refused_full[-1] + 2.0)
     assert 10.0 < fleet.first_served[0] < 12.0
     assert server.open == 1
     assert not fleet.failures
@@ -267,6 +267,6 @@ def test_the_command_measures_a_connect_and_prints_a_row_for_each_contestant() -
         "native",
         "native, checks",
         "django_pooled",
-        "5 s (ours)",
+        "2 s (ours)",
     ):
         assert f"| {name} |" in done.stdout
