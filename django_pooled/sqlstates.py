@@ -89,7 +89,7 @@ _TRANSIENT = re.compile(
     re.VERBOSE,
 )
 
-# Of the transient ones, those of FULL.
+# Transient too, those of FULL.
 _FULL = re.compile(
     r"""
       too\ many\ clients\ already | remaining\ connection\ slots\ are\ reserved
@@ -100,6 +100,9 @@ _FULL = re.compile(
     """,
     re.VERBOSE,
 )
+
+# What psycopg says to two answers where it expects one.
+_TWO_ENDS = re.compile(r"received \d+ results from command")
 
 
 def psycopg_error(error: BaseException | None) -> psycopg.Error | None:
@@ -120,13 +123,17 @@ def is_connection_lost(error: BaseException | None) -> bool:
     """Tell whether *error* says that the connection, not the statement, failed.
 
     psycopg raises an OperationalError without SQLSTATE when the socket breaks or the
-    connection is closed already: such an error never came from the server.
+    connection is closed already: such an error never came from the server. A session that is
+    ended behind PgBouncer says so twice, in the server's words and in PgBouncer's; where psycopg
+    expects one answer, to BEGIN or COMMIT, it raises an InternalError with neither.
     """
     found = psycopg_error(error)
     if found is None:
         return False
     if found.sqlstate is None:
-        return isinstance(found, psycopg.OperationalError)
+        return isinstance(found, psycopg.OperationalError) or (
+            isinstance(found, psycopg.InternalError) and _TWO_ENDS.match(str(found)) is not None
+        )
     return found.sqlstate in CONNECTION_LOST or found.sqlstate.startswith("08")
 
 
@@ -159,7 +166,7 @@ def is_permanent_refusal(error: BaseException) -> bool:
     if found.sqlstate is not None:
         return not is_connection_lost(found) and not found.sqlstate.startswith("53")
     text = str(found)
-    return bool(_PERMANENT.search(text)) and not _TRANSIENT.search(text)
+    return bool(_PERMANENT.search(text)) and not (_TRANSIENT.search(text) or _FULL.search(text))
 
 
 def is_server_full(error: BaseException) -> bool:

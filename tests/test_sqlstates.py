@@ -54,6 +54,7 @@ def test_a_circle_of_causes_comes_to_an_end() -> None:
         errors.IdleSessionTimeout(),
         psycopg.OperationalError("consuming input failed: server closed the connection"),
         psycopg.OperationalError("the connection is closed"),
+        psycopg.InternalError("received 2 results from command 'COMMIT'"),
     ],
 )
 def test_a_lost_connection_is_known(error: psycopg.Error) -> None:
@@ -131,11 +132,12 @@ def test_everything_else_is_transient(words: str) -> None:
     assert not is_permanent_refusal(psycopg.OperationalError(f"connection failed: {words}"))
 
 
-def test_of_several_hosts_one_that_may_come_back_makes_it_transient() -> None:
+@pytest.mark.parametrize("other", ["Connection refused", "FATAL:  sorry, too many clients already"])
+def test_of_several_hosts_one_that_may_come_back_makes_it_transient(other: str) -> None:
     error = psycopg.OperationalError(
         "multiple connection attempts failed. All failures were:\n"
         "- host: 'a': FATAL:  password authentication failed for user \"ada\"\n"
-        "- host: 'b': Connection refused"
+        f"- host: 'b': {other}"
     )
     assert not is_permanent_refusal(error)
 
