@@ -72,6 +72,16 @@ ENGINES = (
 )
 
 
+def environment(database: Mapping[str, Any], **more: str) -> dict[str, str]:
+    """Return what a process finds in its environment that works with such a database.
+
+    It keeps compiled bytecode whatever is set here, as that of an installed package is kept.
+    """
+    inherited = {name: os.environ[name] for name in os.environ if name != "PYTHONDONTWRITEBYTECODE"}
+    ours = {"BENCHMARK_DATABASE": json.dumps(database), "PYTHONPATH": PYTHONPATH}
+    return {**inherited, **ours, **more}
+
+
 class Worker:
     """The process that one engine works in; see ``_worker.Commands`` for what it can be told.
 
@@ -79,7 +89,7 @@ class Worker:
         engine: its column.
         database: its ``DATABASES["default"]``, but for what the engine's own settings are.
         program: what to run, if not ``_worker.py``: a module that obeys as that does.
-        environment: what else it finds in its environment.
+        more: what else it finds in its environment.
     """
 
     def __init__(
@@ -87,19 +97,13 @@ class Worker:
         engine: Engine,
         database: Mapping[str, Any],
         program: str = "_worker",
-        **environment: str,
+        **more: str,
     ) -> None:
         self.name = engine.name
-        entry = {**engine.settings, **database}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", program],
-            env={
-                **os.environ,
-                "BENCHMARK_DATABASE": json.dumps(entry),
-                "PYTHONPATH": PYTHONPATH,
-                **environment,
-            },
+            env=environment({**engine.settings, **database}, **more),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

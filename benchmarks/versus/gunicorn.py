@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -12,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _common import PYTHONPATH
+from _common import environment
 
 from example_project.embedded_postgres import free_port
 from tests.servers import wait_until
@@ -53,7 +51,7 @@ class Site:
                 *("--no-control-socket", "--log-level", "warning"),
                 *("--bind", f"127.0.0.1:{self.port}", "--keep-alive", "60"),
             ],
-            env={**os.environ, "BENCHMARK_DATABASE": json.dumps(entry), "PYTHONPATH": PYTHONPATH},
+            env=environment(entry),
             stdout=self._log,
             stderr=self._log,
             start_new_session=True,

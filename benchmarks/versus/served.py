@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from _common import PYTHONPATH
+from _common import environment
 
 from .contestants import ALL
 from .gunicorn import Site
@@ -168,8 +166,7 @@ def _migrate(entry: dict[str, Any]) -> None:
     code = "import versus.voting, django; django.setup(); " + (
         "from django.core.management import call_command; call_command('migrate', verbosity=0)"
     )
-    environment = {"BENCHMARK_DATABASE": json.dumps(entry), "PYTHONPATH": PYTHONPATH}
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, check=True)
+    subprocess.run([sys.executable, "-c", code], env=environment(entry), check=True)
 
 
 def _site(venue: Venue, entry: dict[str, Any], threads: int, **more: Any) -> Site:
