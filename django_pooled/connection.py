@@ -11,7 +11,7 @@ import psycopg
 from .sqlstates import CONNECTION_LOST
 
 if TYPE_CHECKING:
-    import select
+    from collections.abc import Callable
     from weakref import ref
 
     from typing_extensions import Self
@@ -38,8 +38,8 @@ class Life:
         "expires_at",
         "goodbye",
         "idle_since",
+        "is_readable",
         "opened_at",
-        "readable",
     )
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Life:
         self.closed_for: Reason | None = None
         """Why the pool closes it, once that is decided."""
         self.doomed_by: str | None = None
-        self.readable: select.poll | None = None
+        self.is_readable: Callable[[], object] | None = None
         """Tells whether the socket has something to read; made at the first look."""
         self.goodbye: str | None = None
         """SQLSTATE with which the server ended the session, where it came as a notice."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
+from .readable import look_at
+
 if TYPE_CHECKING:
     from .connection import PooledConnection
 
@@ -28,14 +30,17 @@ def looks_alive(connection: PooledConnection) -> bool:
     pgconn, life = connection.pgconn, connection.life
     if pgconn.status != ConnStatus.OK or life.doomed_by is not None:
         return False
-    if not (life.readable.poll(0) if life.readable is not None else _is_readable(connection)):
+    is_readable = life.is_readable
+    if is_readable is None:
+        is_readable = life.is_readable = look_at(pgconn.socket)
+    if not is_readable():
         return True
     try:
         for _ in range(_READS):
             pgconn.consume_input()
             # Has libpq parse what was read, which is when it hands out notices.
             pgconn.is_busy()
-            if not _is_readable(connection):
+            if not is_readable():
                 break
     except psycopg.OperationalError:
         return False
@@ -69,17 +74,6 @@ def answers(connection: PooledConnection, timeout: float) -> bool:
     except psycopg.OperationalError:
         return False
     return pgconn.transaction_status == TransactionStatus.IDLE
-
-
-def _is_readable(connection: PooledConnection) -> bool:
-    life = connection.life
-    if life.readable is None:
-        if not hasattr(select, "poll"):
-            return _ready(connection.pgconn.socket, reading=True, timeout=0)
-        # To make one takes longer than to ask it.
-        life.readable = select.poll()
-        life.readable.register(connection.pgconn.socket, select.POLLIN)
-    return bool(life.readable.poll(0))
 
 
 def _ready(socket: int, *, reading: bool, timeout: float) -> bool:

@@ -59,7 +59,7 @@ class Checkout:
         self.left_behind = left_behind
         self.since: float = monotonic()
         self.waited: float = self.since - asked
-        self.where: Line = caller(above=2)  # Usage.begin() and what called it.
+        self.where: Line = caller(above=4)  # Past Usage.begin() and Pool.checkout().
         self.stack = traceback.extract_stack() if keep_stack else None
         self.thread = thread
         self.activity: str | None = current.get()

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import select
 import signal
 import socket
+import sys
 import threading
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from django_pooled import liveness
+from django_pooled import liveness, readable
 from django_pooled.liveness import answers, looks_alive
 from tests.servers import kill_backends
 
@@ -60,10 +62,18 @@ def stuff(connection: PooledConnection) -> None:
             raw.detach()
 
 
-def test_without_poll_select_does(
-    connection: PooledConnection, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("missing", ["nothing", "ctypes", "poll"])
+def test_a_dead_connection_is_seen_whatever_the_platform_lacks(
+    connection: PooledConnection,
+    proxy: FaultProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    missing: str,
 ) -> None:
-    monkeypatch.delattr(select, "poll")
+    connection.life.is_readable = None
+    if missing != "nothing":
+        monkeypatch.setattr(readable, "_poll", None)
+    if missing == "poll":
+        monkeypatch.delattr(select, "poll")
     assert looks_alive(connection)
     assert answers(connection, 10.0)
     proxy.freeze()
@@ -71,6 +81,52 @@ def test_without_poll_select_does(
     proxy.forward()
     proxy.cut()
     assert not looks_alive(connection)
+
+
+def test_a_python_without_ctypes_has_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    spec = importlib.util.find_spec("django_pooled.readable")
+    assert spec is not None
+    assert spec.loader is not None
+    without = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(without)
+    assert without._poll is None
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        is_readable = without.look_at(ours.fileno())
+        assert not is_readable()
+        theirs.send(b"x")
+        assert is_readable()
+
+
+@pytest.mark.skipif(readable._poll is None, reason="this platform's C library has no poll()")
+def test_a_look_lets_no_other_thread_run_meanwhile() -> None:
+    ours, theirs = socket.socketpair()
+    before = sys.getswitchinterval()
+    busy = threading.Event()
+    with ours, theirs:
+        is_readable = readable.look_at(ours.fileno())
+
+        def compute() -> None:
+            while not busy.is_set():
+                pass
+
+        others = [threading.Thread(target=compute) for _ in range(3)]
+        # A thread that lets others run gets its turn again after that.
+        sys.setswitchinterval(1.0)
+        try:
+            for other in others:
+                other.start()
+            started = monotonic()
+            for _ in range(100):
+                is_readable()
+            took = monotonic() - started
+        finally:
+            sys.setswitchinterval(before)
+            busy.set()
+            for other in others:
+                other.join()
+    assert took < 20.0
 
 
 def test_a_socket_that_never_runs_dry_is_left_to_the_round_trip(
