@@ -9,16 +9,17 @@ processor time more, and a third of the throughput. A function that is called by
 from __future__ import annotations
 
 import select
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-try:
-    import ctypes
+_poll: Any = None
+if hasattr(select, "poll"):
+    # Not on Windows. A Python may have been built without ctypes, and a C library be built in.
+    with suppress(ImportError, OSError, AttributeError):
+        import ctypes
 
-    _poll: Any = ctypes.PyDLL(None).poll
-except (ImportError, AttributeError, OSError, TypeError):
-    # A Python without ctypes; Windows, which has no such library, and no poll().
-    _poll = None
+        _poll = ctypes.PyDLL(None).poll
 
 if TYPE_CHECKING:
     from collections.abc import Callable
