@@ -195,6 +195,9 @@ class Crashes:
         operator.execute("SELECT pg_reload_conf()")
         # Of a session of its own: the setting reaches each when it next has nothing to do.
         wait_until(lambda: self._setting() == name)
+        # Whether COMMIT waits at all is for the checkpointer to say, which may be busy: it has
+        # heard of the change when it does what it is told next.
+        operator.execute("CHECKPOINT")
 
     def _setting(self) -> str:
         with self._operator() as operator:
