@@ -98,6 +98,10 @@ def test_no_vote_is_lost_or_doubled_while_everything_breaks(operator: Browser, s
     soon(lambda: state(operator) == "PostgreSQL is running")
     press(operator, "restart")
     soon(lambda: "PostgreSQL is back" in events(operator))
+    press(operator, "freeze")
+    soon(lambda: state(operator) == "PostgreSQL is frozen")
+    # Nothing comes to its end now, so there are transactions that have to be restarted.
+    soon(lambda: float(operator.text("[data-figure=in_use]")) > 0)
     press(operator, "kill")
     soon(lambda: re.search("is back.*SIGKILL", events(operator)))
     soon(lambda: state(operator) == "PostgreSQL is running")
