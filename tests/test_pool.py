@@ -955,3 +955,30 @@ def test_what_a_user_has_set_on_a_connection_is_unset_at_checkin(
     assert again.autocommit
     assert (again.isolation_level, again.read_only, again.deferrable) == (None, None, None)
     pool.checkin(again)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_second_checkin_changes_nothing(
+    server: EmbeddedServer, make_pool: MakePool, broken: bool
+) -> None:
+    pool = make_pool(server, min_size=0, max_size=2)
+    connection = pool.checkout()
+    if broken:
+        connection.close()
+    pool.checkin(connection)
+    pool.checkin(connection)
+    counters = pool.snapshot().counters
+    assert (counters.checkouts, counters.checkins, counters.discarded) == (1, not broken, broken)
+    assert pool.gauges().size == (0 if broken else 1)
+
+
+def test_what_came_back_just_before_a_thread_queues_is_taken_at_once(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=1)
+    fill(pool, 1)
+    # As if it had found none a moment before.
+    connection = pool._pool.take(5.0)
+    assert pool.gauges().idle == pool.gauges().waiting == 0
+    pool._pool.give(connection, time.monotonic())
+    assert pool.gauges().idle == 1
