@@ -59,12 +59,12 @@ class Judge:
             connection: Taken from the pool.
             deadline: The monotonic moment at which its answer comes too late.
         """
-        life, now = connection.life, monotonic()
-        if now >= life.expires_at:
+        now = monotonic()
+        if now >= connection.life.expires_at:
             return "lifetime"
         if not looks_alive(connection):
             return self._dead(now, silent=False)
-        if now - life.idle_since >= self._check_after and not answers(
+        if self._is_due(connection, now) and not answers(
             connection, min(self._check_timeout, deadline - now)
         ):
             return self._dead(now, silent=looks_alive(connection))

@@ -198,16 +198,19 @@ class LendingWrapper(QuickWrapper):
             self._keeps -= 1
 
     def connect_anew(self) -> None:
-        self._keeps += 1
-        try:
+        with self._keeping():
             super().connect_anew()
-        finally:
-            self._keeps -= 1
 
     def tell_of_connection(self) -> None:
+        with self._keeping():
+            super().tell_of_connection()
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        # For what is rare: each cursor counts for itself, which costs less.
         self._keeps += 1
         try:
-            super().tell_of_connection()
+            yield
         finally:
             self._keeps -= 1
 

@@ -144,10 +144,8 @@ class Pool:
                 checkout = self._usage.end(connection, now, kept)
                 if checkout is None:
                     return
-                if kept:
-                    self._pool.give(connection, now)
-            if not kept:
-                self._pool.discard(connection, "drained")
+                # A pool that was closed closes it.
+                self._pool.give(connection, now)
         else:
             checkout = self._usage.begin_to_end(connection)
             if checkout is None:
