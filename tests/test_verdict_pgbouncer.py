@@ -53,6 +53,14 @@ def rows() -> list[Row]:
     return [Row(*cells) for cells in table("test_verdict_pgbouncer")]
 
 
+def told(row: Row) -> Row:
+    """Return what psycopg tells of a row: before 3.3.5 it told the last of two errors."""
+    version = tuple(int(part) for part in psycopg.__version__.split(".")[:3])
+    if row.says == "received 2 results" and version < (3, 3, 5):
+        return row._replace(says="server conn crashed?", sqlstate="08P01")
+    return row
+
+
 class SceneBehind(Scene):
     """The same scene, with PgBouncer between the pool and the proxy."""
 
@@ -351,6 +359,7 @@ def test_what_pgbouncer_does_is_judged_as_its_table_says(
         again = row.done != "nothing" and row.phase != "COMMIT, done"
         assert (scene.attempts, scene.written) == ((2, [2]) if again else (1, [1]))
         assert len(errors) == (1 if again else 0)
+    row = told(row)
     for error in errors:
         assert (sqlstate_of(error) or "none") == row.sqlstate
         assert row.says in str(error) or row.says == "none"
