@@ -74,11 +74,12 @@ class LendingCursor(_Proxy):
     """
 
     def __init__(self, wrapper: LendingWrapper, cursor: Any) -> None:
-        super().__init__(wrapper, cursor)
-        self.__dict__.update(_home=wrapper.connection, _given={})
+        self.__dict__.update(
+            _wrapper=wrapper, _cursor=cursor, _home=wrapper.connection, _given=None
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._given[name] = value
+        self.__dict__["_given"] = {**(self._given or {}), name: value}
         super().__setattr__(name, value)
 
     @property
@@ -89,8 +90,14 @@ class LendingCursor(_Proxy):
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """As psycopg's."""
-        with self._statement(query):
+        self._begin(query)
+        try:
             self._cursor.execute(query, params, **options)
+        except psycopg.Error as error:
+            self._note_error(error)
+            raise
+        finally:
+            self._wrapper.statement_ended()
         return self
 
     def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
@@ -111,21 +118,27 @@ class LendingCursor(_Proxy):
 
     @contextmanager
     def _statement(self, query: object) -> Iterator[None]:
-        wrapper = self._wrapper
-        self._come_home()
-        state = session_state_of(query)
-        if state is not None:
-            wrapper.pin(state)
+        # As execute() has it for itself, since most statements are executed by that.
+        self._begin(query)
         try:
             yield
         except psycopg.Error as error:
-            # While there is a connection to be judged by it. Within a transaction there still is
-            # one when Django translates the error.
-            if not wrapper.in_atomic_block:
-                wrapper.note_error(error)
+            self._note_error(error)
             raise
         finally:
-            wrapper.statement_ended()
+            self._wrapper.statement_ended()
+
+    def _begin(self, query: object) -> None:
+        self._come_home()
+        state = session_state_of(query)
+        if state is not None:
+            self._wrapper.pin(state)
+
+    def _note_error(self, error: psycopg.Error) -> None:
+        # While there is a connection to be judged by it. Within a transaction there still is
+        # one when Django translates the error.
+        if not self._wrapper.in_atomic_block:
+            self._wrapper.note_error(error)
 
     def _come_home(self) -> None:
         """Have a cursor on the wrapper's connection, which may be another one by now."""
@@ -134,7 +147,7 @@ class LendingCursor(_Proxy):
         if is_home or self._cursor.closed:
             return
         cursor = wrapper.bare_cursor()
-        for name, value in self._given.items():
+        for name, value in (self._given or {}).items():
             setattr(cursor, name, value)
         self.__dict__.update(_cursor=cursor, _home=wrapper.connection)
 
@@ -148,11 +161,6 @@ class LendingWrapper(QuickWrapper):
     _keeps = 0
     _named_cursors: WeakSet[psycopg.Cursor[Any]] | None = None
 
-    @property
-    def _lends(self) -> bool:
-        pool = self.checked_out_from
-        return pool is not None and pool.lends
-
     def set_autocommit(self, *args: Any, **kwargs: Any) -> None:
         super().set_autocommit(*args, **kwargs)
         self.statement_ended()
@@ -164,38 +172,36 @@ class LendingWrapper(QuickWrapper):
         """
         if self.connection is None or self.in_atomic_block or not self.autocommit:
             return False
-        if any(not cursor.closed for cursor in self._named_cursors or ()):
+        cursors = self._named_cursors
+        if cursors and any(not cursor.closed for cursor in cursors):
             return False
-        self.close()
+        self.give_back()
         return True
 
     def create_cursor(self, name: str | None = None) -> Any:
+        if self.connection is None:
+            self._connect_and_keep()
         cursor = super().create_cursor(name)
         if name is not None:
             if self._named_cursors is None:
                 self._named_cursors = WeakSet()
             self._named_cursors.add(cursor)
-        if not self._lends:
+        pool = self.checked_out_from
+        if pool is None or not pool.lends:
             return cursor
         return (LendingCursor if name is None else LendingNamedCursor)(self, cursor)
 
-    def _cursor(self, name: str | None = None) -> Any:
-        # Statements that are run on the way to one's own end nothing: those of receivers of
-        # connection_created, or where somebody has put more into ensure_connection().
-        self._keeps += 1
-        try:
-            return super()._cursor(name)  # type: ignore[misc]
-        finally:
-            self._keeps -= 1
-
     def bare_cursor(self) -> Any:
         """Return psycopg's cursor, on a connection that stays until `statement_ended`."""
-        self._keeps += 1
-        try:
+        self.ensure_connection()
+        if self.connection is None:
+            self._connect_and_keep()
+        return super().create_cursor(None)
+
+    def _connect_and_keep(self) -> None:
+        # Somebody has put more into ensure_connection(), statements whose end gave it back.
+        with self._keeping():
             self.ensure_connection()
-            return super().create_cursor(None)
-        finally:
-            self._keeps -= 1
 
     def connect_anew(self) -> None:
         with self._keeping():
@@ -207,7 +213,7 @@ class LendingWrapper(QuickWrapper):
 
     @contextmanager
     def _keeping(self) -> Iterator[None]:
-        # For what is rare: each cursor counts for itself, which costs less.
+        # Statements that are run on the way to one's own end nothing.
         self._keeps += 1
         try:
             yield
@@ -216,9 +222,10 @@ class LendingWrapper(QuickWrapper):
 
     def statement_ended(self) -> None:
         """In transaction mode: give the connection back unless something on it is under way."""
-        connection = self.connection
+        connection, pool = self.connection, self.checked_out_from
         if (
-            self._lends
+            pool is not None
+            and pool.lends
             and self._keeps == 0
             and connection.pinned_by is None
             and connection.pgconn.transaction_status not in _UNDER_WAY

@@ -143,6 +143,9 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
 
         Nobody waits while one is idle: whoever gives one back hands it to a waiter.
         """
+        # Where all are in use, the queue is next, and its turn under the lock is enough.
+        if not self._pool:
+            return None
         with self._lock:
             if not self._pool:
                 return None
@@ -284,6 +287,9 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     def _maybe_grow_pool(self) -> None:
         # Called under the lock when a waiter has queued. One connection on its way for each
         # waiter, where psycopg_pool has one on its way for all of them.
+        if self._nconns >= self._max_size and not self._opening:
+            # All there may be are there, and the next that comes back is the waiter's.
+            return
         refused_for = self._connector.standing_refusal()
         if refused_for is not None and not self._opening and not len(self._in_use):
             self._fail([self._waiting.pop()], refused_for)

@@ -116,7 +116,12 @@ class QuickWrapper(postgresql.DatabaseWrapper):
         # At both ends of a request: back to the pool, which looks for itself at its state.
         if self.checked_out_from is None:
             super().close_if_unusable_or_obsolete()
-        elif self.in_atomic_block or type(self).close is not QuickWrapper.close:
+        else:
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Close, as Django does, past its questions where nobody has put more into it."""
+        if self.in_atomic_block or type(self).close is not QuickWrapper.close:
             self.close()
         else:
             self.run_on_commit = []
@@ -138,8 +143,24 @@ class QuickWrapper(postgresql.DatabaseWrapper):
 
         A subclass may have, or a test, or a package that watches: Sentry replaces connect().
         """
+        # One by one, since this is asked at each checkout: to compare them as tuples and sets
+        # takes three times as long. tests/test_quick.py goes through HOOKS.
+        kind, own = type(self), vars(self)
+        check, parameters, connection, state, autocommit, switch = self._hooks
         return (
-            _hooks_of(type(self)) == self._hooks
+            kind.check_settings is check
+            and kind.get_connection_params is parameters
+            and kind.get_new_connection is connection
+            and kind.init_connection_state is state
+            and kind.set_autocommit is autocommit
+            and kind._set_autocommit is switch  # type: ignore[attr-defined]
             and BaseDatabaseWrapper.connect is _long_way
-            and vars(self).keys().isdisjoint(HOOKS)
+            and not (
+                "check_settings" in own
+                or "get_connection_params" in own
+                or "get_new_connection" in own
+                or "init_connection_state" in own
+                or "set_autocommit" in own
+                or "_set_autocommit" in own
+            )
         )

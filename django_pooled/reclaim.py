@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Line", "Thread", "Threads", "caller"]
 
+# Since Python 3.12; without it each frame on the way has to become an object, to be asked.
+_module_at = getattr(sys, "_getframemodulename", None)
+
 _PASSED_OVER = ("django", "django_pooled", "contextlib", "asgiref", "threading")
 
 
@@ -85,7 +88,14 @@ def caller(above: int = 0) -> Line:
     Args:
         above: How many callers are passed over in any case.
     """
-    frame = sys._getframe(above + 1)
+    depth = above + 1
+    if _module_at is not None:
+        # A decorator may have copied that name from what it decorates; the frame's own settles it.
+        while _is_passed_over(module := _module_at(depth)):
+            depth += 1
+        if module is None:
+            depth = above + 1
+    frame = sys._getframe(depth)
     while True:
         module = frame.f_globals.get("__name__", "?")
         if not _is_passed_over(module) or frame.f_back is None:
@@ -94,5 +104,5 @@ def caller(above: int = 0) -> Line:
 
 
 @lru_cache(maxsize=1024)
-def _is_passed_over(module: str) -> bool:
-    return module.partition(".")[0] in _PASSED_OVER
+def _is_passed_over(module: str | None) -> bool:
+    return module is not None and module.partition(".")[0] in _PASSED_OVER

@@ -34,10 +34,6 @@ _CALLS = re.compile(
 # Where each statement begins: at the start and after each semicolon, past comments and parentheses.
 _BEGINNING = re.compile(r"(?:^|;)(?:\s|--[^\n]*\n|/\*.*?\*/|\()*", re.DOTALL)
 
-# Looked for first, since most statements have none of them.
-_IN_STATEMENTS = ("set", "listen", "load", "prepare", "deallocate", "hold", "temp")
-_IN_CALLS = ("advisory", "set_config", "setseed", "dblink_connect")
-
 
 def session_state_of(query: object) -> str | None:
     """Return which kind of state *query* gives its session that outlives the transaction.
@@ -47,12 +43,26 @@ def session_state_of(query: object) -> str | None:
     """
     text = _text_of(query)
     lowered = text.lower()
-    if any(hint in lowered for hint in _IN_STATEMENTS):
+    # Plain words are looked for first, one by one, since most statements have none of them.
+    if (
+        "set" in lowered
+        or "listen" in lowered
+        or "load" in lowered
+        or "prepare" in lowered
+        or "deallocate" in lowered
+        or "hold" in lowered
+        or "temp" in lowered
+    ):
         for beginning in _BEGINNING.finditer(text):
             found = _STATEMENTS.match(text, beginning.end())
             if found is not None:
                 return _told(found)
-    if any(hint in lowered for hint in _IN_CALLS):
+    if (
+        "advisory" in lowered
+        or "set_config" in lowered
+        or "setseed" in lowered
+        or "dblink_connect" in lowered
+    ):
         found = _CALLS.search(text)
         if found is not None:
             return _told(found)

@@ -178,6 +178,15 @@ def test_a_backend_with_something_of_its_own_takes_the_long_way(
         other.close()
 
 
+@pytest.mark.parametrize("hook", quick.HOOKS)
+def test_what_a_test_puts_in_the_place_of_a_hook_is_called(
+    wrapper: DatabaseWrapper, hook: str
+) -> None:
+    with patch.object(wrapper, hook, wraps=getattr(wrapper, hook)) as replaced:
+        assert ways(wrapper) == ["long"]
+    assert replaced.called
+
+
 def test_what_watches_django_s_connect_sees_each(wrapper: DatabaseWrapper) -> None:
     seen: list[str] = []
 

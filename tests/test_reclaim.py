@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import threading
 from typing import TYPE_CHECKING, Any
 
 from django_pooled import reclaim
@@ -22,6 +24,22 @@ def test_the_line_that_is_told_is_that_of_the_code_in_front_of_django() -> None:
     project, django = made_in("shop.models", line=7), made_in("django.db.models.query")
     assert str(django(lambda: project(reclaim.caller))) == "shop.models.passes_on:7"
     assert str(project(lambda: django(reclaim.caller))).startswith(f"{__name__}.<lambda>:")
+
+
+def test_a_function_of_django_that_says_it_is_the_projects_is_passed_over() -> None:
+    django = made_in("contextlib")
+    # As functools.wraps() leaves what atomic() makes of a view.
+    django.__module__ = "shop.views"
+    assert str(django(reclaim.caller)).startswith(f"{__name__}.test_a_function_of_django")
+
+
+def test_without_code_of_the_project_the_line_is_the_outermost() -> None:
+    names: dict[str, Any] = {"__name__": "django.tasks", "told": [], "caller": reclaim.caller}
+    exec("def run(ended):\n told.append(caller())\n ended.set()", names)
+    ended = threading.Event()
+    _thread.start_new_thread(names["run"], (ended,))
+    assert ended.wait(10.0)
+    assert str(names["told"][0]) == "django.tasks.run:2"
 
 
 def test_the_line_of_a_function_of_many_is_the_one_that_ran() -> None:

@@ -358,6 +358,29 @@ def test_a_receiver_of_connection_created_may_query(database: Any) -> None:
     assert in_use(database) == 0
 
 
+def test_statements_within_ensure_connection_do_not_take_the_connection_from_the_cursor(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    ensure = database.ensure_connection
+
+    def ensure_and_ask() -> None:
+        is_new = database.connection is None
+        ensure()
+        if is_new:
+            # As somebody's own backend may, at each new connection.
+            seen.append(ask(database, "SELECT count(*) FROM item"))
+
+    monkeypatch.setattr(database, "ensure_connection", ensure_and_ask)
+    with database.cursor() as cursor:
+        assert in_use(database) == 1
+        cursor.execute("SELECT 1")
+        assert (cursor.fetchone(), in_use(database)) == ((1,), 0)
+        cursor.execute("SELECT 2")
+        assert (cursor.fetchone(), in_use(database)) == ((2,), 0)
+    assert set(seen) == {5}
+
+
 def test_psycopg_s_own_ways_with_a_cursor_work(database: Any) -> None:
     # Below Django's wrapping of cursors.
     with database.cursor().cursor as cursor:

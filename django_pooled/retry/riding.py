@@ -11,15 +11,13 @@ from django.db.transaction import TransactionManagementError
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from django_pooled import psycopg_seam as seam
+from django_pooled.connection import PooledConnection
 
 from .witness import FULL_QUESTION, QUICK_QUESTION, Testimony, assigning, testify
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
     from typing_extensions import Self
-
-    from django_pooled.connection import PooledConnection
-
 
 __all__ = ["Rider", "RidingCursor", "may_write"]
 
@@ -129,7 +127,12 @@ class Rider:
         self._began = True
 
     def addition_to(self, query: object) -> str | None:
-        """Return what to send along with *query*, if anything."""
+        """Return what to send along with *query*, if anything.
+
+        Raises:
+            TransactionManagementError: As `refuse_if_ended`.
+        """
+        self.refuse_if_ended()
         if not isinstance(query, str):
             return None
         if self._record is not None and _ROLLS_BACK.match(query):
@@ -181,27 +184,32 @@ class RidingCursor(Cursor):
     middle of something there.
     """
 
-    __slots__ = ("_owner",)
+    __slots__ = ("_owner", "_pooled")
 
-    def __init__(self, connection: Any, **options: Any) -> None:
-        super().__init__(connection, **options)
-        self._owner = getattr(connection, "owner", None)
+    def __init__(self, connection: Any, *, row_factory: Any = None) -> None:
+        super().__init__(connection, row_factory=row_factory)
+        # Who takes Django's parameters to psycopg gets a connection of psycopg's.
+        self._pooled = connection if isinstance(connection, PooledConnection) else None
+        self._owner = None if self._pooled is None else self._pooled.owner
 
-    def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
+    def execute(
+        self,
+        query: Any,
+        params: Any = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> Self:
         """As psycopg's; its results are those of *query* alone."""
-        connection = self.connection
-        if getattr(connection, "owner", None) is not self._owner:
+        pooled = self._pooled
+        if pooled is not None and pooled.owner is not self._owner:
             self._refuse_if_given_back()
-        rider: Rider | None = getattr(connection, "rider", None)
-        if rider is None:
-            super().execute(query, params, **options)
-            return self
-        rider.refuse_if_ended()
-        addition = rider.addition_to(query)
-        if addition is None:
-            super().execute(query, params, **options)
+        rider = None if pooled is None else pooled.rider
+        addition = None if rider is None else rider.addition_to(query)
+        if rider is None or addition is None:
+            super().execute(query, params, prepare=prepare, binary=binary)
         else:
-            super().execute(query + addition, params, **options)
+            super().execute(query + addition, params, prepare=prepare, binary=binary)
             rider.hear(seam.take_results(self, rider.statements, addition), self.rowcount)
         return self
 
@@ -221,5 +229,6 @@ class RidingCursor(Cursor):
         return super().stream(*args, **options)
 
     def _refuse_if_given_back(self) -> None:
-        if getattr(self.connection, "owner", None) is not self._owner and not self.closed:
+        pooled = self._pooled
+        if pooled is not None and pooled.owner is not self._owner and not self.closed:
             raise psycopg.InterfaceError("the cursor's connection went back to its pool")
