@@ -59,12 +59,13 @@ class Judge:
             connection: Taken from the pool.
             deadline: The monotonic moment at which its answer comes too late.
         """
-        now = monotonic()
-        if now >= connection.life.expires_at:
+        now, life = monotonic(), connection.life
+        if now >= life.expires_at:
             return "lifetime"
         if not looks_alive(connection):
             return self._dead(now, silent=False)
-        if self._is_due(connection, now) and not answers(
+        # Idle for so long that only a round trip tells.
+        if now - life.idle_since >= self._check_after and not answers(
             connection, min(self._check_timeout, deadline - now)
         ):
             return self._dead(now, silent=looks_alive(connection))
@@ -126,8 +127,9 @@ class Judge:
         need a round trip too go unasked: each would cost another check_timeout.
         """
         self._connector.suspect()
+        unasked = now - self._check_after if silent else float("-inf")
         dead = self._pool.sweep(
-            lambda other: looks_alive(other) and not (silent and self._is_due(other, now)), "dead"
+            lambda other: looks_alive(other) and other.life.idle_since > unasked, "dead"
         )
         logger.info(
             "pool %r: found %d dead connections",
@@ -136,7 +138,3 @@ class Judge:
             extra=facts("connections_dead", alias=self._alias, connections=dead + 1),
         )
         return "dead"
-
-    def _is_due(self, connection: PooledConnection, now: float) -> bool:
-        """Whether it has been idle so long that only a round trip tells."""
-        return now - connection.life.idle_since >= self._check_after

@@ -140,19 +140,19 @@ class Pool:
         now = monotonic()
         if self._keeps_as_it_is and is_as_new(connection) and now < connection.life.expires_at:
             with self.record.lock:
-                kept = not self._pool.closed
-                checkout = self._usage.end(connection, now, kept)
+                checkout = self._usage.end(connection)
                 if checkout is None:
                     return
-                # A pool that was closed closes it.
-                self._pool.give(connection, now)
+                kept = self._pool.give(connection, now)
+                self._usage.count(checkout, now, kept)
         else:
             checkout = self._usage.begin_to_end(connection)
             if checkout is None:
                 return
             kept = self._reset_and_give(connection)
             now = monotonic()
-        self._usage.log_if_long(checkout, now)
+        if self.options.leak_after is not None:
+            self._usage.log_if_long(checkout, now)
         self._announcer.checked_in(now - checkout.since, kept)
 
     def look(self, timeout: float) -> Look:

@@ -183,13 +183,18 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         connection._pool = self
         return connection
 
-    def give(self, connection: PooledConnection, now: float) -> None:
-        """Hand a connection that came back to the waiter who is next, or keep it; as putconn()."""
+    def give(self, connection: PooledConnection, now: float) -> bool:
+        """Hand a connection that came back to the waiter who is next, or keep it; as putconn().
+
+        Returns whether it was kept, and not closed since the pool is.
+        """
+        kept = not self._closed
         connection.life.idle_since = now
         if now >= connection.life.expires_at:
             self.discard(connection, "lifetime")
         else:
             self._add_to_pool(connection)
+        return kept
 
     def _leave(self, waiter: _Waiter) -> None:
         # Connections are handed over under this lock, so from here on none is handed to it.

@@ -166,21 +166,14 @@ class Usage:
             ]
         )
 
-    def end(self, connection: PooledConnection, now: float, kept: bool) -> Checkout | None:
+    def end(self, connection: PooledConnection) -> Checkout | None:
         """Note that *connection* is in use no more; under the record's lock.
 
-        Args:
-            connection: What is given back.
-            now: The monotonic moment.
-            kept: Whether it goes back, and is not closed.
-
         Returns:
-            What has ended; None if it was not checked out, or is being given back already.
+            What has ended, for `count`; None if it was not checked out, or is being given back
+            already.
         """
-        checkout = self._checkouts.pop(connection, None)
-        if checkout is not None:
-            self._count(checkout, now, kept)
-        return checkout
+        return self._checkouts.pop(connection, None)
 
     def begin_to_end(self, connection: PooledConnection) -> Checkout | None:
         """Note that *connection* is being reset; it counts as in use until `ended`."""
@@ -193,9 +186,16 @@ class Usage:
     def ended(self, connection: PooledConnection, now: float, kept: bool) -> None:
         """Note that *connection* has been reset."""
         with self._record.lock:
-            self._count(self._returning.pop(connection), now, kept)
+            self.count(self._returning.pop(connection), now, kept)
 
-    def _count(self, checkout: Checkout, now: float, kept: bool) -> None:
+    def count(self, checkout: Checkout, now: float, kept: bool) -> None:
+        """Count a checkout that has ended; under the record's lock, in the same turn as its end.
+
+        Args:
+            checkout: What `end` returned.
+            now: The monotonic moment.
+            kept: Whether the connection went back, and was not closed.
+        """
         self._record.checkin(checkout.waited, now - checkout.since, kept)
         if self._watched:
             self._changed.notify_all()
