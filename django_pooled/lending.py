@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -14,7 +15,7 @@ from .quick import QuickWrapper
 from .session_state import session_state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from typing_extensions import Self
 
@@ -73,13 +74,13 @@ class LendingCursor(_Proxy):
     is to a cursor is that of psycopg's, including what is set on it.
     """
 
+    _given: Mapping[str, Any] = MappingProxyType({})
+
     def __init__(self, wrapper: LendingWrapper, cursor: Any) -> None:
-        self.__dict__.update(
-            _wrapper=wrapper, _cursor=cursor, _home=wrapper.connection, _given=None
-        )
+        self.__dict__.update(_wrapper=wrapper, _cursor=cursor, _home=wrapper.connection)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self.__dict__["_given"] = {**(self._given or {}), name: value}
+        self.__dict__["_given"] = {**self._given, name: value}
         super().__setattr__(name, value)
 
     @property
@@ -147,7 +148,7 @@ class LendingCursor(_Proxy):
         if is_home or self._cursor.closed:
             return
         cursor = wrapper.bare_cursor()
-        for name, value in (self._given or {}).items():
+        for name, value in self._given.items():
             setattr(cursor, name, value)
         self.__dict__.update(_cursor=cursor, _home=wrapper.connection)
 
