@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["processes", "sizes"]
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
-PROCESSES = (1, 2, 4, 8, 16, 32)
+PROCESSES = (1, 2, 4, 8, 16, 32, 64)
 THREADS = 64
 
 QUERIES = {
@@ -45,7 +45,7 @@ def sizes(server: EmbeddedServer, scale: Scale) -> list[Outcome]:
 
 
 def processes(server: EmbeddedServer, scale: Scale) -> list[Outcome]:
-    """1 to 32 processes of four threads and connections each."""
+    """1 to 64 processes of four threads and connections each."""
     settings = {"threads and max_size of each": 4, "contestant": OURS.name}
     with Venue(server, tls=False, size=4) as venue:
         workers = [venue.worker(OURS, least=4) for _ in range(max(PROCESSES))]

@@ -179,7 +179,7 @@ def _ours() -> dict[str, Callable[[], object]]:
     def note() -> None:
         pool._usage.begin(own, 0.0, pool._left_behind)
         with pool.record.lock:
-            pool._usage.end(own, monotonic(), True)
+            pool._usage.count(pool._usage.end(own), monotonic(), True)
 
     return {
         "ours, session: whole request": _cycle(wrapper),
