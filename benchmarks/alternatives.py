@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from _common import BENCHMARKS, arguments
 from versus import bars
 from versus.chart import drawn
-from versus.outcome import Outcome, circumstances
+from versus.outcome import Outcome, circumstances, joined
 from versus.scale import Scale
 from versus.venue import opened
 from versus.workloads import WORKLOADS
@@ -41,15 +41,20 @@ and under which load it was measured. Figures of two runs say nothing about each
 def measure(chosen: argparse.Namespace) -> None:
     """Run each workload that was asked for, and write its files as soon as it is done."""
     scale = Scale.quick() if chosen.quick else Scale()
-    given = {name: getattr(chosen, name) for name in ("rounds", "long_rounds", "seconds")}
+    options = ("rounds", "long_rounds", "seconds", "launches")
+    given = {name: getattr(chosen, name) for name in options}
     scale = replace(scale, **{name: value for name, value in given.items() if value})
     folder: Path = chosen.results
     folder.mkdir(exist_ok=True)
     with opened() as server:
         for name in chosen.workloads:
             load, began = os.getloadavg()[0], time.monotonic()
-            found = WORKLOADS[name](server, scale)
-            for outcome in found if isinstance(found, list) else [found]:
+            launches = []
+            for _ in range(scale.launches):
+                found = WORKLOADS[name](server, scale.of_a_launch)
+                launches.append(found if isinstance(found, list) else [found])
+            for parts in zip(*launches, strict=True):
+                outcome = joined(parts)
                 outcome.circumstances = {
                     **circumstances(server.parameters()),
                     "load of the machine": f"{load:.1f} before, {os.getloadavg()[0]:.1f} after",
@@ -84,6 +89,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="of workloads with short turns")
     parser.add_argument("--long-rounds", type=int, help="of workloads with long turns")
     parser.add_argument("--seconds", type=float, help="of a long turn")
+    parser.add_argument("--launches", type=int, help="of all processes, which share the rounds")
     parser.add_argument("--results", type=Path, default=BENCHMARKS / "results", help="folder")
     chosen = parser.parse_args()
     # Else it would leave servers and workers behind.

@@ -20,7 +20,7 @@ import psycopg
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Metric", "Outcome", "circumstances", "interleaved", "spread"]
+__all__ = ["Metric", "Outcome", "circumstances", "interleaved", "joined", "spread"]
 
 PACKAGES = (
     *("Django", "psycopg", "psycopg-binary", "psycopg-pool", "django-db-connection-pool"),
@@ -119,7 +119,7 @@ def interleaved(
     """Give each contestant one turn in each round, in an order that changes."""
     for number in range(rounds):
         order = list(contestants)
-        random.Random(number).shuffle(order)
+        random.shuffle(order)
         found = {}
         for name in order:
             if name in outcome.absent:
@@ -133,6 +133,21 @@ def interleaved(
             if name in found:
                 outcome.add(name, found[name])
         print(f"  {outcome.name}: round {number + 1} of {rounds}", flush=True)
+
+
+def joined(launches: Sequence[Outcome]) -> Outcome:
+    """Return one outcome of several of one workload, between which all processes began anew."""
+    whole, *others = launches
+    for other in others:
+        whole.absent |= other.absent
+        for name, rows in other.figures.items():
+            for key, values in rows.items():
+                whole.figures.get(name, {}).get(key, []).extend(values)
+    for name in whole.absent:
+        whole.figures.pop(name, None)
+    if others:
+        whole.settings["launches"] = f"{len(launches)}, each with that many rounds"
+    return whole
 
 
 def circumstances(server_parameters: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .contestants import ALL, named
 from .outcome import Metric
@@ -36,8 +36,19 @@ class Scale:
     """Turns of each in workloads whose turns are long."""
     seconds: float = 0.8
     """How long those take."""
+    launches: int = 3
+    """How often all processes are started anew, which share the rounds: what a request takes
+    depends on where the kernel has put client and server, for as long as they live."""
+
+    @property
+    def of_a_launch(self) -> Scale:
+        """What each of them has to do."""
+        rounds, long_rounds = (
+            max(1, count // self.launches) for count in (self.rounds, self.long_rounds)
+        )
+        return replace(self, rounds=rounds, long_rounds=long_rounds)
 
     @classmethod
     def quick(cls) -> Scale:
         """A minute or two for all, to see that it works."""
-        return cls(3, 50, 2, 0.5)
+        return cls(3, 50, 2, 0.5, launches=1)

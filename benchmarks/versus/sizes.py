@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from _common import at_once
@@ -24,6 +25,9 @@ __all__ = ["processes", "sizes"]
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 PROCESSES = (1, 2, 4, 8, 16, 32, 64)
 THREADS = 64
+LEAD = 0.3
+LEAD_OF_EACH = 0.05
+"""Seconds in which a process gets its command and starts its threads."""
 
 QUERIES = {
     "the server computes 1 ms": "SELECT count(*) FROM generate_series(1, 16000)",
@@ -49,9 +53,15 @@ def processes(server: EmbeddedServer, scale: Scale) -> list[Outcome]:
     settings = {"threads and max_size of each": 4, "contestant": OURS.name}
     with Venue(server, tls=False, size=4) as venue:
         workers = [venue.worker(OURS, least=4) for _ in range(max(PROCESSES))]
+        for worker in workers:
+            # Opens its connections.
+            worker.call("share", threads=4, seconds=0.01)
 
         def ask(count: int, query: str, seconds: float) -> dict[str, float]:
-            answers = at_once(workers[:count], "share", threads=4, seconds=seconds, query=query)
+            # All have begun by then, so that none has the server to itself while it is measured.
+            at = perf_counter() + LEAD + count * LEAD_OF_EACH
+            chosen = workers[:count]
+            answers = at_once(chosen, "share", threads=4, seconds=seconds, query=query, at=at)
             # Of the percentiles the mean, since all have the same share.
             return {
                 "rate": sum(answer["rate"] for answer in answers),

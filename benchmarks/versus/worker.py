@@ -76,8 +76,21 @@ class Commands(_worker.Commands):
         cpu = time.process_time() - cpu
         return {**percentiles(walls), "wall": sum(walls) / count, "cpu": cpu / count}
 
-    def share(self, threads: int, seconds: float, query: str = QUERY) -> dict[str, float]:
-        """Have that many threads make requests for so long."""
+    def share(
+        self, threads: int, seconds: float, query: str = QUERY, at: float | None = None
+    ) -> dict[str, float]:
+        """Have that many threads make requests for so long.
+
+        Args:
+            threads: how many.
+            seconds: how long.
+            query: what each asks.
+            at: the moment of `perf_counter()`, which all processes share, from which on requests
+                count, for processes to be measured over the same time; until then they are made.
+
+        Raises:
+            RuntimeError: that moment was over when they began.
+        """
         walls: list[list[float]] = [[] for _ in range(threads)]
         barrier = threading.Barrier(threads + 1)
         errors: list[str] = []
@@ -86,10 +99,15 @@ class Commands(_worker.Commands):
             try:
                 self._cycle(query)
                 barrier.wait(60.0)
-                end = time.perf_counter() + seconds
+                start = time.perf_counter()
+                if at is not None and start > at:
+                    raise RuntimeError("it was late when the threads had started")
+                end = (start if at is None else at) + seconds
                 while (began := time.perf_counter()) < end:
                     self._cycle(query)
-                    mine.append(time.perf_counter() - began)
+                    done = time.perf_counter()
+                    if at is None or at <= done < end:
+                        mine.append(done - began)
             except Exception as error:
                 errors.append(f"{type(error).__name__}: {error}")
                 barrier.abort()
@@ -110,6 +128,8 @@ class Commands(_worker.Commands):
         if errors:
             raise RuntimeError(errors[0])
         every = [one for mine in walls for one in mine]
+        if at is not None:
+            wall = seconds
         return {**percentiles(every), "rate": len(every) / wall, "cpu": cpu / len(every)}
 
     def memory(self) -> float:
