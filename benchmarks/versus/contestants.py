@@ -44,7 +44,8 @@ class Contestant:
 
     def missing(self) -> str | None:
         """Say what keeps it from taking part, or None."""
-        for module in filter(None, (self.engine.partition(".")[0], self.gevent and "gevent")):
+        needed = [self.engine.partition(".")[0]] + ["gevent"] * self.gevent
+        for module in needed:
             if importlib.util.find_spec(module) is None:
                 return f"the package {module} is not installed"
         return None
