@@ -121,7 +121,8 @@ class QuickWrapper(postgresql.DatabaseWrapper):
 
     def give_back(self) -> None:
         """Close, as Django does, past its questions where nobody has put more into it."""
-        if self.in_atomic_block or type(self).close is not QuickWrapper.close:
+        has_its_own = type(self).close is not QuickWrapper.close or "close" in vars(self)
+        if has_its_own or self.in_atomic_block:
             self.close()
         else:
             self.run_on_commit = []

@@ -104,5 +104,5 @@ def caller(above: int = 0) -> Line:
 
 
 @lru_cache(maxsize=1024)
-def _is_passed_over(module: str | None) -> bool:
-    return module is not None and module.partition(".")[0] in _PASSED_OVER
+def _is_passed_over(module: object) -> bool:
+    return isinstance(module, str) and module.partition(".")[0] in _PASSED_OVER

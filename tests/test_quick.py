@@ -220,6 +220,16 @@ def test_at_the_end_of_a_request_a_backend_s_own_close_is_called(
     assert (other.connection, other.run_on_commit, closed) == (None, [], [True] * overridden)
 
 
+def test_at_the_end_of_a_request_what_a_test_puts_in_the_place_of_close_is_called(
+    wrapper: DatabaseWrapper,
+) -> None:
+    wrapper.ensure_connection()
+    with patch.object(wrapper, "close", wraps=wrapper.close) as replaced:
+        wrapper.close_if_unusable_or_obsolete()
+    assert replaced.called
+    assert wrapper.connection is None
+
+
 def test_at_the_end_of_a_request_a_transaction_left_open_is_rolled_back(
     wrapper: DatabaseWrapper,
 ) -> None:

@@ -33,6 +33,12 @@ def test_a_function_of_django_that_says_it_is_the_projects_is_passed_over() -> N
     assert str(django(reclaim.caller)).startswith(f"{__name__}.test_a_function_of_django")
 
 
+def test_a_function_without_a_module_is_passed_over_by_its_frame() -> None:
+    django = made_in("django.db.models.query")
+    django.__module__ = None  # type: ignore[assignment]
+    assert str(django(reclaim.caller)).startswith(f"{__name__}.test_a_function_without")
+
+
 def test_without_code_of_the_project_the_line_is_the_outermost() -> None:
     names: dict[str, Any] = {"__name__": "django.tasks", "told": [], "caller": reclaim.caller}
     exec("def run(ended):\n told.append(caller())\n ended.set()", names)
