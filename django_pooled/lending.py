@@ -194,13 +194,11 @@ class LendingWrapper(QuickWrapper):
 
     def bare_cursor(self) -> Any:
         """Return psycopg's cursor, on a connection that stays until `statement_ended`."""
-        self.ensure_connection()
-        if self.connection is None:
-            self._connect_and_keep()
+        self._connect_and_keep()
         return super().create_cursor(None)
 
     def _connect_and_keep(self) -> None:
-        # Somebody has put more into ensure_connection(), statements whose end gave it back.
+        # Somebody may have put more into ensure_connection(), statements whose end gives it back.
         with self._keeping():
             self.ensure_connection()
 

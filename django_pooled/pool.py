@@ -151,8 +151,7 @@ class Pool:
                 return
             kept = self._reset_and_give(connection)
             now = monotonic()
-        if self.options.leak_after is not None:
-            self._usage.log_if_long(checkout, now)
+        self._usage.log_if_long(checkout, now)
         self._announcer.checked_in(now - checkout.since, kept)
 
     def look(self, timeout: float) -> Look:

@@ -30,7 +30,6 @@ HOOKS = (
 )
 """What Django's connect() calls; a backend built on this one may have put something into each."""
 
-_hooks_of = attrgetter(*HOOKS)
 _long_way = BaseDatabaseWrapper.connect
 
 
@@ -136,7 +135,7 @@ class QuickWrapper(postgresql.DatabaseWrapper):
     @classmethod
     def remember_hooks(cls) -> None:
         """Take what this class has, now, for what a connection of the pool has had already."""
-        cls._hooks = _hooks_of(cls)
+        cls._hooks = attrgetter(*HOOKS)(cls)
 
     @property
     def _follows_django(self) -> bool:
