@@ -27,6 +27,7 @@ from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 
 from . import conf, other_pools, registry, uwsgi_seam
+from .addresses import refuse_addresses
 from .celery_seam import closes_around_a_task
 from .connection import PooledConnection
 from .errors import PoolError
@@ -123,6 +124,8 @@ class DatabaseWrapper(LendingWrapper):
         return self._find_pool(self.get_connection_params())
 
     def get_connection_params(self) -> dict[str, Any]:
+        # Before Django's own look at them: it quotes a NAME that is too long.
+        refuse_addresses(self.alias, self.settings_dict)
         params = with_defaults(super().get_connection_params())
         if params["cursor_factory"] is postgresql.Cursor:
             params["cursor_factory"] = RidingCursor

@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from .backoff import Backoff
 from .other_pools import name_here, refuse_leftovers
+from .redaction import remember_settings, shown
 
 __all__ = ["PoolOptions", "is_ours", "is_pooled", "parse"]
 
@@ -157,13 +158,14 @@ def parse(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions:
         ImproperlyConfigured: An unknown option, a wrong type or an impossible value; the
             message names alias, key, value, what was expected, and the nearest known key.
     """
+    remember_settings(settings_dict)
     max_age = settings_dict.get("CONN_MAX_AGE", 0)
     if max_age != 0:
         # Django's words first, which may be looked for.
         raise ImproperlyConfigured(
             f"Pooling doesn't support persistent connections. DATABASES[{alias!r}]"
-            f"['CONN_MAX_AGE'] is {max_age!r}; expected 0, since the pool keeps connections open: "
-            f"limit their age with OPTIONS['pool']['max_lifetime']."
+            f"['CONN_MAX_AGE'] is {shown(max_age)}; expected 0, since the pool keeps connections "
+            f"open: limit their age with OPTIONS['pool']['max_lifetime']."
         )
     refuse_leftovers(alias, settings_dict)
     given = settings_dict.get("OPTIONS", {}).get("pool", True)
@@ -171,7 +173,7 @@ def parse(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions:
         given = {}
     if not isinstance(given, Mapping):
         raise ImproperlyConfigured(
-            f"DATABASES[{alias!r}]['OPTIONS']['pool'] is {given!r}; expected True, a dict of "
+            f"DATABASES[{alias!r}]['OPTIONS']['pool'] is {shown(given)}; expected True, a dict of "
             f"options, or False for connections without a pool."
         )
     values = dict(given)
@@ -236,22 +238,30 @@ def _refuse_unknown(
         if key in known:
             continue
         if where == "pool" and key in _TAKEN:
-            raise _refusal(alias, where, key, given[key], f"nothing here: {_TAKEN[key]}")
+            place, instead = _place(alias, where, key), _TAKEN[key]
+            raise ImproperlyConfigured(f"{place} is given; expected nothing here: {instead}.")
         near = difflib.get_close_matches(str(key).lower(), known, n=1, cutoff=0.5)
         meant = (name_here(key) if where == "pool" else None) or next(iter(near), None)
         hint = f" Did you mean {meant!r}?" if meant else ""
         raise ImproperlyConfigured(
-            f"{_place(alias, where, key)} = {given[key]!r} is not an option; expected one of "
-            f"{', '.join(sorted(known))}.{hint}"
+            f"{_place(alias, where, key)}{_of_unknown(given[key])} is not an option; expected "
+            f"one of {', '.join(sorted(known))}.{hint}"
         )
 
 
 def _refusal(
     alias: str, where: str, key: str, value: object, expected: str
 ) -> ImproperlyConfigured:
-    return ImproperlyConfigured(f"{_place(alias, where, key)} is {value!r}; expected {expected}.")
+    return ImproperlyConfigured(
+        f"{_place(alias, where, key)} is {shown(value)}; expected {expected}."
+    )
 
 
 def _place(alias: str, where: str, key: object) -> str:
     inner = "['pool']" if where == "pool" else "['pool']['backoff']"
-    return f"DATABASES[{alias!r}]['OPTIONS']{inner}[{key!r}]"
+    return f"DATABASES[{alias!r}]['OPTIONS']{inner}[{shown(key)}]"
+
+
+def _of_unknown(value: object) -> str:
+    """Say what an unknown option is, unless that may be a secret: a password in a wrong place."""
+    return f" = {value!r}" if isinstance(value, (bool, int, float, type(None))) else ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .backoff import retry_until
 from .log_facts import facts
+from .redaction import told
 from .sqlstates import is_permanent_refusal, is_server_full
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ class Connector:
             logger.warning(
                 "pool %r: cannot connect: %s",
                 self._name,
-                error,
+                told(error),
                 extra=facts("connect_failed", alias=self._name, error=error),
             )
         with self._counting:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 
+from .redaction import masked, one_line, scrub
 from .sqlstates import CONNECTION_LOST
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Life:
     def doom(self, reason: str) -> None:
         """Have the connection closed instead of kept when it comes back."""
         if self.doomed_by is None:
-            self.doomed_by = reason
+            self.doomed_by = one_line(masked(reason))
 
     def notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         """Take note of a server that ends an idle session: its error arrives as a notice.
@@ -106,7 +107,12 @@ class PooledConnection(psycopg.Connection[Any]):
         connect: Any = super().connect
         if getattr(connect, "__self__", cls) is not cls:
             connect = partial(connect.__func__, cls)
-        made: Self = connect(*args, **kwargs)
+        try:
+            made: Self = connect(*args, **kwargs)
+        except psycopg.Error as error:
+            # libpq quotes what it does not understand, a connection string for one.
+            scrub(error)
+            raise
         return made
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -17,6 +17,7 @@ from django.views.decorators.http import require_safe
 from .base import DatabaseWrapper
 from .exempt import never_atomic
 from .log_facts import Telling, facts
+from .redaction import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,7 +67,7 @@ def readiness(
         # The pool has said so once. Django would log each as an error, and mail it to the admins.
         log_response(
             "%s was answered 503",
-            request.path,
+            one_line(request.path),
             response=response,
             request=request,
             logger=Telling(logger, facts("probe_answered_503", states=states)),

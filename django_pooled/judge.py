@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .liveness import answers, looks_alive
 from .log_facts import facts
+from .redaction import told
 from .sqlstates import READ_ONLY, is_connection_lost, is_stale_plan
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Judge:
                 logger.info(
                     "pool %r: the project's check failed: %s",
                     self._alias,
-                    error,
+                    told(error),
                     extra=facts("check_failed", alias=self._alias, error=error),
                 )
                 return "dead"
@@ -91,12 +92,12 @@ class Judge:
         psycopg keeps it, and has no public way to forget it.
         """
         if is_connection_lost(error):
-            connection.life.doom(f"{error.sqlstate or 'lost'}: {error}")
+            connection.life.doom(f"{error.sqlstate or 'lost'}: {told(error)}")
         elif error.sqlstate == READ_ONLY and connection.server_is_read_only:
             place = connection.place
             for other in self._usage.connections():
                 if other.place == place:
-                    other.life.doom(f"{READ_ONLY}: {error}")
+                    other.life.doom(f"{READ_ONLY}: {told(error)}")
             self._pool.sweep(lambda other: other.place != place, "drained")
             logger.warning(
                 "pool %r: %s:%s turned read-only, and is left",
@@ -105,7 +106,7 @@ class Judge:
             )
         elif is_stale_plan(error):
             for other in self._usage.connections():
-                other.life.doom(str(error))
+                other.life.doom(told(error))
             self._pool.sweep(lambda other: False, "drained")
             logger.info(
                 "pool %r: tables have changed; new connections prepare anew",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from .redaction import masked, one_line
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -33,7 +35,12 @@ def facts(
         from .sqlstates import sqlstate_of
 
         values = {"error": type(error).__name__, "sqlstate": sqlstate_of(error), **values}
-    return {"event": event, **values}
+    return {"event": event, **{key: _plain(value) for key, value in values.items()}}
+
+
+def _plain(value: str | float | Mapping[str, str] | None) -> object:
+    # A host's name, for one, may come from outside.
+    return one_line(masked(value)) if isinstance(value, str) else value
 
 
 class Telling(logging.Logger):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from django.views.defaults import server_error
 
 from .errors import AmbiguousCommit, PoolError
 from .log_facts import Telling, facts
+from .redaction import one_line, stand_in, told
 from .sqlstates import history, is_server_away, sqlstate_of
 
 if TYPE_CHECKING:
@@ -55,9 +55,6 @@ PAGE = """\
 </body>
 </html>
 """
-
-# libpq quotes a malformed connection string whole in its error.
-_CREDENTIALS = re.compile(r"(?<=://)\S+(?=@)|(?<=password=)('[^']*'|[^\s'\"]+)")
 
 
 class DatabaseUnavailableMiddleware:
@@ -174,14 +171,14 @@ def unavailable_response(
     log_response(
         "Database %s is unavailable, %s %s was answered 503: %s",
         repr(alias) if alias is not None else "of unknown alias",
-        request.method,
-        request.path,
+        one_line(str(request.method)),
+        one_line(request.path),
         _reason(error),
         response=response,
         request=request,
         logger=Telling(logger, facts("answered_503", alias=alias, error=error)),
         level="warning",
-        exception=error if settings.DEBUG else None,
+        exception=stand_in(error) if settings.DEBUG else None,
     )
     return response
 
@@ -205,9 +202,11 @@ def _page(detail: str, retry_after: int) -> str:
             return PAGE.format(detail=detail)
         return template.render({"detail": detail, "retry_after": retry_after})
     except Exception as error:
-        logger.exception(
-            "The template %s could not be rendered.",
+        logger.error(
+            "The template %s could not be rendered: %s",
             TEMPLATE,
+            told(error),
+            exc_info=stand_in(error),
             extra=facts("template_failed", error=error),
         )
         return PAGE.format(detail=detail)
@@ -229,7 +228,7 @@ def _alias_of(error: BaseException) -> str | None:
 
 
 def _reason(error: BaseException) -> str:
-    """Name the error, its SQLSTATE and its words on one line, without credentials."""
+    """Name the error, its SQLSTATE and its words."""
     sqlstate = sqlstate_of(error)
     name = type(error).__name__ + (f" {sqlstate}" if sqlstate else "")
-    return _CREDENTIALS.sub("***", f"{name}: {' '.join(str(error).split())}")
+    return f"{name}: {told(error)}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import ImproperlyConfigured
 from psycopg import IsolationLevel
 
+from .redaction import masked, one_line, remember, shown
 from .stats import session_name
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def resolved(params: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("user", "password"):
         if callable(resolved.get(key)):
             resolved[key] = resolved[key]()
+            if key == "password":
+                remember(resolved[key])
     return resolved
 
 
@@ -78,7 +81,7 @@ def server_of(settings: Mapping[str, Any]) -> str:
     host = settings["HOST"] or options.get("host", "local socket")
     port = settings["PORT"] or options.get("port", 5432)
     name = options.get("dbname") or settings["NAME"] or f"service {options.get('service')}"
-    return f"{host}:{port}/{name}"
+    return one_line(masked(f"{host}:{port}/{name}"))
 
 
 def isolation_level_of(alias: str, settings: Mapping[str, Any]) -> IsolationLevel:
@@ -94,9 +97,9 @@ def isolation_level_of(alias: str, settings: Mapping[str, Any]) -> IsolationLeve
         levels = ", ".join(f"psycopg.IsolationLevel.{level.name}" for level in IsolationLevel)
         # Django's words first, which may be looked for.
         raise ImproperlyConfigured(
-            f"Invalid transaction isolation level {value} specified. Use one of the "
+            f"Invalid transaction isolation level {shown(value)} specified. Use one of the "
             f"psycopg.IsolationLevel values. DATABASES[{alias!r}]['OPTIONS']['isolation_level'] "
-            f"is {value!r}; expected one of {levels}."
+            f"is {shown(value)}; expected one of {levels}."
         ) from None
 
 

@@ -18,6 +18,7 @@ from .judge import Judge
 from .log_facts import facts
 from .readiness import Readiness
 from .record import Record
+from .redaction import told
 from .reset import is_as_new, reset
 from .retry.budget import RetryBudget
 from .stats import PoolSnapshot
@@ -207,7 +208,7 @@ class Pool:
             server=self.server,
             age=monotonic() - self._made_at,
             retry_budget_left=self.retry_budget.left,
-            last_error=str(error).strip() if error else None,
+            last_error=told(error) if error else None,
             last_error_age=monotonic() - self._connector.last_error_at if error else None,
             counters=counters,
             connections=[*self._usage.describe(), *map(described, self._pool.idle_connections)],
@@ -238,8 +239,8 @@ class Pool:
             raise self._error(PoolClosed, started, "the pool is closed") from None
         except seam.Refused as refused:
             counter = "refused"
-            cause = refused.__cause__
-            error = self._error(ConnectFailed, started, f"cannot connect: {str(cause).strip()}")
+            cause = refused.__cause__ or refused
+            error = self._error(ConnectFailed, started, f"cannot connect: {told(cause)}")
         self.record.add(counter)
         if isinstance(error, CheckoutTimeout):
             self._usage.log_long_holds()
@@ -300,7 +301,7 @@ class Pool:
         message = f"pool {self.alias!r}: {what} (after {elapsed:.2f} s; {gauges})"
         trouble, opening = self._connector.trouble, self._pool.opening
         if kind is CheckoutTimeout and trouble is not None:
-            message += f"; the last attempt to connect failed: {str(trouble).strip()}"
+            message += f"; the last attempt to connect failed: {told(trouble)}"
         elif kind is CheckoutTimeout and opening:
             message += f"; {opening} being opened, without an answer yet from {self.server}"
         return kind(message, alias=self.alias, elapsed=elapsed, gauges=gauges)

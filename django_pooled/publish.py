@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from . import stats_folder
 from .log_facts import facts
+from .redaction import stand_in, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +66,7 @@ def start(folder: StrPath | None, report: Callable[[], ProcessReport]) -> None:
         except (OSError, RuntimeError) as error:
             logger.debug(
                 "The pool statistics of this process are not published: %s",
-                error,
+                told(error),
                 extra=facts("not_published", error=error),
             )
 
@@ -173,7 +174,7 @@ class _Publisher:
                 except OSError as error:
                     logger.debug(
                         "A reader of the pool statistics went away: %s",
-                        error,
+                        told(error),
                         extra=facts("reader_gone", error=error),
                     )
 
@@ -221,7 +222,7 @@ def _encode(report: Callable[[], ProcessReport]) -> bytes:
         # The thread has to outlive whatever is wrong with one report.
         logger.debug(
             "The pool statistics could not be put together.",
-            exc_info=True,
+            exc_info=stand_in(error),
             extra=facts("report_failed", error=error),
         )
         return json.dumps({"pid": os.getpid(), "error": f"{type(error).__name__}"}).encode()
@@ -241,6 +242,6 @@ def _sweep(folder: Path) -> None:
     except OSError as error:
         logger.debug(
             "Sockets of ended processes could not be swept: %s",
-            error,
+            told(error),
             extra=facts("sweep_failed", error=error),
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from .log_facts import facts
+from .redaction import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +79,7 @@ def reset(
         logger.warning(
             "pool %r: discarded a connection: %s",
             alias,
-            error,
+            told(error),
             extra=facts("reset_failed", alias=alias, error=error),
         )
         return False

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(django_pooled.__file__).parent
 PAGE = PACKAGE.parent / "docs" / "metrics.md"
 LEVELS = {
+    "error": "ERROR",
     "debug": "DEBUG",
     "info": "INFO",
     "warning": "WARNING",

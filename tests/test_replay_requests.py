@@ -265,7 +265,7 @@ def test_an_upload_on_disk_that_was_closed_ends_the_attempts(
     with pytest.raises(OperationalError, match="made") as failed:
         post("uploaded_and_closed", upload(LARGE))
     assert attempts.number == 1
-    assert_noted(failed.value, "the file 'ballot.txt' was closed and cannot be read again")
+    assert_noted(failed.value, "a file was closed and cannot be read again")
 
 
 def assert_noted(error: BaseException, reason: str) -> None:

@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.utils import load_backend
 
 from django_pooled import stats_folder
+from django_pooled.addresses import refuse_addresses
 from django_pooled.conf import is_ours, is_pooled, parse
 from django_pooled.other_pools import refuse_leftovers
 
@@ -93,6 +94,7 @@ def _kind_of(entry: Mapping[str, Any]) -> str:
 def _check_ours(alias: str, entry: Mapping[str, Any], *, has_pool: bool) -> list[CheckMessage]:
     messages = _check_isolation_level(alias, entry)
     try:
+        refuse_addresses(alias, entry)
         if not has_pool:
             refuse_leftovers(alias, entry)
             return messages

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from django_pooled.log_facts import facts
 from django_pooled.poolstats.overview import PoolRow
 from django_pooled.poolstats.prometheus import SILENT, gauge_lines, pool_lines
+from django_pooled.redaction import told
 
 from .ledger import open_book
 from .site import Site, own_pools
@@ -49,10 +50,9 @@ def summed(timeout: float) -> str:
         figures = book.figures(look)
     except OSError as error:
         logger.debug(
-            "The metrics are not added up: %s", error, extra=facts("not_summed", error=error)
+            "The metrics are not added up: %s", told(error), extra=facts("not_summed", error=error)
         )
-        reason = " ".join(str(error).split())
-        return f"# Not added up over processes: {reason}.\n" + _by_process(site.look(timeout))
+        return f"# Not added up over processes: {told(error)}.\n" + _by_process(site.look(timeout))
     return _text([({"database": alias}, PoolRow.of(found)) for alias, found in figures], look)
 
 

@@ -7,6 +7,7 @@ import logging
 
 from django_pooled import registry
 from django_pooled.log_facts import facts
+from django_pooled.redaction import told
 
 from .ledger import is_kept, open_book
 from .site import Site
@@ -35,7 +36,7 @@ def write_down() -> None:
     except OSError as error:
         logger.debug(
             "The last figures were not written down: %s",
-            error,
+            told(error),
             extra=facts("farewell_failed", error=error),
         )
 

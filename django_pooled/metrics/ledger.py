@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from django_pooled import publish, stats_folder
 from django_pooled.log_facts import facts
+from django_pooled.redaction import told
 from django_pooled.stats import BOUNDS
 
 from .book import Book, Entry
@@ -116,8 +117,8 @@ def _read(descriptor: int, name: str) -> Book:
         return _parse(json.loads(content))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         logger.debug(
-            "The ledger of the metrics is begun anew, since it can't be read: %r",
-            error,
+            "The ledger of the metrics is begun anew, since it can't be read: %s",
+            told(error),
             extra=facts("ledger_begun_anew", error=error),
         )
         return Book()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .probe import one_line
-from .words import count, duration, kinds, labelled, many, plain
+from .words import brief, count, duration, kinds, labelled, many, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +72,7 @@ def _failures(group: Group) -> Iterator[tuple[str, str]]:
         text = f"{count(failures)} times"
         if last is not None:
             error, age = str(last.figures["last_error"]), last.number("last_error_age")
-            text += f", last {duration(age)} ago: {one_line(error)}"
+            text += f", last {duration(age)} ago: {brief(error)}"
         yield "failed to connect", text
     failed = {
         "timed out": totals["timeouts"],

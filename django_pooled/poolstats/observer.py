@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
+from django_pooled.redaction import told
+
 from .collect import collect_all
 from .overview import Overview
 from .server_view import ServerProbe
@@ -65,7 +67,7 @@ class Observer:
             try:
                 self._probes.append(ServerProbe(connections[name]))
             except ImproperlyConfigured as error:
-                self.problems.append(f'The database "{name}" was not asked: {error}')
+                self.problems.append(f'The database "{name}" was not asked: {told(error)}')
 
     def take(self) -> Overview:
         """Ask everybody, in about ``timeout`` seconds at worst, the databases in at least 3."""

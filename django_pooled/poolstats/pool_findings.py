@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from .diagnosis import diagnose
 from .finding import Finding, Level
-from .probe import one_line
 from .suspects import name_connection, name_process
-from .words import duration, kinds, many
+from .words import brief, duration, kinds, many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,7 +102,7 @@ def _is_cut_off(row: PoolRow) -> bool:
 def _failures(overview: Overview, group: Group) -> Iterator[Finding]:
     if failed := [row for row in group.rows if _failed_lately(row)]:
         last = min(failed, key=lambda row: row.number("last_error_age"))
-        error = one_line(str(last.figures["last_error"]))
+        error = brief(str(last.figures["last_error"]))
         age = f"{last.number('last_error_age'):.0f} s ago"
         sentence = f'{name_process(failed)} failed to connect to "{group.name}", last {age}: '
         sentence = sentence[0].upper() + sentence[1:] + error

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import psycopg
 
 from django_pooled.parameters import resolved
+from django_pooled.redaction import told
+
+from .words import brief
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-__all__ = ["NoAnswer", "Probe", "one_line"]
+__all__ = ["NoAnswer", "Probe"]
 
 T = TypeVar("T")
 
@@ -97,7 +100,7 @@ class Probe(Generic[T]):
                 with contextlib.suppress(psycopg.Error):
                     self._connection.close()
                 self._connection = None
-            self._error = one_line(str(error) or type(error).__name__)
+            self._error = brief(told(error))
 
     def _connect(self, timeout: float) -> psycopg.Connection[Any]:
         parameters = resolved(self._wrapper.get_connection_params())
@@ -106,9 +109,3 @@ class Probe(Generic[T]):
         parameters["connect_timeout"] = max(2, ceil(timeout))
         parameters["application_name"] = self._application_name
         return psycopg.connect(**parameters, prepare_threshold=None)
-
-
-def one_line(error: str) -> str:
-    """Return the first line of an error of psycopg's, which says what happened."""
-    lines = error.strip().splitlines() or ["unknown"]
-    return lines[0].strip().removeprefix("connection failed: ")

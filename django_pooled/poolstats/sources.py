@@ -9,6 +9,7 @@ from django.db import connections
 
 from django_pooled.conf import is_pooled
 from django_pooled.parameters import server_of
+from django_pooled.redaction import told
 
 if TYPE_CHECKING:
     from django_pooled.stats import ProcessReport
@@ -31,7 +32,7 @@ def pooled_aliases(problems: list[str] | None = None) -> list[str]:
                 found.append(alias)
         except (ImproperlyConfigured, ImportError) as error:
             if problems is not None:
-                problems.append(f'The ENGINE of "{alias}" can\'t be loaded: {error}')
+                problems.append(f'The ENGINE of "{alias}" can\'t be loaded: {told(error)}')
     return found
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["count", "cut", "cut_left", "duration", "kinds", "labelled", "many", "plain"]
+__all__ = ["brief", "count", "cut", "cut_left", "duration", "kinds", "labelled", "many", "plain"]
 
 INDENT = 20
 
@@ -50,6 +50,12 @@ def kinds(counts: Mapping[Any, float], times: str = "") -> str:
 def plain(text: str) -> str:
     """Return a text without what would move the cursor or colour the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def brief(error: str) -> str:
+    """Return what psycopg says of a failed connect without its preface and its repetitions."""
+    first = error.strip().partition("\n")[0].partition(" Multiple connection attempts failed")[0]
+    return first.strip().removeprefix("connection failed: ")
 
 
 def cut(text: str, width: int) -> str:

@@ -50,7 +50,8 @@ def rewind(file: Any, position: int, content: Any = None) -> None:
     """
     if file.file.closed:
         if content is None:
-            raise CannotReplay(f"the file {file.name!r} was closed and cannot be read again")
+            # Without its name, which is the user's.
+            raise CannotReplay("a file was closed and cannot be read again")
         file.file = type(file.file)(content)
     if hasattr(file, "temporary_file_path"):
         path = Path(file.temporary_file_path())

@@ -6,6 +6,8 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from django_pooled.redaction import told
+
 from .memory import KeptAttributes, keeps
 from .refusal import CannotReplay
 
@@ -63,7 +65,7 @@ class KeptSession(KeptAttributes):
             for key, data in before.items():
                 _put_back(type(self._session), key, data)
         except Exception as error:
-            raise CannotReplay(f"the session could not be put back: {error}") from error
+            raise CannotReplay(f"the session could not be put back: {told(error)}") from error
 
     def _save(self, must_create: bool = False) -> None:
         session = self._session

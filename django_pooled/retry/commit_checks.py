@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from django_pooled.log_facts import facts
+from django_pooled.redaction import stand_in, told
 from django_pooled.sqlstates import is_connection_lost
 from django_pooled.tokens.table import TABLE, Token, sweep_now_and_then
 
@@ -117,9 +118,11 @@ class _ByCaller(CommitCheck):
             if is_connection_lost(error):
                 # It will be asked again, on another connection.
                 raise
-            logger.exception(
-                "database %r: the commit_check failed",
+            logger.error(
+                "database %r: the commit_check failed: %s",
                 asking.alias,
+                told(error),
+                exc_info=stand_in(error),
                 extra=facts("commit_check_failed", alias=asking.alias, error=error),
             )
             answer = None

@@ -13,6 +13,7 @@ from django_pooled import tenants_seam
 from django_pooled.backoff import Backoff
 from django_pooled.errors import PoolClosed, PoolError
 from django_pooled.log_facts import facts
+from django_pooled.redaction import told
 from django_pooled.sqlstates import is_connection_lost
 
 from .phase import Phase
@@ -84,7 +85,7 @@ def _unresolved(asking: DatabaseWrapper, why: object) -> Phase:
     logger.warning(
         "database %r: a COMMIT stays unresolved: %s",
         asking.alias,
-        why,
+        told(why) if isinstance(why, Exception) else why,
         extra=facts(
             "commit_unresolved",
             alias=asking.alias,

@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import Error
 
 from django_pooled.log_facts import facts
+from django_pooled.redaction import told
 
 if TYPE_CHECKING:
     from django_pooled.base import DatabaseWrapper
@@ -80,6 +81,6 @@ def sweep_now_and_then(wrapper: DatabaseWrapper) -> None:
         logger.warning(
             "database %r: old tokens stay: %s",
             wrapper.alias,
-            error,
+            told(error),
             extra=facts("tokens_stay", alias=wrapper.alias, error=error),
         )
