@@ -12,7 +12,7 @@ from psycopg.pq import TransactionStatus
 
 from .connection import PooledConnection
 from .quick import QuickWrapper
-from .session_state import session_state_of
+from .sql_text import session_state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

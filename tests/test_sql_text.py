@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from psycopg import sql
 
-from django_pooled.session_state import session_state_of
+from django_pooled.sql_text import session_state_of
 
 
 @pytest.mark.parametrize(

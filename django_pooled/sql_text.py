@@ -1,0 +1,246 @@
+"""What a statement does, as far as its text shows it; and the worst of what it does not show."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from psycopg import sql
+
+from .sql_calls import calls_in
+from .sql_tokens import tokens_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["only_reads", "session_state_of", "text_of"]
+
+# What is longer is not remembered: long statements, such as one that inserts a thousand rows, are
+# seldom the same twice. Together that bounds the memory, to a few megabytes.
+_REMEMBERED_LENGTH = 4096
+_REMEMBERED = 1024
+
+# The patterns below see a statement as words in lower case with one blank between any two tokens;
+# a quoted name is "q", a literal 's'. So no comment and no literal hides or feigns anything.
+
+# What leaves nothing, and runs no function that its text names. A setting's name may have several
+# parts, of which the first can be LOCAL, CONSTRAINTS or TRANSACTION.
+_UTILITY = re.compile(
+    r"""
+    (?: abort | begin | checkpoint | close | cluster | comment | commit | drop | end | fetch | grant
+        | lock | move | notify | reassign | refresh | reindex | release | revoke | rollback
+        | savepoint | security | show | start | truncate | vacuum | analyze | analyse )\b
+    | import\ foreign\b | prepare\ transaction\ 's' | discard\ (?:plans|sequences|temp|temporary)\b
+    | set\ local\ (?!to\b|[.=]) | set\ constraints\ (?!to\b|[.=])
+    | set\ transaction\ (?:isolation|read|not|deferrable|snapshot)\b
+    | (?:create\ (?:or\ replace\ )?(?:constraint\ |event\ |trusted\ |procedural\ |recursive\ )*
+        |alter\ (?:event\ )?)
+      (?: access\ method | aggregate | cast | collation | conversion | database | default
+        | foreign | function | group | language | large\ object | operator | policy | procedure
+        | publication | role | routine | rule | schema | sequence | server | statistics
+        | subscription | system | tablespace | text\ search | transform | trigger | type | user
+        | view )\b
+    """,
+    re.VERBOSE,
+)
+# What leaves nothing either, but for what the functions leave that it calls.
+_QUERY = re.compile(
+    r"""
+    (?: select | table | values | with | declare | insert | update | delete | merge | copy
+        | create\ (?:(?:local\ |global\ )?temp(?:orary)?\ |unlogged\ )?table
+        | create\ (?:unique\ )?index | create\ materialized\ view
+        | create\ domain | alter\ (?:domain|index|materialized\ view|table) )\b
+    """,
+    re.VERBOSE,
+)
+# PgBouncer's list of what its transaction pooling does not carry over, and some more:
+# https://www.pgbouncer.org/features.html
+_LEAVES = re.compile(
+    r"""
+    (?P<ROLE> (?:set|reset)\ (?:session\ )?(?:role|authorization)\b)
+    | (?P<SET> (?:set|reset)\b)
+    | (?P<LISTEN> (?:un)?listen\b)
+    | (?P<LOAD> load\b)
+    | (?P<PREPARE> (?:prepare|deallocate|execute)\b)
+    | (?P<DISCARD> discard\b)
+    | (?P<DO> do\b)
+    | (?P<CALL> call\b)
+    """,
+    re.VERBOSE,
+)
+_EXPLAIN = re.compile(r"explain\b")
+_TEMPORARY = re.compile(
+    r"""
+    create\ (?:or\ replace\ )?(?:(?:local|global)\ )?temp(?:orary)?\b
+        (?!\ table\ .*\bon\ commit\ drop\b)
+    | .*(?<!insert\ )(?<!merge\ )\binto\ (?:(?:local|global)\ )?temp(?:orary)?\b
+    """,
+    re.VERBOSE,
+)
+_WITH_HOLD = re.compile(r"declare\b.*\bwith hold\b")
+_SCHEMA_WITH_PARTS = re.compile(r"create schema\b.*\bcreate\b")
+_CHANGES_OR_LOCKS = re.compile(
+    r"\b(?:insert|update|delete|merge|into)\b|\bfor (?:key )?share\b|\bfor no key\b"
+)
+_READS = re.compile(r"(?:select|table|values|with|declare|show|close)\b|copy\b.* to stdout\b")
+# The tables of a session are in a schema of its own.
+_TEMPORARY_SCHEMA = "pg_temp"
+
+
+def text_of(query: object) -> str | None:
+    """Return the text of a statement in any form that psycopg takes; None if it cannot be told.
+
+    The values in a template string are left out.
+    """
+    if isinstance(query, str):
+        return query
+    try:
+        if isinstance(query, bytes):
+            return query.decode()
+        if isinstance(query, sql.Composable):
+            return query.as_string(None)
+        if type(query).__module__ == "string.templatelib":
+            return "".join(_parts_of(query))
+    except Exception:
+        # Values may be of types that only a connection has adapters for, and these may do anything.
+        return None
+    return None
+
+
+def _parts_of(template: Any) -> Iterator[str]:
+    # As in https://www.psycopg.org/psycopg3/docs/basic/tstrings.html
+    for item in template:
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item.value, sql.Composable):
+            yield item.value.as_string(None)
+        elif isinstance(item.value, type(template)):
+            yield from _parts_of(item.value)
+        else:
+            yield sql.Identifier(item.value).as_string(None) if item.format_spec == "i" else "$1"
+
+
+def session_state_of(query: object) -> str | None:
+    """Return which kind of state *query* may give its session that outlives the transaction.
+
+    None only where the text shows that there is none, else one of a few names to count by. The
+    text does not show what a trigger, a view, an operator, a cast, a default or a policy calls.
+    """
+    # It is asked of every statement, and most have been seen before.
+    if type(query) is str and len(query) <= _REMEMBERED_LENGTH:
+        return _remembered(query).leaves
+    return _judged(query).leaves
+
+
+def only_reads(query: object) -> bool:
+    """Tell whether the text of *query* shows that it does nothing but read.
+
+    It does not write, notify, lock rows, or begin or end anything, and every function that it
+    calls is known to do none of these.
+    """
+    if type(query) is str and len(query) <= _REMEMBERED_LENGTH:
+        return _remembered(query).reads
+    return _judged(query).reads
+
+
+class _Verdict(NamedTuple):
+    leaves: str | None
+    reads: bool
+
+
+_NOTHING = _Verdict(None, reads=True)
+_HARMLESS = _Verdict(None, reads=False)
+_UNKNOWN = _Verdict("unknown", reads=False)
+
+
+def _judged(query: object) -> _Verdict:
+    text = text_of(query)
+    if text is None:
+        return _UNKNOWN
+    return _remembered(text) if len(text) <= _REMEMBERED_LENGTH else _judge(text)
+
+
+def _judge(text: str) -> _Verdict:
+    tokens = tokens_of(text)
+    if tokens is None:
+        return _UNKNOWN
+    start, verdict = 0, _NOTHING
+    for place, token in enumerate([*tokens, ";"]):
+        if token == ";" and verdict.leaves is None:
+            worst = _judge_statement(tokens[start:place])
+            verdict = _Verdict(worst.leaves, verdict.reads and worst.reads)
+            start = place + 1
+    if verdict == _HARMLESS and _TEMPORARY_SCHEMA in text.lower():
+        return _Verdict("TEMPORARY", reads=False)
+    return verdict
+
+
+_remembered = lru_cache(_REMEMBERED)(_judge)
+
+
+def _judge_statement(tokens: Sequence[str]) -> _Verdict:
+    while tokens and _EXPLAIN.match(tokens[0]):
+        tokens = _explained(tokens)
+    words = " ".join(_WORDS.get(token[0], token) for token in tokens).lstrip("( ")
+    if not words:
+        return _NOTHING
+    if _TEMPORARY.match(words):
+        return _Verdict("TEMPORARY", reads=False)
+    if tokens[0] == "create" and _is_in_c(tokens):
+        return _Verdict("LOAD", reads=False)
+    if _UTILITY.match(words) and not _SCHEMA_WITH_PARTS.match(words):
+        return _NOTHING if _READS.match(words) else _HARMLESS
+    if not _QUERY.match(words):
+        found = _LEAVES.match(words)
+        return _Verdict(found.lastgroup, reads=False) if found else _UNKNOWN
+    if _WITH_HOLD.match(words):
+        return _Verdict("WITH HOLD", reads=False)
+    if "pg_settings" in "".join(tokens) and "update" in tokens:
+        # Which is a way to say SET.
+        return _Verdict("SET", reads=False)
+    reads = bool(_READS.match(words)) and not _CHANGES_OR_LOCKS.search(words)
+    if _only_declares(tokens):
+        return _HARMLESS
+    for call in calls_in(tokens):
+        if call.leaves is not None:
+            return _Verdict(call.leaves, reads=False)
+        reads = reads and call.reads
+    return _Verdict(None, reads)
+
+
+_WORDS = {'"': '"q"', "'": "'s'"}
+
+
+def _explained(tokens: Sequence[str]) -> Sequence[str]:
+    """Return the statement after EXPLAIN and its options."""
+    place = 1
+    if tokens[1:2] == ["("] and ")" in tokens:
+        # Options are without parentheses.
+        place = tokens.index(")") + 1
+    while tokens[place : place + 1] and tokens[place] in ("analyze", "analyse", "verbose"):
+        place += 1
+    return tokens[place:]
+
+
+def _is_in_c(tokens: Sequence[str]) -> bool:
+    """Tell whether a function is created that is in a library, which is loaded then."""
+    return any(
+        token == "language" and tokens[place + 1].strip("\"'").lower() in ("c", "")
+        for place, token in enumerate(tokens[:-1])
+    )
+
+
+def _only_declares(tokens: Sequence[str]) -> bool:
+    """Tell whether it is a CREATE TABLE, which runs none of the expressions in it.
+
+    Unless it takes its rows from a query, or has bounds of a partition, which are computed.
+    """
+    if tokens[0] != "create" or "table" not in tokens[1:4]:
+        return False
+    depth = 0
+    for token in tokens:
+        depth += (token == "(") - (token == ")")
+        if not depth and token in ("as", "values"):
+            return False
+    return True
