@@ -42,7 +42,7 @@ from .parameters import (
     with_defaults,
 )
 from .pool import Pool
-from .retry.commit import commit, commit_once
+from .retry.commit import commit, commit_once, unless_interrupted
 from .retry.riding import RidingCursor
 from .sql_comments import Commenter
 from .validation import DatabaseValidation
@@ -210,6 +210,10 @@ class DatabaseWrapper(LendingWrapper):
             commit(self, self.attempt, send)
             # on_commit callbacks, which run next, have transactions of their own.
             self.attempt.end(self)
+
+    def _rollback(self) -> None:
+        with unless_interrupted(self):
+            super()._rollback()  # type: ignore[misc]
 
     def _savepoint_rollback(self, sid: str) -> None:
         super()._savepoint_rollback(sid)  # type: ignore[misc]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .record import Reason
     from .retry.riding import Rider
-    from .retry.witness import Backend
+    from .retry.server_identity import Backend, KnownServer
 
 __all__ = ["Life", "Owner", "PooledConnection"]
 
@@ -35,12 +35,14 @@ class Life:
         "backend",
         "backend_pid",
         "closed_for",
+        "direct",
         "doomed_by",
         "expires_at",
         "goodbye",
         "idle_since",
         "is_readable",
         "opened_at",
+        "server",
     )
 
     def __init__(self) -> None:
@@ -55,6 +57,10 @@ class Life:
         """Tells whether the socket has something to read; made at the first look."""
         self.goodbye: str | None = None
         """SQLSTATE with which the server ended the session, where it came as a notice."""
+        self.server: KnownServer | None = None
+        """What its server answers, once retry_transaction has asked for it."""
+        self.direct: bool = False
+        """Whether the server's process is the one that logged the connection in: no pooler's."""
         self.backend: Backend | None = None
         """What works for a direct connection, once retry_transaction has asked for it."""
 
@@ -69,10 +75,11 @@ class Life:
         libpq: https://www.postgresql.org/docs/current/libpq-notice-processing.html
         """
         # Where all sessions end at once (an immediate shutdown, the crash of one), it is a WARNING.
-        if diagnostic.severity_nonlocalized in ("FATAL", "PANIC") or (
-            diagnostic.sqlstate in CONNECTION_LOST
-        ):
-            self.goodbye = diagnostic.sqlstate
+        # PgBouncer has no severity but the one that others translate, and adds an error of its own
+        # to that of a server.
+        severity = diagnostic.severity_nonlocalized or diagnostic.severity
+        if severity in ("FATAL", "PANIC") or diagnostic.sqlstate in CONNECTION_LOST:
+            self.goodbye = self.goodbye or diagnostic.sqlstate
             self.doom(diagnostic.message_primary or "ended by the server")
 
 

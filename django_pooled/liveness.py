@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from .readable import look_at
 if TYPE_CHECKING:
     from .connection import PooledConnection
 
-__all__ = ["answers", "looks_alive"]
+__all__ = ["answers", "ending_of", "looks_alive"]
 
 _READS = 64
 """Reads after which a socket that never runs dry is left to the round trip's judgement."""
@@ -27,9 +28,31 @@ def looks_alive(connection: PooledConnection) -> bool:
     error means dead, and so does a FATAL message of the server (it arrives as a notice);
     a NOTIFY, a parameter's change or a mere notice does not.
     """
-    pgconn, life = connection.pgconn, connection.life
-    if pgconn.status != ConnStatus.OK or life.doomed_by is not None:
+    if connection.pgconn.status != ConnStatus.OK or connection.life.doomed_by is not None:
         return False
+    # The server may say goodbye in one packet and close in another.
+    return _reads_on(connection) and connection.life.doomed_by is None
+
+
+def ending_of(connection: PooledConnection) -> psycopg.Error | None:
+    """Return the error with which a session has ended that has nothing to answer; None if not.
+
+    Without a round trip, as `looks_alive`. The error is the one that a statement would have met.
+    """
+    life = connection.life
+    if _reads_on(connection) and life.goodbye is None:
+        return None
+    if life.goodbye is None:
+        return psycopg.OperationalError(connection.pgconn.get_error_message().strip())
+    kind: type[psycopg.Error] = psycopg.OperationalError
+    with suppress(KeyError):
+        kind = psycopg.errors.lookup(life.goodbye)
+    return kind(life.doomed_by or "the server has ended the session")
+
+
+def _reads_on(connection: PooledConnection) -> bool:
+    """Read what has arrived; tell whether the socket is still open."""
+    pgconn, life = connection.pgconn, connection.life
     is_readable = life.is_readable
     if is_readable is None:
         is_readable = life.is_readable = look_at(pgconn.socket)
@@ -44,8 +67,7 @@ def looks_alive(connection: PooledConnection) -> bool:
                 break
     except psycopg.OperationalError:
         return False
-    # The server may say goodbye in one packet and close in another.
-    return pgconn.status == ConnStatus.OK and connection.life.doomed_by is None
+    return pgconn.status == ConnStatus.OK
 
 
 def answers(connection: PooledConnection, timeout: float) -> bool:

@@ -352,6 +352,7 @@ def test_an_outage_while_the_id_is_asked_for_at_commit_restarts_the_call(
         with connections[alias].cursor() as cursor:
             cursor.execute("SELECT ride()")
 
+    retry_transaction(using=alias)(lambda: None)()  # From here on it is known what may be asked.
     proxy.fault_at(question, "answer_lost")
     ride()
     assert (proxy.triggered(), len(runs)) == (1, 2)

@@ -13,6 +13,7 @@ from django_pooled.sqlstates import history, psycopg_error
 
 from .phase import Phase
 from .riding import Rider
+from .server_identity import known, learn
 from .verdict import Failure
 
 if TYPE_CHECKING:
@@ -53,6 +54,18 @@ class Attempt:
     """Gives the connection back what it had before; for callbacks after COMMIT, too."""
     rider: Rider | None = None
     """Knows the transaction's id once it has one; None where it is not wanted."""
+    wrote_nothing: bool = False
+    """Whether the server commits it only if it has written nothing."""
+
+    def prepare(self, wrapper: DatabaseWrapper) -> None:
+        """Learn what may be asked inside the transaction, before it begins."""
+        if self.read_only or self.commit_check.never_asks or wrapper.in_atomic_block:
+            return
+        wrapper.ensure_connection()
+        if isinstance(wrapper.connection, PooledConnection):
+            with wrapper.wrap_database_errors:
+                learn(wrapper.connection)
+            self.commit_check.suit(known(wrapper.connection))
 
     def begin(self, wrapper: DatabaseWrapper) -> None:
         """The transaction is open, and its body comes next."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -10,6 +11,7 @@ from django.db.backends.utils import debug_transaction
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from django_pooled.errors import AmbiguousCommit
+from django_pooled.liveness import ending_of
 from django_pooled.log_facts import facts
 from django_pooled.sqlstates import UNKNOWN_OUTCOME, psycopg_error
 
@@ -17,27 +19,31 @@ from . import rehearsal
 from .attempt import is_idle
 from .inquiry import inquire
 from .phase import Phase
+from .server_identity import known
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from django_pooled.base import DatabaseWrapper
     from django_pooled.connection import PooledConnection
 
     from .attempt import Attempt
+    from .riding import Rider
 
-__all__ = ["ambiguous", "commit", "commit_once", "resolve"]
+__all__ = ["ambiguous", "commit", "commit_once", "resolve", "unless_interrupted"]
 
 logger = logging.getLogger("django_pooled.retry")
 
-# For a transaction that, as far as is known, has written nothing. The division fails where a
-# function or another kind of cursor has written after all: then COMMIT is not run, and what has
-# to be known is asked first. Where it does not fail, nothing is lost with the answer. All of it
-# is one message, so that a transaction that only reads pays no round trip.
+# The division fails where a condition does not hold: then COMMIT is not run, and what has to be
+# known is asked first. Where it does not fail, what was assumed was so, whatever becomes of the
+# answer. All of it is one message, and costs no round trip.
 _SAVEPOINT = "django_pooled_commit"
-_COMMIT_IF_NOTHING_WRITTEN = f"""SAVEPOINT {_SAVEPOINT};
-SELECT 1 / (pg_catalog.pg_current_xact_id_if_assigned() IS NULL)::pg_catalog.int4;
+_COMMIT_IF = f"""SAVEPOINT {_SAVEPOINT};
+SELECT 1 / ({{condition}})::pg_catalog.int4;
 COMMIT"""
+
+# A function, or another kind of cursor, may have written after all.
+_WROTE_NOTHING = "pg_catalog.pg_current_xact_id_if_assigned() IS NULL"
 
 _ANSWERED = (TransactionStatus.IDLE, TransactionStatus.INERROR)
 """What a connection is in when the server has had the last word."""
@@ -56,18 +62,17 @@ def commit(wrapper: DatabaseWrapper, attempt: Attempt, send: Callable[[], None])
         AmbiguousCommit: It cannot be told whether the transaction was committed.
     """
     try:
-        _send(wrapper, attempt, send)
-    except Exception as error:
+        with unless_interrupted(wrapper):
+            _send(wrapper, attempt, send)
+    except BaseException as error:
         if attempt.phase is not Phase.COMMIT_SENT:
+            raise
+        if psycopg_error(error) is None:
+            # A time limit of the caller's own, for instance: it wants no answer any more.
+            attempt.phase = Phase.UNKNOWN
             raise
         if _is_known_to_have_failed(wrapper, error):
             attempt.phase = Phase.FAILED
-            raise
-        if psycopg_error(error) is None:
-            # A time limit of the caller's own, for instance: it wants no answer any more. On a
-            # connection that still waits for one Django's next step would fail, in its place.
-            attempt.phase = Phase.UNKNOWN
-            wrapper.close()
             raise
         outcome = resolve(wrapper, attempt)
         if outcome is Phase.FAILED:
@@ -85,43 +90,108 @@ def commit_once(wrapper: DatabaseWrapper, send: Callable[[], None]) -> None:
             read as "nothing happened, try again".
     """
     began = wrapper.connection.info.transaction_status == TransactionStatus.INTRANS
+    _refuse_if_ended(wrapper)
     try:
-        send()
+        with unless_interrupted(wrapper):
+            send()
     except Exception as error:
         if began and psycopg_error(error) and not _is_known_to_have_failed(wrapper, error):
             raise ambiguous(wrapper) from error
         raise
 
 
+@contextmanager
+def unless_interrupted(wrapper: DatabaseWrapper) -> Iterator[None]:
+    """Let go of the connection when something else than its own errors interrupts this block.
+
+    A time limit of the caller's own, for instance, which may be no Exception at all. On a
+    connection that still waits for an answer, or is still in its transaction, Django's next step
+    would fail, and that error take the place of the interruption.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if psycopg_error(error) is None and not is_idle(wrapper):
+            wrapper.close()
+        raise
+
+
 def _send(wrapper: DatabaseWrapper, attempt: Attempt, send: Callable[[], None]) -> None:
-    rider = attempt.rider
+    _refuse_if_ended(wrapper)
     attempt.phase = Phase.COMMIT_SENT
     rehearsal.strike(wrapper, "commit")
-    incomplete = rider is not None and (rider.testimony is None or rider.has_to_ask)
-    if rider is not None and incomplete and not is_idle(wrapper):
-        with debug_transaction(wrapper, "COMMIT"), wrapper.wrap_database_errors:
-            if not rider.has_to_ask and _committed_if_nothing_written(wrapper.connection):
-                rehearsal.strike(wrapper, "answer")
-                return
-            attempt.phase = Phase.BODY
-            rider.ask()
-        attempt.phase = Phase.COMMIT_SENT
-    send()
+    rider = attempt.rider
+    if rider is None or is_idle(wrapper):
+        attempt.wrote_nothing = True
+        send()
+    elif not _committed_with_proof(wrapper, attempt, rider):
+        send()
     rehearsal.strike(wrapper, "answer")
 
 
-def _committed_if_nothing_written(connection: PooledConnection) -> bool:
+def _refuse_if_ended(wrapper: DatabaseWrapper) -> None:
+    """Notice, without a round trip, that the session ended while its transaction idled.
+
+    Were COMMIT sent all the same, it would read as if the transaction might be committed.
+
+    Raises:
+        django.db.Error: It ended, and the transaction with it.
+    """
+    connection = wrapper.connection
+    if connection.info.transaction_status != TransactionStatus.INTRANS:
+        return
+    error = ending_of(connection)
+    if error is not None:
+        connection.close()
+        with wrapper.wrap_database_errors:
+            raise error
+
+
+def _committed_with_proof(wrapper: DatabaseWrapper, attempt: Attempt, rider: Rider) -> bool:
+    """Have the server confirm what is assumed of the transaction; tell whether it is committed.
+
+    Afterwards either nothing was written, or what it is looked up by is known and part of it, as
+    far as this server tells.
+    """
+    connection, record = wrapper.connection, attempt.commit_check.record
+    questions, seems_to_read = known(connection), rider.testimony is None
+    if rider.has_to_ask or questions.quick is None:
+        condition = None
+    elif seems_to_read:
+        condition = _WROTE_NOTHING
+    elif record is None:
+        return False
+    else:
+        condition = record.proof
+    if condition is not None and connection.life.direct and questions.takes_messages:
+        attempt.wrote_nothing = seems_to_read
+        with debug_transaction(wrapper, "COMMIT"), wrapper.wrap_database_errors:
+            if _committed_if(connection, condition):
+                return True
+        attempt.wrote_nothing = False
+    # None of this is COMMIT yet: what fails here has committed nothing.
+    attempt.phase = Phase.BODY
+    with wrapper.wrap_database_errors:
+        if condition is _WROTE_NOTHING:
+            attempt.wrote_nothing = not rider.ask_whether_it_wrote()
+        if not attempt.wrote_nothing:
+            rider.ask()
+    attempt.phase = Phase.COMMIT_SENT
+    return False
+
+
+def _committed_if(connection: PooledConnection, condition: str) -> bool:
     try:
-        connection.execute(_COMMIT_IF_NOTHING_WRITTEN, prepare=False)
+        connection.execute(_COMMIT_IF.format(condition=condition), prepare=False)
     except psycopg.errors.DivisionByZero:
         if connection.info.transaction_status != TransactionStatus.INERROR:
-            raise  # pragma: no cover - COMMIT has nothing to check where nothing was written
+            raise  # pragma: no cover - a deferred trigger's own division
         connection.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
         return False
     return True
 
 
-def _is_known_to_have_failed(wrapper: DatabaseWrapper, error: Exception) -> bool:
+def _is_known_to_have_failed(wrapper: DatabaseWrapper, error: BaseException) -> bool:
     """Tell whether the server itself said so: on a live connection that waits for no answer."""
     connection, found = wrapper.connection, psycopg_error(error)
     return (
@@ -141,15 +211,20 @@ def resolve(wrapper: DatabaseWrapper, attempt: Attempt) -> Phase:
         COMMITTED, FAILED or UNKNOWN. After COMMITTED the wrapper has a connection that works,
         for the on_commit callbacks that come next.
     """
+    testimony = attempt.rider.testimony if attempt.rider is not None else None
+    # Without COMMIT, or by the server's own word, there is nothing that could be committed.
+    has_nothing = attempt.wrote_nothing or (
+        attempt.phase is not Phase.COMMIT_SENT and testimony is None
+    )
     # Whatever happens while it is found out, this is what is known until then.
     attempt.phase = Phase.UNKNOWN
     if attempt.commit_check.never_asks:
         outcome = Phase.UNKNOWN
-    elif attempt.rider is None or attempt.rider.testimony is None:
-        # Nothing was written, so nothing is lost by running it again.
+    elif has_nothing:
+        # So nothing is lost by running it again.
         outcome = Phase.FAILED
     else:
-        outcome = inquire(wrapper, attempt, attempt.rider.testimony)
+        outcome = inquire(wrapper, attempt, testimony)
     attempt.phase = outcome
     log = logger.warning if outcome is Phase.UNKNOWN else logger.info
     log(

@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import psycopg
+
 from django_pooled.log_facts import facts
 from django_pooled.redaction import stand_in, told
 from django_pooled.sqlstates import is_connection_lost
 from django_pooled.tokens.table import TABLE, Token, sweep_now_and_then
 
 from .phase import Phase
-from .witness import Finding
+from .witness import Finding, Kinship, kinship_of, look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import psycopg
-
     from django_pooled.base import DatabaseWrapper
+    from django_pooled.connection import PooledConnection
 
     from .riding import Record
+    from .server_identity import Questions
+    from .witness import Testimony
 
 __all__ = ["MODES", "CommitCheck", "make"]
 
@@ -45,6 +48,9 @@ class CommitCheck:
     def prepare(self, wrapper: DatabaseWrapper) -> None:
         """Called before each attempt, outside its transaction."""
 
+    def suit(self, questions: Questions) -> None:
+        """Called once it is known what the attempt's server answers."""
+
     def succeeded(self, wrapper: DatabaseWrapper) -> None:
         """Called after the call's transaction was committed, outside of it."""
 
@@ -52,32 +58,44 @@ class CommitCheck:
         """Tell whether an attempt failed because an earlier one was committed after all."""
         return False
 
+    def find(self, connection: PooledConnection, lost: Testimony | None) -> Finding:
+        """Find out what became of a transaction.
+
+        Args:
+            connection: One in autocommit, whose server has been learned.
+            lost: What is known of the transaction.
+
+        Raises:
+            psycopg.Error: It cannot be found out on this connection.
+        """
+        return look(connection, lost)
+
     def conclude(self, finding: Finding, asking: DatabaseWrapper) -> Phase:
         """Say what became of a transaction that is not in progress any more.
 
         Args:
-            finding: What the server says of its id.
+            finding: What was found out.
             asking: A wrapper with a connection in autocommit, in place of the transaction's own.
         """
         if finding is Finding.COMMITTED:
             return Phase.COMMITTED
-        if finding is Finding.NOT_COMMITTED:
-            return Phase.FAILED
-        return self.otherwise(finding, asking)
-
-    def otherwise(self, finding: Finding, asking: DatabaseWrapper) -> Phase:
-        """Say so where the id does not tell: after a crash or a failover it may be another's."""
-        return Phase.UNKNOWN
+        return Phase.FAILED if finding is Finding.NOT_COMMITTED else Phase.UNKNOWN
 
 
 class _ByToken(CommitCheck):
-    """Where the id does not tell, looks for the row that the transaction left ("token")."""
+    """Believes the row that the transaction left, or did not leave ("token").
+
+    So it needs nothing of the server but its unique index.
+    """
 
     def __init__(self) -> None:
         self._token = self.record = Token()
 
     def prepare(self, wrapper: DatabaseWrapper) -> None:
         self._token.check(wrapper)
+
+    def suit(self, questions: Questions) -> None:
+        self._token.suit(marks=questions.marks)
 
     def succeeded(self, wrapper: DatabaseWrapper) -> None:
         sweep_now_and_then(wrapper)
@@ -86,11 +104,18 @@ class _ByToken(CommitCheck):
         # The token is there already, and unique.
         return error.diag.table_name == TABLE
 
-    def otherwise(self, finding: Finding, asking: DatabaseWrapper) -> Phase:
-        if self._token.is_found(asking):
-            return Phase.COMMITTED
+    def find(self, connection: PooledConnection, lost: Testimony | None) -> Finding:
+        try:
+            self._token.claim(connection)
+        except psycopg.errors.UniqueViolation:
+            return Finding.COMMITTED
+        except psycopg.errors.LockNotAvailable:
+            return Finding.IN_PROGRESS
+        except psycopg.errors.ReadOnlySqlTransaction:
+            return Finding.NOT_YET
         # To another cluster it may be on its way, by logical replication.
-        return Phase.UNKNOWN if finding is Finding.FOREIGN else Phase.FAILED
+        is_foreign = kinship_of(connection, lost) is Kinship.FOREIGN
+        return Finding.FOREIGN if is_foreign else Finding.NOT_COMMITTED
 
 
 class _Never(CommitCheck):
@@ -126,9 +151,12 @@ class _ByCaller(CommitCheck):
                 extra=facts("commit_check_failed", alias=asking.alias, error=error),
             )
             answer = None
-        if answer is None:
+        if answer:
+            return Phase.COMMITTED
+        if answer is None or finding is Finding.UNTOLD:
+            # What is not there yet may be committed the next moment.
             return Phase.UNKNOWN
-        return Phase.COMMITTED if answer else Phase.FAILED
+        return Phase.FAILED
 
 
 _KINDS: dict[str, type[CommitCheck]] = {

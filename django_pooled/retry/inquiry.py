@@ -17,7 +17,8 @@ from django_pooled.redaction import told
 from django_pooled.sqlstates import is_connection_lost
 
 from .phase import Phase
-from .witness import Finding, end_if_idle, look
+from .server_identity import learn
+from .witness import Finding, end_if_idle
 
 if TYPE_CHECKING:
     from django_pooled.base import DatabaseWrapper
@@ -31,9 +32,21 @@ logger = logging.getLogger("django_pooled.retry")
 
 _ASK_AGAIN = Backoff(initial=0.05, maximum=0.5)
 
+GRACE = 5.0
+"""Seconds that an inquiry has at least.
 
-def inquire(wrapper: DatabaseWrapper, attempt: Attempt, lost: Testimony) -> Phase:
-    """Find out whether the transaction *lost* was committed, and leave nothing of it open.
+A network that swallows COMMIT shows after tcp_user_timeout, when a call's deadline may have passed.
+Then a look ends the abandoned backend, and another one finds the transaction rolled back.
+"""
+
+
+def inquire(wrapper: DatabaseWrapper, attempt: Attempt, lost: Testimony | None) -> Phase:
+    """Find out whether a transaction was committed, and leave nothing of it open.
+
+    Args:
+        wrapper: Whose transaction it was.
+        attempt: Whose deadline counts, unless it leaves less than `GRACE`.
+        lost: What is known of the transaction; None where its server tells nothing.
 
     Returns:
         COMMITTED, FAILED or UNKNOWN. After COMMITTED the wrapper has a connection that works.
@@ -56,15 +69,18 @@ def inquire(wrapper: DatabaseWrapper, attempt: Attempt, lost: Testimony) -> Phas
     return outcome
 
 
-def _ask_until_known(asking: DatabaseWrapper, attempt: Attempt, lost: Testimony) -> Phase:
+def _ask_until_known(asking: DatabaseWrapper, attempt: Attempt, lost: Testimony | None) -> Phase:
+    deadline = max(attempt.deadline, monotonic() + GRACE)
     times = 0
     while True:
         trouble: object
         try:
             asking.ensure_connection()
-            finding = look(asking.connection, lost)
+            learn(asking.connection)
+            finding = attempt.commit_check.find(asking.connection, lost)
             if finding is Finding.IN_PROGRESS:
-                end_if_idle(asking.connection, lost)
+                if lost is not None:
+                    end_if_idle(asking.connection, lost)
             elif finding is not Finding.NOT_YET:
                 return attempt.commit_check.conclude(finding, asking)
             trouble = f"the transaction is {finding.value}"
@@ -75,7 +91,7 @@ def _ask_until_known(asking: DatabaseWrapper, attempt: Attempt, lost: Testimony)
                 return _unresolved(asking, error)
             trouble = error
         asking.close()
-        if monotonic() >= attempt.deadline:
+        if monotonic() >= deadline:
             return _unresolved(asking, trouble)
         times += 1
         attempt.sleep(_ASK_AGAIN.wait(times))

@@ -13,7 +13,8 @@ from psycopg.pq import PipelineStatus, TransactionStatus
 from django_pooled import psycopg_seam as seam
 from django_pooled.connection import PooledConnection
 
-from .witness import FULL_QUESTION, QUICK_QUESTION, Testimony, assigning, testify
+from .server_identity import known
+from .witness import Testimony, testify
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -78,7 +79,10 @@ class Record(Protocol):
     """A statement that inserts it, or has no effect while the transaction has no id."""
 
     insertion_if_missing: str
-    """The same for a transaction that may have inserted it already."""
+    """One that inserts it unless the transaction has done so already."""
+
+    proof: str | None
+    """A condition that holds where the transaction has it; None where it takes a look."""
 
 
 class Rider:
@@ -142,9 +146,12 @@ class Rider:
         if self._connection.pgconn.pipeline_status != PipelineStatus.OFF:
             # Takes one statement at a time.
             return None
-        question = QUICK_QUESTION if self._connection.life.backend is not None else FULL_QUESTION
+        questions = known(self._connection)
+        question = questions.quick if self._connection.life.backend is not None else questions.full
+        if question is None:
+            return None
         if _notifies(query):
-            question = assigning(question)
+            question = questions.assigning or question
         # On a line of its own, since the statement may end in a comment.
         return f"\n;{question}" + (f";\n{self._record.insertion}" if self._record else "")
 
@@ -168,13 +175,25 @@ class Rider:
 
         For what a function or another kind of cursor wrote, and for what a savepoint undid.
         """
-        question = assigning(FULL_QUESTION)
-        if self._record is not None:
-            question += f";\n{self._record.insertion_if_missing}"
+        questions = known(self._connection)
+        question = questions.assigning or questions.full
+        self._ask(question, self._record.insertion_if_missing if self._record else None)
+
+    def ask_whether_it_wrote(self) -> bool:
+        """Ask in a round trip of its own whether the transaction has an id."""
+        self._ask(known(self._connection).full, None)
+        return self.testimony is not None
+
+    def _ask(self, question: str | None, insertion: str | None) -> None:
+        statements = [statement for statement in (question, insertion) if statement is not None]
+        if not statements:
+            return
         # Not by the connection's own kind of cursor, on which something would ride.
         cursor = psycopg.ClientCursor(self._connection)
-        cursor.execute(question)
-        self.hear(seam.take_results(cursor, self.statements), rows=0)
+        cursor.execute(";\n".join(statements))
+        answer = seam.take_results(cursor, len(statements))
+        if question is not None:
+            self.hear(answer, rows=0)
 
 
 class RidingCursor(Cursor):

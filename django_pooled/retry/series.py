@@ -154,6 +154,7 @@ class Series(Generic[R]):
         alone = len(connections.settings) == 1
         try:
             attempt.restore = set_characteristics(self._policy, wrapper)
+            attempt.prepare(wrapper)
             with (
                 nullcontext() if alone else watch_others(wrapper, attempt.written_elsewhere),
                 atomic(using=self._policy.using, durable=True),

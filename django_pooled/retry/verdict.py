@@ -141,7 +141,8 @@ def _of_a_lost_connection(failure: Failure) -> Verdict:
         return Verdict.RESTART
     if _FATAL_FOR_GOOD.match(sqlstate):
         return Verdict.RAISE
-    if sqlstate == "08P01" and _POOLERS_LIMITS.fullmatch(failure.error.diag.message_primary or ""):
+    message = failure.error.diag.message_primary or str(failure.error)
+    if sqlstate == "08P01" and _POOLERS_LIMITS.fullmatch(message):
         return Verdict.RAISE
     ended_by_it = failure.error.diag.severity_nonlocalized in ("FATAL", "PANIC", None)
     return Verdict.RESTART if ended_by_it else Verdict.RAISE

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+import psycopg
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error
@@ -16,16 +17,26 @@ from django_pooled.redaction import told
 
 if TYPE_CHECKING:
     from django_pooled.base import DatabaseWrapper
+    from django_pooled.connection import PooledConnection
 
-__all__ = ["Token", "sweep_now_and_then"]
+__all__ = ["MARK", "TABLE", "Token", "sweep_now_and_then"]
 
 logger = logging.getLogger("django_pooled.retry")
 
 TABLE = "django_pooled_token"
+MARK = "django_pooled.token"
+"""A parameter that is set along with the row, for the rest of the transaction.
+
+A savepoint undoes both or none, and to read it is in nobody's way under SERIALIZABLE.
+"""
 KEPT_FOR = "1 day"
 """Far longer than anybody looks for a token: at most a call's deadline."""
 SWEPT_EVERY = 3600.0
-"""Seconds between two sweeps of one process."""
+"""Seconds between two sweeps of one process, while they find nothing more."""
+SWEPT_AT_ONCE = 1000
+"""Rows: a request pays for a few milliseconds of it."""
+CLAIM_WAITS = "500ms"
+"""How long a claim waits for the end of the transaction that has the token."""
 
 _swept_at: dict[str, float] = {}
 
@@ -39,15 +50,29 @@ class Token:
 
     def __init__(self) -> None:
         self.value = uuid4()
-        self.insertion = (
-            f"INSERT INTO {TABLE} (token) SELECT '{self.value}'::uuid "
-            f"WHERE pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL"
-        )
-        # Not for each transaction: to look is to be in the way of others under SERIALIZABLE.
+        self.suit(marks=True)
+
+    def suit(self, *, marks: bool) -> None:
+        """Word the statements for a server.
+
+        Args:
+            marks: Whether it lets a parameter of ours be set for the rest of a transaction.
+        """
+        token = f"'{self.value}'::uuid"
+        insertion = f"INSERT INTO {TABLE} (token) SELECT {token} WHERE"
+        is_marked = f"coalesce(pg_catalog.current_setting('{MARK}', true), '') = '{self.value}'"
+        self.proof = is_marked if marks else None
+        """A condition that holds if the transaction has the token."""
+        self.insertion = f"{insertion} pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL"
         self.insertion_if_missing = (
-            f"{self.insertion} AND NOT EXISTS "
-            f"(SELECT FROM {TABLE} WHERE token = '{self.value}'::uuid)"
+            f"{insertion} NOT EXISTS (SELECT FROM {TABLE} WHERE token = {token})"
         )
+        if marks:
+            self.insertion = _marking(self.insertion)
+            # To look for the row is left to those who may have lost the mark alone.
+            self.insertion_if_missing = _marking(
+                self.insertion_if_missing.replace(" WHERE NOT", f" WHERE NOT {is_marked} AND NOT")
+            )
 
     def check(self, wrapper: DatabaseWrapper) -> None:
         """Refuse to start without the table.
@@ -61,22 +86,58 @@ class Token:
                 f"INSTALLED_APPS and run: manage.py migrate --database {wrapper.alias}"
             )
 
-    def is_found(self, asking: DatabaseWrapper) -> bool:
-        """Tell whether the transaction that inserted it was committed."""
-        with asking.cursor() as cursor:
-            cursor.execute(f"SELECT 1 FROM {TABLE} WHERE token = %s", [self.value])
-            return cursor.fetchone() is not None
+    def claim(self, connection: PooledConnection) -> None:
+        """Try to insert the token, and leave nothing behind.
+
+        That it can be inserted shows that the transaction was not committed and never will be: one
+        in progress that has the token, as each has before COMMIT is sent, makes this one wait.
+
+        Raises:
+            psycopg.errors.UniqueViolation: The transaction was committed.
+            psycopg.errors.LockNotAvailable: It is in progress.
+            psycopg.errors.ReadOnlySqlTransaction: The server cannot tell, being a standby.
+            psycopg.Error: Anything else.
+        """
+        # Not by the connection's own kind of cursor, which may add to statements. In READ
+        # COMMITTED, since a higher level may say 40001 in place of 23505.
+        cursor = psycopg.ClientCursor(connection)
+        cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        try:
+            cursor.execute(f"SET LOCAL lock_timeout = '{CLAIM_WAITS}'")
+            cursor.execute(f"INSERT INTO {TABLE} (token) VALUES ('{self.value}')")
+        finally:
+            if not connection.broken:
+                cursor.execute("ROLLBACK")
+
+
+def _marking(insertion: str) -> str:
+    """Return a statement that sets the mark if, and only if, *insertion* inserts."""
+    return (
+        f"WITH made AS ({insertion} RETURNING token) "
+        f"SELECT pg_catalog.set_config('{MARK}', token::text, true) FROM made"
+    )
 
 
 def sweep_now_and_then(wrapper: DatabaseWrapper) -> None:
-    """Delete old tokens, if this process has not done so for an hour; outside a transaction."""
+    """Delete some old tokens, if this process has not done so for an hour; outside a transaction.
+
+    As many as one request can be made to pay for. While more are left, the next request goes on.
+    """
     now = monotonic()
     if now - _swept_at.get(wrapper.alias, float("-inf")) < SWEPT_EVERY:
         return
+    # Threads that come meanwhile leave it to this one.
     _swept_at[wrapper.alias] = now
     try:
         with wrapper.cursor() as cursor:
-            cursor.execute(f"DELETE FROM {TABLE} WHERE created_at < now() - interval '{KEPT_FOR}'")
+            # By the index on created_at. What another process is deleting is left to it.
+            cursor.execute(
+                f"DELETE FROM {TABLE} WHERE token IN (SELECT token FROM {TABLE} "
+                f"WHERE created_at < now() - interval '{KEPT_FOR}' "
+                f"ORDER BY created_at LIMIT {SWEPT_AT_ONCE} FOR UPDATE SKIP LOCKED)"
+            )
+            if cursor.rowcount == SWEPT_AT_ONCE:
+                del _swept_at[wrapper.alias]
     except Error as error:
         logger.warning(
             "database %r: old tokens stay: %s",

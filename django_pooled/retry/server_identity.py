@@ -1,0 +1,290 @@
+"""What a server answers: learned once, outside of any user's transaction, and asked only then.
+
+Amazon Aurora refuses some of its functions, an administrator may have revoked others, and what
+merely speaks PostgreSQL's protocol has none of them. A refusal inside a transaction would abort it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import closing
+from typing import TYPE_CHECKING, NamedTuple
+
+import psycopg
+
+from django_pooled.sqlstates import is_connection_lost
+from django_pooled.tokens.table import MARK
+
+if TYPE_CHECKING:
+    from django_pooled.connection import PooledConnection
+
+__all__ = [
+    "Backend",
+    "KnownServer",
+    "Questions",
+    "Server",
+    "ask",
+    "ask_backend",
+    "is_refusal",
+    "known",
+    "learn",
+    "learn_anew",
+    "read_backend",
+]
+
+# What is asked, in this order. The first two are of a transaction and its backend. The others tell
+# one life of a server, in which an id is given out once: after a crash or a failover the same
+# number is handed out again, to somebody else's transaction. pg_control_checkpoint() lags a
+# promotion, the name of the current WAL file does not; the statistics' reset time changes when
+# the server recovers from the crash of one backend, which its start time does not. Times are
+# taken as numbers, which no session's settings of style or zone change.
+# https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT
+_XID = "pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
+_PARTS = {
+    "pg_current_xact_id_if_assigned()": _XID,
+    "pg_backend_pid()": "pg_catalog.pg_backend_pid()",
+    "pg_stat_get_activity()": (
+        "(SELECT EXTRACT(epoch FROM backend_start)"
+        " FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()))"
+    ),
+    "pg_control_system()": "(SELECT system_identifier FROM pg_catalog.pg_control_system())",
+    "pg_walfile_name(pg_current_wal_lsn())": (
+        "CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.left("
+        "pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) END"
+    ),
+    "pg_postmaster_start_time()": "EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time())",
+    "pg_stat_wal": "(SELECT EXTRACT(epoch FROM stats_reset) FROM pg_catalog.pg_stat_wal)",
+    "pg_is_in_recovery()": "pg_catalog.pg_is_in_recovery()::pg_catalog.text",
+}
+
+_MARKS = f"SELECT pg_catalog.set_config('{MARK}', '', true)"
+_STATUS = f"SELECT pg_catalog.pg_xact_status({_XID}::pg_catalog.xid8)"
+_ASSIGNS = "SELECT pg_catalog.pg_current_xact_id()"
+_ADDRESS = """SELECT pg_catalog.host(pg_catalog.inet_server_addr()),
+    pg_catalog.inet_server_port(), pg_catalog.inet_client_port()"""
+
+# pgpool-II answers this itself: https://www.pgpool.net/docs/latest/en/html/sql-commands.html
+_POOLER = "SHOW pool_version"
+
+# Classes of errors that say: not here, or not for you. Anything else (a time limit, no memory)
+# says nothing about the next time.
+_REFUSALS = ("0A", "22", "3F", "42", "55", "P0", "XX")
+_IN_RECOVERY = "25006"
+
+
+class Server(NamedTuple):
+    """Which server a backend belongs to, and in which of its lives; None for what it hides."""
+
+    system: str | None
+    incarnation: str | None
+    """Set only where all of it is known: half of it may be another life's, too."""
+    in_recovery: bool
+
+
+class Backend(NamedTuple):
+    """The server's process that works for a connection, or behind a pooler for a transaction."""
+
+    pid: str | None
+    started: str | None
+    server: Server
+
+
+class Questions(NamedTuple):
+    """What may be asked inside of a transaction; None for what the server would refuse."""
+
+    quick: str | None = None
+    """For the transaction's id, on a connection whose backend is known."""
+    full: str | None = None
+    """For its id and its backend."""
+    assigning: str | None = None
+    """The same, and the transaction has an id afterwards."""
+    marks: bool = False
+    """Whether a parameter can be set for the rest of a transaction."""
+    takes_messages: bool = False
+    """Whether nothing in between reads a message of several statements as its first alone."""
+    refused: tuple[str, ...] = ()
+    """What the server does not tell, by the names of its functions."""
+
+
+class KnownServer:
+    """One server, as one role meets it in one database. All its connections share it."""
+
+    def __init__(self, questions: Questions) -> None:
+        self.questions = questions
+
+
+_NOTHING = Questions()
+_MOST = 100
+"""Servers that are remembered; credentials that change make new ones."""
+
+# Single operations on a dictionary need no lock. Two threads may learn the same at once.
+_servers: dict[tuple[object, ...], KnownServer] = {}
+
+
+def known(connection: PooledConnection) -> Questions:
+    """Return what may be asked on a connection; nothing, as long as nothing was learned."""
+    server = connection.life.server
+    return server.questions if server is not None else _NOTHING
+
+
+def learn(connection: PooledConnection) -> None:
+    """Find out what the connection's server answers, and which backend works for it.
+
+    Costs a round trip once for a connection, and a few once for a server.
+
+    Args:
+        connection: One in autocommit, without a transaction.
+
+    Raises:
+        psycopg.Error: The connection was lost, or what the server says of the present moment says
+            nothing of the next.
+    """
+    life = connection.life
+    if life.server is not None:
+        return
+    key = _key(connection)
+    server = _servers.get(key)
+    try:
+        if server is not None and server.questions.full is not None:
+            ask_backend(connection, server.questions.full)
+    except psycopg.Error as error:
+        if not is_refusal(error):
+            raise
+        server = None
+    if server is None:
+        server = KnownServer(_learn(connection))
+        if len(_servers) >= _MOST:
+            _servers.clear()
+        _servers[key] = server
+    life.server = server
+
+
+def learn_anew(connection: PooledConnection) -> bool:
+    """Ask a server again, one of whose answers may have become a refusal; tell whether it has.
+
+    Args, Raises: As `learn`.
+    """
+    server = connection.life.server
+    if server is None:
+        return False
+    before, server.questions = server.questions, _learn(connection)
+    return not set(server.questions.refused) <= set(before.refused)
+
+
+def ask(connection: PooledConnection, question: str) -> list[str | None]:
+    """Ask in a round trip of its own; return the values of the first row.
+
+    Raises:
+        psycopg.Error: The server has refused, or the connection is lost.
+    """
+    # Not by the connection's own kind of cursor, on which something would ride.
+    cursor = psycopg.ClientCursor(connection)
+    cursor.execute(question)
+    answer = cursor.pgresult
+    if answer is None or not answer.ntuples:
+        return []
+    values = (answer.get_value(0, column) for column in range(answer.nfields))
+    return [value.decode() if value is not None else None for value in values]
+
+
+def ask_backend(connection: PooledConnection, question: str) -> Backend:
+    """Ask for the backend that works for a connection, and remember one that will go on doing so.
+
+    Raises:
+        psycopg.Error: As `ask`.
+    """
+    _, *values = ask(connection, question)
+    return read_backend(connection, values)
+
+
+def read_backend(connection: PooledConnection, values: list[str | None]) -> Backend:
+    """Read the answer to the full question, without the transaction's id.
+
+    That of a direct connection stays the same as long as the connection does. Behind a pooler
+    such as PgBouncer each transaction may find another backend, whose pid is not the one that
+    the connection was opened with: there it is asked for each time. On a standby too, since it
+    may be promoted meanwhile.
+    """
+    pid, started, system, *life, in_recovery = values
+    # On a standby there is no current WAL file, and nothing that could be committed.
+    incarnation = "/".join(part or "" for part in life) if all(life) else None
+    backend = Backend(pid, started, Server(system, incarnation, in_recovery != "false"))
+    connection.life.direct = pid == str(connection.info.backend_pid)
+    stays = connection.life.direct and not backend.server.in_recovery
+    connection.life.backend = backend if stays else None
+    return backend
+
+
+def _learn(connection: PooledConnection) -> Questions:
+    refused = []
+    parts = dict(_PARTS)
+    if not _answers(connection, f"SELECT {', '.join(parts.values())}"):
+        for name, part in _PARTS.items():
+            if not _answers(connection, f"SELECT {part}"):
+                refused.append(name)
+                parts[name] = "NULL"
+    # Asked for by inquiries alone, whose failure is no user's.
+    refused += ["pg_xact_status()"] if not _answers(connection, _STATUS) else []
+    takes_messages = _is_direct(connection) or not _answers(connection, _POOLER)
+    xid, pid, *rest = parts.values()
+    if xid == "NULL":
+        # Nothing to look up, and nothing to ask for.
+        quick = full = assigning = None
+    else:
+        quick = f"SELECT {xid}, {pid}"
+        # For pgpool-II, whose standbys know nothing of a transaction.
+        full = ", ".join([quick if takes_messages else f"/*NO LOAD BALANCE*/ {quick}", *rest])
+        assigning = full.replace(xid, xid.replace("_if_assigned", ""))
+        ask_backend(connection, full)
+        if not _answers(connection, _ASSIGNS):
+            refused.append("pg_current_xact_id()")
+            assigning = None
+    return Questions(
+        quick,
+        full,
+        assigning,
+        marks=_answers(connection, _MARKS),
+        takes_messages=takes_messages,
+        refused=tuple(refused),
+    )
+
+
+def _answers(connection: PooledConnection, question: str) -> bool:
+    try:
+        ask(connection, question)
+    except psycopg.Error as error:
+        if error.sqlstate == _IN_RECOVERY:
+            # A standby, which will answer once it is promoted.
+            return True
+        if not is_refusal(error):
+            raise
+        return False
+    return True
+
+
+def is_refusal(error: psycopg.Error) -> bool:
+    """Tell whether the server has refused a question, and would again."""
+    return not is_connection_lost(error) and (error.sqlstate or "").startswith(_REFUSALS)
+
+
+def _is_direct(connection: PooledConnection) -> bool:
+    """Tell whether the server sees the very ends of the connection that are seen from here."""
+    info = connection.info
+    try:
+        seen = ask(connection, _ADDRESS)
+        with closing(socket.socket(fileno=os.dup(connection.fileno()))) as duplicate:
+            own = duplicate.getsockname()
+    except OSError:
+        return False
+    except psycopg.Error as error:
+        if not is_refusal(error):
+            raise
+        return False
+    is_tcp = isinstance(own, tuple)
+    return is_tcp and seen == [info.hostaddr, str(info.port), str(own[1])]
+
+
+def _key(connection: PooledConnection) -> tuple[object, ...]:
+    info = connection.info
+    return (*connection.place, info.dbname, info.user, info.server_version)
