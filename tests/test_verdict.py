@@ -220,6 +220,8 @@ def a_crash(scene: Scene, row: Row) -> None:
 def the_session_idles_too_long(scene: Scene, row: Row) -> None:
     scene.fail_first = lambda: wait_for_the_end_of_the_session(scene)
     connections[scene.alias].close()
+    # Once it is known what may be asked, nothing is sent before the function runs.
+    retry_transaction(using=scene.alias)(lambda: None)()
     scene.execute("SET idle_session_timeout = '10ms'")
 
 
