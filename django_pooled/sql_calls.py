@@ -194,7 +194,7 @@ def _is_column_list(tokens: Sequence[str], first: int, place: int, ends: dict[in
     if head == "alter":
         return before == "type" or name in ("set", "reset")
     if head == "copy":
-        return first == 1
+        return first == 1 or (name in ("stdin", "stdout") and before in ("from", "to"))
     if name == "rollup":
         return "group" in tokens[:place]
     if name == "set":

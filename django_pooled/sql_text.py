@@ -64,11 +64,13 @@ _LEAVES = re.compile(
     | (?P<LOAD> load\b)
     | (?P<PREPARE> (?:prepare|deallocate|execute)\b)
     | (?P<DISCARD> discard\b)
+    | (?P<EXTENSION> (?:create|alter)\ extension\b)
     | (?P<DO> do\b)
     | (?P<CALL> call\b)
     """,
     re.VERBOSE,
 )
+_QUERY_BEGINS = frozenset({"(", "select", "table", "values", "with"})
 _EXPLAIN = re.compile(r"explain\b")
 _TEMPORARY = re.compile(
     r"""
@@ -215,8 +217,8 @@ _WORDS = {'"': '"q"', "'": "'s'"}
 def _explained(tokens: Sequence[str]) -> Sequence[str]:
     """Return the statement after EXPLAIN and its options."""
     place = 1
-    if tokens[1:2] == ["("] and ")" in tokens:
-        # Options are without parentheses.
+    if tokens[1:2] == ["("] and ")" in tokens and tokens[2] not in _QUERY_BEGINS:
+        # Options have no parentheses of their own.
         place = tokens.index(")") + 1
     while tokens[place : place + 1] and tokens[place] in ("analyze", "analyse", "verbose"):
         place += 1
