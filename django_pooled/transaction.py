@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import TransactionManagementError
 
 from .base import DatabaseWrapper
 from .replay.responses import tell_if_it_reads_later
-from .replay.tasks import refuse_tasks
+from .retry.callables import REBINDING, refuse_what_cannot_be_run_again
 from .retry.policy import BACKOFF, Policy
 from .retry.series import Series
 from .retry.verdict import RetryOn
@@ -108,7 +106,11 @@ def retry_transaction(
     )
 
     def decorate(decorated: Callable[P, R]) -> Callable[P, R]:
-        _refuse_what_cannot_be_run_again(decorated)
+        if type(decorated) in REBINDING:
+            # It goes on telling the class how to call the function that is returned.
+            method: Any = decorated
+            return type(method)(decorate(method.__func__))  # type: ignore[no-any-return]
+        refuse_what_cannot_be_run_again(decorated)
 
         @wraps(decorated)
         def run_again(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -172,26 +174,4 @@ def _refuse_foreign_transaction(wrapper: DatabaseWrapper) -> None:
         raise TransactionManagementError(
             f"retry_transaction was called with autocommit off on {wrapper.alias!r}; it opens and "
             f"ends its transaction itself."
-        )
-
-
-def _refuse_what_cannot_be_run_again(function: object) -> None:
-    refuse_tasks(function)
-    name = getattr(function, "__qualname__", repr(function))
-    if inspect.isclass(function):
-        raise TypeError(
-            f"retry_transaction cannot decorate the class {name}; for a "
-            f"class-based view use @method_decorator(retry_transaction, name='dispatch')."
-        )
-    if not callable(function):
-        raise TypeError(f"retry_transaction decorates a callable, not {function!r}.")
-    # asgiref's also knows what Django has marked, such as as_view() of a view with async methods.
-    if iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(
-            f"{name} is async, and Django's transactions are not: decorate a "
-            f"sync function and call it by asgiref.sync.sync_to_async."
-        )
-    if inspect.isgeneratorfunction(function):
-        raise TypeError(
-            f"{name} is a generator, which would run after its transaction ended: return a list."
         )
