@@ -17,6 +17,7 @@ from django.views.decorators.http import require_safe
 from .base import DatabaseWrapper
 from .exempt import never_atomic
 from .log_facts import Telling, facts
+from .poolstats.sources import pooled_aliases
 from .redaction import one_line
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def liveness(request: HttpRequest) -> JsonResponse:
 def _pools(using: str | Iterable[str] | None) -> dict[str, Pool]:
     chosen = [using] if isinstance(using, str) else using
     found = {}
-    for alias in connections if chosen is None else chosen:
+    # Of all entries those of this engine alone are loaded: another's driver may be missing here.
+    for alias in pooled_aliases() if chosen is None else chosen:
         wrapper = connections[alias]
         pool = wrapper.pool if isinstance(wrapper, DatabaseWrapper) else None
         if pool is not None:

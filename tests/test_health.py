@@ -442,6 +442,21 @@ def test_a_database_without_a_pool_is_left_out_and_cannot_be_chosen(
         readiness(request)
 
 
+@pytest.mark.parametrize("engine", ["no.such.backend", "django.db.backends.oracle"])
+def test_an_entry_whose_driver_is_missing_does_not_make_the_others_unready(
+    server: EmbeddedServer,
+    make_database: MakeDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+) -> None:
+    alias = make_database(server)
+    entry = {**connections.settings[alias], "ENGINE": engine, "OPTIONS": {}}
+    monkeypatch.setitem(connections.settings, "legacy", entry)
+    found = json.loads(readiness(RequestFactory().get("/")).content)["databases"]
+    assert found[alias] == "ready"
+    assert "legacy" not in found
+
+
 # As requests.
 
 

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.contrib import messages
-from django.contrib.auth import login, logout
+from django.contrib.auth import login, logout, update_session_auth_hash
 from django.contrib.auth.models import User
+from django.contrib.sessions.backends.base import UpdateError
+from django.contrib.sessions.backends.file import SessionStore as FileStore
 from django.contrib.sessions.models import Session
 from django.core.cache import cache
 from django.core.cache.backends.locmem import LocMemCache
 from django.db import OperationalError, connection
 from django.http import HttpResponse
 from django.middleware.csrf import get_token
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.urls import path
 
 from django_pooled import retry_transaction
@@ -160,6 +165,13 @@ def before(request: Any) -> HttpResponse:
     return HttpResponse()
 
 
+def who(request: Any) -> HttpResponse:
+    attempts.see(request.user.is_authenticated)
+    request.session["seen"] = True
+    request.session.save()
+    return HttpResponse(f"attempt {attempts.done()}")
+
+
 urlpatterns = [
     path("start/", start),
     path("start_logged_in/", start_logged_in),
@@ -168,6 +180,7 @@ urlpatterns = [
     path("before/", before),
     path("tell/", retried(tell)),
     path("told/", told),
+    path("who/", retried(who)),
 ]
 
 
@@ -357,3 +370,191 @@ def test_a_session_without_a_key_is_stored_by_the_attempt_that_succeeds(
     failed, succeeded = keys
     assert not store()().exists(failed)
     assert store()(succeeded).load() == {"cart": ["a"]}
+
+
+# What another request does to the session, after the attempt has and before it is restarted.
+def ended(key: str) -> None:
+    store()(key).flush()
+
+
+def renewed(key: str) -> None:
+    session = store()(key)
+    session["cart"] = ["renewed"]
+    session.cycle_key()
+
+
+def changed(key: str) -> None:
+    session = store()(key)
+    session["cart"] = ["changed"]
+    session.save()
+
+
+def nothing(key: str) -> None:
+    """Do nothing."""
+
+
+def make_session(settings: Any, tmp_path: Path, engine: str) -> Any:
+    """Return a session with a cart that has been loaded."""
+    with contextlib.suppress(AttributeError):
+        # Remembered from another test.
+        del FileStore._storage_path  # type: ignore[attr-defined]
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
+    settings.SESSION_FILE_PATH = str(tmp_path)
+    made = store()()
+    made["cart"] = ["a"]
+    made.save()
+    session = store()(made.session_key)
+    assert session["cart"] == ["a"]
+    return session
+
+
+@pytest.mark.parametrize("elsewhere", [ended, renewed, changed, nothing])
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(
+    ("engine", "when"),
+    [
+        ("cache", "amid"),
+        ("file", "amid"),
+        # In a table the row is locked by the attempt until that is rolled back.
+        *[(engine, "between") for engine in ("cache", "file", "cached_db", "db")],
+    ],
+)
+def test_what_others_do_to_a_session_before_it_is_restarted_stays_done(
+    engine: str,
+    when: str,
+    asynchronous: bool,
+    elsewhere: Callable[[str], None],
+    settings: Any,
+    tmp_path: Path,
+) -> None:
+    session = make_session(settings, tmp_path, engine)
+    key = session.session_key
+
+    def save_once(session: Any) -> None:
+        attempts.see(list(session["cart"]))
+        if attempts.number == 0:
+            session["cart"].append("b")
+            (async_to_sync(session.asave) if asynchronous else session.save)()
+            if when == "amid":
+                elsewhere(key)
+        attempts.done()
+
+    def between(seconds: float) -> None:
+        if when == "between":
+            elsewhere(key)
+
+    retry_transaction(backoff=QUICK, sleep=between)(save_once)(session)
+    assert attempts.same
+    gone = elsewhere in (ended, renewed)
+    assert store()().exists(key) is not gone
+    if not gone:
+        expected = ["changed"] if elsewhere is changed else ["a"]
+        assert store()(key).load() == {"cart": expected}
+
+
+@pytest.mark.parametrize("step", ["flush", "cycle_key", "save"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("engine", ["cache", "file"])
+def test_a_session_that_ended_before_the_attempt_touched_it_does_not_come_back(
+    engine: str, asynchronous: bool, step: str, settings: Any, tmp_path: Path
+) -> None:
+    session = make_session(settings, tmp_path, engine)
+    key = session.session_key
+
+    @retried
+    def end(session: Any) -> None:
+        attempts.see(list(session["cart"]))
+        if attempts.number == 0:
+            ended(key)
+            with contextlib.suppress(UpdateError):
+                if asynchronous:
+                    async_to_sync(getattr(session, f"a{step}"))()
+                else:
+                    getattr(session, step)()
+        attempts.done()
+
+    end(session)
+    assert attempts.same
+    assert not store()().exists(key)
+
+
+@pytest.mark.parametrize("engine", ["cache", "file"])
+def test_a_session_that_an_attempt_saved_and_ended_is_there_for_the_next(
+    engine: str, settings: Any, tmp_path: Path
+) -> None:
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
+    settings.SESSION_FILE_PATH = str(tmp_path)
+    session = store()()
+    session["cart"] = ["a"]
+    session.save()
+    key = session.session_key
+
+    @retried
+    def end(session: Any) -> None:
+        attempts.see((session.session_key, dict(session), store()(key).load()))
+        session["cart"] = []
+        session.save()
+        session.cycle_key()
+        session.flush()
+        attempts.done()
+
+    end(session)
+    assert attempts.same
+    assert not store()().exists(key)
+
+
+def test_a_session_that_expires_before_it_is_restarted_stays_expired(
+    settings: Any, tmp_path: Path
+) -> None:
+    session = make_session(settings, tmp_path, "file")
+    key = session.session_key
+    [path] = tmp_path.iterdir()
+
+    @retried
+    def touch(session: Any) -> None:
+        if attempts.number == 0:
+            session["cart"].append("b")
+            session.save()
+            os.utime(path, (0, 0))
+        attempts.done()
+
+    touch(session)
+    assert attempts.number == 2
+    assert list(tmp_path.iterdir()) == []
+    assert store()(key).load() == {}
+
+
+def test_a_password_changed_elsewhere_logs_a_restarted_request_out(settings: Any) -> None:
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+    settings.SESSION_SAVE_EVERY_REQUEST = True
+    client = Client()
+    client.get("/start_logged_in/")
+    key = client.cookies["sessionid"].value
+
+    def change_the_password() -> None:
+        user = User.objects.get(username="ada")
+        user.set_password("new")
+        other = RequestFactory().get("/")
+        other.session, other.user = store()(key), user
+        update_session_auth_hash(other, user)
+        fail_with("40001")
+
+    attempts.fail = change_the_password
+    assert client.get("/who/").content == b"attempt 2"
+    assert attempts.seen == [True, False]
+    assert not store()().exists(key)
+
+
+def test_a_session_that_an_attempt_made_is_gone_after_it(settings: Any, tmp_path: Path) -> None:
+    session = make_session(settings, tmp_path, "file")
+
+    @retried
+    def renew(session: Any) -> None:
+        session.cycle_key()
+        # Somebody who has the new key already.
+        if attempts.number == 0:
+            changed(session.session_key)
+        attempts.done()
+
+    renew(session)
+    assert [path.name for path in tmp_path.iterdir()] == [f"sessionid{session.session_key}"]
