@@ -246,6 +246,13 @@ class LendingWrapper(QuickWrapper):
         if self.checked_out_from is not None and isinstance(self.connection, PooledConnection):
             self.checked_out_from.note_error(self.connection, error)
 
+    def held_by_caller(self) -> str | None:
+        """Return what the caller has on the connection outside of transactions, if anything."""
+        if any(not cursor.closed for cursor in self._named_cursors or ()):
+            return "open server-side cursor"
+        state = getattr(self.connection, "pinned_by", None)
+        return f"session state ({state})" if state is not None else None
+
     def close_named_cursors(self) -> None:
         """Close what an iterator has left open that was left off half-way.
 

@@ -5,6 +5,7 @@ import io
 import json
 import random
 import tempfile
+import threading
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -13,18 +14,20 @@ from urllib.parse import urlencode
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.core.exceptions import RequestDataTooBig
 from django.core.files.storage import FileSystemStorage
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.files.uploadhandler import MemoryFileUploadHandler
 from django.core.handlers.asgi import ASGIRequest
-from django.db import OperationalError
-from django.http import HttpRequest, HttpResponse
+from django.db import OperationalError, connections
+from django.http import HttpRequest, HttpResponse, UnreadablePostError
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.urls import path
 from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 
+from django_pooled import registry, retry_transaction
 from django_pooled.replay import Inputs
 from django_pooled.replay.bodies import BODY, FILES, POST, READ_STARTED, STREAM, RecordedStream
 from tests.replaying import attempts, retried
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from example_project.embedded_postgres import EmbeddedServer
+    from tests.pools import MakeDatabase
     from tests.workers_site.running import Site
 
 pytestmark = [
@@ -325,6 +329,139 @@ def tag(get_response: Any) -> Any:
         return response
 
     return middleware
+
+
+class SlowClient(io.RawIOBase):
+    """What a server reads from a client that sends its body late, or not at all."""
+
+    def __init__(self, content: bytes, error: Exception | None = None) -> None:
+        self.content = io.BytesIO(content)
+        self.error = error
+        self.awaited = threading.Event()
+        self.sends = threading.Event()
+
+    def read(self, size: int = -1, /) -> bytes:
+        self.awaited.set()
+        if not self.sends.is_set():
+            self.sends.wait(30)
+        # A few bytes at a time.
+        data = self.content.read(min(size, 7))
+        if not data and self.error is not None:
+            raise self.error
+        return data
+
+    def ask(self, view: Callable[[HttpRequest], Any], content_type: str, length: int) -> Any:
+        """Have a view called as a server does."""
+        meta = {
+            "wsgi.input": self,
+            "CONTENT_TYPE": content_type,
+            "CONTENT_LENGTH": str(length),
+            "REQUEST_METHOD": "POST",
+        }
+        request = RequestFactory().request(**meta)
+        assert vars(request)[STREAM].read is not self.read
+        return view(request)
+
+
+def encoded(kind: str) -> tuple[bytes, str]:
+    """Return a body and its type."""
+    if kind == "multipart":
+        request = RequestFactory().post("/", upload())
+        return request.body, request.META["CONTENT_TYPE"]
+    return urlencode(FORM, doseq=True).encode(), CONTENT_TYPES["form"]
+
+
+@pytest.mark.parametrize(
+    ("look", "kind"), [(body, "form"), (form, "form"), (read, "form"), (uploaded, "multipart")]
+)
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_clients_that_send_slowly_hold_no_connection(
+    look: Callable[[HttpRequest], object],
+    kind: str,
+    mode: str,
+    server: EmbeddedServer,
+    make_database: MakeDatabase,
+) -> None:
+    alias = make_database(server, pool_mode=mode, max_size=2)
+    content, content_type = encoded(kind)
+    clients = [SlowClient(content), SlowClient(content)]
+    seen: list[object] = []
+
+    def query() -> None:
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+    @retry_transaction(using=alias)
+    def decorated(request: HttpRequest) -> None:
+        query()
+        seen.append(look(request))
+
+    def view(request: HttpRequest) -> None:
+        # As middleware does that looks for the user.
+        query()
+        decorated(request)
+
+    def serve(client: SlowClient) -> None:
+        try:
+            client.ask(view, content_type, len(content))
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=serve, args=[client]) for client in clients]
+    for thread in threads:
+        thread.start()
+    for client in clients:
+        assert client.awaited.wait(30)
+    in_use = [pool.in_use for pool in registry.snapshots() if pool.alias == alias]
+    for client in clients:
+        client.sends.set()
+    for thread in threads:
+        thread.join(30)
+    assert in_use == [0]
+    assert len(seen) == 2
+    assert seen[0] == seen[1] != b""
+
+
+@pytest.mark.parametrize("length", ["", "0", "101", "no number"])
+def test_a_body_that_is_too_long_to_be_kept_is_not_awaited(length: str, settings: Any) -> None:
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 100
+    client = SlowClient(b"x" * 101)
+    retried(lambda request: attempts.done())(
+        RequestFactory().request(**{"wsgi.input": client, "CONTENT_LENGTH": length})
+    )
+    assert attempts.number == 2
+    assert not client.awaited.is_set()
+
+
+def test_a_body_that_is_too_long_for_django_is_refused_in_the_view(settings: Any) -> None:
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 10
+    client = SlowClient(b"x" * 11)
+
+    @retried
+    def view(request: HttpRequest) -> str:
+        with pytest.raises(RequestDataTooBig):
+            _ = request.body
+        return "refused"
+
+    assert client.ask(view, "text/plain", 11) == "refused"
+    assert not client.awaited.is_set()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_client_that_breaks_off_is_told_of_where_the_view_reads(reads: bool) -> None:
+    client = SlowClient(b"x" * 10, error=OSError("gone"))
+    client.sends.set()
+
+    @retried
+    def view(request: HttpRequest) -> None:
+        if reads:
+            assert request.read(4) == b"xxxx"
+            with pytest.raises(UnreadablePostError):
+                _ = [request.read(10), request.read(10)]
+        attempts.done()
+
+    client.ask(view, "text/plain", 20)
+    assert attempts.number == 2
 
 
 @pytest.fixture(scope="module", params=["gunicorn", "uvicorn"])

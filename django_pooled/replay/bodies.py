@@ -38,6 +38,7 @@ class RecordedStream(io.IOBase):
         self._heard: list[bytes] | None = []
         self._read = 0
         self._again: io.BytesIO | None = None
+        self._error: Exception | None = None
         self.position = 0
 
     def readable(self) -> bool:
@@ -52,6 +53,19 @@ class RecordedStream(io.IOBase):
 
     def close(self) -> None:
         """Do nothing: Django closes what it has read to the end, and another attempt reads it."""
+
+    def read_ahead(self, size: int) -> None:
+        """Wait for the next *size* bytes; what goes wrong is raised where they are read."""
+        ahead: list[bytes] = []
+        try:
+            while size > 0 and (data := self._source.read(size)):
+                ahead.append(data)
+                size -= len(data)
+        except Exception as error:
+            self._error = error
+        self._heard = [b"".join(ahead)]
+        self._again = io.BytesIO(self._heard[0])
+        self._read = len(self._heard[0])
 
     def rewind(self, position: int) -> bool:
         """Return to a *position*; tell whether that is possible."""
@@ -75,6 +89,11 @@ class RecordedStream(io.IOBase):
             self._again = None
             if size > 0:
                 size -= len(data)
+        if self._error is not None:
+            if data:
+                # As from a socket that is lost after that.
+                return data
+            raise self._error
         more: bytes = getattr(self._source, method)(size)
         self.position += len(more)
         self._read += len(more)
@@ -88,15 +107,17 @@ class RecordedStream(io.IOBase):
 class Body:
     """Where the reading of a request's body stood.
 
-    A request under WSGI gets a stream that records what is read from now on; under ASGI the
-    server has put the body into a file.
+    A request under WSGI gets a stream that records what is read from now on; under ASGI Django
+    has put the body into a file.
     """
 
-    __slots__ = ("_position", "_request")
+    __slots__ = ("_position", "_request", "to_come")
 
     def __init__(self, request: HttpRequest) -> None:
         self._request = request
         self._position: int | None = None
+        self.to_come = 0
+        """How many bytes the client may still be sending, if so few that all are kept."""
         attributes = vars(request)
         stream = attributes.get(STREAM)
         if stream is None or getattr(stream, "closed", False):
@@ -108,6 +129,16 @@ class Body:
         elif FILES not in attributes and request.META.get("CONTENT_LENGTH") not in _NO_BODY:
             attributes[STREAM] = RecordedStream(stream, _limit())
             self._position = 0
+            length = _length(request)
+            if length <= _limit() and not attributes.get(READ_STARTED):
+                self.to_come = length
+
+    def read_ahead(self) -> None:
+        """Wait for the client to send it, as far as the view's own reading would be limited."""
+        to_come, self.to_come = self.to_come, 0
+        stream = vars(self._request).get(STREAM)
+        if to_come and isinstance(stream, RecordedStream):
+            stream.read_ahead(to_come)
 
     def rewind(self, then: dict[str, Any]) -> None:
         """Have it read again as before, by changing what attributes the request had *then*.
@@ -155,6 +186,13 @@ def _limit() -> int:
     # None allows bodies of any size; what is kept of one needs an end.
     limit: int | None = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     return DATA_UPLOAD_MAX_MEMORY_SIZE if limit is None else limit
+
+
+def _length(request: HttpRequest) -> int:
+    try:
+        return int(request.META["CONTENT_LENGTH"])
+    except (KeyError, ValueError):
+        return 0
 
 
 def _files(attributes: dict[str, Any]) -> list[Any]:

@@ -64,6 +64,16 @@ class Inputs:
         """The requests among the inputs."""
         return self._memory.requests
 
+    @property
+    def are_to_come(self) -> bool:
+        """Whether a client may still be sending a part of them."""
+        return bool(self._memory.bodies)
+
+    def await_bodies(self) -> None:
+        """Wait for what clients still send."""
+        while self._memory.bodies:
+            self._memory.bodies.pop().read_ahead()
+
     def recording(self) -> _Recording:
         """Return the context of one attempt, in which what it does to other objects is noted."""
         self._attempt = _Recording(self._memory)

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
 
+    from .bodies import Body
+
 __all__ = ["DEPTH", "EXACTLY", "Kept", "KeptAttributes", "Memory", "is_container", "keeps", "kinds"]
 
 DEPTH = 8
@@ -35,12 +37,14 @@ class Kept:
 class Memory:
     """Objects and what they were, each once; the same object keeps its identity."""
 
-    __slots__ = ("_kept", "hooks", "requests")
+    __slots__ = ("_kept", "bodies", "hooks", "requests")
 
     def __init__(self) -> None:
         self._kept: dict[int, Kept] = {}
         self.hooks: list[Any] = []
         """Whatever is to be told when an attempt starts and stops."""
+        self.bodies: list[Body] = []
+        """Those of requests that a client may still be sending."""
         self.requests: list[HttpRequest] = []
         """Those that were met, wherever they were."""
 

@@ -30,6 +30,8 @@ class KeptRequest(KeptAttributes):
         self.request = value
         # First, because it may exchange the stream.
         self._body = Body(value)
+        if self._body.to_come:
+            memory.bodies.append(self._body)
         # Before the rest, so that nobody goes through what they hold.
         memory.keep(value.META, 0)
         memory.keep(getattr(value, "scope", None), 0)

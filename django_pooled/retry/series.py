@@ -28,6 +28,7 @@ from .characteristics import set_characteristics
 from .commit import ambiguous, resolve
 from .deadline import earliest
 from .elsewhere import watch_others
+from .holdings import Holdings
 from .phase import Phase
 from .verdict import Verdict, judge
 from .witness import end_if_idle
@@ -94,6 +95,7 @@ class Series(Generic[R]):
         self._function = function
         self._call = partial(function, *args, **kwargs)
         self._inputs = Inputs(function, args, kwargs)
+        self._holdings = Holdings(wrapper)
         check = policy.commit_check
         self._check = commit_checks.make(
             check if isinstance(check, str) else partial(check, *args, **kwargs)
@@ -102,6 +104,7 @@ class Series(Generic[R]):
         self._ghost: Testimony | None = None
         self._restarted_for: str | None = None
         """What the attempt before this one failed with."""
+        self._await_bodies()
         self._started = monotonic()
         self._deadline = earliest(self._started + policy.deadline)
 
@@ -140,10 +143,16 @@ class Series(Generic[R]):
             else:
                 self._succeeded()
                 return result
-            # Others may use the connection meanwhile.
+            # Others may use the connection meanwhile, unless the caller has something on it.
             self._give_back()
             pause(policy.sleep, wait)
             number += 1
+
+    def _await_bodies(self) -> None:
+        """Wait for clients that still send their requests, without a connection if possible."""
+        if self._inputs.are_to_come:
+            self._give_back()
+            self._inputs.await_bodies()
 
     def _try(self, attempt: Attempt) -> R:
         wrapper = self._wrapper
@@ -242,13 +251,15 @@ class Series(Generic[R]):
         """Return what makes another attempt impossible, however many are left."""
         if attempt.written_elsewhere:
             others = ", ".join(map(repr, sorted(attempt.written_elsewhere)))
-            return f"it wrote to {others} as well, which a restart would not undo"
+            return f"it may have written to {others}, which a restart would not undo"
+        if self._holdings.lost:
+            return f"the caller's {self._holdings.held} was lost with the connection"
         # A session may be put back by a query, which needs a connection that works.
         self._give_back()
         return self._inputs.obstacle_after_restoring()
 
     def _give_back(self) -> None:
-        if not self._wrapper.in_atomic_block:
+        if not self._wrapper.in_atomic_block and self._holdings.held is None:
             self._wrapper.close()
 
     def _announce(self, error: Exception, failure: Failure, number: int, wait: float) -> None:

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from django.db import Error, OperationalError, connections, models
+from psycopg import sql
+
+from django_pooled import registry, retry_transaction
+from django_pooled.testing import fail_next_transaction
+from tests.replaying import QUICK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from example_project.embedded_postgres import EmbeddedServer
+    from tests.pools import MakeDatabase
+
+MODES = ["session", "transaction"]
+PINNING = ["transaction"]
+
+
+class Job(models.Model):
+    """A row that is done once."""
+
+    done = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "app"
+        db_table = "held_job"
+        managed = False
+
+    def __str__(self) -> str:
+        return f"job {self.pk}"
+
+
+@pytest.fixture(params=MODES)
+def alias(
+    request: pytest.FixtureRequest, server: EmbeddedServer, make_database: MakeDatabase
+) -> str:
+    """A database with a table, in both pool modes."""
+    made = make_database(server, pool_mode=request.param, max_size=2)
+    execute(made, "DROP TABLE IF EXISTS held_job")
+    execute(made, "CREATE TABLE held_job AS SELECT id, 0 AS done FROM generate_series(1, 9) AS id")
+    connections[made].close()
+    return made
+
+
+def execute(alias: str, statement: Any) -> Any:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchone()[0] if cursor.description else None
+
+
+def in_use(alias: str) -> int:
+    return sum(pool.in_use for pool in registry.snapshots() if pool.alias == alias)
+
+
+def do(alias: str, fail: Callable[[], object] | None = None, **options: Any) -> list[int]:
+    """Run a call that fails once; return how many connections were in use while it waited."""
+    held: list[int] = []
+
+    def wait(seconds: float) -> None:
+        held.append(in_use(alias))
+
+    def body() -> None:
+        if fail is not None and not held:
+            fail()
+        execute(alias, "SELECT 1")
+
+    call = retry_transaction(using=alias, backoff=QUICK, sleep=wait, **options)(body)
+    if fail is not None:
+        call()
+        return held
+    with fail_next_transaction("40P01", using=alias) as fault:
+        call()
+    assert fault.struck == 1
+    return held
+
+
+def end_session(alias: str) -> None:
+    with suppress(OperationalError):
+        execute(alias, "SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+def done(alias: str) -> list[int]:
+    return list(Job.objects.using(alias).order_by("id").values_list("done", flat=True))
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_an_iterator_of_the_caller_goes_on_after_a_restart(alias: str, chunk: int) -> None:
+    for job in Job.objects.using(alias).order_by("id").iterator(chunk_size=chunk):
+
+        def finish(key: int = job.pk) -> None:
+            Job.objects.using(alias).filter(pk=key).update(done=models.F("done") + 1)
+
+        with fail_next_transaction("40P01", using=alias):
+            retry_transaction(using=alias, backoff=QUICK)(finish)()
+    assert done(alias) == [1] * 9
+
+
+def test_an_iterator_that_has_ended_keeps_nothing(alias: str) -> None:
+    list(Job.objects.using(alias).iterator(chunk_size=2))
+    assert do(alias) == [0]
+
+
+def test_without_anything_of_the_callers_the_connection_goes_back(alias: str) -> None:
+    execute(alias, "SELECT count(*) FROM held_job")
+    execute(alias, "UPDATE held_job SET done = 0")
+    assert do(alias) == [0]
+
+
+def test_an_iterator_that_was_lost_with_its_connection_ends_the_attempts_and_fails(
+    alias: str,
+) -> None:
+    rows = Job.objects.using(alias).order_by("id").iterator(chunk_size=1)
+    next(rows)
+    with pytest.raises(OperationalError) as raised:
+        do(alias, lambda: end_session(alias))
+    noted(raised.value, "the caller's open server-side cursor was lost with the connection")
+    # It reads on no other connection.
+    execute(alias, "SELECT 1")
+    with pytest.raises((Error, psycopg.Error)):
+        next(rows)
+
+
+def noted(error: BaseException, reason: str) -> None:
+    # Python 3.10 has no notes.
+    if hasattr(error, "add_note"):
+        [note] = getattr(error, "__notes__", [])
+        assert note.endswith(f"not restarted: {reason}")
+
+
+STATES: dict[str, tuple[Any, str]] = {
+    "lock": ("SELECT pg_advisory_lock(11)", "SELECT pg_advisory_unlock(11)"),
+    "shared lock": (
+        sql.SQL("SELECT pg_try_advisory_lock_shared({})").format(12),
+        "SELECT pg_advisory_unlock_shared(12)",
+    ),
+    "setting": ("SET app.tenant = 'ada'", "SELECT current_setting('app.tenant') = 'ada'"),
+    "role": ("SET ROLE pg_monitor", "SELECT current_user = 'pg_monitor'"),
+    "bytes": (b"/* x */ SET app.tenant = 'ada'", "SELECT current_setting('app.tenant') = 'ada'"),
+    "table": ("CREATE TEMPORARY TABLE mine AS SELECT 1", "SELECT true FROM mine"),
+    "prepared": ("PREPARE mine AS SELECT true", "EXECUTE mine"),
+    "channel": ("LISTEN mine", "SELECT count(*) = 1 FROM pg_listening_channels()"),
+    "procedural": (
+        "DO $$ BEGIN PERFORM set_config('app.tenant', 'ada', false); END $$",
+        "SELECT current_setting('app.tenant') = 'ada'",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", STATES)
+@pytest.mark.parametrize("alias", PINNING, indirect=True)
+def test_what_the_caller_has_set_up_in_its_session_is_there_after_a_restart(
+    alias: str, form: str
+) -> None:
+    give, have = STATES[form]
+    execute(alias, give)
+    assert do(alias) == [1]
+    assert execute(alias, have) is True
+
+
+@pytest.mark.parametrize("alias", PINNING, indirect=True)
+def test_another_thread_gets_neither_lock_nor_setting_of_a_caller_that_waits(alias: str) -> None:
+    execute(alias, "SELECT pg_advisory_lock(13)")
+    execute(alias, "SET app.tenant = 'ada'")
+    found: list[Any] = []
+
+    def look() -> None:
+        try:
+            found.append(execute(alias, "SELECT pg_try_advisory_lock(13)"))
+            found.append(execute(alias, "SELECT current_setting('app.tenant', true)"))
+        finally:
+            connections.close_all()
+
+    def wait(seconds: float) -> None:
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join(30)
+
+    with fail_next_transaction("40P01", using=alias):
+        retry_transaction(using=alias, backoff=QUICK, sleep=wait)(
+            lambda: execute(alias, "SELECT 1")
+        )()
+    assert found[0] is False
+    assert found[1] in (None, "")
+    assert execute(alias, "SELECT pg_advisory_unlock(13)") is True
+
+
+@pytest.mark.parametrize("alias", PINNING, indirect=True)
+def test_a_call_is_not_restarted_without_the_lock_that_its_caller_had(alias: str) -> None:
+    execute(alias, "SELECT pg_advisory_lock(14)")
+    with pytest.raises(OperationalError) as raised:
+        do(alias, lambda: end_session(alias))
+    noted(raised.value, "the caller's session state (ADVISORY LOCK) was lost with the connection")
+
+
+def test_what_an_attempt_itself_sets_up_does_not_keep_the_connection(alias: str) -> None:
+    held: list[int] = []
+
+    def body() -> None:
+        execute(alias, "SET LOCAL app.tenant = 'ada'")
+        execute(alias, "SELECT pg_advisory_xact_lock(15)")
+
+    with fail_next_transaction("40P01", using=alias):
+        retry_transaction(
+            using=alias, backoff=QUICK, sleep=lambda seconds: held.append(in_use(alias))
+        )(body)()
+    assert held == [0]
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(alias: str) -> Iterator[None]:
+    """The caller's request ends."""
+    yield
+    connections[alias].close()
