@@ -22,6 +22,7 @@ __all__ = [
     "USERINFO",
     "masked",
     "one_line",
+    "printable",
     "remember",
     "remember_settings",
     "scrub",
@@ -116,15 +117,20 @@ def masked(text: str) -> str:
     return text
 
 
-def one_line(text: str) -> str:
-    """Return a text on one line, with nothing that a terminal or a log would act upon.
+def printable(text: str) -> str:
+    """Return a text with nothing in it that a terminal or a log would act upon.
 
     What is not printable is escaped: control characters, those that change the direction of
     writing, halves of characters.
     """
-    text = " ".join(text[: 4 * LONGEST_LINE].split())
-    if not text.isprintable():
-        text = "".join(one if one.isprintable() else _escaped(one) for one in text)
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else _escaped(one) for one in text)
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line, printable, and cut if it is very long."""
+    text = printable(" ".join(text[: 4 * LONGEST_LINE].split()))
     return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}..."
 
 
@@ -175,11 +181,8 @@ def stand_in(
 def _scrubbed(part: object) -> object:
     if not isinstance(part, str):
         return part
-    lines = masked(part).split("\n")
-    return "\n".join(
-        "".join(one if one.isprintable() or one == "\t" else _escaped(one) for one in line)
-        for line in lines
-    )
+    # libpq's lines are kept, and the tabs before its hints.
+    return re.sub(r"[^\n\t]+", lambda found: printable(found[0]), masked(part))
 
 
 def _escaped(character: str) -> str:

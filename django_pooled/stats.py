@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from .histogram import BOUNDS, Histogram
 from .record import Counters
+from .stats_folder import this_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,6 +78,8 @@ class ProcessReport(TypedDict):
 
     version: int
     pid: int
+    user: int
+    """Whose it is; a reader goes by the owner of its socket instead."""
     host: str
     command: str
     threads: int
@@ -90,6 +93,7 @@ def process_report(pools: list[PoolSnapshot]) -> ProcessReport:
     return ProcessReport(
         version=REPORT_VERSION,
         pid=os.getpid(),
+        user=this_user(),
         host=socket.gethostname(),
         command=_command(),
         threads=threading.active_count(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import socket
@@ -33,10 +34,12 @@ __all__ = [
     "peer_of",
     "prepare",
     "process_exists",
+    "reachable",
     "remove",
     "remove_abandoned",
     "require",
     "socket_name",
+    "this_user",
 ]
 
 # Neither XDG_RUNTIME_DIR nor TMPDIR: a worker under systemd and an operator's shell differ in
@@ -50,6 +53,9 @@ PREFIX = "django_pooled-"
 
 SUN_PATH_LIMIT = 107 if sys.platform == "linux" else 103
 """Longest path in bytes that fits a Unix socket's address."""
+
+MOST_NAMES = 10_000
+"""Names in a folder that are looked at: more than there are processes of one user."""
 
 _ENTRY = re.compile(r"(?P<pid>\d{1,10})\.[0-9a-f]{8}\.(?P<state>sock|new)\Z")
 
@@ -81,6 +87,8 @@ class Entry(NamedTuple):
     """As its process sees itself, in its own container perhaps."""
     listens: bool
     """False while the process is still at setting it up."""
+    identity: tuple[int, int] = (0, 0)
+    """Device and inode: the same for all names of one socket."""
 
 
 def available() -> bool:
@@ -89,6 +97,11 @@ def available() -> bool:
     Windows has neither as far as Python is concerned.
     """
     return hasattr(socket, "AF_UNIX") and hasattr(os, "geteuid")
+
+
+def this_user() -> int:
+    """Return the number of the user that this process runs as; 0 where users have none."""
+    return os.geteuid() if hasattr(os, "geteuid") else 0
 
 
 def require() -> None:
@@ -165,6 +178,20 @@ def _refuse_unless_private(path: Path, found: os.stat_result, uid: int) -> None:
         )
 
 
+def reachable(path: Path, descriptor: int) -> str:
+    """Return a path for connect(), which takes no file descriptor of a folder.
+
+    On Linux it leads through the descriptor, so that nobody can put another folder in the place
+    of the one that was opened.
+
+    Args:
+        path: In the folder that is open.
+        descriptor: Of that folder.
+    """
+    through = f"/proc/self/fd/{descriptor}"
+    return f"{through}/{path.name}" if os.path.isdir(through) else os.fspath(path)
+
+
 def socket_name(pid: int) -> str:
     """Return a new name for a process's socket.
 
@@ -175,8 +202,13 @@ def socket_name(pid: int) -> str:
 
 
 def entries(descriptor: int) -> Iterator[Entry]:
-    """Yield the sockets in an open folder, and nothing else that may lie there."""
-    for name in sorted(os.listdir(descriptor)):
+    """Yield the sockets in an open folder, and nothing else that may lie there.
+
+    Of a folder with more than ``MOST_NAMES`` names it looks at so many.
+    """
+    with os.scandir(descriptor) as found_names:
+        names = sorted(entry.name for entry in itertools.islice(found_names, MOST_NAMES))
+    for name in names:
         if (match := _ENTRY.match(name)) is None:
             continue
         try:
@@ -186,7 +218,7 @@ def entries(descriptor: int) -> Iterator[Entry]:
         listens = match["state"] == "sock"
         # One that does not listen refuses readers as a dead one does: give it time.
         if stat.S_ISSOCK(found.st_mode) and (listens or found.st_mtime < time.time() - 60.0):
-            yield Entry(name, int(match["pid"]), listens)
+            yield Entry(name, int(match["pid"]), listens, (found.st_dev, found.st_ino))
 
 
 def remove_abandoned(path: Path, descriptor: int, entry: Entry) -> bool:
@@ -198,7 +230,7 @@ def remove_abandoned(path: Path, descriptor: int, entry: Entry) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.setblocking(False)
         try:
-            client.connect(os.fspath(path / entry.name))
+            client.connect(reachable(path / entry.name, descriptor))
         except FileNotFoundError:
             return True
         except ConnectionRefusedError:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from django.db import connections
 
 from django_pooled import registry
-from django_pooled.poolstats.collect import collect_all, parse_report
+from django_pooled.poolstats.answers import parse_report
+from django_pooled.poolstats.collect import collect_all
 from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.sources import databases, of_site, pooled_aliases, stats_dirs
 from django_pooled.stats import process_report
+from django_pooled.stats_folder import this_user
 
 from .server_watch import LINGER, ServerWatch
 
@@ -90,7 +92,8 @@ class Watch:
     def _take(self) -> Look:
         taken = time()
         asked = [server.want() for server in self._servers]
-        collection = collect_all(stats_dirs(self._aliases), PROCESSES)
+        # Of this user's processes alone, for root too: anybody can answer for himself.
+        collection = collect_all(stats_dirs(self._aliases), PROCESSES, uid=this_user())
         if os.getpid() not in {report["pid"] for report in collection.reports}:
             # Where nothing is published, the process that answers is still there to be seen.
             collection.reports += _own_report()

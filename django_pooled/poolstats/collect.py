@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import selectors
 import socket
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from django_pooled import stats_folder
-from django_pooled.stats import REPORT_VERSION
+from django_pooled.redaction import printable
 from django_pooled.stats_folder import FolderRefused
 
+from .answers import LARGEST_ANSWER, Nonsense, parse_report
 from .places import find_places
+from .shares import MOST_POOLS, MOST_USERS, Share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,20 +28,22 @@ if TYPE_CHECKING:
 
     from .places import Place
 
-__all__ = ["Collection", "collect", "collect_all", "parse_report"]
+__all__ = ["Collection", "collect", "collect_all"]
 
 BATCH = 200
 """Processes that are asked at the same time, well below the usual limit of open files."""
 
-LARGEST_ANSWER = 4 * 1024 * 1024
-"""Bytes; a longer answer is not one of ours."""
+MOST_FOLDERS = 500
+"""Folders that are open at the same time, those of the lowest users; with the processes that are
+asked they stay below the usual limit of open files."""
+
+ROUNDS = 2
+"""Times the timeout that all answers may take together, where some come late or never."""
 
 NOT_ASKABLE = (
     "Processes on this platform can't be asked, since it has no Unix sockets: what is known "
     "comes from the server."
 )
-
-_GAUGES = ("size", "idle", "in_use", "waiting", "max_size")
 
 
 @dataclass
@@ -76,7 +79,8 @@ def collect_all(
 
     Args:
         folders: ``stats_dir`` options; None stands for the default folder.
-        timeout: Seconds that a process has for its answer; all are asked at once.
+        timeout: Seconds that a process has for its answer; as a rule all are asked at once, and
+            where very many are there or do not answer, the look takes twice as long at most.
         uid: The user that runs the site. None is the current one, or for root all of them.
     """
     collection = Collection(askable=stats_folder.available())
@@ -84,25 +88,68 @@ def collect_all(
         collection.problems.append(NOT_ASKABLE)
         return collection
     with contextlib.ExitStack() as stack:
-        questions: list[_Question] = []
-        for place in find_places(folders, uid):
-            if not place.elsewhere:
-                collection.folders.append(str(place.path))
-            try:
-                descriptor = stats_folder.open_folder(place.path, place.owner)
-                stack.callback(os.close, descriptor)
-                entries = stats_folder.entries(descriptor)
-                questions += [_Question(place, descriptor, entry) for entry in entries]
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                if not place.elsewhere:
-                    collection.problems.append(_sentence(place.path, error))
-        for first in range(0, len(questions), BATCH):
-            _ask(questions[first : first + BATCH], timeout, collection)
+        shares = _find(find_places(folders, uid), collection, stack)
+        _ask(shares, timeout, collection)
+    for share in shares:
+        collection.problems += share.problems()
     collection.reports.sort(key=lambda report: report["pid"])
     collection.silent.sort()
     return collection
+
+
+@dataclass
+class _Question:
+    """What is asked of one process."""
+
+    place: Place
+    descriptor: int
+    """Of the place's folder."""
+    entry: Entry
+    answer: bytearray = field(default_factory=bytearray)
+    peer: Peer | None = None
+    until: float = 0.0
+    """The monotonic moment at which it counts as silent."""
+
+
+class _Open(NamedTuple):
+    """A question that is under way."""
+
+    client: socket.socket
+    question: _Question
+    share: Share
+
+
+def _find(
+    places: Iterable[Place], collection: Collection, stack: contextlib.ExitStack
+) -> list[Share]:
+    """Open the folders, and share out the sockets in them by user, this one's first."""
+    shares: dict[int, Share] = {}
+    folders_left = MOST_FOLDERS
+    for place in places:
+        if not place.elsewhere:
+            collection.folders.append(printable(str(place.path)))
+        if place.owner not in shares and len(shares) >= MOST_USERS:
+            continue
+        share = shares.setdefault(place.owner, Share(place.owner))
+        if not folders_left or not share.has_folders_left():
+            continue
+        try:
+            descriptor = stats_folder.open_folder(place.path, place.owner)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if not place.elsewhere:
+                share.complain(_sentence(place.path, error))
+            continue
+        stack.callback(os.close, descriptor)
+        folders_left -= 1
+        try:
+            for entry in stats_folder.entries(descriptor):
+                if not share.add(_Question(place, descriptor, entry)):
+                    break
+        except OSError as error:
+            share.complain(_sentence(place.path, error))
+    return sorted(shares.values(), key=lambda share: (share.owner != os.geteuid(), share.owner))
 
 
 def _sentence(path: Path, error: OSError) -> str:
@@ -111,44 +158,69 @@ def _sentence(path: Path, error: OSError) -> str:
     return f"The folder {path} can't be read: {error.strerror}."
 
 
-@dataclass
-class _Question:
-    place: Place
-    descriptor: int
-    entry: Entry
-    answer: bytearray = field(default_factory=bytearray)
-    peer: Peer | None = None
-
-
-def _ask(questions: list[_Question], timeout: float, collection: Collection) -> None:
-    """Connect to all, then read whichever has something to say until the time is over."""
-    deadline = time.monotonic() + timeout
+def _ask(shares: list[Share], timeout: float, collection: Collection) -> None:
+    """Keep as many questions under way as may be, as many of each user as of any other."""
+    end = time.monotonic() + ROUNDS * timeout
     with selectors.DefaultSelector() as selector:
-        for question in questions:
-            if client := _connect(question, collection):
-                selector.register(client, selectors.EVENT_READ, (client, question))
-        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
-            for key, _ in selector.select(left):
-                client, question = key.data
-                if _read(client, question):
-                    selector.unregister(client)
-                    client.close()
-                    _take(question, collection)
+        while active := [share for share in shares if share.questions or share.under_way]:
+            if time.monotonic() >= end:
+                break
+            _connect_some(active, timeout, selector, collection)
+            under_way: list[_Open] = [key.data for key in selector.get_map().values()]
+            if not under_way:
+                continue
+            # They were asked in this order.
+            patience = min(under_way[0].question.until, end) - time.monotonic()
+            ready = {key.fd for key, _ in selector.select(max(0.0, patience))}
+            for one in under_way:
+                if one.client.fileno() in ready and _has_ended(one):
+                    _close(one, selector)
+                    _take(one, collection)
+                elif time.monotonic() >= one.question.until:
+                    _close(one, selector)
+                    _give_up(one, collection)
         for key in list(selector.get_map().values()):
-            client, question = key.data
-            client.close()
-            _give_up(question, collection)
+            _close(key.data, selector)
+            _give_up(key.data, collection)
+    for share in shares:
+        if share.questions:
+            many = len(share.questions)
+            share.complain(f"{many} sockets of user {share.owner} were not asked in time.")
 
 
-def _connect(question: _Question, collection: Collection) -> socket.socket | None:
-    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    client.setblocking(False)
+def _connect_some(
+    active: list[Share], timeout: float, selector: selectors.BaseSelector, collection: Collection
+) -> None:
+    """Ask more processes: as many as there is room for, and of no user more than a fair share."""
+    room = BATCH - len(selector.get_map())
+    fair = max(1, BATCH // len(active))
+    for share in active:
+        while share.questions and share.under_way < fair and room > 0:
+            question = share.questions.popleft()
+            if client := _connect(question, share, collection):
+                question.until = time.monotonic() + timeout
+                share.under_way += 1
+                room -= 1
+                selector.register(client, selectors.EVENT_READ, _Open(client, question, share))
+
+
+def _close(one: _Open, selector: selectors.BaseSelector) -> None:
+    selector.unregister(one.client)
+    one.client.close()
+    one.share.under_way -= 1
+
+
+def _connect(question: _Question, share: Share, collection: Collection) -> socket.socket | None:
     path, entry = question.place.path / question.entry.name, question.entry
+    client: socket.socket | None = None
     try:
-        client.connect(os.fspath(path))
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        client.setblocking(False)
+        client.connect(stats_folder.reachable(path, question.descriptor))
         question.peer = stats_folder.peer_of(client)
     except OSError as error:
-        client.close()
+        if client is not None:
+            client.close()
         if error.errno == errno.ECONNREFUSED:
             stats_folder.remove(question.descriptor, entry)
         elif error.errno == errno.EAGAIN:
@@ -156,16 +228,23 @@ def _connect(question: _Question, collection: Collection) -> socket.socket | Non
             collection.silent.append(entry.pid)
         elif error.errno != errno.ENOENT:
             reason = error.strerror or error
-            collection.problems.append(f"Process {entry.pid} can't be asked: {reason}.")
+            share.complain(f"Process {entry.pid} can't be asked: {reason}.")
         return None
     if question.peer is not None and question.peer.uid != question.place.owner:
         client.close()
-        collection.problems.append(
+        share.complain(
             f"The socket {path} is held by user {question.peer.uid} instead of "
             f"{question.place.owner}, so its answer is not trusted."
         )
         return None
     return client
+
+
+def _has_ended(one: _Open) -> bool:
+    """Read what is there; tell whether that was all, or too much for its user's share."""
+    before = len(one.question.answer)
+    ended = _read(one.client, one.question)
+    return not one.share.read(len(one.question.answer) - before) or ended
 
 
 def _read(client: socket.socket, question: _Question) -> bool:
@@ -180,7 +259,8 @@ def _read(client: socket.socket, question: _Question) -> bool:
     return not data or len(question.answer) > LARGEST_ANSWER
 
 
-def _give_up(question: _Question, collection: Collection) -> None:
+def _give_up(one: _Open, collection: Collection) -> None:
+    question = one.question
     peer = question.peer
     if peer is not None and peer.pid and not stats_folder.process_exists(peer.pid):
         # A child that the process left behind still holds its listening socket open.
@@ -189,53 +269,22 @@ def _give_up(question: _Question, collection: Collection) -> None:
         collection.silent.append(question.entry.pid)
 
 
-def _take(question: _Question, collection: Collection) -> None:
+def _take(one: _Open, collection: Collection) -> None:
+    _, question, share = one
     place, entry = question.place, question.entry
+    if share.bytes_left < 0:
+        return  # That was said of all.
     try:
-        collection.reports.append(parse_report(bytes(question.answer)))
+        report = parse_report(bytes(question.answer))
+        share.pools_left -= len(report["pools"])
+        if share.pools_left < 0:
+            raise ValueError(f"brings the pools of user {share.owner} to more than {MOST_POOLS}")
     except ValueError as error:
         if stats_folder.remove_abandoned(place.path, question.descriptor, entry):
             return  # It ended while it answered.
-        collection.problems.append(f"Process {entry.pid} gave an answer that {error}.")
-
-
-def parse_report(answer: bytes) -> ProcessReport:
-    """Check one process's answer and return it.
-
-    Raises:
-        ValueError: It is not a report; the message completes "an answer that".
-    """
-    if not answer:
-        raise ValueError("is empty")
-    if len(answer) > LARGEST_ANSWER:
-        raise ValueError(f"is longer than {LARGEST_ANSWER} bytes")
-    try:
-        report = json.loads(answer)
-    except (ValueError, RecursionError):
-        raise ValueError("is not whole or not JSON") from None
-    if isinstance(report, dict) and isinstance(report.get("error"), str):
-        raise ValueError(f"only says that it failed ({report['error']})")
-    if not isinstance(report, dict) or not isinstance(report.get("version"), int):
-        raise ValueError("is not a report of pools")
-    if report["version"] > REPORT_VERSION:
-        raise ValueError(
-            f"is in format {report['version']}, newer than this command's {REPORT_VERSION}"
-        )
-    if not _is_whole(report):
-        raise ValueError("lacks figures that every report has")
-    return report  # type: ignore[return-value]
-
-
-def _is_whole(report: dict[str, Any]) -> bool:
-    pools = report.get("pools")
-    return (
-        isinstance(report.get("pid"), int)
-        and isinstance(report.get("command"), str)
-        and isinstance(pools, list)
-        and all(
-            isinstance(pool, dict)
-            and isinstance(pool.get("alias"), str)
-            and all(isinstance(pool.get(gauge), int) for gauge in _GAUGES)
-            for pool in pools
-        )
-    )
+        how = "answered nonsense:" if isinstance(error, Nonsense) else "gave an answer that"
+        share.complain(f"Process {entry.pid} {how} {error}.")
+    else:
+        # Not whose it says it is.
+        report["user"] = place.owner
+        collection.reports.append(report)

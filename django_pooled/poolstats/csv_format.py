@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
+
+from django_pooled.redaction import printable
 
 if TYPE_CHECKING:
     from .overview import Overview
@@ -26,6 +29,9 @@ _KINDS = {
 _OUTCOMES = ("committed", "again", "failed")
 _TIMES = ("wait", "use", "connect")
 _SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+
+# At the beginning of a text, or of what is a cell where semicolons separate them.
+_FORMULA = re.compile(r"""((?:^|[,;|])[\s'"]*)([=+\-@\uff1d\uff0b\uff0d\uff20])""")
 
 HEADER = (
     *("time", "host", "pid", "command"),
@@ -51,8 +57,17 @@ def render(overview: Overview, *, header: bool = True) -> str:
     moment = datetime.now(timezone.utc).isoformat(timespec="seconds")
     for group in overview.groups:
         for row in group.rows:
-            writer.writerow([moment, row.host, row.pid, row.command, *_values(row)])
+            cells = [moment, row.host, row.pid, row.command, *_values(row)]
+            writer.writerow([_harmless(cell) for cell in cells])
     return output.getvalue()
+
+
+def _harmless(cell: Any) -> Any:
+    """Return a cell in which no spreadsheet finds a formula: an apostrophe stands before it.
+
+    https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    return _FORMULA.sub(r"\1'\2", printable(cell)) if isinstance(cell, str) else cell
 
 
 def _values(row: PoolRow) -> list[Any]:

@@ -46,19 +46,28 @@ class Overview:
 
     @property
     def groups(self) -> list[Group]:
-        """The pools of all processes, by alias and server."""
-        found: dict[tuple[str, str], Group] = {}
+        """The pools of all processes, by alias, user and server."""
+        found: dict[tuple[str, int, str], Group] = {}
+        several = len({report.get("user") for report in self.collection.reports}) > 1
         for report in self.processes:
+            user = report.get("user") if several else None
             for pool in report["pools"]:
-                key = str(pool["alias"]), str(pool.get("server") or "")
-                host = self._host(report)
-                row = PoolRow(report["pid"], report["command"], pool, host)
-                found.setdefault(key, Group(*key, rows=[])).rows.append(row)
-        aliases = Counter(alias for alias, _ in found)
-        for (alias, server), group in found.items():
-            if aliases[alias] > 1:
-                group.name = f"{alias} at {server}"
+                alias, server = str(pool["alias"]), str(pool.get("server") or "")
+                key = alias, -1 if user is None else user, server
+                group = found.setdefault(key, Group(alias, server, [], user))
+                group.rows.append(self.row(report, pool))
+        servers = Counter((alias, user) for alias, user, _ in found)
+        for (alias, user, server), group in found.items():
+            if several:
+                group.name += f" of user {user}"
+            if servers[alias, user] > 1:
+                group.name += f" at {server}"
         return [found[key] for key in sorted(found)]
+
+    def row(self, report: ProcessReport, pool: dict[str, Any]) -> PoolRow:
+        """Return a pool of a process as a row."""
+        host = self._host(report)
+        return PoolRow(report["pid"], report["command"], pool, host, report.get("user"))
 
     def _host(self, report: ProcessReport) -> str:
         """Return where a process runs: a container within reach has a name of its own."""
@@ -121,7 +130,7 @@ class Overview:
         """Add to each connection its session on the server."""
         pools = []
         for pool in report["pools"]:
-            row = PoolRow(report["pid"], report["command"], pool, self._host(report))
+            row = self.row(report, pool)
             connections = [
                 {**it, "session": asdict(session) if session else None}
                 for it in row.connections

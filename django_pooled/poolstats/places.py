@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from django_pooled.stats_folder import StrPath
 
 __all__ = ["Place", "find_places"]
+
+# As os.geteuid() gives it: with zeros before it, one user would have any number of folders.
+_FOLDER = re.compile(rf"{stats_folder.PREFIX}(0|[1-9]\d{{0,9}})\Z", re.ASCII)
 
 
 class Place(NamedTuple):
@@ -47,10 +51,13 @@ def find_places(folders: Iterable[StrPath | None], uid: int | None) -> Iterator[
 
 def _in_bases(bases: Iterable[Path]) -> Iterator[Place]:
     for base in bases:
-        for path in sorted(base.glob(f"{stats_folder.PREFIX}*")):
-            number = path.name.removeprefix(stats_folder.PREFIX)
-            if number.isascii() and number.isdigit():
-                yield Place(path, int(number))
+        try:
+            with os.scandir(base) as found:
+                matches = [match for entry in found if (match := _FOLDER.match(entry.name))]
+        except OSError:
+            continue
+        for number in sorted(int(match[1]) for match in matches):
+            yield Place(base / f"{stats_folder.PREFIX}{number}", number)
 
 
 def _other_views(bases: list[Path]) -> Iterator[Path]:

@@ -113,7 +113,7 @@ def _process(row: PoolRow) -> str:
 
 
 def _cells(name: str, group: Group, rows: Sequence[PoolRow], overview: Overview) -> list[str]:
-    part = type(group)(group.alias, group.server, list(rows))
+    part = type(group)(group.alias, group.server, list(rows), group.user)
     totals, wait = part.totals, part.times("wait")
     done = totals["checkouts"] / (overview.seconds or 1.0)
     few_a_second = overview.seconds is not None and done < 1000

@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from django_pooled.histogram import BOUNDS, Histogram
+from django_pooled.redaction import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -126,7 +127,12 @@ _TIMES = (
 def render(overview: Overview) -> str:
     """Return the metrics of every process that answered, each by its pid, and of the servers."""
     rows = [
-        ({"database": group.alias, "pid": str(row.pid)}, row)
+        (
+            # Two users' processes in different containers may have the same pid.
+            {"database": group.alias, "pid": str(row.pid)}
+            | ({} if group.user is None else {"user": str(group.user)}),
+            row,
+        )
         for group in overview.groups
         for row in group.rows
     ]
@@ -228,6 +234,7 @@ def gauge_lines(name: str, value: float, text: str) -> Iterator[str]:
 
 
 def _head(name: str, kind: str, text: str) -> Iterator[str]:
+    # Only texts of this package.
     yield f"# HELP django_pooled_{name} {text}"
     yield f"# TYPE django_pooled_{name} {kind}"
 
@@ -239,4 +246,7 @@ def _sample(name: str, value: float, labels: Labels) -> str:
 
 
 def _escape(label: str) -> str:
+    # Names of sessions come from whoever opened them: the format has an escape for the end of a
+    # line alone, and a terminal may show the rest.
+    label = "\n".join(map(printable, label.split("\n")))
     return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -37,6 +37,8 @@ class PoolRow(NamedTuple):
     command: str
     figures: dict[str, Any]
     host: str = ""
+    user: int | None = None
+    """Whose process it is, where that is known."""
 
     @classmethod
     def of(cls, figures: dict[str, Any]) -> PoolRow:
@@ -112,13 +114,18 @@ class PoolRow(NamedTuple):
 
 @dataclass
 class Group:
-    """The pools of all processes that lead to the same database under the same alias."""
+    """The pools of all processes that lead to the same database under the same alias.
+
+    Of one user: what another's processes say must not pass for a part of these.
+    """
 
     alias: str
     server: str
     rows: list[PoolRow]
+    user: int | None = None
+    """Whose processes they are, where those of several users are in sight."""
     name: str = ""
-    """The alias; with the server where another site of the user has the same alias."""
+    """The alias; with the user and the server where others have the same alias."""
 
     def __post_init__(self) -> None:
         self.name = self.name or self.alias
@@ -160,6 +167,7 @@ class Group:
         return {
             "alias": self.alias,
             "server": self.server,
+            "user": self.user,
             "processes": len(self.rows),
             **self.totals,
             "longest_waiting": self.longest_waiting,
