@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import psycopg
 from django.db.transaction import TransactionManagementError
 from psycopg.pq import TransactionStatus
 
 from django_pooled.connection import PooledConnection
-from django_pooled.sqlstates import history, psycopg_error
+from django_pooled.sqlstates import history, is_connection_lost, psycopg_error
 
 from .phase import Phase
 from .riding import Rider
@@ -19,11 +20,10 @@ from .verdict import Failure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import psycopg
-
     from django_pooled.base import DatabaseWrapper
 
     from .commit_checks import CommitCheck
+    from .server_identity import Questions
 
 __all__ = ["Attempt", "is_broken", "is_idle"]
 
@@ -56,6 +56,8 @@ class Attempt:
     """Knows the transaction's id once it has one; None where it is not wanted."""
     wrote_nothing: bool = False
     """Whether the server commits it only if it has written nothing."""
+    questions: Questions | None = None
+    """What may be asked inside the transaction; None where nothing is."""
 
     def prepare(self, wrapper: DatabaseWrapper) -> None:
         """Learn what may be asked inside the transaction, before it begins."""
@@ -63,9 +65,16 @@ class Attempt:
             return
         wrapper.ensure_connection()
         if isinstance(wrapper.connection, PooledConnection):
-            with wrapper.wrap_database_errors:
+            try:
                 learn(wrapper.connection)
-            self.commit_check.suit(known(wrapper.connection))
+            except psycopg.Error as error:
+                # What else goes wrong, such as a time limit, is none of the caller's business:
+                # this attempt asks for nothing.
+                if wrapper.connection.broken or is_connection_lost(error):
+                    with wrapper.wrap_database_errors:
+                        raise
+            self.questions = known(wrapper.connection)
+            self.commit_check.suit(self.questions)
 
     def begin(self, wrapper: DatabaseWrapper) -> None:
         """The transaction is open, and its body comes next."""

@@ -224,7 +224,7 @@ def resolve(wrapper: DatabaseWrapper, attempt: Attempt) -> Phase:
         # So nothing is lost by running it again.
         outcome = Phase.FAILED
     else:
-        outcome = inquire(wrapper, attempt, testimony)
+        outcome = inquire(wrapper, attempt, attempt.rider.ghost if attempt.rider else None)
     attempt.phase = outcome
     log = logger.warning if outcome is Phase.UNKNOWN else logger.info
     log(

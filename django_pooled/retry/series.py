@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import psycopg
-from django.db import connections
+from django.db import Error, connections
 from django.db.transaction import atomic
 
 from django_pooled.log_facts import facts
@@ -30,6 +30,7 @@ from .deadline import earliest
 from .elsewhere import watch_others
 from .holdings import Holdings
 from .phase import Phase
+from .server_identity import is_refusal, learn_anew
 from .verdict import Verdict, judge
 from .witness import end_if_idle
 
@@ -48,6 +49,9 @@ __all__ = ["Series"]
 logger = logging.getLogger("django_pooled.retry")
 
 R = TypeVar("R")
+
+
+_NOT_TO_BE_REPEATED = (Phase.COMMIT_SENT, Phase.COMMITTED, Phase.UNKNOWN)
 
 
 class Pause(Protocol):
@@ -128,6 +132,8 @@ class Series(Generic[R]):
                 with self._inputs.recording():
                     result = self._try(attempt)
             except Exception as error:
+                if self._was_asked_too_much(attempt, error):
+                    continue
                 wait = policy.backoff.wait(number)
                 failure = self._worth_another(attempt, error)
                 refusal = self._refusal(attempt, number, wait) if failure is not None else None
@@ -206,13 +212,35 @@ class Series(Generic[R]):
         if asks_for_rollback(result):
             wrapper.set_rollback(True)
 
+    def _was_asked_too_much(self, attempt: Attempt, error: Exception) -> bool:
+        """Tell whether an attempt failed by a question of ours, which is not asked any more.
+
+        It was no fault of the caller's, and counts for nothing: the call begins anew.
+        """
+        failure = attempt.cause(error)
+        if (
+            failure is None
+            or failure.lost
+            or attempt.questions is None
+            or not is_refusal(failure.error)
+            or attempt.phase in _NOT_TO_BE_REPEATED
+            or monotonic() >= self._deadline
+        ):
+            return False
+        try:
+            self._wrapper.ensure_connection()
+            refused = learn_anew(self._wrapper.connection, attempt.questions)
+        except (psycopg.Error, Error):
+            return False
+        return refused and self._obstacle(attempt) is None
+
     def _worth_another(self, attempt: Attempt, error: Exception) -> Failure | None:
         """Return the failure for which the attempt is worth another; None if it is not.
 
         Raises:
             AmbiguousCommit: Whether the attempt took effect cannot be told.
         """
-        if attempt.phase in (Phase.COMMIT_SENT, Phase.COMMITTED, Phase.UNKNOWN):
+        if attempt.phase in _NOT_TO_BE_REPEATED:
             return None
         # Only errors of this database's own connection: what another one did is not undone.
         failure = attempt.cause(error)

@@ -58,6 +58,15 @@ _PARTS = {
     "pg_is_in_recovery()": "pg_catalog.pg_is_in_recovery()::pg_catalog.text",
 }
 
+# The view takes longer, and may be read where the function may not be called.
+_INSTEAD = {
+    "pg_stat_get_activity()": (
+        "(SELECT EXTRACT(epoch FROM backend_start)"
+        " FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid())"
+    ),
+}
+_REFUSED = "NULL"
+
 _MARKS = f"SELECT pg_catalog.set_config('{MARK}', '', true)"
 _STATUS = f"SELECT pg_catalog.pg_xact_status({_XID}::pg_catalog.xid8)"
 _ASSIGNS = "SELECT pg_catalog.pg_current_xact_id()"
@@ -97,6 +106,8 @@ class Questions(NamedTuple):
     """For the transaction's id, on a connection whose backend is known."""
     full: str | None = None
     """For its id and its backend."""
+    backend: str | None = None
+    """For the backend alone, which is asked for outside of a transaction too."""
     assigning: str | None = None
     """The same, and the transaction has an id afterwards."""
     marks: bool = False
@@ -146,8 +157,8 @@ def learn(connection: PooledConnection) -> None:
     key = _key(connection)
     server = _servers.get(key)
     try:
-        if server is not None and server.questions.full is not None:
-            ask_backend(connection, server.questions.full)
+        if server is not None and server.questions.backend is not None:
+            ask_backend(connection, server.questions.backend)
     except psycopg.Error as error:
         if not is_refusal(error):
             raise
@@ -160,16 +171,23 @@ def learn(connection: PooledConnection) -> None:
     life.server = server
 
 
-def learn_anew(connection: PooledConnection) -> bool:
-    """Ask a server again, one of whose answers may have become a refusal; tell whether it has.
+def learn_anew(connection: PooledConnection, asked: Questions) -> bool:
+    """Find out whether a server refuses what was asked of it, since privileges can be revoked.
 
-    Args, Raises: As `learn`.
+    Args:
+        connection: As for `learn`.
+        asked: What a transaction was based on that has failed.
+
+    Raises:
+        psycopg.Error: As `learn`.
     """
+    learn(connection)
     server = connection.life.server
-    if server is None:
-        return False
-    before, server.questions = server.questions, _learn(connection)
-    return not set(server.questions.refused) <= set(before.refused)
+    assert server is not None
+    # Unless another thread has found out already.
+    if server.questions is asked:
+        server.questions = _learn(connection)
+    return not set(server.questions.refused) <= set(asked.refused)
 
 
 def ask(connection: PooledConnection, question: str) -> list[str | None]:
@@ -194,12 +212,11 @@ def ask_backend(connection: PooledConnection, question: str) -> Backend:
     Raises:
         psycopg.Error: As `ask`.
     """
-    _, *values = ask(connection, question)
-    return read_backend(connection, values)
+    return read_backend(connection, ask(connection, question))
 
 
 def read_backend(connection: PooledConnection, values: list[str | None]) -> Backend:
-    """Read the answer to the full question, without the transaction's id.
+    """Read the answer to the question for the backend.
 
     That of a direct connection stays the same as long as the connection does. Behind a pooler
     such as PgBouncer each transaction may find another backend, whose pid is not the one that
@@ -223,30 +240,32 @@ def _learn(connection: PooledConnection) -> Questions:
         for name, part in _PARTS.items():
             if not _answers(connection, f"SELECT {part}"):
                 refused.append(name)
-                parts[name] = "NULL"
-    # Asked for by inquiries alone, whose failure is no user's.
-    refused += ["pg_xact_status()"] if not _answers(connection, _STATUS) else []
+                other = _INSTEAD.get(name, _REFUSED)
+                parts[name] = other if _answers(connection, f"SELECT {other}") else _REFUSED
+    marks = _answers(connection, _MARKS)
+    # The first is for inquiries, whose failure is no user's.
+    for name, answers in (
+        ("pg_xact_status()", _answers(connection, _STATUS)),
+        ("set_config()", marks),
+    ):
+        if not answers:
+            refused.append(name)
     takes_messages = _is_direct(connection) or not _answers(connection, _POOLER)
+    # For pgpool-II, whose standbys know nothing of a transaction.
+    select = "SELECT" if takes_messages else "/*NO LOAD BALANCE*/ SELECT"
     xid, pid, *rest = parts.values()
-    if xid == "NULL":
-        # Nothing to look up, and nothing to ask for.
-        quick = full = assigning = None
-    else:
-        quick = f"SELECT {xid}, {pid}"
-        # For pgpool-II, whose standbys know nothing of a transaction.
-        full = ", ".join([quick if takes_messages else f"/*NO LOAD BALANCE*/ {quick}", *rest])
-        assigning = full.replace(xid, xid.replace("_if_assigned", ""))
-        ask_backend(connection, full)
-        if not _answers(connection, _ASSIGNS):
-            refused.append("pg_current_xact_id()")
-            assigning = None
+    backend = f"{select} {', '.join([pid, *rest])}"
+    ask_backend(connection, backend)
+    if xid == _REFUSED:
+        # There is nothing to look up afterwards.
+        return Questions(None, None, backend, None, marks, takes_messages, tuple(refused))
+    full = f"{select} {', '.join([xid, pid, *rest])}"
+    assigning: str | None = full.replace(xid, xid.replace("_if_assigned", ""))
+    if not _answers(connection, _ASSIGNS):
+        refused.append("pg_current_xact_id()")
+        assigning = None
     return Questions(
-        quick,
-        full,
-        assigning,
-        marks=_answers(connection, _MARKS),
-        takes_messages=takes_messages,
-        refused=tuple(refused),
+        f"{select} {xid}, {pid}", full, backend, assigning, marks, takes_messages, tuple(refused)
     )
 
 

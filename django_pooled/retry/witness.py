@@ -35,7 +35,10 @@ _END_IDLE = """
 
 
 class Testimony(NamedTuple):
-    """Whose transaction it is: its id (None as long as it has written nothing), and where."""
+    """Whose transaction it is: its id, and where.
+
+    Without an id it has written nothing as yet, or its server tells of none.
+    """
 
     xid: str | None
     backend: Backend
@@ -73,7 +76,7 @@ def kinship_of(connection: PooledConnection, lost: Testimony | None) -> Kinship:
     Raises:
         psycopg.Error: The question failed.
     """
-    question = known(connection).full
+    question = known(connection).backend
     if lost is None or question is None:
         return Kinship.UNKNOWN
     return _compare(lost.backend.server, ask_backend(connection, question).server)
@@ -109,7 +112,7 @@ def look(connection: PooledConnection, lost: Testimony | None) -> Finding:
     Raises:
         psycopg.Error: The question failed.
     """
-    question = known(connection).full
+    question = known(connection).backend
     if lost is None or lost.xid is None or question is None:
         return Finding.UNTOLD
     server = ask_backend(connection, question).server
