@@ -86,18 +86,19 @@ def commit_once(wrapper: DatabaseWrapper, send: Callable[[], None]) -> None:
     """Commit where nobody could run the transaction again.
 
     Raises:
+        django.db.Error: Nothing was committed.
         AmbiguousCommit: The connection was lost meanwhile. Anything else that says "lost" would
             read as "nothing happened, try again".
     """
     began = wrapper.connection.info.transaction_status == TransactionStatus.INTRANS
-    _refuse_if_ended(wrapper)
-    try:
-        with unless_interrupted(wrapper):
+    with unless_interrupted(wrapper):
+        _refuse_if_ended(wrapper)
+        try:
             send()
-    except Exception as error:
-        if began and psycopg_error(error) and not _is_known_to_have_failed(wrapper, error):
-            raise ambiguous(wrapper) from error
-        raise
+        except Exception as error:
+            if began and psycopg_error(error) and not _is_known_to_have_failed(wrapper, error):
+                raise ambiguous(wrapper) from error
+            raise
 
 
 @contextmanager
