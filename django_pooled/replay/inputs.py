@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 # For what they register.
 from . import containers, files, known, requests, sessions, streams  # noqa: F401
+from .activation import Activation
 from .clients import client_has_gone
 from .closures import Surroundings
 from .instances import Saves, current, listen
@@ -31,7 +32,7 @@ class Inputs:
     be put back, and ends it. They are found among the arguments and in what these
     hold, in the object that a method is bound to, and in variables around the function. An
     instance reached in another way gets back the state that it had before the attempt first
-    saved it.
+    saved it. The language and time zone that were active are active again.
 
     What other threads change of a list or dictionary meanwhile is lost with it. Other objects are
     left as an attempt leaves them. So a function must not change its own
@@ -43,7 +44,7 @@ class Inputs:
         kwargs: Keyword arguments.
     """
 
-    __slots__ = ("_attempt", "_memory", "_surroundings")
+    __slots__ = ("_activation", "_attempt", "_memory", "_surroundings")
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Inputs:
         if kwargs:
             memory.keep_all(kwargs.values())
         self._surroundings = Surroundings(function, memory)
+        self._activation = Activation()
 
     @property
     def requests(self) -> list[HttpRequest]:
@@ -98,6 +100,7 @@ class Inputs:
         self._surroundings.tell_changes()
         if self._attempt is not None:
             self._attempt.saves.restore()
+        self._activation.restore()
         self._memory.restore()
 
 

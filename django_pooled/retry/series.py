@@ -15,6 +15,7 @@ from django.db.transaction import atomic
 
 from django_pooled.log_facts import facts
 from django_pooled.replay import Inputs
+from django_pooled.replay.remembered import forget_rows
 from django_pooled.replay.responses import (
     asks_for_rollback,
     is_error_response,
@@ -185,6 +186,13 @@ class Series(Generic[R]):
                 except Exception as error:
                     attempt.note_raised(wrapper, error)
                     raise
+        except BaseException:
+            forget_rows()
+            raise
+        else:
+            if attempt.phase is not Phase.COMMITTED and not wrapper.in_atomic_block:
+                # The body has asked for a rollback.
+                forget_rows()
             return result
         finally:
             attempt.end(wrapper)
