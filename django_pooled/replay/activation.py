@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
+
 from django.utils import timezone, translation
 
 __all__ = ["Activation"]
@@ -10,18 +12,21 @@ __all__ = ["Activation"]
 class Activation:
     """What was active before an attempt, which may activate what its user prefers."""
 
-    __slots__ = ("_language", "_timezone")
+    __slots__ = ("_context",)
 
     def __init__(self) -> None:
-        self._language = translation.get_language()
-        self._timezone = timezone.get_current_timezone()
+        # Where Django keeps both. They are looked up if there is another attempt, since that
+        # takes longer than all the rest of a call's inputs.
+        self._context = copy_context()
 
     def restore(self) -> None:
         """Activate it again, if something else is active."""
-        if translation.get_language() != self._language:
-            if self._language is None:
+        language: str | None = self._context.run(translation.get_language)
+        if translation.get_language() != language:
+            if language is None:
                 translation.deactivate_all()
             else:
-                translation.activate(self._language)
-        if timezone.get_current_timezone() != self._timezone:
-            timezone.activate(self._timezone)
+                translation.activate(language)
+        zone = self._context.run(timezone.get_current_timezone)
+        if timezone.get_current_timezone() != zone:
+            timezone.activate(zone)
