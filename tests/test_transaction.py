@@ -628,6 +628,43 @@ def test_a_deferred_constraint_that_fails_at_commit_leaves_nothing() -> None:
             cursor.execute("ALTER TABLE app_note DROP CONSTRAINT late")
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("phase", ["body", "commit", "answer"])
+def test_a_restart_that_is_answered_from_a_memory_is_no_success(phase: Any) -> None:
+    done: set[str] = set()
+
+    def note(text: str) -> str:
+        # Kept where no attempt's inputs are looked for, such as in another service.
+        if text not in done:
+            Note.objects.create(text=text)
+            done.add(text)
+        return text
+
+    call = retry_transaction(backoff=QUICK)(note)
+    with fail_next_transaction("40001" if phase != "answer" else None, phase=phase):
+        if phase == "answer":
+            # It was committed, and is not restarted.
+            assert call("a") == "a"
+        else:
+            with pytest.raises(TransactionManagementError, match="without a statement"):
+                call("a")
+    assert texts() == (["a"] if phase == "answer" else [])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_restart_that_finds_nothing_to_do_by_a_query_is_a_success() -> None:
+    def note() -> None:
+        if not Note.objects.filter(text="other").exists():
+            Note.objects.create(text="mine")
+
+    def another(seconds: float) -> None:
+        Note.objects.create(text="other")
+
+    with fail_next_transaction("40001"):
+        retry_transaction(backoff=QUICK, sleep=another)(note)()
+    assert texts() == ["other"]
+
+
 class UnderTestCase(TestCase):
     """Django's TestCase has opened a transaction around each test."""
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .commit_checks import CommitCheck
     from .server_identity import Questions
 
-__all__ = ["Attempt", "is_broken", "is_idle"]
+__all__ = ["Attempt", "is_broken", "is_idle", "is_outermost"]
 
 
 @dataclass
@@ -90,6 +90,11 @@ class Attempt:
             restore()
         if self.rider is not None:
             self.rider.dismount()
+
+    @property
+    def has_written(self) -> bool:
+        """Whether the transaction is known to have an id, which it gets with its first write."""
+        return self.rider is not None and self.rider.testimony is not None
 
     def note(self, wrapper: DatabaseWrapper, error: psycopg.Error) -> None:
         """Record an error of the connection."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import psycopg
 from django.db import Error, connections
-from django.db.transaction import atomic
+from django.db.transaction import TransactionManagementError, atomic
 
 from django_pooled.log_facts import facts
 from django_pooled.replay import Inputs
@@ -24,7 +24,7 @@ from django_pooled.replay.responses import (
 from django_pooled.signals import transaction_restarting
 
 from . import commit_checks, rehearsal
-from .attempt import Attempt, is_broken
+from .attempt import Attempt, is_broken, is_idle, is_outermost
 from .characteristics import set_characteristics
 from .commit import ambiguous, resolve
 from .deadline import earliest
@@ -107,6 +107,8 @@ class Series(Generic[R]):
         )
         self._pool: Pool | None = None
         self._ghost: Testimony | None = None
+        self._has_written = False
+        """Whether an attempt is known to have written something, which was rolled back."""
         self._restarted_for: str | None = None
         """What the attempt before this one failed with."""
         self._await_bodies()
@@ -145,6 +147,7 @@ class Series(Generic[R]):
                         # It would read as if nothing had happened.
                         raise ambiguous(self._wrapper) from error
                     raise
+                self._has_written = self._has_written or attempt.has_written
                 self._ghost = attempt.rider.ghost if failure.lost and attempt.rider else None
                 self._announce(error, failure, number, wait)
             else:
@@ -181,6 +184,7 @@ class Series(Generic[R]):
                     rehearsal.strike(wrapper, "begin")
                     result = self._call()
                     refuse_coroutine(result)
+                    self._refuse_what_was_remembered()
                     rehearsal.strike(wrapper, "body")
                     self._settle(attempt, result)
                 except Exception as error:
@@ -205,6 +209,22 @@ class Series(Generic[R]):
             # If that fails too, the attempt will find out for itself.
             with suppress(psycopg.Error):
                 end_if_idle(self._wrapper.connection, ghost)
+
+    def _refuse_what_was_remembered(self) -> None:
+        """Refuse the result of a restart that has sent nothing, in place of what was rolled back.
+
+        Raises:
+            TransactionManagementError: It comes from a memory of an attempt that has failed.
+        """
+        # psycopg sends BEGIN with the first statement.
+        if self._has_written and is_outermost(self._wrapper) and is_idle(self._wrapper):
+            name = getattr(self._function, "__qualname__", "the function")
+            raise TransactionManagementError(
+                f"{name} had written to {self._wrapper.alias!r} before its transaction was rolled "
+                f"back and restarted, and then returned without a statement: something remembers "
+                f"what the failed attempt did, and nothing was committed. Keep such a memory "
+                f"above retry_transaction, or fill it in transaction.on_commit()."
+            )
 
     def _settle(self, attempt: Attempt, result: R) -> None:
         """The body has returned: have its transaction committed, rolled back or refused."""
