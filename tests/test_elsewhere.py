@@ -238,10 +238,10 @@ def test_an_entry_that_nobody_uses_is_no_obstacle(
 @pytest.fixture
 def files(use: Callable[..., None], tmp_path: Path, django_db_blocker: Any) -> str:
     """A database of SQLite, with a table."""
-    use("files", ENGINE="django.db.backends.sqlite3", NAME=str(tmp_path / "ledger"))
+    use("sqlite", ENGINE="django.db.backends.sqlite3", NAME=str(tmp_path / "ledger"))
     with django_db_blocker.unblock():
-        execute("files", "CREATE TABLE ledger (what text)")
-    return "files"
+        execute("sqlite", "CREATE TABLE ledger (what text)")
+    return "sqlite"
 
 
 def script(alias: str) -> None:
