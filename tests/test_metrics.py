@@ -36,7 +36,7 @@ from django_pooled.metrics.farewell import write_down
 from django_pooled.metrics.ledger import KEPT_FOR, open_book
 from django_pooled.metrics.site import Look, PoolOfProcess, Site
 from django_pooled.parameters import server_of
-from django_pooled.stats import Counters, process_report
+from django_pooled.stats import BOUNDS, Counters, process_report
 from tests.publisher import Publisher, snapshot
 from tests.servers import wait_until
 from tests.workers_site import running
@@ -341,6 +341,15 @@ def ledger_of(folder: Path, site: Site) -> Path:
     return publish.default_folder(str(folder)) / f"metrics-{site.key}.json"
 
 
+def kept(**odd: Any) -> bytes:
+    """Return a ledger with an entry in which something is odd."""
+    entry = {"alias": "default", "host": HOST, "pid": 1, "seen": 0.0}
+    strange = {key: odd.pop(key) for key in ("pid", "seen") if key in odd}
+    entries = {"a": {**entry, **strange, "counts": odd}}
+    content = {"version": 1, "bounds": list(BOUNDS), "entries": entries, "retired": {}}
+    return json.dumps(content).encode()
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -352,6 +361,11 @@ def ledger_of(folder: Path, site: Site) -> Path:
         b'{"version": 1, "bounds": [1.0], "entries": {}, "retired": {}}',
         b"\xff",
         b"[" * 100_000,
+        kept(checkouts=10**400),
+        kept(checkouts=-1),
+        kept(closed={"dead": float("nan")}),
+        kept(wait={"sum": float("inf")}),
+        kept(seen=10**400),
     ],
 )
 def test_a_ledger_that_cannot_be_read_is_begun_anew(
@@ -367,6 +381,23 @@ def test_a_ledger_that_cannot_be_read_is_begun_anew(
         assert samples(scrape())["checkouts_total"] == {("default",): 7}
     assert "is begun anew, since it can't be read" in caplog.text
     assert json.loads(ledger_of(folder, site).read_bytes())["version"] == 1
+
+
+@pytest.mark.parametrize("suffix", [".json", ".lock", ".new"])
+def test_a_pipe_in_the_place_of_a_ledger_holds_nobody_up(
+    make_sibling: Callable[..., Publisher], folder: Path, site: Site, suffix: str
+) -> None:
+    make_sibling()
+    os.mkfifo(ledger_of(folder, site).with_suffix(suffix))
+    assert 'checkouts_total{database="default"' in scrape()
+
+
+def test_an_entry_of_the_future_is_forgotten_too(folder: Path, site: Site) -> None:
+    publish.default_folder(str(folder))
+    for seen in (time.time() + 1e6, float("nan")):
+        ledger_of(folder, site).write_bytes(kept(seen=seen))
+        with open_book(str(folder), site.key, 1.0) as book:
+            assert book.entries["a"].seen <= time.time()
 
 
 def test_a_ledger_is_read_but_not_written_while_somebody_holds_it(

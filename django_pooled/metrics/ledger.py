@@ -7,12 +7,14 @@ import json
 import logging
 import os
 import re
+import stat
 from dataclasses import asdict
 from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any
 
 from django_pooled import publish, stats_folder
 from django_pooled.log_facts import facts
+from django_pooled.poolstats.answers import check_counters
 from django_pooled.redaction import told
 from django_pooled.stats import BOUNDS
 
@@ -31,11 +33,19 @@ __all__ = ["is_kept", "open_book"]
 logger = logging.getLogger(__name__)
 
 VERSION = 1
+LARGEST = 64 * 1024 * 1024
+"""Bytes of a ledger that is read; one pool takes two thousand."""
+
 KEPT_FOR = 30 * 86400.0
 """Seconds after which a ledger that nobody has written in is removed: its site is no more."""
 
 _NAME = re.compile(r"metrics-[0-9a-f]{16}\.(json|lock|new)\Z")
-_WRITE = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+# Not held up by what is no file: a pipe, for one.
+_CAREFULLY = (
+    getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+)
+_READ = os.O_RDONLY | _CAREFULLY
+_WRITE = os.O_WRONLY | os.O_CREAT | _CAREFULLY
 
 
 def is_kept(folder: StrPath | None, site: str) -> bool:
@@ -107,15 +117,26 @@ def _lock(lock: int, patience: float) -> bool:
 
 def _read(descriptor: int, name: str) -> Book:
     try:
-        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+        file = os.open(name, _READ, dir_fd=descriptor)
     except FileNotFoundError:
         _sweep(descriptor)
         return Book()
     with open(file, "rb") as stream:
-        content = stream.read()
+        # What is no file could have no end.
+        is_file = stat.S_ISREG(os.fstat(file).st_mode)
+        content = stream.read(LARGEST + 1) if is_file else b""
     try:
+        if len(content) > LARGEST:
+            raise ValueError(f"it has more than {LARGEST} bytes")
         return _parse(json.loads(content))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         logger.debug(
             "The ledger of the metrics is begun anew, since it can't be read: %s",
             told(error),
@@ -127,17 +148,22 @@ def _read(descriptor: int, name: str) -> Book:
 def _parse(content: Any) -> Book:
     if content["version"] != VERSION or content["bounds"] != list(BOUNDS):
         raise ValueError("it was written by another version")
+    now = time()
     entries = {
-        str(identity): Entry(
+        identity: Entry(
             alias=str(entry["alias"]),
             host=str(entry["host"]),
             pid=int(entry["pid"]),
-            seen=float(entry["seen"]),
-            counts=dict(entry["counts"]),
+            # One of the future, after a clock was set, would never be forgotten.
+            seen=seen if (seen := float(entry["seen"])) <= now else now,
+            counts=check_counters(entry["counts"], "counts"),
         )
         for identity, entry in content["entries"].items()
     }
-    return Book(entries, {str(key): dict(counts) for key, counts in content["retired"].items()})
+    retired = {
+        alias: check_counters(counts, "counts") for alias, counts in content["retired"].items()
+    }
+    return Book(entries, retired)
 
 
 def _write(descriptor: int, name: str, book: Book) -> None:

@@ -27,8 +27,8 @@ LARGEST_ANSWER = 4 * 1024 * 1024
 MOST = 2**53 - 1
 """The largest whole number that every program reads as it is written."""
 
-LONGEST = 1e10
-"""Seconds: three hundred years."""
+LONGEST = 1e15
+"""Seconds; more than all times of a site add up to."""
 
 MOST_POOLS = 10_000
 MOST_CONNECTIONS = 10_000
