@@ -59,7 +59,7 @@ class PoolSnapshot:
     age: float
     """How long ago the pool was made."""
     retry_budget_left: float | None
-    """Restarts that the retry budget allows now; None without a budget."""
+    """Restarts that the retry budget allows now to the function that has fewest; None without."""
     last_error: str | None
     """The last connect error, in the server's or libpq's words."""
     last_error_age: float | None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -8,11 +9,13 @@ from django.db import OperationalError, connections
 
 from django_pooled import Backoff, retry_deadline, retry_transaction
 from django_pooled.base import DatabaseWrapper
-from django_pooled.retry.budget import RetryBudget
+from django_pooled.retry.budget import MOST_FUNCTIONS, RetryBudget
 from django_pooled.retry.deadline import earliest
 from django_pooled.testing import fail_next_transaction
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from example_project.embedded_postgres import EmbeddedServer
     from tests.pools import MakeDatabase
 
@@ -51,6 +54,119 @@ def test_a_budget_of_0_is_no_limit() -> None:
     budget = RetryBudget(0)
     assert all(budget.take() for _ in range(1000))
     assert budget.left is None
+
+
+def named(name: str) -> Callable[[], None]:
+    """Return a function that goes by a name."""
+
+    def function() -> None:
+        """Do nothing."""
+
+    function.__qualname__ = name
+    return function
+
+
+def taken(budget: RetryBudget, name: str) -> int:
+    """Take what there is for a function."""
+    return sum(budget.take(named(name)) for _ in range(1000))
+
+
+def test_a_function_that_always_fails_spends_its_own_part_alone() -> None:
+    budget = RetryBudget(100, per_second=0.0)
+    assert taken(budget, "hog") == 100
+    assert budget.left == 0
+    assert not budget.take(named("hog"))
+    assert budget.take(named("other"))
+
+
+def test_all_functions_together_are_bounded_and_a_new_one_always_finds_one() -> None:
+    budget = RetryBudget(100, per_second=0.0)
+    found = [taken(budget, f"hog {number}") for number in range(5)]
+    assert sorted(found, reverse=True) == found
+    assert budget.take(named("other"))
+    found = [taken(budget, f"more {number}") for number in range(1000)]
+    assert sum(found) < 200
+    assert not budget.take(named("last"))
+
+
+@pytest.mark.parametrize("size", [2, 3, 10])
+def test_a_small_budget_has_one_for_another_function_too(size: int) -> None:
+    budget = RetryBudget(size, per_second=0.0)
+    assert taken(budget, "hog") == size
+    assert budget.take(named("other"))
+
+
+def test_a_budget_of_one_is_one_for_all() -> None:
+    budget = RetryBudget(1, per_second=0.0)
+    assert [budget.take(named("one")), budget.take(named("other"))] == [True, False]
+
+
+def test_commits_pay_for_their_own_function() -> None:
+    budget = RetryBudget(2, per_second=0.0)
+    assert taken(budget, "hog") == 2
+    for _ in range(10):
+        budget.give(named("other"))
+    assert not budget.take(named("hog"))
+    budget.give(named("hog"))
+    assert budget.take(named("hog"))
+
+
+def test_functions_of_one_name_are_one_however_they_are_made() -> None:
+    budget = RetryBudget(2, per_second=0.0)
+    made = [lambda: None for _ in range(3)]
+    assert [budget.take(partial(one)) for one in made] == [True, True, False]
+
+
+def test_functions_without_end_take_no_memory_without_end() -> None:
+    clock = Clock()
+    budget = RetryBudget(1_000_000, per_second=1.0, clock=clock)
+    for number in range(5000):
+        assert budget.take(named(str(number)))
+    assert len(budget._debts) <= MOST_FUNCTIONS + 1
+    for number in range(5000):
+        budget.give(named(str(number)))
+    clock.now = 5000.0
+    assert budget.left == 1_000_000
+    budget.give(named("other"))
+    assert not budget._debts
+
+
+def test_no_restart_is_lost_or_made_up_among_many_threads() -> None:
+    budget = RetryBudget(500, per_second=0.0)
+    found: list[int] = []
+
+    def work(number: int) -> None:
+        found.append(sum(budget.take(named(f"{number % 3}")) for _ in range(400)))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 500 < sum(found) <= 1000
+
+
+def test_a_view_whose_other_view_always_conflicts_is_restarted_all_the_same(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, retry_budget=3)
+    attempts: dict[str, int] = {"hog": 0, "other": 0}
+
+    @retry_transaction(using=alias, max_attempts=99, backoff=QUICK)
+    def hog() -> None:
+        attempts["hog"] += 1
+
+    @retry_transaction(using=alias, backoff=QUICK)
+    def other() -> None:
+        attempts["other"] += 1
+
+    connections[alias].ensure_connection()
+    connections[alias].pool.retry_budget._per_second = 0.0  # type: ignore[attr-defined]
+    with fail_next_transaction(times=99, using=alias), pytest.raises(OperationalError):
+        hog()
+    with fail_next_transaction(times=1, using=alias):
+        other()
+    assert attempts == {"hog": 4, "other": 2}
 
 
 def test_a_spent_budget_ends_the_attempts_and_says_so(

@@ -179,8 +179,8 @@ def _churn(overview: Overview, row: PoolRow) -> float:
 def _restarts(group: Group) -> Iterator[Finding]:
     if spent := [row for row in group.rows if row.budget_is_spent]:
         sentence = (
-            f'The retry budget for "{group.name}" is spent in {name_process(spent)}: transactions '
-            f"that could be restarted fail instead."
+            f'The retry budget for "{group.name}" is spent in {name_process(spent)}, by a function '
+            f"or all: transactions that could be restarted fail instead."
         )
         yield Finding(Level.WARNING, sentence, "budget")
     restarts, checkouts = group.restarts, group.totals["checkouts"]

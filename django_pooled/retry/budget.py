@@ -1,26 +1,51 @@
-"""A retry budget: restarts never multiply the load of a process beyond a bound."""
+"""A retry budget: restarts never multiply the load of a process, nor one function's others'."""
 
 from __future__ import annotations
 
 import threading
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
+
+from django_pooled.activity import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["RetryBudget"]
 
+MOST_FUNCTIONS = 1000
+"""Functions that are told apart; in a process that makes ever new ones, the others share one."""
+
+
+class _Debt:
+    """Restarts that have not been paid for: by commits, or by time."""
+
+    __slots__ = ("at", "owed")
+
+    def __init__(self, at: float) -> None:
+        self.owed = 0.0
+        self.at = at
+
+    def paid(self, now: float, per_second: float) -> float:
+        """Return what is owed now, after so many were paid for each second."""
+        self.owed = max(0.0, self.owed - (now - self.at) * per_second)
+        self.at = now
+        return self.owed
+
 
 class RetryBudget:
-    """A token bucket that restarts take from, and that commits and time fill.
+    """Restarts that the functions of a process may owe, and that their commits and time pay for.
 
-    While transactions succeed, each pays for one restart; while none does, the bucket and its
-    trickle are all there is, however many threads want to try again.
+    While a function succeeds, each of its transactions pays for one restart; while it does not, it
+    may owe ``size``, and what time pays for is all there is beyond. All functions together may
+    owe twice as many. Of the second half, a function gets none while it owes as many as are
+    left: so one that fails again and again never gets to it, each of several such functions gets
+    less than the one before, and there is one for a function that owes nothing.
 
     Args:
-        size: Most tokens, and those at the beginning; 0 for no limit.
-        per_second: Tokens that come back by themselves.
+        size: Restarts that one function may owe; 0 for no limit.
+        per_second: Those that time pays for, of one function.
         clock: Returns monotonic seconds.
     """
 
@@ -28,40 +53,82 @@ class RetryBudget:
         self, size: int, per_second: float = 10.0, clock: Callable[[], float] = monotonic
     ) -> None:
         self.size = size
+        # A single one can't be shared out.
+        self._spare = size if size > 1 else 0
         self._per_second = per_second
         self._clock = clock
-        self._left = float(size)
-        self._at = clock()
         self._lock = threading.Lock()
+        # Guarded by the lock:
+        self._debts: dict[str, _Debt] = {}
+        self._all = _Debt(clock())
 
     @property
     def left(self) -> float | None:
-        """Restarts that could be made now; None without a limit."""
+        """Restarts that the function which owes most could make now; None without a limit."""
         if not self.size:
             return None
         with self._lock:
-            return self._filled()
+            now = self._clock()
+            owed = [debt.paid(now, self._per_second) for debt in self._debts.values()]
+            return max(0.0, min(self.size - max(owed, default=0.0), self._left(now)))
 
-    def take(self) -> bool:
-        """Take one restart; False if there is none left."""
+    def take(self, function: object = None) -> bool:
+        """Take one restart; False if there is none left for the function.
+
+        Args:
+            function: What is restarted: functions of one name are one.
+        """
         if not self.size:
             return True
         with self._lock:
-            left = self._filled()
-            if left < 1:
+            now = self._clock()
+            left = self._left(now)
+            debt = self._debt(function, now)
+            owed = debt.paid(now, self._per_second)
+            if min(left, self.size - owed) < 1 or (left < self._spare + 1 and owed >= left):
                 return False
-            self._left = left - 1
+            debt.owed += 1
+            self._all.owed += 1
             return True
 
-    def give(self) -> None:
-        """A transaction was committed."""
-        # Without the lock while nothing is missing, which is nearly always.
-        if self._left < self.size:
-            with self._lock:
-                self._left = min(self.size, self._filled() + 1)
+    def give(self, function: object = None) -> None:
+        """A transaction of the function was committed.
 
-    def _filled(self) -> float:
+        Args:
+            function: As `take` has it.
+        """
+        # Without the lock while nobody owes anything, which is nearly always.
+        if self._debts:
+            with self._lock:
+                debt = self._debts.get(_name(function)) or self._debts.get("")
+                if debt is not None and debt.owed:
+                    debt.owed = max(0.0, debt.owed - 1)
+                    self._all.owed = max(0.0, self._all.owed - 1)
+                self._forget()
+
+    def _left(self, now: float) -> float:
+        """Return how many there are for all functions together."""
+        whole = self.size + self._spare
+        return whole - self._all.paid(now, self._per_second * whole / self.size)
+
+    def _debt(self, function: object, now: float) -> _Debt:
+        name = _name(function)
+        if name not in self._debts:
+            if len(self._debts) >= MOST_FUNCTIONS:
+                self._forget()
+            if len(self._debts) >= MOST_FUNCTIONS:
+                name = ""
+        return self._debts.setdefault(name, _Debt(now))
+
+    def _forget(self) -> None:
+        """Drop the functions that owe nothing."""
         now = self._clock()
-        self._left = min(self.size, self._left + (now - self._at) * self._per_second)
-        self._at = now
-        return self._left
+        for name, debt in list(self._debts.items()):
+            if not debt.paid(now, self._per_second):
+                del self._debts[name]
+
+
+def _name(function: object) -> str:
+    while isinstance(function, partial):
+        function = function.func
+    return "" if function is None else name_of(function)

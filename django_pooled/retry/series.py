@@ -297,8 +297,8 @@ class Series(Generic[R]):
             refusal = Refusal("deadline", "another would begin after the deadline")
         elif obstacle := self._obstacle(attempt):
             refusal = Refusal("other", obstacle)
-        elif self._pool is not None and not self._pool.retry_budget.take():
-            refusal = Refusal("budget", "the retry budget of this process is spent")
+        elif self._pool is not None and not self._pool.retry_budget.take(self._function):
+            refusal = Refusal("budget", "its part of the retry budget of this process is spent")
         if refusal is not None and self._pool is not None:
             self._pool.record.add("refused_restarts", refusal.reason)
         return refusal
@@ -345,7 +345,7 @@ class Series(Generic[R]):
 
     def _succeeded(self) -> None:
         if self._pool is not None:
-            self._pool.retry_budget.give()
+            self._pool.retry_budget.give(self._function)
         if not self._wrapper.in_atomic_block:
             self._check.succeeded(self._wrapper)
 
