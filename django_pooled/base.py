@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -21,7 +21,6 @@ except ImportError as error:
 
 from django.db import connections
 from django.db.backends.base.base import NO_DB_ALIAS
-from django.db.backends.postgresql import base as postgresql
 from django.db.utils import DatabaseErrorWrapper
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
@@ -30,6 +29,7 @@ from . import conf, other_pools, registry, uwsgi_seam
 from .addresses import refuse_addresses
 from .celery_seam import closes_around_a_task
 from .connection import PooledConnection
+from .cursors import observed
 from .errors import PoolError
 from .lending import LendingWrapper
 from .parameters import (
@@ -43,12 +43,12 @@ from .parameters import (
 )
 from .pool import Pool
 from .retry.commit import commit, commit_once, unless_interrupted
-from .retry.riding import RidingCursor
 from .sql_comments import Commenter
 from .validation import DatabaseValidation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from .retry.attempt import Attempt
@@ -127,8 +127,7 @@ class DatabaseWrapper(LendingWrapper):
         # Before Django's own look at them: it quotes a NAME that is too long.
         refuse_addresses(self.alias, self.settings_dict)
         params = with_defaults(super().get_connection_params())
-        if params["cursor_factory"] is postgresql.Cursor:
-            params["cursor_factory"] = RidingCursor
+        params["cursor_factory"] = observed(params["cursor_factory"])
         return params
 
     @async_unsafe
@@ -204,16 +203,24 @@ class DatabaseWrapper(LendingWrapper):
         if self.connection is None:
             return
         send = super()._commit  # type: ignore[misc]
-        if self.attempt is None:
-            commit_once(self, send)
-        else:
-            commit(self, self.attempt, send)
-            # on_commit callbacks, which run next, have transactions of their own.
-            self.attempt.end(self)
+        with self._unobserved():
+            if self.attempt is None:
+                commit_once(self, send)
+            else:
+                commit(self, self.attempt, send)
+                # on_commit callbacks, which run next, have transactions of their own.
+                self.attempt.end(self)
 
     def _rollback(self) -> None:
-        with unless_interrupted(self):
+        with self._unobserved(), unless_interrupted(self):
             super()._rollback()  # type: ignore[misc]
+
+    def _unobserved(self) -> AbstractContextManager[None]:
+        """Return a block in which the transaction is ended by Django, and not by its body."""
+        connection = self.connection
+        return (
+            connection.unobserved() if isinstance(connection, PooledConnection) else nullcontext()
+        )
 
     def _savepoint_rollback(self, sid: str) -> None:
         super()._savepoint_rollback(sid)  # type: ignore[misc]
@@ -266,7 +273,7 @@ class DatabaseWrapper(LendingWrapper):
             super()._close()  # type: ignore[misc]
             return
         self.close_named_cursors()
-        self.connection = self.checked_out_from = connection.rider = connection.owner = None
+        self.connection = self.checked_out_from = connection.observer = connection.owner = None
         pool.checkin(connection)
 
     def _find_pool(self, params: dict[str, Any]) -> Pool:

@@ -1,27 +1,48 @@
-"""The psycopg connection that a pool holds, with what the pool has to remember of it."""
+"""The psycopg connection that a pool holds: one object for each checkout of a server's session."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
+from . import psycopg_internals
 from .redaction import masked, one_line, scrub
+from .sql_text import session_state_of
 from .sqlstates import CONNECTION_LOST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from weakref import ref
 
+    from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGconn, PGresult
+    from psycopg.rows import RowFactory
     from typing_extensions import Self
 
     from .record import Reason
-    from .retry.riding import Rider
     from .retry.server_identity import Backend, KnownServer
 
-__all__ = ["Life", "Owner", "PooledConnection"]
+__all__ = ["UNKNOWN", "Life", "Observer", "Owner", "PooledConnection", "Unknown"]
+
+
+class Unknown:
+    """A statement whose text is not known."""
+
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+UNKNOWN = Unknown()
+"""In place of a statement: something was sent by psycopg itself, past the cursors of this package."""
+
+# What psycopg's own transaction() may send at an end of its block, as far as it matters.
+_SAVEPOINTS = "ROLLBACK TO SAVEPOINT x"
 
 
 class Life:
@@ -35,6 +56,7 @@ class Life:
         "backend",
         "backend_pid",
         "closed_for",
+        "configuration",
         "direct",
         "doomed_by",
         "expires_at",
@@ -43,6 +65,7 @@ class Life:
         "is_readable",
         "opened_at",
         "server",
+        "watches_state",
     )
 
     def __init__(self) -> None:
@@ -63,6 +86,10 @@ class Life:
         """Whether the server's process is the one that logged the connection in: no pooler's."""
         self.backend: Backend | None = None
         """What works for a direct connection, once retry_transaction has asked for it."""
+        self.configuration: psycopg_internals.Configuration | None = None
+        """What every object of the session begins with, once it is configured."""
+        self.watches_state: bool = False
+        """Whether statements are looked at for state that they give the session."""
 
     def doom(self, reason: str) -> None:
         """Have the connection closed instead of kept when it comes back."""
@@ -89,9 +116,49 @@ class Owner(Protocol):
     def keeps(self, connection: PooledConnection) -> bool:
         """Tell whether it goes on using it, though the thread of the checkout has ended."""
 
+    def pin(self, state: str) -> None:
+        """Take note that a statement gives the session *state*, or may do so."""
+
+
+class Observer(Protocol):
+    """Sees each statement on a connection before it is sent, and when it was."""
+
+    def see(self, query: object, *, carries: bool, locked: bool) -> str | None:
+        """Take note of *query*, and return what should be sent along with it, if anything.
+
+        Args:
+            query: As a cursor got it, or `UNKNOWN`.
+            carries: Whether something can be sent along.
+            locked: Whether psycopg's lock of the connection is held.
+
+        Raises:
+            Exception: It must not be sent.
+        """
+
+    def seen(self, cursor: psycopg.Cursor[Any] | None, addition: str | None) -> None:
+        """The statement has been run.
+
+        Args:
+            cursor: What ran it; None for psycopg itself, which holds the connection's lock then.
+            addition: What was sent along with it.
+
+        Raises:
+            Exception: It should not have been.
+        """
+
+
+RV = TypeVar("RV")
+
 
 class PooledConnection(psycopg.Connection[Any]):
-    """A connection opened by a pool."""
+    """A connection opened by a pool.
+
+    Each checkout of a session gets an object of its own. When it comes back, `renewed` makes the
+    one for the next checkout, and the old one is closed for good: cursors of any kind, generators
+    and blocks that are kept beyond a request reach no other's transaction, and what was set on
+    the object (adapters, row factory, handlers) goes with it. What this cannot help is a
+    ``pgconn`` that was taken from it before.
+    """
 
     life: Life
 
@@ -99,10 +166,15 @@ class PooledConnection(psycopg.Connection[Any]):
     """Who has it, while it is in use."""
 
     pinned_by: str | None = None
-    """What made it stay, in transaction mode, beyond its transaction; cleared when it is reset."""
+    """The session state that a statement has left, or may have left; cleared at the checkin."""
 
-    rider: Rider | None = None
-    """What rides with the statements of an attempt under retry_transaction."""
+    observer: Observer | None = None
+    """Sees the statements of an attempt under retry_transaction."""
+
+    announced: bool = False
+    """Whether what psycopg does now was announced, or is none of the user's."""
+
+    _given_back = False
 
     @classmethod
     def connect(cls, *args: Any, **kwargs: Any) -> Self:
@@ -122,12 +194,123 @@ class PooledConnection(psycopg.Connection[Any]):
             raise
         return made
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.life = Life()
-        # Asked for now, since a closed connection does not tell.
-        self.life.backend_pid = self.pgconn.backend_pid
-        self.add_notice_handler(self.life.notice)
+    def __init__(
+        self,
+        pgconn: PGconn,
+        row_factory: RowFactory[Any] = tuple_row,
+        *,
+        life: Life | None = None,
+    ) -> None:
+        super().__init__(pgconn, row_factory)
+        if life is None:
+            life = Life()
+            # Asked for now, since a closed connection does not tell.
+            life.backend_pid = pgconn.backend_pid
+            self.add_notice_handler(life.notice)
+        self.life = life
+
+    def remember_configuration(self) -> None:
+        """Have every later object of this session begin as this one is now."""
+        self.life.configuration = psycopg_internals.configuration_of(self)
+
+    def renewed(self) -> Self:
+        """Return another object for the same session, as new; this one is closed for good."""
+        made = self.life.configuration
+        if made is None:
+            made = self.life.configuration = psycopg_internals.configuration_of(self)
+        new = type(self)(self.pgconn, life=self.life)
+        self._given_back = True
+        psycopg_internals.succeed(self, new, made)
+        return new
+
+    def announce(self, query: object, *, carries: bool = False, locked: bool = False) -> str | None:
+        """Something is about to run *query*; return what should be sent along, if anything.
+
+        Args:
+            query: As a cursor got it, or `UNKNOWN`.
+            carries: Whether something can be sent along.
+            locked: Whether psycopg's lock of the connection is held.
+
+        Raises:
+            psycopg.InterfaceError: The connection went back to its pool.
+            Exception: The observer's, if the statement must not be sent.
+        """
+        self.refuse_if_given_back()
+        if self.announced or self.owner is None:
+            return None
+        if self.pinned_by is None and self.life.watches_state:
+            state = session_state_of(query)
+            if state is not None and (owner := self.owner()) is not None:
+                owner.pin(state)
+        if self.observer is None:
+            return None
+        return self.observer.see(query, carries=carries, locked=locked)
+
+    def refuse_if_given_back(self) -> None:
+        """Refuse what is kept from a checkout that has ended.
+
+        Raises:
+            psycopg.InterfaceError: The connection went back to its pool.
+        """
+        if self._given_back:
+            raise psycopg.InterfaceError("the connection went back to its pool")
+
+    @contextmanager
+    def unobserved(self) -> Iterator[None]:
+        """Within the block, statements are none of the user's: nobody looks at them."""
+        outer, self.announced = self.announced, True
+        try:
+            yield
+        finally:
+            self.announced = outer
+
+    def commit(self) -> None:
+        """As psycopg's."""
+        self.announce("COMMIT")
+        super().commit()
+
+    def rollback(self) -> None:
+        """As psycopg's."""
+        self.announce("ROLLBACK")
+        super().rollback()
+
+    def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
+        """As psycopg's, which all that it does with the server goes through.
+
+        What no cursor of ours has announced comes from psycopg's own classes, and may be anything.
+        """
+        if self.announced or psycopg_internals.is_silent(gen):
+            self.refuse_if_given_back()
+            return super().wait(gen, *args, **kwargs)
+        savepoints = psycopg_internals.works_with_savepoints(gen)
+        self.announce(_SAVEPOINTS if savepoints else UNKNOWN, locked=True)
+        result = super().wait(gen, *args, **kwargs)
+        if self.observer is not None:
+            self.observer.seen(None, None)
+        return result
+
+    def ask(self, question: str, *, locked: bool = False) -> list[PGresult]:
+        """Run statements of ours amid those of the user, who does not see them.
+
+        Args:
+            question: One or more statements without parameters.
+            locked: Whether psycopg's lock of the connection is held.
+
+        Raises:
+            psycopg.Error: The server's answer, or the loss of the connection.
+        """
+        with nullcontext() if locked else self.lock:
+            return psycopg_internals.run(self, super().wait, question)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the server is amid a statement of the user's.
+
+        A COMMIT is none: it is left to finish, since one that waits for a standby would be
+        committed without it.
+        """
+        busy = self.pgconn.transaction_status == TransactionStatus.ACTIVE
+        return busy and not self.announced
 
     @property
     def place(self) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from weakref import finalize
 
 from . import psycopg_seam as seam
 from .announcer import Announcer
+from .cancellation import cancel
 from .connecting import Connector
 from .errors import CheckoutTimeout, ConnectFailed, Gauges, PoolClosed, PoolError, PoolExhausted
 from .judge import Judge
@@ -88,7 +89,9 @@ class Pool:
             self._announcer.closed,
             self.record.lock,
             kwargs=lambda: dict(parameters()),
-            configure=partial(_configure_new, configure, options.max_lifetime),
+            configure=partial(
+                _configure_new, configure, options.max_lifetime, watches_state=self.lends
+            ),
             name=options.name or alias,
             min_size=options.min_size,
             max_size=options.max_size,
@@ -144,7 +147,7 @@ class Pool:
                 checkout = self._usage.end(connection)
                 if checkout is None:
                     return
-                kept = self._pool.give(connection, now)
+                kept = self._pool.give(connection.renewed(), now)
                 self._usage.count(checkout, now, kept)
         else:
             checkout = self._usage.begin_to_end(connection)
@@ -277,10 +280,12 @@ class Pool:
             now = monotonic()
             self._usage.ended(connection, now, kept)
             if kept:
-                self._pool.give(connection, now)
+                self._pool.give(connection.renewed(), now)
             else:
                 if connection.broken:
                     self._connector.suspect()
+                elif connection.is_under_way:
+                    cancel(connection)
                 self._pool.discard(connection, self._judge.spoilt(connection))
         return kept
 
@@ -333,10 +338,13 @@ def _configure_new(
     configure: Callable[[PooledConnection], object],
     max_lifetime: float,
     connection: PooledConnection,
+    watches_state: bool,
 ) -> None:
     connection.life.expires_at = connection.life.opened_at + uniform(0.9, 1.0) * max_lifetime
+    connection.life.watches_state = watches_state
     try:
         configure(connection)
+        connection.remember_configuration()
     except BaseException:
         connection.close()
         raise

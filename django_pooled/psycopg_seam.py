@@ -1,4 +1,4 @@
-"""Everything that reaches below the public interface of psycopg and psycopg_pool.
+"""Everything that reaches below the public interface of psycopg_pool.
 
 psycopg_pool opens connections one at a time, retries each with a backoff of its own that has
 no cap, lets nobody end a wait early, and keeps waiters that timed out in its queue. None of
@@ -24,9 +24,6 @@ from .sqlstates import is_permanent_refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Sized
 
-    import psycopg
-    from psycopg.pq.abc import PGresult
-
     from .connecting import Connector
     from .record import Reason
 
@@ -36,22 +33,7 @@ __all__ = [
     "RecoveringPool",
     "Refused",
     "TooManyRequests",
-    "take_results",
 ]
-
-
-def take_results(cursor: psycopg.Cursor[Any], count: int, addition: str = "") -> PGresult:
-    """Take the last *count* results away from a cursor, and return the first of them.
-
-    What was added to a statement, and its results, are none of the business of whoever ran it:
-    the text is taken away too, since Django logs a statement as the cursor has it. psycopg has
-    no public way to look at another result than the current one without leaving that.
-    """
-    first = cursor._results[-count]
-    del cursor._results[-count:]
-    if addition and cursor._query is not None:
-        cursor._query.query = cursor._query.query.removesuffix(addition.encode())
-    return first
 
 
 class Refused(Exception):

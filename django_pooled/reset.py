@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
 
 from .log_facts import facts
 from .redaction import told
@@ -25,6 +25,7 @@ def is_as_new(connection: PooledConnection) -> bool:
     return (
         # What is broken has another status: libpq's is unknown then.
         connection.pgconn.transaction_status == TransactionStatus.IDLE
+        and connection.pgconn.pipeline_status == PipelineStatus.OFF
         and connection.life.doomed_by is None
         and connection.pinned_by is None
         and connection.autocommit
@@ -56,8 +57,8 @@ def reset(
         return False
     try:
         status = pgconn.transaction_status
-        if status == TransactionStatus.ACTIVE:
-            # Given back amid a query or COPY: nobody knows what it still has to say.
+        if status == TransactionStatus.ACTIVE or pgconn.pipeline_status != PipelineStatus.OFF:
+            # Given back amid a query, a COPY or a pipeline: what it still has to say is unknown.
             return False
         if status != TransactionStatus.IDLE:
             logger.warning(

@@ -14,7 +14,15 @@ from .sql_tokens import tokens_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["only_reads", "session_state_of", "text_of"]
+__all__ = [
+    "ends_transaction",
+    "is_plain_write",
+    "only_reads",
+    "session_state_of",
+    "text_of",
+    "undoes_savepoint",
+    "writes_nothing",
+]
 
 # What is longer is not remembered: long statements, such as one that inserts a thousand rows, are
 # seldom the same twice. Together that bounds the memory, to a few megabytes.
@@ -86,6 +94,17 @@ _CHANGES_OR_LOCKS = re.compile(
     r"\b(?:insert|update|delete|merge|into)\b|\bfor (?:key )?share\b|\bfor no key\b"
 )
 _READS = re.compile(r"(?:select|table|values|with|declare|show|close)\b|copy\b.* to stdout\b")
+# What ends a transaction, or may: a savepoint is released and rolled back to by other words.
+_ENDS = re.compile(
+    r"(?:commit|end|abort|prepare transaction|rollback(?!(?: work| transaction)? to\b))\b"
+)
+_UNDOES = re.compile(r"rollback(?: work| transaction)? to\b")
+# What works on the transaction alone, and writes nothing.
+_CONTROLS = re.compile(
+    r"(?:savepoint|release|rollback(?: work| transaction)? to|begin|start transaction"
+    r"|set local|set transaction|fetch|move|close|lock)\b"
+)
+_PLAIN_WRITE = re.compile(r"(?:insert|update|delete|merge)\b")
 # The tables of a session are in a schema of its own.
 _TEMPORARY_SCHEMA = "pg_temp"
 
@@ -146,36 +165,101 @@ def only_reads(query: object) -> bool:
     return _judged(query).reads
 
 
+def writes_nothing(query: object) -> bool:
+    """Tell whether the text of *query* shows that nothing is written, notified or locked in a row.
+
+    So does what only reads, and what works on the transaction alone: SAVEPOINT, SET LOCAL.
+    """
+    if type(query) is str and len(query) <= _REMEMBERED_LENGTH:
+        verdict = _remembered(query)
+    else:
+        verdict = _judged(query)
+    return verdict.reads or verdict.controls
+
+
+def is_plain_write(query: object) -> bool:
+    """Tell whether *query* is one INSERT, UPDATE, DELETE or MERGE that calls nothing unknown."""
+    return _judged(query).writes
+
+
+def ends_transaction(query: object) -> bool | None:
+    """Tell whether *query* ends the transaction that it is run in; None if it cannot be told."""
+    return _judged(query).ends
+
+
+def undoes_savepoint(query: object) -> bool:
+    """Tell whether *query* rolls back to a savepoint."""
+    return _judged(query).undoes
+
+
 class _Verdict(NamedTuple):
     leaves: str | None
     reads: bool
+    controls: bool = False
+    writes: bool = False
+    ends: bool | None = False
+    undoes: bool = False
 
 
 _NOTHING = _Verdict(None, reads=True)
 _HARMLESS = _Verdict(None, reads=False)
 _UNKNOWN = _Verdict("unknown", reads=False)
+_NO_TEXT = _UNKNOWN._replace(ends=None)
 
 
 def _judged(query: object) -> _Verdict:
     text = text_of(query)
     if text is None:
-        return _UNKNOWN
+        return _NO_TEXT
     return _remembered(text) if len(text) <= _REMEMBERED_LENGTH else _judge(text)
 
 
 def _judge(text: str) -> _Verdict:
     tokens = tokens_of(text)
     if tokens is None:
-        return _UNKNOWN
-    start, verdict = 0, _NOTHING
-    for place, token in enumerate([*tokens, ";"]):
-        if token == ";" and verdict.leaves is None:
-            worst = _judge_statement(tokens[start:place])
-            verdict = _Verdict(worst.leaves, verdict.reads and worst.reads)
-            start = place + 1
-    if verdict == _HARMLESS and _TEMPORARY_SCHEMA in text.lower():
-        return _Verdict("TEMPORARY", reads=False)
+        return _NO_TEXT
+    verdicts = [_judge_alone(statement) for statement in _statements_of(tokens)]
+    if not verdicts:
+        return _NOTHING
+    verdict = verdicts[0] if len(verdicts) == 1 else _worst_of(verdicts)
+    if verdict.leaves is None and not verdict.reads and _TEMPORARY_SCHEMA in text.lower():
+        return verdict._replace(leaves="TEMPORARY")
     return verdict
+
+
+def _statements_of(tokens: Sequence[str]) -> Iterator[Sequence[str]]:
+    start = 0
+    for place, token in enumerate([*tokens, ";"]):
+        if token == ";":
+            if place > start:
+                yield tokens[start:place]
+            start = place + 1
+
+
+def _worst_of(verdicts: Sequence[_Verdict]) -> _Verdict:
+    return _Verdict(
+        next((verdict.leaves for verdict in verdicts if verdict.leaves is not None), None),
+        reads=all(verdict.reads for verdict in verdicts),
+        controls=all(verdict.reads or verdict.controls for verdict in verdicts),
+        ends=any(verdict.ends for verdict in verdicts),
+        undoes=any(verdict.undoes for verdict in verdicts),
+    )
+
+
+def _judge_alone(tokens: Sequence[str]) -> _Verdict:
+    """Judge one statement: what it leaves and reads, and what it does to the transaction."""
+    words = _words_of(tokens)
+    verdict = _judge_statement(tokens)
+    return verdict._replace(
+        controls=verdict.leaves is None and bool(_CONTROLS.match(words)),
+        writes=verdict.leaves is None and bool(_PLAIN_WRITE.match(words)),
+        ends=bool(_ENDS.match(words)),
+        undoes=bool(_UNDOES.match(words)),
+    )
+
+
+def _words_of(tokens: Sequence[str]) -> str:
+    return " ".join(_WORDS.get(token[0], token) for token in tokens).lstrip("( ")
 
 
 _remembered = lru_cache(_REMEMBERED)(_judge)
@@ -184,7 +268,7 @@ _remembered = lru_cache(_REMEMBERED)(_judge)
 def _judge_statement(tokens: Sequence[str]) -> _Verdict:
     while tokens and _EXPLAIN.match(tokens[0]):
         tokens = _explained(tokens)
-    words = " ".join(_WORDS.get(token[0], token) for token in tokens).lstrip("( ")
+    words = _words_of(tokens)
     if not words:
         return _NOTHING
     if _TEMPORARY.match(words):

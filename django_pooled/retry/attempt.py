@@ -78,9 +78,9 @@ class Attempt:
 
     def begin(self, wrapper: DatabaseWrapper) -> None:
         """The transaction is open, and its body comes next."""
-        if self.read_only or self.commit_check.never_asks or not is_outermost(wrapper):
-            return
-        self.rider = Rider(wrapper.connection, self.commit_check.record)
+        if is_outermost(wrapper):
+            check = self.commit_check
+            self.rider = Rider(wrapper.connection, check.record, asks=not check.never_asks)
 
     def end(self, wrapper: DatabaseWrapper) -> None:
         """It is over, whatever came of it; what follows on the wrapper is none of its business."""
@@ -95,6 +95,16 @@ class Attempt:
     def has_written(self) -> bool:
         """Whether the transaction is known to have an id, which it gets with its first write."""
         return self.rider is not None and self.rider.testimony is not None
+
+    @property
+    def was_ended(self) -> bool:
+        """Whether a statement of the body has ended the transaction, as far as is known."""
+        return self.rider is not None and self.rider.was_ended
+
+    @property
+    def may_have_ended(self) -> bool:
+        """Whether a statement of the body may have done so, and the server did not say."""
+        return self.rider is not None and self.rider.may_have_ended
 
     def note(self, wrapper: DatabaseWrapper, error: psycopg.Error) -> None:
         """Record an error of the connection."""

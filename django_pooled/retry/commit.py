@@ -122,12 +122,17 @@ def _send(wrapper: DatabaseWrapper, attempt: Attempt, send: Callable[[], None]) 
     attempt.phase = Phase.COMMIT_SENT
     rehearsal.strike(wrapper, "commit")
     rider = attempt.rider
-    if rider is None or is_idle(wrapper):
+    if rider is None or not rider.asks or is_idle(wrapper) or _only_read(attempt, rider):
         attempt.wrote_nothing = True
         send()
     elif not _committed_with_proof(wrapper, attempt, rider):
         send()
     rehearsal.strike(wrapper, "answer")
+
+
+def _only_read(attempt: Attempt, rider: Rider) -> bool:
+    """Tell whether the server itself has seen to it that nothing was written, nor notified."""
+    return attempt.read_only and rider.testimony is None and not rider.has_to_ask
 
 
 def _refuse_if_ended(wrapper: DatabaseWrapper) -> None:

@@ -50,5 +50,5 @@ def strike(wrapper: DatabaseWrapper, moment: Moment) -> None:
     """Let a fault strike that was ordered for this moment of a transaction, if there is one."""
     for fault in ordered:
         if fault.times and (fault.using, fault.moment) == (wrapper.alias, moment):
-            with wrapper.wrap_database_errors:
+            with wrapper.wrap_database_errors, wrapper.connection.unobserved():
                 fault.strike(wrapper.connection)

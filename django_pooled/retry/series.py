@@ -279,7 +279,8 @@ class Series(Generic[R]):
         verdict = self._judge(failure)
         if verdict is Verdict.RAISE:
             return None
-        if verdict is Verdict.RESOLVE and attempt.phase is not Phase.FAILED:
+        unclear = verdict is Verdict.RESOLVE or attempt.may_have_ended
+        if unclear and attempt.phase is not Phase.FAILED:
             outcome = resolve(self._wrapper, attempt)
             if outcome is not Phase.FAILED:
                 raise ambiguous(self._wrapper) from error
@@ -305,6 +306,8 @@ class Series(Generic[R]):
 
     def _obstacle(self, attempt: Attempt) -> str | None:
         """Return what makes another attempt impossible, however many are left."""
+        if attempt.was_ended:
+            return "a statement of its own has ended its transaction"
         if attempt.written_elsewhere:
             others = ", ".join(map(repr, sorted(attempt.written_elsewhere)))
             return f"it may have written to {others}, which a restart would not undo"

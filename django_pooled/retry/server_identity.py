@@ -69,7 +69,10 @@ _REFUSED = "NULL"
 
 _MARKS = f"SELECT pg_catalog.set_config('{MARK}', '', true)"
 _STATUS = f"SELECT pg_catalog.pg_xact_status({_XID}::pg_catalog.xid8)"
-_ASSIGNS = "SELECT pg_catalog.pg_current_xact_id()"
+# On a standby nothing can have one.
+_ASSIGNED = (
+    f"CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN {_XID.replace('_if_assigned', '')} END"
+)
 _ADDRESS = """SELECT pg_catalog.host(pg_catalog.inet_server_addr()),
     pg_catalog.inet_server_port(), pg_catalog.inet_client_port()"""
 
@@ -196,9 +199,8 @@ def ask(connection: PooledConnection, question: str) -> list[str | None]:
     Raises:
         psycopg.Error: The server has refused, or the connection is lost.
     """
-    # Not by the connection's own kind of cursor, on which something would ride.
-    cursor = psycopg.ClientCursor(connection)
-    cursor.execute(question)
+    with connection.unobserved():
+        cursor = psycopg.ClientCursor(connection).execute(question)
     answer = cursor.pgresult
     if answer is None or not answer.ntuples:
         return []
@@ -260,8 +262,8 @@ def _learn(connection: PooledConnection) -> Questions:
         # There is nothing to look up afterwards.
         return Questions(None, None, backend, None, marks, takes_messages, tuple(refused))
     full = f"{select} {', '.join([xid, pid, *rest])}"
-    assigning: str | None = full.replace(xid, xid.replace("_if_assigned", ""))
-    if not _answers(connection, _ASSIGNS):
+    assigning: str | None = full.replace(xid, _ASSIGNED)
+    if not _answers(connection, f"SELECT {_ASSIGNED}"):
         refused.append("pg_current_xact_id()")
         assigning = None
     return Questions(

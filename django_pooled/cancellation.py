@@ -1,0 +1,45 @@
+"""Ends a query on the server that nobody waits for any more."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+import psycopg
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGcancel
+
+    from .connection import PooledConnection
+
+__all__ = ["cancel"]
+
+logger = logging.getLogger("django_pooled.pool")
+
+
+def cancel(connection: PooledConnection) -> None:
+    """Ask the server to end what it still does for *connection*, which may be closed meanwhile.
+
+    Closing alone would not: a server that computes does not look at the socket, and keeps its
+    locks until it has an answer to send. Returns at once; the request is one of its own, by a
+    connection of its own: https://www.postgresql.org/docs/current/libpq-cancel.html
+    """
+    try:
+        request = connection.pgconn.get_cancel()
+    except psycopg.OperationalError:
+        return  # It is closed.
+    # libpq knows no limit for it but the system's, so nobody waits for it.
+    thread = threading.Thread(target=_send, args=(request,), name="cancels", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        logger.debug("cannot cancel a query: %s", error)
+
+
+def _send(request: PGcancel) -> None:
+    try:
+        request.cancel()
+    except psycopg.OperationalError as error:
+        # The server is away; then so is its query.
+        logger.debug("cannot cancel a query: %s", error)

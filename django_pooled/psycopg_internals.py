@@ -1,0 +1,200 @@
+"""What is private of psycopg and needed here, each with the reason; for psycopg_pool, psycopg_seam.py.
+
+tests/test_psycopg_internals.py fails when what is used here changes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psycopg
+from psycopg import generators, pq
+from psycopg.adapt import AdaptersMap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGconn, PGresult
+
+__all__ = [
+    "Configuration",
+    "configuration_of",
+    "is_piping",
+    "is_silent",
+    "move_cursor",
+    "run",
+    "succeed",
+    "take_results",
+    "works_with_savepoints",
+]
+
+# psycopg tells what it is about to do only by the generator that it waits for. These send nothing
+# of their own accord (setters, the end of what was begun), or go on with a statement that was seen
+# when it began: the rows of a cursor, the data of a COPY.
+_SILENT = frozenset(
+    {
+        "BaseConnection._set_autocommit_gen",
+        "BaseConnection._set_isolation_level_gen",
+        "BaseConnection._set_read_only_gen",
+        "BaseConnection._set_deferrable_gen",
+        "BaseConnection._commit_gen",
+        "BaseConnection._rollback_gen",
+        "BaseCursor._stream_fetchone_gen",
+        "BasePipeline._enter_gen",
+        "BasePipeline._exit_gen",
+        "BasePipeline._sync_gen",
+        "BasePipeline._fetch_gen",
+        "ServerCursorMixin._fetch_gen",
+        "ServerCursorMixin._scroll_gen",
+        "ServerCursorMixin._close_gen",
+        "notifies",
+        "copy_from",
+        "copy_to",
+        "copy_end",
+    }
+)
+
+_SAVEPOINTS = frozenset({"BaseTransaction._enter_gen", "BaseTransaction._exit_gen"})
+
+
+def is_silent(generator: Generator[Any, Any, Any]) -> bool:
+    """Tell whether psycopg sends no statement that has not been seen by waiting for *generator*."""
+    return _name_of(generator) in _SILENT
+
+
+def works_with_savepoints(generator: Generator[Any, Any, Any]) -> bool:
+    """Tell whether *generator* begins or ends a block of psycopg's own ``transaction()``."""
+    return _name_of(generator) in _SAVEPOINTS
+
+
+def _name_of(generator: Generator[Any, Any, Any]) -> str:
+    # Generators that are compiled, as psycopg_c's are, have it too.
+    return getattr(generator, "__qualname__", "?")
+
+
+class Configuration(NamedTuple):
+    """What a connection object was given when its session was opened."""
+
+    adapters: AdaptersMap
+    row_factory: Any
+    cursor_factory: Any
+    server_cursor_factory: Any
+    notice_handlers: tuple[Any, ...]
+    notify_handlers: tuple[Any, ...]
+    prepare_threshold: int | None
+    prepared_max: int | None
+
+
+def configuration_of(connection: psycopg.Connection[Any]) -> Configuration:
+    """Describe *connection* as it is now, for `succeed`."""
+    return Configuration(
+        AdaptersMap(connection.adapters),
+        connection.row_factory,
+        connection.cursor_factory,
+        connection.server_cursor_factory,
+        tuple(connection._notice_handlers),
+        tuple(connection._notify_handlers),
+        connection.prepare_threshold,
+        connection.prepared_max,
+    )
+
+
+def succeed(
+    old: psycopg.Connection[Any], new: psycopg.Connection[Any], configuration: Configuration
+) -> None:
+    """Have *new* stand for the session of *old*, and close *old* without ending the session.
+
+    psycopg has no public way to make a second connection object for a session. Its record of
+    prepared statements is true of the session, and psycopg_pool's marks of age belong to it.
+
+    Args:
+        old: The connection object that must not be used any more.
+        new: One that was just made, on the same libpq connection.
+        configuration: What *new* begins with; it gets adapters of its own.
+    """
+    new.row_factory = configuration.row_factory
+    new.cursor_factory = configuration.cursor_factory
+    new.server_cursor_factory = configuration.server_cursor_factory
+    new._adapters = AdaptersMap(configuration.adapters)
+    new._notice_handlers = list(configuration.notice_handlers)
+    new._notify_handlers = list(configuration.notify_handlers)
+    new._prepared = old._prepared
+    new.prepare_threshold = configuration.prepare_threshold
+    new.prepared_max = configuration.prepared_max
+    new._autocommit = old._autocommit
+    state = vars(old)
+    for name in ("_pool", "_created_at", "_expire_at"):
+        if name in state:
+            setattr(new, name, state[name])
+    old._closed = True
+    old.pgconn = _CLOSED
+
+
+def _closed_pgconn() -> PGconn:
+    """Return a libpq connection that is closed, and never was open to any server."""
+    # libpq looks at the parameters before it does anything: it opens no socket for wrong ones.
+    pgconn = pq.PGconn.connect_start(b"closed=1")
+    pgconn.finish()
+    return pgconn
+
+
+_CLOSED = _closed_pgconn()
+
+
+def is_piping(connection: psycopg.Connection[Any]) -> bool:
+    """Tell whether the connection is within a pipeline, or at its beginning or end."""
+    return connection._pipeline is not None
+
+
+def run(
+    connection: psycopg.Connection[Any],
+    wait: Callable[[PQGen[Any]], Any],
+    command: str,
+) -> list[PGresult]:
+    """Run *command* on a connection whose lock the caller holds, and return its results.
+
+    psycopg's cursors take the lock, so none of them can be used amid what psycopg does itself. As
+    they do, it begins a transaction first where one is due.
+
+    Args:
+        connection: Where to run it.
+        wait: psycopg's own `wait` of the connection.
+        command: One or more statements without parameters.
+
+    Raises:
+        psycopg.Error: The server's, or the connection's.
+    """
+    wait(connection._start_query())
+    connection.pgconn.send_query(command.encode())
+    results: list[PGresult] = wait(generators.execute(connection.pgconn))
+    for result in results:
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            raise psycopg.errors.error_from_result(result, encoding=connection.info.encoding)
+    return results
+
+
+def move_cursor(cursor: psycopg.Cursor[Any], connection: psycopg.Connection[Any]) -> None:
+    """Have *cursor* run its next statement on another connection.
+
+    A cursor of psycopg's stays with the connection that made it. What was set on it (adapters,
+    row factory, format) and the rows of its last statement stay.
+    """
+    cursor._conn = connection
+    cursor._pgconn = connection.pgconn
+    # Else the next statement, if it is the same, would be adapted for the old connection.
+    cursor._last_query = None
+
+
+def take_results(cursor: psycopg.Cursor[Any], count: int, addition: str = "") -> PGresult:
+    """Take the last *count* results away from a cursor, and return the first of them.
+
+    What was added to a statement, and its results, do not concern the caller of the statement:
+    the text is taken away too, since Django logs a statement as the cursor has it. psycopg has
+    no public way to look at another result than the current one without leaving that.
+    """
+    first = cursor._results[-count]
+    del cursor._results[-count:]
+    if addition and cursor._query is not None:
+        cursor._query.query = cursor._query.query.removesuffix(addition.encode())
+    return first
