@@ -39,7 +39,7 @@ class Unknown:
 
 
 UNKNOWN = Unknown()
-"""In place of a statement: something was sent by psycopg itself, past the cursors of this package."""
+"""In place of a statement: psycopg itself sends something, past the cursors of this package."""
 
 # What psycopg's own transaction() may send at an end of its block, as far as it matters.
 _SAVEPOINTS = "ROLLBACK TO SAVEPOINT x"

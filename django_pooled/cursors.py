@@ -14,7 +14,6 @@ from .connection import PooledConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
     from typing_extensions import Self
 
@@ -86,9 +85,7 @@ class _Observed(_AnyCursor):
         with self._statement(query):
             super().executemany(query, params_seq, **options)
 
-    def copy(
-        self, statement: Any, params: Any = None, **options: Any
-    ) -> AbstractContextManager[Any]:
+    def copy(self, statement: Any, params: Any = None, **options: Any) -> Any:
         """As psycopg's; a lent connection stays until the block ends."""
         if self.lender is None and isinstance(self._conn, PooledConnection):
             self._conn.refuse_if_given_back()
@@ -201,7 +198,7 @@ class NamedCursor(_Named, _Observed, postgresql.ServerSideCursor):
     """The named cursor for parameters that psycopg puts into the statement."""
 
 
-class ServerBindingNamedCursor(
+class ServerBindingNamedCursor(  # type: ignore[misc]
     _Named, _Observed, postgresql.CursorMixin, psycopg.ServerCursor[Any]
 ):
     """The named cursor of ``server_side_binding``."""

@@ -54,10 +54,7 @@ class LendingWrapper(QuickWrapper):
     def create_cursor(self, name: str | None = None) -> Any:
         if self.connection is None:
             self.lend()
-        if name is None:
-            cursor = super().create_cursor(None)
-        else:
-            cursor = self._named_cursor(name)
+        cursor = super().create_cursor(None) if name is None else self._named_cursor(name)
         pool = self.checked_out_from
         if pool is not None and pool.lends:
             cursor.lender = self

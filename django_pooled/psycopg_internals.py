@@ -1,6 +1,7 @@
-"""What is private of psycopg and needed here, each with the reason; for psycopg_pool, psycopg_seam.py.
+"""What is private of psycopg and needed here, each with the reason.
 
-tests/test_psycopg_internals.py fails when what is used here changes.
+What is private of psycopg_pool is in psycopg_seam.py. When what is used here changes,
+tests/test_psycopg_internals.py fails.
 """
 
 from __future__ import annotations

@@ -598,7 +598,7 @@ def test_a_server_lost_while_it_says_that_something_was_written_has_committed_no
         "$$ UPDATE account SET balance = balance + 1 $$"
     )
     # Its text does not show what a view calls.
-    bank.ask("CREATE VIEW deposit AS SELECT deposit()")
+    bank.ask("CREATE VIEW deposit AS SELECT deposit()::text")
 
     @retry_transaction(using=bank.alias, backoff=QUICK)
     def deposit() -> None:
