@@ -194,11 +194,11 @@ class _Named(_NamedCursor):
         pass
 
 
-class NamedCursor(_Named, _Observed, postgresql.ServerSideCursor):
+class NamedCursor(_Named, _Observed, postgresql.ServerSideCursor):  # type: ignore[misc]
     """The named cursor for parameters that psycopg puts into the statement."""
 
 
-class ServerBindingNamedCursor(  # type: ignore[misc]
+class ServerBindingNamedCursor(
     _Named, _Observed, postgresql.CursorMixin, psycopg.ServerCursor[Any]
 ):
     """The named cursor of ``server_side_binding``."""
