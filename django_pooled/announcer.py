@@ -36,8 +36,7 @@ class Announcer:
         self._name = name
 
     def opened(self, seconds: float) -> None:
-        """A connection was opened, which took that many seconds."""
-        self._record.connect(seconds)
+        """A connection was opened, which took that many seconds; it is counted when it is kept."""
         if connection_opened.receivers:
             self._send(connection_opened, seconds=seconds)
 

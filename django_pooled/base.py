@@ -300,6 +300,8 @@ class DatabaseWrapper(LendingWrapper):
             configure=self._configuration(),
             credentials_change=any(callable(params.get(key)) for key in ("user", "password")),
             server=server_of(self.settings_dict),
+            # As psycopg does: without one, that of the environment or its own.
+            connect_timeout=params.get("connect_timeout"),
         )
 
     def _configuration(self) -> Callable[[PooledConnection], object]:

@@ -1,9 +1,11 @@
-"""Ends a query on the server that nobody waits for any more."""
+"""Ends a query that nobody waits for any more: on the server, and for a thread that still does."""
 
 from __future__ import annotations
 
 import logging
+import socket
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
     from .connection import PooledConnection
 
-__all__ = ["cancel"]
+__all__ = ["cancel", "interrupt"]
 
 logger = logging.getLogger("django_pooled.pool")
 
@@ -35,6 +37,21 @@ def cancel(connection: PooledConnection) -> None:
         thread.start()
     except RuntimeError as error:
         logger.debug("cannot cancel a query: %s", error)
+
+
+def interrupt(connection: PooledConnection) -> None:
+    """Have the thread that waits for the server find *connection* lost, at once.
+
+    It is of no use afterwards. It is not closed here: that would free what the thread still works
+    with, and the number of its socket could be another's before the thread looks.
+    """
+    cancel(connection)
+    with suppress(psycopg.OperationalError, OSError):  # The thread has closed it meanwhile.
+        handle = socket.socket(fileno=connection.pgconn.socket)
+        try:
+            handle.shutdown(socket.SHUT_RDWR)
+        finally:
+            handle.detach()
 
 
 def _send(request: PGcancel) -> None:

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from .backoff import retry_until
+from .failures import AttemptFailed, AttemptHung
 from .log_facts import facts
 from .redaction import told
 from .sqlstates import is_permanent_refusal, is_server_full
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from .backoff import Backoff
 
-__all__ = ["LONGEST_WHEN_FULL", "Connector", "Waits"]
+__all__ = ["LONGEST_WHEN_FULL", "LONGEST_WHEN_REFUSED", "Connector", "Waits"]
 
 logger = logging.getLogger("django_pooled.pool")
 
@@ -33,13 +34,22 @@ still has one knock made for it: the figures are in benchmarks/results/fleet.md.
 """
 
 
+LONGEST_WHEN_REFUSED = 2.0
+"""Cap of the waits while each attempt meets the same answer, in seconds, likewise.
+
+A wrong password, a check of the project that fails, a server that stays read-only: each attempt is
+a session of the server, a line in its log, and a step towards a locked account.
+"""
+
+
 class Waits:
     """Waits between a probe's attempts: the backoff's, and longer ones while the server is full.
 
     An outage ends for all at once, and a probe that knocks soon is served soon. A full server
     empties one connection at a time: knocking soon wins nothing, and each refusal costs it the
     start of a process. Refusals in a row are counted from the first, so that one that is full for
-    a moment, as after an outage, is asked as soon as ever.
+    a moment, as after an outage, is asked as soon as ever. What the project brings and fails, its
+    check or its credentials, is waited out in the same way.
 
     Args:
         backoff: Waits after all other failures.
@@ -49,15 +59,16 @@ class Waits:
     def __init__(self, backoff: Backoff, longest_when_full: float = LONGEST_WHEN_FULL) -> None:
         self._backoff = backoff
         self._when_full = replace(backoff, maximum=max(backoff.maximum, longest_when_full))
-        self._full = 0  # refusals in a row for want of room
+        self._full = 0  # refusals in a row for want of room, or by the project
 
     def after(self, attempt: int, error: BaseException) -> float:
         """Return the seconds to wait after attempt number *attempt*, which failed with *error*."""
-        if is_server_full(error):
+        if is_server_full(error) or isinstance(error, AttemptFailed):
             self._full += 1
             return self._when_full.wait(self._full)
         self._full = 0
-        return self._backoff.wait(attempt)
+        wait = self._backoff.wait(attempt)
+        return max(wait, error.wait) if isinstance(error, AttemptHung) else wait
 
 
 class Connector:
@@ -73,8 +84,8 @@ class Connector:
         backoff: Waits between the probe's attempts.
         patience: Seconds after which the probe ends if nobody waits for a connection.
         opened: Called after each connection that was opened, with the seconds that it took.
-        credentials_change: Whether another attempt may bring other credentials: after a refusal
-            one is made at once, since a token may have expired on its way.
+        credentials_change: Whether another attempt may bring other credentials: after the first
+            refusal one is made at once, since a token may have expired on its way.
     """
 
     def __init__(
@@ -96,8 +107,12 @@ class Connector:
         self._closing = threading.Event()
         self._trouble = False
         self._suspected = False
+        self._when_refused = replace(backoff, maximum=max(backoff.maximum, LONGEST_WHEN_REFUSED))
         self._refusals = 0  # permanent ones since the last success
-        self._try_again_at = 0.0
+        self._refusal: Exception | None = None  # the last attempt's, if it was one
+        self._try_again_at = 0.0  # with a refusal
+        self._held_by: Exception | None = None
+        self._held_until = 0.0
         self._turn = threading.Lock()  # held by the thread that probes
         self._counting = threading.Lock()  # guards the fields that attempts change
 
@@ -112,6 +127,7 @@ class Connector:
             Exception: The server's refusal, if waiting does not mend it; the last attempt's
                 error, once the connector is closed or nobody waits any longer.
         """
+        began = monotonic()
         while True:
             if not (self._trouble or self._suspected):
                 try:
@@ -120,6 +136,10 @@ class Connector:
                     if is_permanent_refusal(error) or self._closing.is_set():
                         raise
             with self._turn:
+                refusal = self._refusal
+                if refusal is not None and self.last_error_at >= began:
+                    # The server has answered while this thread waited for its turn.
+                    raise refusal
                 if self._trouble or self._suspected:
                     return self._probe(connect, wanted)
 
@@ -130,27 +150,56 @@ class Connector:
         """
         self._suspected = True
 
+    def hold_off(self, error: Exception, times: int) -> None:
+        """Open none for a while: those that were opened before are of no use.
+
+        Args:
+            error: Says why.
+            times: How many there were in a row.
+        """
+        with self._counting:
+            if not self._closing.is_set():
+                self._held_by = error
+            self._held_until = monotonic() + self._when_refused.wait(times)
+
+    def go_on(self) -> None:
+        """Those that are open are of use again."""
+        if self._held_by is not None:
+            with self._counting:
+                self._held_by, self._held_until = None, 0.0
+
+    def arrived(self, seconds: float) -> None:
+        """Count a connection whose attempt had been given up."""
+        self._succeeded(seconds)
+
     @property
     def trouble(self) -> Exception | None:
-        """The error of the last attempt, if it failed."""
-        return self.last_error if self._trouble else None
+        """The error of the last attempt, if it failed; else why its connection was of no use."""
+        return self.last_error if self._trouble else self._held_by
+
+    @property
+    def pause(self) -> float:
+        """Seconds for which no attempt may be made, whoever asks; 0 for none.
+
+        So that a wrong password makes no storm of logins. An outage needs no pause, since its one
+        probe makes its own.
+        """
+        refused_until = self._try_again_at if self._refusal is not None else 0.0
+        return max(0.0, max(refused_until, self._held_until) - monotonic())
 
     def standing_refusal(self) -> Exception | None:
-        """The last permanent refusal, as long as its backoff lasts.
+        """The last permanent refusal, as long as its pause lasts.
 
-        Until then a new waiter is told the same at once, so that a wrong password makes no
-        storm of logins.
+        Until then a new waiter whom nothing else can serve is told the same at once.
         """
-        if self._refusals and monotonic() < self._try_again_at:
-            return self.trouble
-        return None
+        return self._refusal if monotonic() < self._try_again_at else None
 
     def close(self) -> None:
         """End a probe under way, and every later one after a single attempt."""
         self._closing.set()
         with self._counting:
             # Its traceback's frames hold the connector, and thereby each other.
-            self.last_error = None
+            self.last_error = self._refusal = self._held_by = None
 
     def _probe(self, connect: Callable[[], T], wanted: Callable[[], bool]) -> T:
         give_up_at = monotonic() + self._patience
@@ -175,7 +224,8 @@ class Connector:
             try:
                 connection = connect()
             except Exception as error:
-                if not (self._credentials_change and is_permanent_refusal(error)):
+                is_first = self._credentials_change and not self._refusals
+                if not (is_first and is_permanent_refusal(error)):
                     raise
                 connection = connect()
         except Exception as error:
@@ -184,11 +234,14 @@ class Connector:
             traceback.clear_frames(error.__traceback__)
             self._failed(error)
             raise
-        took = monotonic() - started
+        self._succeeded(monotonic() - started)
+        return connection
+
+    def _succeeded(self, took: float) -> None:
         with self._counting:
             was_in_trouble = self._trouble
             self._trouble = self._suspected = False
-            self._refusals = 0
+            self._refusals, self._refusal = 0, None
         if was_in_trouble:
             logger.info(
                 "pool %r: connected again",
@@ -196,7 +249,6 @@ class Connector:
                 extra=facts("connected_again", alias=self._name, seconds=took),
             )
         self._opened(took)
-        return connection
 
     def _failed(self, error: Exception) -> None:
         if not self._trouble:
@@ -212,6 +264,9 @@ class Connector:
                 self.last_error = error
             self.failures += 1
             self._trouble = True
+            self._refusal = None
             if is_permanent_refusal(error):
+                self._refusal = self.last_error
                 self._refusals += 1
-                self._try_again_at = self.last_error_at + self._backoff.wait(self._refusals)
+                wait = self._when_refused.wait(self._refusals)
+                self._try_again_at = self.last_error_at + wait

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
 __all__ = [
+    "CONNECT_TIMEOUT",
     "FALLBACK_NAME",
     "copied",
     "fingerprint",
@@ -28,8 +29,9 @@ __all__ = [
 # A silent network loss ends in bounded time. Settings' OPTIONS win; a service file is left
 # alone, since parameters given here would override it.
 # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+CONNECT_TIMEOUT = 10  # seconds
 NETWORK_DEFAULTS = {
-    "connect_timeout": 10,  # seconds
+    "connect_timeout": CONNECT_TIMEOUT,
     "keepalives": 1,
     "keepalives_idle": 30,  # seconds
     "keepalives_interval": 10,  # seconds
@@ -50,7 +52,11 @@ def with_defaults(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolved(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Call what has to be fetched anew for each connection, such as a token for a password."""
+    """Call what has to be fetched anew for each connection, such as a token for a password.
+
+    What a callable raises is waited out, unless it says that waiting will not help: see
+    `sqlstates.is_mistake`.
+    """
     resolved = dict(params)
     for key in ("user", "password"):
         if callable(resolved.get(key)):

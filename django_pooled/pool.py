@@ -15,8 +15,13 @@ from .announcer import Announcer
 from .cancellation import cancel
 from .connecting import Connector
 from .errors import CheckoutTimeout, ConnectFailed, Gauges, PoolClosed, PoolError, PoolExhausted
+from .eviction import Eviction
+from .failures import AttemptFailed
 from .judge import Judge
 from .log_facts import facts
+from .opening import Opener
+from .parameters import CONNECT_TIMEOUT
+from .project_check import ProjectCheck
 from .readiness import Readiness
 from .record import Record
 from .redaction import told
@@ -51,6 +56,8 @@ class Pool:
         configure: Called with each new connection, and again after ``reset="discard"``.
         server: Where the connections lead to, for people: never with a password.
         credentials_change: Whether *parameters* fetches credentials anew each time.
+        connect_timeout: Seconds that each step of opening a connection may take, as psycopg's
+            parameter of that name has it.
     """
 
     def __init__(
@@ -61,6 +68,7 @@ class Pool:
         configure: Callable[[PooledConnection], object],
         server: str,
         credentials_change: bool = False,
+        connect_timeout: Any = CONNECT_TIMEOUT,
     ) -> None:
         self.alias = alias
         self.options = options
@@ -80,18 +88,31 @@ class Pool:
             alias,
             options.backoff,
             options.reconnect_timeout,
-            opened=self._announcer.opened,
+            opened=self.record.connect,
             credentials_change=credentials_change,
         )
-        self._pool = seam.RecoveringPool(
-            self._connector,
-            self._usage,
-            self._announcer.closed,
-            self.record.lock,
-            kwargs=lambda: dict(parameters()),
+        check, announcer = ProjectCheck(alias, options.check, self._connector), self._announcer
+
+        def opened(seconds: float) -> None:
+            check.note_opened()
+            announcer.opened(seconds)
+
+        opener = Opener(
+            alias,
+            parameters,
             configure=partial(
                 _configure_new, configure, options.max_lifetime, watches_state=self.lends
             ),
+            opened=opened,
+            connect_timeout=connect_timeout,
+            most_left_behind=options.max_size,
+            longest_wait=options.reconnect_timeout,
+        )
+        self._pool = seam.RecoveringPool(
+            self._connector,
+            opener,
+            self._announcer.closed,
+            self.record.lock,
             name=options.name or alias,
             min_size=options.min_size,
             max_size=options.max_size,
@@ -104,7 +125,8 @@ class Pool:
             num_workers=options.num_workers,
         )
         self._keeps_as_it_is = options.reset in ("rollback", None)
-        self._judge = Judge(alias, options, self._connector, self._pool, self._usage)
+        self._judge = Judge(alias, options, self._connector, self._pool, check)
+        self._eviction = Eviction(alias, options.backoff, self._pool, self._usage)
         self._readiness = Readiness(
             alias, options.timeout, self._connector, self._pool, self._usage
         )
@@ -221,7 +243,7 @@ class Pool:
 
     def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:
         """Take note of an error on a connection in use: some say that it must not come back."""
-        self._judge.note_error(connection, error)
+        self._eviction.note_error(connection, error)
 
     def _wait(self, started: float, deadline: float) -> PooledConnection:
         cause: BaseException | None
@@ -232,18 +254,19 @@ class Pool:
             error = self._error(
                 CheckoutTimeout, started, f"no connection within {self.options.timeout:g} s"
             )
-            cause = self._connector.trouble
+            cause = _cause_of(self._connector.trouble)
         except seam.TooManyRequests:
             waiting = self.options.max_waiting
             error = self._error(PoolExhausted, started, f"{waiting} threads are waiting already")
             counter = "exhausted"
-            cause = self._connector.trouble
+            cause = _cause_of(self._connector.trouble)
         except seam.PoolClosed:
             raise self._error(PoolClosed, started, "the pool is closed") from None
         except seam.Refused as refused:
             counter = "refused"
-            cause = refused.__cause__ or refused
-            error = self._error(ConnectFailed, started, f"cannot connect: {told(cause)}")
+            refusal = refused.__cause__ or refused
+            cause = _cause_of(refusal)
+            error = self._error(ConnectFailed, started, f"cannot connect: {told(refusal)}")
         self.record.add(counter)
         if isinstance(error, CheckoutTimeout):
             self._usage.log_long_holds()
@@ -258,6 +281,7 @@ class Pool:
         try:
             unusable = self._judge.unusable(connection, deadline)
             if unusable is None:
+                self._eviction.note_use(connection)
                 waited = self._usage.begin(connection, started, self._left_behind)
         except BaseException:
             self._pool.discard(connection, "error")
@@ -334,6 +358,11 @@ class Pool:
             self.checkin(checkout.connection)
 
 
+def _cause_of(failure: BaseException | None) -> BaseException | None:
+    """Return the project's own error, where it is the project that failed."""
+    return failure.__cause__ if isinstance(failure, AttemptFailed) else failure
+
+
 def _configure_new(
     configure: Callable[[PooledConnection], object],
     max_lifetime: float,
@@ -342,9 +371,5 @@ def _configure_new(
 ) -> None:
     connection.life.expires_at = connection.life.opened_at + uniform(0.9, 1.0) * max_lifetime
     connection.life.watches_state = watches_state
-    try:
-        configure(connection)
-        connection.remember_configuration()
-    except BaseException:
-        connection.close()
-        raise
+    configure(connection)
+    connection.remember_configuration()

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psycopg
 from psycopg import generators, pq
 from psycopg.adapt import AdaptersMap
+from psycopg.conninfo import timeout_from_conninfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping
 
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGconn, PGresult
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Configuration",
     "configuration_of",
+    "connect_timeout_of",
     "is_piping",
     "is_silent",
     "move_cursor",
@@ -29,6 +31,17 @@ __all__ = [
     "take_results",
     "works_with_savepoints",
 ]
+
+
+def connect_timeout_of(parameters: Mapping[str, Any]) -> float:
+    """Return the seconds that psycopg waits for each host.
+
+    Its own reading of ``connect_timeout``, PGCONNECT_TIMEOUT and its default, which has no public
+    name: as in libpq, 0 is no limit (psycopg has one all the same), and 1 is 2.
+    """
+    given = {key: value for key, value in parameters.items() if value is not None}
+    return float(timeout_from_conninfo(given))
+
 
 # psycopg tells what it is about to do only by the generator that it waits for. These send nothing
 # of their own accord (setters, the end of what was begun), or go on with a statement that was seen

@@ -14,6 +14,7 @@ import traceback
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod
 
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 from psycopg_pool.pool import AddConnection, MaintenanceTask, WaitingClient
@@ -22,9 +23,10 @@ from .connection import PooledConnection
 from .sqlstates import is_permanent_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sized
+    from collections.abc import Callable
 
     from .connecting import Connector
+    from .opening import Opener
     from .record import Reason
 
 __all__ = [
@@ -63,12 +65,28 @@ class _Call(MaintenanceTask):
     _run = None  # type: ignore[assignment]  # abstract, and called by the run() replaced above
 
 
+class _Later(MaintenanceTask):
+    """A moment at which the pool looks after itself; it does not keep the pool from being freed."""
+
+    def __init__(self, pool: RecoveringPool, action: Callable[[RecoveringPool], None]) -> None:
+        super().__init__(pool)
+        self._action = action
+
+    def tick(self) -> None:
+        # In the scheduler's thread: a worker may be busy with something that hangs.
+        pool = self.pool()
+        if isinstance(pool, RecoveringPool) and not pool.closed:
+            self._action(pool)
+
+    _run = None  # type: ignore[assignment]  # abstract, and called by nobody but ticks
+
+
 class RecoveringPool(ConnectionPool[PooledConnection]):
     """A psycopg_pool whose connections are opened by a `Connector`.
 
     Args:
-        connector: Opens connections, and knows whether the server is away.
-        in_use: What is checked out, and will come back to serve a waiter.
+        connector: Decides when a connection is opened, and knows whether the server is away.
+        opener: Opens one.
         closed: Called for each connection that is closed for good, with the reason.
         lock: Guards what psycopg_pool's own lock does, instead of it.
         options: psycopg_pool's own.
@@ -77,16 +95,19 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     def __init__(
         self,
         connector: Connector,
-        in_use: Sized,
+        opener: Opener,
         closed: Callable[[Reason], None],
         lock: threading.RLock,
         **options: Any,
     ) -> None:
         self._connector = connector
-        self._in_use = in_use
+        self._opener = opener
         self._report_closed = closed
-        # AddConnection tasks queued or under way; changed under the lock.
-        self._opening = 0
+        # All guarded by the lock.
+        self._opening = 0  # AddConnection tasks queued or under way
+        self._successes = 0  # connections that were opened
+        self._grows_later = False  # whether a pause is being waited for
+        self._patience_ends = False  # whether reconnect_timeout runs
         super().__init__(connection_class=PooledConnection, open=False, **options)
         self._lock = lock
 
@@ -191,28 +212,22 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             self._add_to_pool(connection)
 
     def open_one(self) -> bool:
-        """Have one connection opened, unless one is on its way or a refusal stands; tell if so."""
+        """Have one connection opened, unless one is on its way or there is a pause; tell if so."""
         with self._lock:
-            wanted = (
-                not self._closed
-                and not self._opening
-                and self._nconns < self._max_size
-                and self._connector.standing_refusal() is None
-            )
+            wanted = not self._opening and self._may_grow() and not self._connector.pause
             if wanted:
-                self._nconns += 1
-                self.run_task(AddConnection(self))
+                self._add_one()
         return wanted
 
     def discard(self, connection: PooledConnection, reason: Reason) -> None:
         """Close a connection that was taken; open another only if it will be missed."""
         connection.life.closed_for = reason
-        self._close_connection(connection)
-        with self._lock:
-            if self._nconns <= self._min_size or self._waiting:
-                self.run_task(AddConnection(self))
-            else:
+        try:
+            self._close_connection(connection)
+        finally:
+            with self._lock:
                 self._nconns -= 1
+                self._grow(at_least=self._min_size)
 
     def sweep(self, alive: Callable[[PooledConnection], bool], reason: Reason) -> int:
         """Discard every idle connection for which *alive* is false; return how many."""
@@ -274,47 +289,119 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     def _maybe_grow_pool(self) -> None:
         # Called under the lock when a waiter has queued. One connection on its way for each
         # waiter, where psycopg_pool has one on its way for all of them.
-        if self._nconns >= self._max_size and not self._opening:
-            # All there may be are there, and the next that comes back is the waiter's.
-            return
-        refused_for = self._connector.standing_refusal()
-        if refused_for is not None and not self._opening and not len(self._in_use):
-            self._fail([self._waiting.pop()], refused_for)
-        elif self._nconns < self._max_size and self._opening < len(self._waiting):
-            self._nconns += 1
-            self.run_task(AddConnection(self))
+        refusal = self._connector.standing_refusal()
+        if refusal is not None and not self._nconns:
+            # Neither is one on its way, nor will one come back to serve the waiter.
+            self._fail([self._waiting.pop()], refusal)
+        else:
+            self._grow()
+
+    def _grow(self, at_least: int = 0) -> None:
+        """Have connections opened for those that wait, and up to *at_least*; under the lock."""
+        while self._may_grow() and (self._opening < len(self._waiting) or self._nconns < at_least):
+            pause = self._connector.pause
+            if pause:
+                if self._waiting and not self._grows_later:
+                    self._grows_later = True
+                    self.schedule_task(_Later(self, RecoveringPool._grow_after_a_pause), pause)
+                return
+            self._add_one()
+
+    def _may_grow(self) -> bool:
+        return not self._closed and self._nconns < self._max_size
+
+    def _add_one(self) -> None:
+        self._nconns += 1
+        self.run_task(AddConnection(self))
+
+    def _grow_after_a_pause(self) -> None:
+        with self._lock:
+            self._grows_later = False
+            if self._connector.pause:
+                self._grow()  # There has been another refusal meanwhile.
+            elif self._waiting and not self._opening and self._may_grow():
+                # One, whose answer is for all. If it is a good one, the others follow.
+                self._add_one()
 
     def _add_connection(self, attempt: object, growing: bool = False) -> None:
         try:
-            connection = self._connector.open(self._connect, lambda: self.waiting > 0)
-        except Exception as error:
+            connection = self._connector.open(self._attempt, lambda: self.waiting > 0)
+        except BaseException as error:
             # What retried keeps it, and is kept by its frames, pool and all.
             traceback.clear_frames(error.__traceback__)
             self._give_up(error)
+            if not isinstance(error, Exception):
+                raise
         else:
             with self._lock:
                 self._opening -= 1
-            self._add_to_pool(connection)
+                self._nconns -= 1
+            self._welcome(connection)
 
-    def _give_up(self, error: Exception) -> None:
+    def _attempt(self) -> PooledConnection:
+        try:
+            # Whoever has been given up holds nothing of the pool.
+            return self._opener.open(WeakMethod(self._arrived_late))
+        except Exception:
+            self._watch_patience()
+            raise
+
+    def _arrived_late(self, connection: PooledConnection, seconds: float) -> None:
+        """Keep a connection whose attempt had been given up, if there is room."""
+        self._connector.arrived(seconds)
+        self._welcome(connection)
+
+    def _welcome(self, connection: PooledConnection) -> None:
+        """Keep a new connection, unless others have taken its place meanwhile."""
+        with self._lock:
+            self._successes += 1
+            # Those on their way hold places too; the first to arrive is the one that stays.
+            room = self._nconns - self._opening < self._max_size
+            if room:
+                self._nconns += 1
+        if room:
+            self._add_to_pool(connection)
+        else:
+            self._close_connection(connection)
+        with self._lock:
+            self._grow()
+
+    def _give_up(self, error: BaseException) -> None:
         waiting = []
         with self._lock:
             self._opening -= 1
             self._nconns -= 1
             if self._closed:
                 return
-            if not is_permanent_refusal(error):
-                # The probe ended since nobody waited; somebody may have come meanwhile.
-                self._maybe_grow_pool()
-            elif not len(self._in_use):
-                # Where connections are in use, waiters are served by what comes back.
+            if is_permanent_refusal(error) and self._nconns <= self._opening:
+                # No connection will come back to serve those that wait.
                 waiting = list(self._waiting)
                 self._waiting.clear()
+            # The probe ended since nobody waited; somebody may have come meanwhile.
+            self._grow()
         self._fail(waiting, error)
-        self.reconnect_failed()
+
+    def _watch_patience(self) -> None:
+        """An attempt has failed: see what has become of it when reconnect_timeout has passed."""
+        with self._lock:
+            if self._reconnect_failed is None or self._patience_ends or self._closed:
+                return
+            self._patience_ends = True
+            successes = self._successes
+
+        def end(pool: RecoveringPool) -> None:
+            with pool._lock:
+                pool._patience_ends = False
+                failed = pool._successes == successes
+            if failed:
+                # What it does is the project's: it may take long, or raise SystemExit.
+                name = f"{pool.name}-reconnect-failed"
+                threading.Thread(target=pool.reconnect_failed, name=name, daemon=True).start()
+
+        self.schedule_task(_Later(self, end), self.reconnect_timeout)
 
     @staticmethod
-    def _fail(waiting: list[WaitingClient[PooledConnection]], error: Exception) -> None:
+    def _fail(waiting: list[WaitingClient[PooledConnection]], error: BaseException) -> None:
         for waiter in waiting:
             refusal = Refused(str(error))
             refusal.__cause__ = error

@@ -6,8 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 import psycopg
+from django.core.exceptions import ImproperlyConfigured
 
 from .errors import PoolError
+from .failures import AttemptFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +22,7 @@ __all__ = [
     "UNKNOWN_OUTCOME",
     "history",
     "is_connection_lost",
+    "is_mistake",
     "is_permanent_refusal",
     "is_server_away",
     "is_server_full",
@@ -101,6 +104,16 @@ _FULL = re.compile(
     re.VERBOSE,
 )
 
+# What no network brings about: an error in the project's code or settings.
+_MISTAKES = (
+    AttributeError,
+    ImportError,
+    NameError,
+    NotImplementedError,
+    SyntaxError,
+    TypeError,
+)
+
 # What psycopg says to two answers where it expects one.
 _TWO_ENDS = re.compile(r"received \d+ results from command")
 
@@ -156,17 +169,36 @@ def is_permanent_refusal(error: BaseException) -> bool:
 
     Errors of the connection's own configuration (time zone, role) carry a SQLSTATE and are
     permanent unless the connection was lost meanwhile; the others are known by their text.
-    A callable that fetches credentials may fail for the network's sake (OSError): transient.
+    What came of a network's error is transient. What the project brings says so itself.
     """
+    if isinstance(error, AttemptFailed):
+        return error.permanent
     found = psycopg_error(error)
     if found is None:
-        return not isinstance(error, OSError)
+        return not _came_of_the_network(error)
     if not isinstance(found, psycopg.OperationalError):
         return True
     if found.sqlstate is not None:
         return not is_connection_lost(found) and not found.sqlstate.startswith("53")
     text = str(found)
     return bool(_PERMANENT.search(text)) and not (_TRANSIENT.search(text) or _FULL.search(text))
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Tell whether what fetches credentials failed for a reason that waiting will not help.
+
+    The libraries that fetch tokens have their own exceptions for a network that is away, many of
+    which are no OSError. So everything is transient but what says otherwise: ImproperlyConfigured,
+    and the errors of code itself (TypeError, NameError, ImportError and their like), unless an
+    OSError led to them.
+    """
+    if isinstance(error, ImproperlyConfigured):
+        return True
+    return isinstance(error, _MISTAKES) and not _came_of_the_network(error)
+
+
+def _came_of_the_network(error: BaseException) -> bool:
+    return any(isinstance(link, OSError) for link in history(error))
 
 
 def is_server_full(error: BaseException) -> bool:

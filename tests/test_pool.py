@@ -272,7 +272,7 @@ def test_waiters_are_served_by_what_is_in_use_when_the_pool_cannot_grow(
 def test_credentials_that_change_get_a_second_chance_after_a_refusal(
     server: EmbeddedServer, make_pool: MakePool
 ) -> None:
-    tokens = iter(["expired", server.password])
+    tokens = iter(["token of yesterday", server.password])
     pool = make_pool(
         server,
         min_size=0,
