@@ -6,12 +6,17 @@ import threading
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, TypeVar
 
+from .backoff import Backoff
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["over_within", "start"]
+__all__ = ["LEAVE", "LeftBehind", "over_within", "start"]
 
 T = TypeVar("T")
+
+LEAVE = 0.2
+"""Seconds for a thread to end that has been told to: most do at once, and count for nothing."""
 
 
 def start(work: Callable[[], T], name: str) -> Future[T]:
@@ -35,6 +40,44 @@ def over_within(future: Future[T], seconds: float) -> bool:
     """Wait at most that long, and tell whether the work is over, well or not."""
     # Its own timeouts cannot be told from a TimeoutError that the work has raised.
     return bool(wait([future], max(0.0, seconds)).done)
+
+
+class LeftBehind:
+    """Threads of one pool that were given up and have not ended: nothing can end them.
+
+    Args:
+        most: As many as that cost nothing; with more of them, what leaves them behind has to wait.
+        longest: Seconds to which those waits grow.
+    """
+
+    def __init__(self, most: int, longest: float) -> None:
+        self._most = most
+        self._longest = longest
+        self._number = 0
+        self._lock = threading.Lock()  # guards the number
+
+    def add(self, future: Future[T], waited: float) -> float:
+        """Count work that was given up, until it ends.
+
+        Args:
+            future: The work.
+            waited: Seconds that were waited for it.
+
+        Returns:
+            Seconds to wait before the like is tried again.
+        """
+        with self._lock:
+            self._number += 1
+        future.add_done_callback(self._ended)
+        with self._lock:
+            too_many = self._number - self._most
+        if too_many <= 0:
+            return 0.0
+        return Backoff(waited, max(waited, self._longest)).wait(too_many)
+
+    def _ended(self, future: Future[T]) -> None:
+        with self._lock:
+            self._number -= 1
 
 
 def _run(future: Future[T], work: Callable[[], T]) -> None:

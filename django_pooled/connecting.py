@@ -150,17 +150,19 @@ class Connector:
         """
         self._suspected = True
 
-    def hold_off(self, error: Exception, times: int) -> None:
+    def hold_off(self, error: Exception, times: int, at_least: float = 0.0) -> None:
         """Open none for a while: those that were opened before are of no use.
 
         Args:
             error: Says why.
             times: How many there were in a row.
+            at_least: Seconds.
         """
         with self._counting:
             if not self._closing.is_set():
                 self._held_by = error
-            self._held_until = monotonic() + self._when_refused.wait(times)
+            wait = max(at_least, self._when_refused.wait(max(1, times)))
+            self._held_until = monotonic() + wait
 
     def go_on(self) -> None:
         """Those that are open are of use again."""

@@ -213,6 +213,12 @@ class PooledConnection(psycopg.Connection[Any]):
         """Have every later object of this session begin as this one is now."""
         self.life.configuration = psycopg_internals.configuration_of(self)
 
+    def stop_preparing(self) -> None:
+        """Have psycopg prepare no statement in this session any more, nor use those it has."""
+        self.prepare_threshold = None
+        if self.life.configuration is not None:
+            self.life.configuration = self.life.configuration._replace(prepare_threshold=None)
+
     def renewed(self) -> Self:
         """Return another object for the same session, as new; this one is closed for good."""
         made = self.life.configuration

@@ -61,6 +61,7 @@ class Eviction:
         self._spared: dict[Place | str, float] = {}  # until when there is no other
         self._replaced = 0  # one by one, since the last of them led to a server that can write
         self._replaced_at = NEVER
+        self._leaving: PooledConnection | None = None  # the one to be replaced
         self._replace_at = NEVER
 
     def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:
@@ -94,6 +95,13 @@ class Eviction:
                 f"{READ_ONLY}: opened while {place[0]}:{place[1]} was read-only",
             )
 
+    def note_closed(self, connection: PooledConnection) -> None:
+        """Take note of a connection that was closed and not kept."""
+        if connection is self._leaving:
+            self._leaving = None
+            # Whether or not it is missed: where it leads is to be found out.
+            self._pool.open_one()
+
     def _note_read_only(self, connection: PooledConnection, reason: str) -> None:
         place, now, opened_at = connection.place, monotonic(), connection.life.opened_at
         with self._lock:
@@ -105,7 +113,7 @@ class Eviction:
                 elif now >= self._replace_at:
                     connection.life.doom(reason)
                     self._replaced += 1
-                    self._replaced_at = now
+                    self._replaced_at, self._leaving = now, connection
                     self._replace_at = now + self._waits.wait(self._replaced)
                 return
         self._evict(lambda other: other.place == place, reason)
@@ -130,7 +138,7 @@ class Eviction:
             if before or connection.prepare_threshold is None:
                 # Prepared before, or by SQL: it stays for as long as the session.
                 connection.life.doom(reason)
-            connection.prepare_threshold = None
+            connection.stop_preparing()
             return
         self._evict(lambda other: True, reason)
         logger.info(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from .background import over_within, start
-from .backoff import Backoff
+from .background import LEAVE, over_within, start
 from .cancellation import interrupt
 from .connection import PooledConnection
 from .failures import AttemptFailed, AttemptHung
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
     from weakref import WeakMethod
+
+    from .background import LeftBehind
 
     Late = Callable[[PooledConnection, float], object]
 
@@ -65,8 +65,7 @@ class Opener:
         configure: Called with each new connection.
         opened: Called at last, with the seconds that it all took.
         connect_timeout: As in psycopg's connection parameters.
-        most_left_behind: As many threads may be left behind before attempts become rare.
-        longest_wait: Seconds to which the waits between attempts grow then.
+        left_behind: Counts the threads that could not be ended.
     """
 
     def __init__(
@@ -76,18 +75,14 @@ class Opener:
         configure: Callable[[PooledConnection], object],
         opened: Callable[[float], object],
         connect_timeout: Any,
-        most_left_behind: int,
-        longest_wait: float,
+        left_behind: LeftBehind,
     ) -> None:
         self._name = name
         self._parameters = parameters
         self._configure = configure
         self._opened = opened
         self._connect_timeout = connect_timeout
-        self._most_left_behind = most_left_behind
-        self._longest_wait = longest_wait
-        self._left_behind = 0
-        self._counting = threading.Lock()  # guards the number of those left behind
+        self._left_behind = left_behind
 
     def open(self, late: WeakMethod[Late]) -> PooledConnection:
         """Open one connection.
@@ -159,24 +154,13 @@ class Opener:
         over: Callable[[Future[PooledConnection]], None],
     ) -> AttemptHung:
         step, limit, _ = attempt.now
-        with self._counting:
-            self._left_behind += 1
         if attempt.connection is not None:
             attempt.interrupted = True
             interrupt(attempt.connection)
-            # Most threads end with that, and count for nothing.
-            over_within(future, MARGIN)
-        future.add_done_callback(self._came_to_an_end)
+            over_within(future, LEAVE)
+        wait = self._left_behind.add(future, limit)
         future.add_done_callback(over)
-        with self._counting:
-            too_many = self._left_behind - self._most_left_behind
-        longest = max(limit, self._longest_wait)
-        wait = Backoff(limit, longest).wait(too_many) if too_many > 0 else 0.0
         return AttemptHung(f"given up after {limit:g} s of waiting for {step}", wait)
-
-    def _came_to_an_end(self, _: Future[PooledConnection]) -> None:
-        with self._counting:
-            self._left_behind -= 1
 
 
 def _hand_over(

@@ -12,6 +12,7 @@ from weakref import finalize
 
 from . import psycopg_seam as seam
 from .announcer import Announcer
+from .background import LeftBehind
 from .cancellation import cancel
 from .connecting import Connector
 from .errors import CheckoutTimeout, ConnectFailed, Gauges, PoolClosed, PoolError, PoolExhausted
@@ -91,7 +92,9 @@ class Pool:
             opened=self.record.connect,
             credentials_change=credentials_change,
         )
-        check, announcer = ProjectCheck(alias, options.check, self._connector), self._announcer
+        left_behind = LeftBehind(options.max_size, options.reconnect_timeout)
+        check = ProjectCheck(alias, options.check, self._connector, left_behind)
+        announcer = self._announcer
 
         def opened(seconds: float) -> None:
             check.note_opened()
@@ -105,8 +108,7 @@ class Pool:
             ),
             opened=opened,
             connect_timeout=connect_timeout,
-            most_left_behind=options.max_size,
-            longest_wait=options.reconnect_timeout,
+            left_behind=left_behind,
         )
         self._pool = seam.RecoveringPool(
             self._connector,
@@ -311,6 +313,7 @@ class Pool:
                 elif connection.is_under_way:
                     cancel(connection)
                 self._pool.discard(connection, self._judge.spoilt(connection))
+                self._eviction.note_closed(connection)
         return kept
 
     def _ping(self) -> bool | None:

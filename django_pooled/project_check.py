@@ -8,7 +8,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .background import over_within, start
+from .background import LEAVE, over_within, start
 from .cancellation import interrupt
 from .failures import AttemptFailed
 from .log_facts import facts
@@ -17,6 +17,7 @@ from .redaction import told
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .background import LeftBehind
     from .connecting import Connector
     from .connection import PooledConnection
 
@@ -24,21 +25,19 @@ __all__ = ["ProjectCheck"]
 
 logger = logging.getLogger("django_pooled.pool")
 
-LEAVE = 1.0
-"""Seconds for a check that was interrupted to let go of its connection."""
-
 
 class ProjectCheck:
     """Asks the project's check, and has the pool open fewer connections while it keeps failing.
 
     While each new connection fails, or each one that is used again, a pool that goes on replacing
-    them opens one after another. So those that were opened since one last passed are counted, and
-    the pool holds off, longer each time.
+    them opens one after another. So those that were opened since then are counted, and the pool
+    holds off, longer each time.
 
     Args:
         alias: The pool's alias, for log lines.
         check: The option; None lets everything pass.
         connector: Is told to hold off.
+        left_behind: Counts the threads of checks that never end.
     """
 
     def __init__(
@@ -46,13 +45,16 @@ class ProjectCheck:
         alias: str,
         check: Callable[[PooledConnection], object] | None,
         connector: Connector,
+        left_behind: LeftBehind,
     ) -> None:
         self._alias = alias
         self._check = check
         self._connector = connector
-        self._lock = threading.Lock()  # guards the two below
-        self._opened = 0  # connections since one last passed
-        self._failure: Exception | None = None  # the last check's, if it did not pass
+        self._left_behind = left_behind
+        self._lock = threading.Lock()  # guards all below
+        self._opened = 0  # connections since one last passed that was like those that fail
+        self._failure: Exception | None = None  # the last check's, likewise
+        self._new_ones_fail = False
 
     def note_opened(self) -> None:
         """Take note of a new connection, which has not been checked yet."""
@@ -72,18 +74,18 @@ class ProjectCheck:
         # In a thread of its own, since nothing else ends a wait of the project's.
         work = partial(copy_context().run, self._check, connection)
         future = start(work, f"{self._alias}-checks")
-        over = False
+        over, wait = False, 0.0
         try:
             over = over_within(future, timeout)
         finally:
             if not over:
                 interrupt(connection)
                 over_within(future, LEAVE)
+                wait = self._left_behind.add(future, timeout)
         error = future.exception() if over else _hung(timeout)
+        is_new = connection.life.idle_since == connection.life.opened_at
         if error is None:
-            with self._lock:
-                self._opened, self._failure = 0, None
-            self._connector.go_on()
+            self._passed(is_new)
             return True
         logger.info(
             "pool %r: the project's check failed: %s",
@@ -93,16 +95,24 @@ class ProjectCheck:
         )
         with self._lock:
             self._failure = AttemptFailed("OPTIONS['pool']['check']", error)
-            self._hold_off()
+            self._new_ones_fail = is_new
+            self._hold_off(wait)
         if not isinstance(error, Exception):
             raise error
         return False
 
-    def _hold_off(self) -> None:
+    def _passed(self, is_new: bool) -> None:
+        # Where those that are used again fail, a new one that passes tells nothing.
+        with self._lock:
+            if self._failure is None or not is_new or self._new_ones_fail:
+                self._opened, self._failure = 0, None
+                self._connector.go_on()
+
+    def _hold_off(self, wait: float = 0.0) -> None:
         # Those that were opened before and fail now may all be idle since a failover.
-        if self._failure is not None and self._opened:
-            self._connector.hold_off(self._failure, self._opened)
+        if self._failure is not None and (self._opened or wait):
+            self._connector.hold_off(self._failure, self._opened, wait)
 
 
 def _hung(timeout: float) -> TimeoutError:
-    return TimeoutError(f"given up after {timeout:g} s")
+    return TimeoutError(f"given up after {timeout:.3g} s")
