@@ -778,12 +778,23 @@ def test_what_cannot_be_run_again_is_refused_at_decoration() -> None:
         ({"deadline": 0}, "expected seconds above 0"),
         ({"retry_on": ["serialization"]}, "expected SQLSTATEs"),
         ({"commit_check": "hope"}, "expected one of xid, token, raise, idempotent, or a callable"),
+        ({"deadline": float("nan")}, "expected seconds above 0"),
+        ({"max_attempts": "3"}, "max_attempts is '3'; expected 1 or more"),
+        ({"max_attempts": 2.5}, "max_attempts is 2.5; expected 1 or more"),
+        ({"max_attempts": True}, "max_attempts is True; expected 1 or more"),
+        ({"deadline": None}, "deadline is None; expected seconds above 0"),
+        ({"retry_on": 23505}, "retry_on is 23505; expected SQLSTATEs"),
+        ({"isolation_level": "serializable"}, "expected a psycopg.IsolationLevel or None"),
+        ({"read_only": 1}, "read_only is 1; expected True, False or None"),
+        ({"backoff": 0.5}, "backoff is 0.5; expected a django_pooled.Backoff"),
+        ({"sleep": 1}, "sleep is 1; expected a callable"),
+        ({"using": None}, "using is None; expected a key of DATABASES"),
     ],
 )
 def test_impossible_arguments_are_refused_at_decoration(
     arguments: dict[str, Any], hint: str
 ) -> None:
-    with pytest.raises(ValueError, match=hint):
+    with pytest.raises((TypeError, ValueError), match=hint):
         retry_transaction(**arguments)
 
 

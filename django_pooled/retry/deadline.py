@@ -28,7 +28,7 @@ def retry_deadline(seconds: float) -> Iterator[None]:
     Raises:
         ValueError: *seconds* is not above 0.
     """
-    if seconds <= 0:
+    if not seconds > 0:
         raise ValueError(f"retry_deadline({seconds!r}); expected seconds above 0")
     token = _deadline.set(earliest(monotonic() + seconds))
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from psycopg import IsolationLevel
 
 from django_pooled.backoff import Backoff
 
@@ -11,8 +13,6 @@ from .commit_checks import MODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from psycopg import IsolationLevel
 
     from .verdict import RetryOn
 
@@ -41,6 +41,7 @@ class Policy:
     """How a transaction is run and run again; see `django_pooled.retry_transaction`.
 
     Raises:
+        TypeError: A value of a wrong type.
         ValueError: A value that cannot work.
     """
 
@@ -55,12 +56,27 @@ class Policy:
     sleep: Callable[[float], None]
 
     def __post_init__(self) -> None:
+        self._expect("using", str, "a key of DATABASES")
+        self._expect("max_attempts", int, "1 or more")
+        self._expect("deadline", int | float, "seconds above 0")
+        self._expect("isolation_level", IsolationLevel | None, "a psycopg.IsolationLevel or None")
+        self._expect("read_only", bool | None, "True, False or None")
+        self._expect("backoff", Backoff, "a django_pooled.Backoff")
+        if not callable(self.sleep):
+            raise TypeError(f"sleep is {self.sleep!r}; expected a callable that takes seconds")
         if self.max_attempts < 1:
             raise ValueError(f"max_attempts is {self.max_attempts!r}; expected 1 or more")
-        if self.deadline <= 0:
+        # Not "<= 0", which is not true of a NaN either.
+        if not self.deadline > 0:
             raise ValueError(f"deadline is {self.deadline!r}; expected seconds above 0")
         if not callable(self.commit_check) and self.commit_check not in MODES:
             raise ValueError(
                 f"commit_check is {self.commit_check!r}; expected one of {', '.join(MODES)}, or "
                 f"a callable that tells True, False or None"
             )
+
+    def _expect(self, name: str, kind: Any, words: str) -> None:
+        value = getattr(self, name)
+        # Python takes a bool for an int.
+        if not isinstance(value, kind) or (isinstance(value, bool) and name != "read_only"):
+            raise TypeError(f"{name} is {value!r}; expected {words}")

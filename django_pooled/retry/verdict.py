@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -12,8 +13,6 @@ from psycopg.pq import ConnStatus
 from django_pooled.sqlstates import CONNECTION_LOST, READ_ONLY, SERIALIZATION, UNKNOWN_OUTCOME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import psycopg
 
 __all__ = ["Failure", "RetryOn", "Verdict", "judge"]
@@ -81,8 +80,11 @@ class RetryOn:
         """Read the argument ``retry_on``.
 
         Raises:
+            TypeError: It is no collection.
             ValueError: Something else than an SQLSTATE, with or without a constraint's name.
         """
+        if not isinstance(given, Iterable):
+            raise TypeError(f"retry_on is {given!r}; expected SQLSTATEs, such as ['55P03']")
         sqlstates, constraints = set(), set()
         for item in [given] if isinstance(given, str) else given:
             found = re.fullmatch("([0-9A-Z]{5})(?::(.+))?", item) if isinstance(item, str) else None
