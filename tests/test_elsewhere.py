@@ -4,6 +4,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from django.db import OperationalError, connections
 from django.db.backends.signals import connection_created
@@ -109,6 +110,22 @@ def called(alias: str) -> None:
         cursor.callproc("book")
 
 
+def raw(alias: str) -> Any:
+    """Return the driver's connection."""
+    connections[alias].ensure_connection()
+    return connections[alias].connection
+
+
+def driver_s_cursor(alias: str) -> None:
+    psycopg.Cursor(raw(alias)).execute("INSERT INTO ledger VALUES ('a')")
+
+
+def iterated(alias: str) -> None:
+    with connections[alias].chunked_cursor() as cursor:
+        cursor.execute("SELECT what FROM ledger")
+        cursor.fetchmany(2)
+
+
 def within_a_block(alias: str, statement: str) -> None:
     with atomic(using=alias), atomic(using=alias):
         execute(alias, statement)
@@ -144,8 +161,46 @@ READS: dict[str, Callable[[str], object]] = {
     "in a block": lambda alias: within_a_block(alias, "SELECT count(*) FROM ledger"),
     "stream": lambda alias: streamed(alias, "SELECT what FROM ledger"),
     "copy": copied_out,
+    "iterated": iterated,
     "nothing": lambda alias: connections[alias].ensure_connection(),
 }  # fmt: skip
+
+
+PAST_DJANGO: dict[str, Callable[[str], object]] = {
+    "connection": lambda alias: raw(alias).execute("INSERT INTO ledger VALUES ('a')"),
+    "cursor": driver_s_cursor,
+    "cursor below": lambda alias: below(alias),
+    "block": lambda alias: in_the_driver_s_block(alias),
+}
+
+
+def below(alias: str) -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.cursor.execute("INSERT INTO ledger VALUES ('a')")
+
+
+def in_the_driver_s_block(alias: str) -> None:
+    with raw(alias).transaction():
+        raw(alias).execute("INSERT INTO ledger VALUES ('a')")
+
+
+@pytest.mark.parametrize(
+    ("form", "nested"),
+    # The driver's block would commit the transaction of an inner call.
+    [(form, False) for form in PAST_DJANGO]
+    + [(form, True) for form in PAST_DJANGO if form != "block"],
+)
+@pytest.mark.parametrize("other", ["session", "transaction"], indirect=True)
+def test_what_wrote_elsewhere_past_django_is_not_restarted(
+    one: str, other: str, form: str, nested: bool
+) -> None:
+    def write() -> None:
+        PAST_DJANGO[form](other)
+
+    call = retry_transaction(using=other)(write) if nested else write
+    assert not restarts(one, call)
+    assert rows(other) == 1
+    connections[other].close()
 
 
 @pytest.mark.parametrize("form", WRITES)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.db import connections
 from django.db.backends.signals import connection_created
-from psycopg.sql import Composable
 
-from django_pooled.sql_text import only_reads
+from django_pooled.connection import PooledConnection
+
+from .django_cursors import WatchedCursors, leaves_rows_alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import psycopg
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from django_pooled.base import DatabaseWrapper
@@ -61,130 +62,52 @@ class _Watch:
     def __init__(self, alias: str, written: set[str]) -> None:
         self._alias = alias
         self._written = written
-        self._watched: list[_Watched] = []
+        self._watched: dict[BaseDatabaseWrapper, WatchedCursors] = {}
+        self._observers: dict[BaseDatabaseWrapper, _Observer] = {}
 
     def add(self, other: BaseDatabaseWrapper) -> None:
         # By alias: the question for a lost COMMIT is asked by another wrapper of the attempt's own.
-        if other.alias != self._alias and all(one.wrapper is not other for one in self._watched):
-            note = partial(self._written.add, other.alias)
-            self._watched.append(_Watched(other, note))
+        if other.alias == self._alias or other.connection is None:
+            return
+        note = partial(self._written.add, other.alias)
+        connection: object = other.connection
+        if isinstance(connection, PooledConnection) and connection.owner is not None:
+            # In place of one whose connection went back meanwhile.
+            self._observers[other] = _Observer(connection, note)
+        elif other not in self._watched:
+            self._watched[other] = WatchedCursors(other, note)
 
     def end(self) -> None:
-        for watched in reversed(self._watched):
+        for observer in reversed(self._observers.values()):
+            observer.end()
+        for watched in reversed(self._watched.values()):
             watched.end()
 
 
-class _Watched:
-    """One database, while an attempt runs on another.
+class _Observer:
+    """Sees every statement on a connection of ours, however it is sent.
 
     Args:
-        wrapper: Django's.
+        connection: Which has one observer at a time: this one hands on to the one before.
         note: Called when there may have been a write.
     """
 
-    _MAKERS = ("make_cursor", "make_debug_cursor")
-
-    def __init__(self, wrapper: BaseDatabaseWrapper, note: Callable[[], None]) -> None:
-        self.wrapper = wrapper
+    def __init__(self, connection: PooledConnection, note: Callable[[], None]) -> None:
+        self._connection = connection
         self._note = note
-        self._connection = wrapper.connection
-        self._changes = _changes(wrapper.connection)
-        # Last, and so next to the driver: what is executed is what others have made of it.
-        wrapper.execute_wrappers.append(self._execute)
-        self._makers = {name: partial(self._make, getattr(wrapper, name)) for name in self._MAKERS}
-        self._outer = {name: vars(wrapper)[name] for name in self._MAKERS if name in vars(wrapper)}
-        vars(wrapper).update(self._makers)
+        self._outer = connection.observer
+        connection.observer = self
 
     def end(self) -> None:
-        wrapper = self.wrapper
-        wrapper.execute_wrappers.remove(self._execute)
-        for name, maker in self._makers.items():
-            if vars(wrapper).get(name) is maker:
-                del vars(wrapper)[name]
-                vars(wrapper).update({name: self._outer[name]} if name in self._outer else {})
-        if wrapper.connection is self._connection and _changes(self._connection) != self._changes:
+        if self._connection.observer is self:
+            self._connection.observer = self._outer
+
+    def see(self, query: object, *, carries: bool, locked: bool) -> str | None:
+        if not leaves_rows_alone("postgresql", query):
             self._note()
+        outer = self._outer
+        return None if outer is None else outer.see(query, carries=carries, locked=locked)
 
-    def _execute(
-        self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any
-    ) -> Any:
-        if not _only_reads(self.wrapper.vendor, sql):
-            self._note()
-        return execute(sql, params, many, context)
-
-    def _make(self, make: Callable[[Any], Any], cursor: Any) -> Any:
-        made = make(cursor)
-        if not isinstance(made, _NotingCursor):
-            made.__class__ = _noting(type(made))
-            made.notes = []
-        made.notes.append(self._note)
-        return made
-
-
-class _NotingCursor:
-    """Django's cursor; it also tells of statements that reach the driver in other ways."""
-
-    notes: list[Callable[[], None]]
-    """Those of attempts around each other."""
-
-    def callproc(self, *args: Any, **kwargs: Any) -> Any:
-        self._note_write()
-        return super().callproc(*args, **kwargs)  # type: ignore[misc]
-
-    def __getattr__(self, name: str) -> Any:
-        found = super().__getattr__(name)  # type: ignore[misc]
-        # Such as psycopg's copy() and stream(), or executescript() of SQLite.
-        return partial(self._call, found) if callable(found) else found
-
-    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        for given in (*args, *kwargs.values()):
-            if isinstance(given, str | bytes | Composable) and not only_reads(given):
-                self._note_write()
-                break
-        return method(*args, **kwargs)
-
-    def _note_write(self) -> None:
-        for note in self.notes:
-            note()
-
-
-_kinds: dict[type, type] = {}
-
-
-def _noting(kind: type) -> type:
-    if kind not in _kinds:
-        _kinds[kind] = type(kind.__name__, (_NotingCursor, kind), {})
-    return _kinds[kind]
-
-
-# SQLite executes one statement at a time, and has functions of Django's own.
-_SELECTS = re.compile(r"(?i)\s*(?:SELECT|VALUES)\b")
-# MySQL reads these otherwise than PostgreSQL; `name` is its "name".
-_UNLIKE_POSTGRESQL = re.compile(r"""["\\#]|/\*!""")
-
-
-# Ends or undoes what has been noted already. COMMIT PREPARED does more, and does not match.
-_CONTROLS_TRANSACTION = re.compile(
-    r"""(?ix) \s* (?:
-        BEGIN | START \s+ TRANSACTION | COMMIT | END | ROLLBACK
-        | (?: SAVEPOINT | RELEASE (?:\s+ SAVEPOINT)? | ROLLBACK \s+ TO (?:\s+ SAVEPOINT)? )
-          \s+ ["`]? \w+ ["`]?
-    ) \s* ;? \s*"""
-)
-
-
-def _only_reads(vendor: str, query: object) -> bool:
-    if isinstance(query, str):
-        if _CONTROLS_TRANSACTION.fullmatch(query):
-            return True
-        if vendor == "sqlite" and _SELECTS.match(query):
-            return True
-        if vendor == "mysql":
-            return not _UNLIKE_POSTGRESQL.search(query) and only_reads(query.replace("`", '"'))
-    return only_reads(query)
-
-
-def _changes(connection: Any) -> int | None:
-    """Return how many rows a connection has changed, where the driver tells, as SQLite's does."""
-    changes = getattr(connection, "total_changes", None)
-    return changes if isinstance(changes, int) else None
+    def seen(self, cursor: psycopg.Cursor[object] | None, addition: str | None) -> None:
+        if self._outer is not None:
+            self._outer.seen(cursor, addition)

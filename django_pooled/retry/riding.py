@@ -71,6 +71,7 @@ class Rider:
         self.asks = asks
         """Whether its answers are wanted."""
         self._began = False
+        self._outer = connection.observer
         connection.observer = self
 
     @property
@@ -81,7 +82,7 @@ class Rider:
     def dismount(self) -> None:
         """The transaction is over, and with it the ride."""
         if self._connection.observer is self:
-            self._connection.observer = None
+            self._connection.observer = self._outer
 
     def savepoint_was_rolled_back(self) -> None:
         """Take note that the record may be gone with it; the id stays."""
@@ -104,6 +105,9 @@ class Rider:
         Raises:
             TransactionManagementError: It ends the transaction, or one before it did.
         """
+        if self._outer is not None:
+            # Of an attempt around this one, on another database.
+            self._outer.see(query, carries=False, locked=locked)
         self.refuse_if_ended()
         ends = ends_transaction(query)
         if ends:
