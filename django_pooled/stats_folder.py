@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from .trusted_folder import refuse_planted_links
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TypeAlias
@@ -133,8 +135,11 @@ def prepare(path: Path) -> int:
 
     Raises:
         FolderRefused: The folder is there, but not private to this process's user.
+        NotTrusted: It is missing, and its path leads through a link of another user's.
         OSError: It can't be created or opened.
     """
+    if not path.exists():
+        refuse_planted_links(path, {0, os.geteuid()})
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700, parents=True)
     return open_folder(path, os.geteuid())

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
 
+from django_pooled.trusted_folder import make_folder
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
@@ -97,6 +99,11 @@ def free_port() -> int:
                 probe.bind(("127.0.0.1", port))
                 return port
     raise ServerError(f"no free port between {PORTS.start} and {PORTS.stop}")
+
+
+def _trusted_users() -> set[int]:
+    """Return the users who may change the way to a folder: they could change this program too."""
+    return {0, os.geteuid(), Path(__file__).stat().st_uid}
 
 
 def _executable(folder: Path, name: str) -> Path:
@@ -206,8 +213,10 @@ class EmbeddedServer:
     """PostgreSQL on a folder of its own, a child of this process, to be reached by loopback TCP.
 
     The folder holds ``data``, ``password`` (mode 0600) and ``server.log``, and is kept from run to
-    run. A caller that is root gets a server that runs as the owner of the data, or for new data as
-    "postgres" or "nobody". Where that user can't reach the folder, another below
+    run. One that another user could change is refused: it and those above it belong to the caller,
+    to root or to the owner of this program, and nobody else can write there, except in a sticky
+    folder such as /tmp. A caller that is root gets a server that runs as the owner of the data, or
+    for new data as "postgres" or "nobody". Where that user can't reach the folder, another below
     /var/lib/django_pooled takes its place; programs that it can't reach are copied. No mode or
     owner of anything that was there before is changed. The server ends with this process
     (on Linux even after SIGKILL), and a Ctrl-C in the terminal is not meant for it.
@@ -508,7 +517,7 @@ class EmbeddedServer:
 
     def _matching_binaries(self) -> Path:
         with contextlib.suppress(OSError):
-            made_by = (self.data / "PG_VERSION").read_text().strip()
+            made_by = self._read("PG_VERSION").strip()
             found = all_binaries()
             if made_by not in found:
                 have = ", ".join(found) or "none"
@@ -520,18 +529,18 @@ class EmbeddedServer:
 
     def _make_folder(self) -> None:
         mode = 0o700 if self.account is None else 0o711
-        missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         try:
-            for path in reversed(missing):
-                path.mkdir(exist_ok=True)
-                path.chmod(mode)
+            if sys.platform == "win32":
+                self.folder.mkdir(parents=True, exist_ok=True)
+            else:
+                make_folder(self.folder, _trusted_users(), mode)
         except OSError as error:
             raise ServerError(f"no place for the server's data: {error}") from error
 
     def _give(self, path: Path) -> None:
         """Make the server's user the owner of a path that was just made."""
         if self.account is not None and sys.platform != "win32":
-            os.chown(path, self.account.uid, self.account.gid)
+            os.chown(path, self.account.uid, self.account.gid, follow_symlinks=False)
 
     def _make_binaries_reachable(self) -> None:
         if self.account is None or self._runs(str(self.binaries / "initdb"), "--version"):
@@ -553,12 +562,10 @@ class EmbeddedServer:
                 if source.is_dir():
                     shutil.copytree(source, building / copy.relative_to(place), symlinks=True)
             for root, folders, files in os.walk(building):
-                for name in folders:
-                    Path(root, name).chmod(0o755)
-                for name in files:
-                    path = Path(root, name)
+                for path in (Path(root, name) for name in (*folders, *files)):
                     if not path.is_symlink():
-                        path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+                        executable = path.is_dir() or path.stat().st_mode & 0o100
+                        path.chmod(0o755 if executable else 0o644)
             building.chmod(0o755)
             building.rename(place)
         if not self._runs(str(target / "bin" / "initdb"), "--version"):
@@ -578,13 +585,22 @@ class EmbeddedServer:
         try:
             if not self.data.exists():
                 self._make_data()
-            version = (self.data / "PG_VERSION").read_text().strip()
+            version = self._read("PG_VERSION").strip()
         except OSError as error:
             raise ServerError(f"{self.folder} can't hold this user's data: {error}") from error
         if version != (has := _major_version(self.binaries)):
             raise ServerError(
                 f"{self.data} was made by PostgreSQL {version}, {self.binaries} has {has}"
             )
+
+    def _read(self, name: str) -> str:
+        """Read a small file of the data: they belong to the server's user, and the caller is root.
+
+        So a link is not followed, and what is no file is not waited for.
+        """
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        with open(os.open(self.data / name, flags), "rb") as file:
+            return file.read(10_000).decode(errors="replace")
 
     def _make_data(self) -> None:
         # Whatever fails before the rename leaves no half of a data folder behind.
@@ -607,14 +623,18 @@ class EmbeddedServer:
                 )
                 template.prepare()
                 password = template.password
-                shutil.copytree(template.data, building, dirs_exist_ok=True)
-                for root, folders, files in os.walk(building):
-                    for name in (*folders, *files):
-                        self._give(Path(root, name))
+                self._copy(template.data, building)
             self._write_password(password)
             building.rename(self.data)
         finally:
             shutil.rmtree(building, ignore_errors=True)
+
+    def _copy(self, data: Path, building: Path) -> None:
+        if self.account is None:
+            shutil.copytree(data, building, dirs_exist_ok=True)
+        elif not self._runs("/bin/cp", "-R", "-P", "-p", f"{data}/.", str(building)):
+            # As the server's user, to whom both belong: what links there lead root to is not his.
+            raise ServerError(f"{self.account.name} can't copy {data}")
 
     def _copy_primary(self, building: Path, primary: EmbeddedServer) -> None:
         self.run(
@@ -699,7 +719,8 @@ class EmbeddedServer:
             started.put(process)
             process.wait()
 
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+        with open(os.open(path, flags, 0o600), "ab") as log:
             self._log_start = log.tell()
             keeper = threading.Thread(target=keep, name="keeper of postgres", daemon=True)
             keeper.start()
@@ -738,7 +759,7 @@ class EmbeddedServer:
     def _lock_file(self) -> list[str]:
         """Return the lines of postmaster.pid, of which the eighth is the server's state."""
         try:
-            return [line.strip() for line in (self.data / "postmaster.pid").read_text().split("\n")]
+            return [line.strip() for line in self._read("postmaster.pid").split("\n")]
         except OSError:
             return []
 

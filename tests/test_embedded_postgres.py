@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 is_root = sys.platform != "win32" and os.geteuid() == 0
+STRANGER = 4711
 needs_root = pytest.mark.skipif(not is_root, reason="only root changes users")
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -427,8 +428,70 @@ def test_an_ordinary_user_runs_it_too(servers: Servers) -> None:
         assert mode_of(home / "server") == 0o700
         parent.send_signal(signal.SIGTERM)
     wait_until(lambda: not lives(int(answer)))
-    # Root, later, runs it as its owner.
-    with EmbeddedServer(home / "server", durable=False) as server:
-        assert Path(f"/proc/{server.pid}").stat().st_uid == nobody.pw_uid
-        assert query(server, "SELECT 1") == 1
+    # Root, later, keeps away from what that user could change.
+    with pytest.raises(ServerError, match=f"nobody belongs to user {nobody.pw_uid}"):
+        EmbeddedServer(home / "server", durable=False).start()
     shutil.rmtree(home)
+
+
+@needs_root
+@pytest.mark.parametrize("planted", ["folder", "link", "link above", "writable"])
+def test_root_uses_no_folder_that_another_user_could_change(
+    servers: Servers, tmp_path: Path, planted: str
+) -> None:
+    shared = servers.folder / f"shared-{planted.replace(' ', '-')}"
+    shared.mkdir()
+    shared.chmod(0o777 if planted == "writable" else 0o1777)
+    target = servers.folder / f"target-{planted.replace(' ', '-')}"
+    target.mkdir(mode=0o711)
+    wanted = shared / "server"
+    if planted == "folder":
+        wanted.mkdir()
+        os.chown(wanted, STRANGER, STRANGER)
+    elif planted == "link":
+        wanted.symlink_to(target)
+        os.lchown(wanted, STRANGER, STRANGER)
+    elif planted == "link above":
+        (shared / "above").symlink_to(target)
+        os.lchown(shared / "above", STRANGER, STRANGER)
+        wanted = shared / "above" / "server"
+    with pytest.raises(ServerError, match=r"no place for the server's data: .* user"):
+        EmbeddedServer(wanted, durable=False).start()
+    assert list(target.iterdir()) == []
+    if planted == "folder":
+        assert list(wanted.iterdir()) == []
+
+
+@needs_root
+def test_root_reads_nothing_that_the_server_s_user_has_linked(
+    own_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("only for root\n")
+    own_server.stop()
+    version = own_server.data / "PG_VERSION"
+    version.unlink()
+    version.symlink_to(secret)
+    with pytest.raises(ServerError) as refused:
+        EmbeddedServer(own_server.folder, binaries=own_server.binaries, durable=False).start()
+    assert "only for root" not in str(refused.value)
+    version.unlink()
+    os.mkfifo(version)
+    with pytest.raises(ServerError):
+        EmbeddedServer(own_server.folder, binaries=own_server.binaries, durable=False).start()
+
+
+@needs_root
+def test_a_link_in_a_template_is_copied_as_a_link(servers: Servers, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("only for root\n")
+    template = EmbeddedServer(servers.folder / "linked-template", durable=False)
+    template.prepare()
+    (template.data / "planted").symlink_to(secret)
+    copied = EmbeddedServer(servers.folder / "copied", template=template.folder, durable=False)
+    with copied as server:
+        assert query(server, "SELECT 1") == 1
+    assert (copied.data / "planted").is_symlink()
+    assert {path.lstat().st_uid for path in copied.data.rglob("*")} == {copied.data.stat().st_uid}
+    shutil.rmtree(copied.folder)
+    shutil.rmtree(template.folder)

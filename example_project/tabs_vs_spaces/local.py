@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from django_pooled.trusted_folder import make_folder
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,16 +32,19 @@ class FolderUnusable(Exception):
 def secret_key() -> str:
     """Return the key that an earlier ``serve`` kept here, or else a new one."""
     with contextlib.suppress(OSError):
+        _refuse_unless_trusted()
         return _KEY.read_text()
     return secrets.token_urlsafe(50)
 
 
 def database_url() -> str | None:
     """Return the address of the running embedded server, or None where we find none."""
-    with contextlib.suppress(OSError), _LOCK.open() as lock:
-        # The address that a killed serve left behind is nobody's: its lock went with it.
-        if not _try_lock(lock.fileno(), fcntl.LOCK_SH):
-            return _URL.read_text()
+    with contextlib.suppress(OSError):
+        _refuse_unless_trusted()
+        with _LOCK.open() as lock:
+            # The address that a killed serve left behind is nobody's: its lock went with it.
+            if not _try_lock(lock.fileno(), fcntl.LOCK_SH):
+                return _URL.read_text()
     return None
 
 
@@ -74,12 +79,22 @@ def announce(url: str) -> None:
 
 
 def _prepare() -> int:
-    FOLDER.mkdir(parents=True, exist_ok=True)
     # Root's server runs as another user, who passes through; each file in here says for
     # itself who may read it.
-    FOLDER.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    mode = 0o711 if os.geteuid() == 0 else 0o700
+    make_folder(FOLDER, _trusted(), mode)
+    FOLDER.chmod(mode)
     (FOLDER / ".gitignore").write_text("*\n")
-    return os.open(_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    return os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+
+
+def _refuse_unless_trusted() -> None:
+    """Raise OSError if the folder is missing, or somebody else could have put a file there."""
+    make_folder(FOLDER, _trusted(), 0, missing=False)
+
+
+def _trusted() -> set[int]:
+    return {0, os.geteuid(), PROJECT.stat().st_uid}
 
 
 def _take(lock: int) -> None:
