@@ -225,6 +225,7 @@ class PooledConnection(psycopg.Connection[Any]):
         if made is None:
             made = self.life.configuration = psycopg_internals.configuration_of(self)
         new = type(self)(self.pgconn, life=self.life)
+        new.pinned_by = self.pinned_by
         self._given_back = True
         psycopg_internals.succeed(self, new, made)
         return new

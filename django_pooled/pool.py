@@ -296,24 +296,27 @@ class Pool:
 
     def _reset_and_give(self, connection: PooledConnection) -> bool:
         """Reset a connection and give it back, or close it; tell which."""
-        kept = False
+        kept, amid_statement = False, connection.is_under_way
+        # What is kept of the checkout, a generator that holds the lock for one, has no part in this.
+        renewed = connection.renewed()
         try:
             kept = not self._pool.closed and reset(
-                connection, self.alias, self.options.reset, self._configure
+                renewed, self.alias, self.options.reset, self._configure
             )
         finally:
             # Whatever ended the reset, Ctrl-C included, the connection leaves or goes back.
             now = monotonic()
             self._usage.ended(connection, now, kept)
             if kept:
-                self._pool.give(connection.renewed(), now)
+                # Its configuration may have registered more.
+                self._pool.give(renewed.renewed(), now)
             else:
-                if connection.broken:
+                if renewed.broken:
                     self._connector.suspect()
-                elif connection.is_under_way:
-                    cancel(connection)
-                self._pool.discard(connection, self._judge.spoilt(connection))
-                self._eviction.note_closed(connection)
+                elif amid_statement:
+                    cancel(renewed)
+                self._pool.discard(renewed, self._judge.spoilt(renewed))
+                self._eviction.note_closed(renewed)
         return kept
 
     def _ping(self) -> bool | None:

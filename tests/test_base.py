@@ -323,7 +323,7 @@ def test_a_wrapper_that_threads_share_outlives_the_one_that_checked_out(
         thread.start()
         thread.join()
     first, second = wrappers
-    assert first.connection is not second.connection
+    assert first.connection.life is not second.connection.life
     assert snapshot(alias).in_use == 2
     first.close()
     assert snapshot(alias).in_use == 1
