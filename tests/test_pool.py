@@ -298,8 +298,8 @@ def test_a_demoted_server_loses_all_its_connections_at_the_first_refused_write(
     pool.note_error(first, refused.value)
     pool.checkin(first)
     pool.checkin(second)
-    assert first.closed
-    assert second.closed
+    assert first.life.closed_for is not None
+    assert second.life.closed_for is not None
     assert pool.gauges().idle == 0
     assert pool.snapshot().counters.discarded == 2
     closed = pool.snapshot().counters.closed
@@ -317,7 +317,7 @@ def test_a_read_only_transaction_of_the_client_s_own_costs_no_connection(
         connection.execute("CREATE TABLE never (x int)")
     pool.note_error(connection, refused.value)
     pool.checkin(connection)
-    assert not connection.closed
+    assert connection.life.closed_for is None
 
 
 def test_a_silent_server_gets_one_knock_at_a_time(
@@ -583,7 +583,7 @@ def test_a_poisoned_connection_does_not_go_back(
     connection = pool.checkout()
     connection.life.doom("25006: cannot execute INSERT in a read-only transaction")
     pool.checkin(connection)
-    assert connection.closed
+    assert connection.life.closed_for is not None
     assert query(pool) == 42
 
 
@@ -601,7 +601,7 @@ def test_a_reset_that_something_else_ends_loses_no_connection(
     with pytest.raises(Alarm):
         pool.checkin(connection)
     assert pool.gauges().in_use == 0
-    assert connection.closed
+    assert connection.life.closed_for is not None
     again = pool.checkout()
     with pytest.raises(Alarm):
         pool.checkin(again)
@@ -637,7 +637,7 @@ def test_a_checkout_from_a_closed_pool_says_so(server: EmbeddedServer, make_pool
     with pytest.raises(PoolClosed, match="the pool is closed"):
         pool.checkout()
     pool.checkin(connection)
-    assert connection.closed
+    assert connection.life.closed_for is not None
 
 
 def test_closing_under_load_lets_those_in_use_finish_and_refuses_the_others(
@@ -683,7 +683,7 @@ def test_closing_waits_no_longer_than_its_timeout_and_not_for_the_closing_thread
     pool.close(timeout=30.0)
     assert time.monotonic() - started < 10
     pool.checkin(mine)
-    assert mine.closed
+    assert mine.life.closed_for is not None
 
 
 def test_closing_does_not_wait_for_a_server_that_is_away(
@@ -896,8 +896,8 @@ def test_a_demoted_server_takes_no_connection_to_another_host_along(
     pool.note_error(demoted, refused.value)
     pool.checkin(demoted)
     pool.checkin(promoted)
-    assert demoted.closed
-    assert not promoted.closed
+    assert demoted.life.closed_for is not None
+    assert promoted.life.closed_for is None
     assert pool.gauges().idle == 1
 
 
