@@ -633,11 +633,12 @@ def test_the_project_s_own_check_is_asked_too(server: EmbeddedServer, make_pool:
 def test_a_checkout_from_a_closed_pool_says_so(server: EmbeddedServer, make_pool: MakePool) -> None:
     pool = make_pool(server)
     connection = pool.checkout()
+    session = connection.pgconn
     pool.close()
     with pytest.raises(PoolClosed, match="the pool is closed"):
         pool.checkout()
     pool.checkin(connection)
-    assert connection.life.closed_for is not None
+    assert session.status == psycopg.pq.ConnStatus.BAD
 
 
 def test_closing_under_load_lets_those_in_use_finish_and_refuses_the_others(
@@ -679,11 +680,12 @@ def test_closing_waits_no_longer_than_its_timeout_and_not_for_the_closing_thread
 ) -> None:
     pool = make_pool(server)
     mine = pool.checkout()
+    session = mine.pgconn
     started = time.monotonic()
     pool.close(timeout=30.0)
     assert time.monotonic() - started < 10
     pool.checkin(mine)
-    assert mine.life.closed_for is not None
+    assert session.status == psycopg.pq.ConnStatus.BAD
 
 
 def test_closing_does_not_wait_for_a_server_that_is_away(
