@@ -70,7 +70,7 @@ def aurora(server: EmbeddedServer) -> None:
 
 HARDENED = (
     *("pg_control_system()", "pg_current_wal_lsn()", "pg_walfile_name(pg_lsn)"),
-    *("pg_postmaster_start_time()", "pg_stat_get_activity(int)"),
+    "pg_postmaster_start_time()",
 )
 
 

@@ -23,6 +23,7 @@ from django_pooled.parameters import server_of
 from django_pooled.poolstats.probe import NoAnswer, Probe
 from example_project.embedded_postgres import free_port
 from tests import pgbouncer
+from tests.emulated_servers import EMULATIONS
 from tests.publisher import Publisher
 from tests.servers import backend_count, versions, wait_until
 
@@ -520,3 +521,43 @@ def test_what_they_say_is_what_happens_in_transaction_mode_and_not_in_session_mo
         with another.transaction():
             assert (another.execute("SELECT current_user").fetchone() == (clerk,)) is fails
             assert (assuming.execute("SELECT current_user").fetchone() == (clerk,)) is not fails
+
+
+# What a server does not tell.
+
+
+@pytest.mark.parametrize(
+    ("emulation", "hidden"),
+    [
+        ("aurora", "pg_walfile_name(pg_current_wal_lsn()), pg_stat_wal"),
+        ("hardened", "pg_control_system(), pg_walfile_name(pg_current_wal_lsn()), "),
+        ("bare", "pg_current_xact_id_if_assigned(), pg_control_system(), "),
+    ],
+)
+def test_a_server_that_tells_less_is_shown_with_what_it_hides(
+    emulation: str,
+    hidden: str,
+    make_server: Callable[..., EmbeddedServer],
+    make_database: MakeDatabase,
+) -> None:
+    server = make_server()
+    EMULATIONS[emulation](server)
+    administer(server, f"CREATE ROLE clerk LOGIN PASSWORD '{PASSWORD}'")
+    alias = make_database(server)
+    log_in_as("clerk", alias)
+    (message,) = check(alias)
+    assert message.id == "django_pooled.W020"
+    assert f"does not tell the role 'clerk': {hidden}" in message.msg
+    assert "commit_check='token'" in str(message.hint)
+
+
+@pytest.mark.skipif(pgbouncer.PROGRAM is None, reason="PgBouncer is not installed")
+def test_behind_a_pooler_it_is_shown_too(
+    make_server: Callable[..., EmbeddedServer], make_database: MakeDatabase
+) -> None:
+    server = make_server()
+    EMULATIONS["aurora"](server)
+    alias = make_database(server)
+    with pgbouncer.PgBouncer(server, "transaction") as pooler:
+        connections.settings[alias].update(HOST=pooler.host, PORT=pooler.port)
+        assert "W020" in ids(alias)

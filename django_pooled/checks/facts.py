@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from django_pooled.retry.server_identity import refusals
+
 from .console import ask_console
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ class ServerFacts:
     """What it tells of itself."""
     processes: tuple[str, ...]
     """Names of the sessions of pools in this database, one for each process."""
+    refused: tuple[str, ...]
+    """What retry_transaction would ask for, and this role is not told."""
     max_connections: int
     reserved: int
     """Of them, those that this role can't have."""
@@ -66,7 +70,7 @@ class ServerFacts:
 
 
 def look(connection: psycopg.Connection[Any]) -> ServerFacts:
-    """Ask the server, in two round trips.
+    """Ask the server, in a few round trips.
 
     A pooler answers a client's login itself, with a number of its own making for the backend.
     Its mode can't be seen from one connection: as long as nobody else is served, PgBouncer gives
@@ -78,4 +82,5 @@ def look(connection: psycopg.Connection[Any]) -> ServerFacts:
     processes = tuple(name for (name,) in connection.execute(_PROCESSES))
     behind_pooler = backend != connection.info.backend_pid
     pooler = ask_console(connection) if behind_pooler else None
-    return ServerFacts(behind_pooler, pooler, processes, *facts)
+    refused = tuple(refusals(connection))
+    return ServerFacts(behind_pooler, pooler, processes, refused, *facts)

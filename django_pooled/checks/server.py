@@ -1,4 +1,4 @@
-"""What has to be asked of the server, over one connection: W009 to W015, W018, and I002."""
+"""What has to be asked of the server, over one connection: W009 to W015, W018, W020, and I002."""
 
 from __future__ import annotations
 
@@ -68,12 +68,15 @@ def check_server(wrapper: DatabaseWrapper) -> list[CheckMessage]:
         facts = _ask(wrapper)
     except NoAnswer as error:
         return [_no_answer(alias, str(error))]
+    reticence = _reticence(alias, facts)
     workers = declared(os.environ)
     live = live_processes(alias, server_of(entry), options, facts.processes)
     if facts.behind_pooler:
-        return check_pooler(alias, entry, options, facts.pooler, workers, live)
+        pooler = check_pooler(alias, entry, options, facts.pooler, workers, live)
+        return [*reticence, *pooler]
     limits = limits_of(facts, _neighbours(alias, entry, options))
     return [
+        *reticence,
         *check_capacity(alias, limits, workers, live),
         *check_timeouts(alias, options, facts.idle_session_timeout),
     ]
@@ -94,6 +97,22 @@ def _no_answer(alias: str, why: str) -> CheckMessage:
         hint="Check again when it is up: the settings were not compared with its limits.",
         id="django_pooled.W009",
     )
+
+
+def _reticence(alias: str, facts: ServerFacts) -> list[CheckMessage]:
+    """Say what is missing where the answer to a COMMIT is lost."""
+    if not facts.refused:
+        return []
+    return [
+        CheckWarning(
+            f"The server of DATABASES[{alias!r}] does not tell the role {facts.role!r}: "
+            f"{', '.join(facts.refused)}. Where the answer to a COMMIT is lost, "
+            f"retry_transaction raises AmbiguousCommit more often.",
+            hint="Pass commit_check='token', which does without, or grant EXECUTE on these "
+            "functions. docs/retry.md says what follows from which.",
+            id="django_pooled.W020",
+        )
+    ]
 
 
 def _neighbours(alias: str, entry: Mapping[str, Any], options: PoolOptions) -> list[Neighbour]:

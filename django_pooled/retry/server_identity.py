@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import closing
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from django_pooled.sqlstates import is_connection_lost
 from django_pooled.tokens.table import MARK
@@ -31,6 +32,7 @@ __all__ = [
     "learn",
     "learn_anew",
     "read_backend",
+    "refusals",
 ]
 
 # What is asked, in this order. The first two are of a transaction and its backend. The others tell
@@ -40,9 +42,11 @@ __all__ = [
 # the server recovers from the crash of one backend, which its start time does not. Times are
 # taken as numbers, which no session's settings of style or zone change.
 # https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT
-_XID = "pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
+_ID = "pg_current_xact_id_if_assigned()"
+_ASSIGNING = "pg_current_xact_id()"
+_XID = f"pg_catalog.{_ID}::pg_catalog.text"
 _PARTS = {
-    "pg_current_xact_id_if_assigned()": _XID,
+    _ID: _XID,
     "pg_backend_pid()": "pg_catalog.pg_backend_pid()",
     "pg_stat_get_activity()": (
         "(SELECT EXTRACT(epoch FROM backend_start)"
@@ -65,14 +69,18 @@ _INSTEAD = {
         " FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid())"
     ),
 }
-_REFUSED = "NULL"
 
-_MARKS = f"SELECT pg_catalog.set_config('{MARK}', '', true)"
-_STATUS = f"SELECT pg_catalog.pg_xact_status({_XID}::pg_catalog.xid8)"
 # On a standby nothing can have one.
 _ASSIGNED = (
-    f"CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN {_XID.replace('_if_assigned', '')} END"
+    f"CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN {_XID.replace(_ID, _ASSIGNING)} END"
 )
+# The status is for inquiries, whose failure is no user's, and the mark for tokens.
+_MARKING = "set_config()"
+_OTHERS = {
+    "pg_xact_status()": f"SELECT pg_catalog.pg_xact_status({_XID}::pg_catalog.xid8)",
+    _ASSIGNING: f"SELECT {_ASSIGNED}",
+    _MARKING: f"SELECT pg_catalog.set_config('{MARK}', '', true)",
+}
 _ADDRESS = """SELECT pg_catalog.host(pg_catalog.inet_server_addr()),
     pg_catalog.inet_server_port(), pg_catalog.inet_client_port()"""
 
@@ -193,7 +201,7 @@ def learn_anew(connection: PooledConnection, asked: Questions) -> bool:
     return not set(server.questions.refused) <= set(asked.refused)
 
 
-def ask(connection: PooledConnection, question: str) -> list[str | None]:
+def ask(connection: psycopg.Connection[Any], question: str) -> list[str | None]:
     """Ask in a round trip of its own; return the values of the first row.
 
     Raises:
@@ -235,45 +243,64 @@ def read_backend(connection: PooledConnection, values: list[str | None]) -> Back
     return backend
 
 
+def refusals(connection: psycopg.Connection[Any]) -> list[str]:
+    """Return what the server does not tell, by the names of its functions.
+
+    Args:
+        connection: Any of psycopg's, in a transaction or not.
+
+    Raises:
+        psycopg.Error: As `learn`.
+    """
+    return [name for name, part in _parts(connection).items() if part is None] + [
+        name for name, question in _OTHERS.items() if not _answers(connection, question)
+    ]
+
+
+def _parts(connection: psycopg.Connection[Any]) -> dict[str, str | None]:
+    """Return what can be asked for each of the parts; None for what is refused."""
+    if _answers(connection, f"SELECT {', '.join(_PARTS.values())}"):
+        return dict(_PARTS)
+    found: dict[str, str | None] = {}
+    for name, part in _PARTS.items():
+        candidates = [part, _INSTEAD[name]] if name in _INSTEAD else [part]
+        answered = (each for each in candidates if _answers(connection, f"SELECT {each}"))
+        found[name] = next(answered, None)
+    return found
+
+
 def _learn(connection: PooledConnection) -> Questions:
-    refused = []
-    parts = dict(_PARTS)
-    if not _answers(connection, f"SELECT {', '.join(parts.values())}"):
-        for name, part in _PARTS.items():
-            if not _answers(connection, f"SELECT {part}"):
-                refused.append(name)
-                other = _INSTEAD.get(name, _REFUSED)
-                parts[name] = other if _answers(connection, f"SELECT {other}") else _REFUSED
-    marks = _answers(connection, _MARKS)
-    # The first is for inquiries, whose failure is no user's.
-    for name, answers in (
-        ("pg_xact_status()", _answers(connection, _STATUS)),
-        ("set_config()", marks),
-    ):
-        if not answers:
-            refused.append(name)
+    parts = _parts(connection)
+    others = {name: _answers(connection, question) for name, question in _OTHERS.items()}
+    refused = [name for name, part in parts.items() if part is None]
+    refused += [name for name, answers in others.items() if not answers]
     takes_messages = _is_direct(connection) or not _answers(connection, _POOLER)
     # For pgpool-II, whose standbys know nothing of a transaction.
     select = "SELECT" if takes_messages else "/*NO LOAD BALANCE*/ SELECT"
-    xid, pid, *rest = parts.values()
-    backend = f"{select} {', '.join([pid, *rest])}"
+    xid, *rest = (part or "NULL" for part in parts.values())
+    backend = f"{select} {', '.join(rest)}"
     ask_backend(connection, backend)
-    if xid == _REFUSED:
-        # There is nothing to look up afterwards.
-        return Questions(None, None, backend, None, marks, takes_messages, tuple(refused))
-    full = f"{select} {', '.join([xid, pid, *rest])}"
-    assigning: str | None = full.replace(xid, _ASSIGNED)
-    if not _answers(connection, f"SELECT {_ASSIGNED}"):
-        refused.append("pg_current_xact_id()")
-        assigning = None
+    full = assigning = None
+    if parts[_ID] is not None:
+        full = f"{select} {', '.join([xid, *rest])}"
+        if others[_ASSIGNING]:
+            assigning = full.replace(_XID, _ASSIGNED)
     return Questions(
-        f"{select} {xid}, {pid}", full, backend, assigning, marks, takes_messages, tuple(refused)
+        quick=full and f"{select} {xid}, {rest[0]}",
+        full=full,
+        backend=backend,
+        assigning=assigning,
+        marks=others[_MARKING],
+        takes_messages=takes_messages,
+        refused=tuple(refused),
     )
 
 
-def _answers(connection: PooledConnection, question: str) -> bool:
+def _answers(connection: psycopg.Connection[Any], question: str) -> bool:
+    within = connection.info.transaction_status == TransactionStatus.INTRANS
     try:
-        ask(connection, question)
+        with connection.transaction() if within else nullcontext():
+            ask(connection, question)
     except psycopg.Error as error:
         if error.sqlstate == _IN_RECOVERY:
             # A standby, which will answer once it is promoted.
