@@ -77,8 +77,8 @@ def retry_transaction(
             or with the name of a constraint, ``"23505:app_slot_unique"``.
         commit_check: Whose word counts when the answer to COMMIT was lost. "xid": the server's, of
             the transaction's id; where it can't tell, `AmbiguousCommit` is raised. "token": that of
-            a row that the transaction left in a table of ``django_pooled.tokens``, which no crash,
-            failover or kind of server takes away. "idempotent": the server's, and where it can't tell the
+            a row that the transaction left in a table of ``django_pooled.tokens``, on any server,
+            after a crash or a failover too. "idempotent": the server's, and where it can't tell the
             callable is run again. "raise": nobody's, `AmbiguousCommit` is always raised. Or a
             callable, called with the arguments of the call once the transaction is not in progress
             any more: it tells whether the transaction was committed, or None if it can't tell.

@@ -9,16 +9,14 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import closing, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from django_pooled.connection import PooledConnection
 from django_pooled.sqlstates import is_connection_lost
 from django_pooled.tokens.table import MARK
-
-if TYPE_CHECKING:
-    from django_pooled.connection import PooledConnection
 
 __all__ = [
     "Backend",
@@ -71,9 +69,7 @@ _INSTEAD = {
 }
 
 # On a standby nothing can have one.
-_ASSIGNED = (
-    f"CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN {_XID.replace(_ID, _ASSIGNING)} END"
-)
+_ASSIGNED = f"CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN {_XID.replace(_ID, _ASSIGNING)} END"
 # The status is for inquiries, whose failure is no user's, and the mark for tokens.
 _MARKING = "set_config()"
 _OTHERS = {
@@ -207,7 +203,8 @@ def ask(connection: psycopg.Connection[Any], question: str) -> list[str | None]:
     Raises:
         psycopg.Error: The server has refused, or the connection is lost.
     """
-    with connection.unobserved():
+    ours = connection if isinstance(connection, PooledConnection) else None
+    with ours.unobserved() if ours is not None else nullcontext():
         cursor = psycopg.ClientCursor(connection).execute(question)
     answer = cursor.pgresult
     if answer is None or not answer.ntuples:

@@ -122,7 +122,8 @@ def look(connection: PooledConnection, lost: Testimony | None) -> Finding:
     if server.in_recovery:
         return Finding.NOT_YET
     try:
-        row = connection.execute(_STATUS, [lost.xid]).fetchone()
+        with connection.unobserved():
+            row = connection.execute(_STATUS, [lost.xid]).fetchone()
     except psycopg.errors.InvalidParameterValue:
         # The id is in this server's future. A history that holds the COMMIT has passed it.
         return Finding.NOT_COMMITTED if kin is Kinship.SUCCESSOR else Finding.UNDECIDED
@@ -144,7 +145,8 @@ def end_if_idle(connection: PooledConnection, lost: Testimony) -> None:
     """
     backend = {"pid": lost.backend.pid, "started": lost.backend.started, "xid": lost.xid}
     try:
-        connection.execute(_END_IDLE, backend)
+        with connection.unobserved():
+            connection.execute(_END_IDLE, backend)
     except psycopg.Error as error:
         # A superuser's, or one under another role, can only be ended by time limits of its own.
         if not is_refusal(error):

@@ -98,16 +98,16 @@ class Token:
             psycopg.errors.ReadOnlySqlTransaction: The server cannot tell, being a standby.
             psycopg.Error: Anything else.
         """
-        # Not by the connection's own kind of cursor, which may add to statements. In READ
-        # COMMITTED, since a higher level may say 40001 in place of 23505.
         cursor = psycopg.ClientCursor(connection)
-        cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-        try:
-            cursor.execute(f"SET LOCAL lock_timeout = '{CLAIM_WAITS}'")
-            cursor.execute(f"INSERT INTO {TABLE} (token) VALUES ('{self.value}')")
-        finally:
-            if not connection.broken:
-                cursor.execute("ROLLBACK")
+        with connection.unobserved():
+            # A higher level may say 40001 in place of 23505.
+            cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            try:
+                cursor.execute(f"SET LOCAL lock_timeout = '{CLAIM_WAITS}'")
+                cursor.execute(f"INSERT INTO {TABLE} (token) VALUES ('{self.value}')")
+            finally:
+                if not connection.broken:
+                    cursor.execute("ROLLBACK")
 
 
 def _marking(insertion: str) -> str:
