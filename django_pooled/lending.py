@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import psycopg
 from django.db.backends.postgresql.psycopg_any import register_tzloader
@@ -33,6 +34,8 @@ class LendingWrapper(QuickWrapper):
 
     _keeps = 0
     _named_cursors: list[psycopg.ServerCursor[Any]] | None = None
+    _cursors: WeakSet[psycopg.Cursor[Any]] | None = None
+    """In session mode those of one connection; the lent ones of transaction mode move."""
 
     def set_autocommit(self, *args: Any, **kwargs: Any) -> None:
         super().set_autocommit(*args, **kwargs)
@@ -58,6 +61,10 @@ class LendingWrapper(QuickWrapper):
         pool = self.checked_out_from
         if pool is not None and pool.lends:
             cursor.lender = self
+        elif pool is not None and name is None:
+            if self._cursors is None:
+                self._cursors = WeakSet()
+            self._cursors.add(cursor)
         return cursor
 
     def _named_cursor(self, name: str) -> Any:
@@ -130,6 +137,10 @@ class LendingWrapper(QuickWrapper):
         """Return what the caller has on the connection outside of transactions, if anything."""
         if any(not cursor.closed for cursor in self._named_cursors or ()):
             return "open server-side cursor"
+        connection = self.connection
+        for cursor in self._cursors or ():
+            if not cursor.closed and cursor.connection is connection:
+                return "open cursor"
         state = getattr(self.connection, "pinned_by", None)
         return f"session state ({state})" if state is not None else None
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from django.db import Error, OperationalError, connections, models
+from django.db import Error, OperationalError, close_old_connections, connections, models
 from psycopg import sql
 
 from django_pooled import registry, retry_transaction
@@ -107,6 +107,26 @@ def test_an_iterator_that_has_ended_keeps_nothing(alias: str) -> None:
     assert do(alias) == [0]
 
 
+@pytest.mark.parametrize("fetched", [1, 9])
+def test_a_cursor_of_the_caller_goes_on_after_a_restart(alias: str, fetched: int) -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT id FROM held_job ORDER BY id")
+        cursor.fetchmany(fetched)
+        do(alias)
+        assert len(cursor.fetchall()) == 9 - fetched
+        cursor.execute("SELECT count(*) FROM held_job")
+        assert cursor.fetchone() == (9,)
+
+
+def test_a_cursor_that_was_closed_or_dropped_keeps_nothing(alias: str) -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    dropped = connections[alias].cursor()
+    dropped.execute("SELECT 1")
+    del dropped
+    assert do(alias) == [0]
+
+
 def test_without_anything_of_the_callers_the_connection_goes_back(alias: str) -> None:
     execute(alias, "SELECT count(*) FROM held_job")
     execute(alias, "UPDATE held_job SET done = 0")
@@ -197,6 +217,30 @@ def test_a_call_is_not_restarted_without_the_lock_that_its_caller_had(alias: str
     with pytest.raises(OperationalError) as raised:
         do(alias, lambda: end_session(alias))
     noted(raised.value, "the caller's session state (ADVISORY LOCK) was lost with the connection")
+
+
+@pytest.mark.parametrize("alias", PINNING, indirect=True)
+@pytest.mark.parametrize("ends", ["request", "connection"])
+def test_a_caller_whose_lock_went_with_the_answer_to_commit_cannot_go_on_without(
+    alias: str, ends: str
+) -> None:
+    execute(alias, "SELECT pg_advisory_lock(16)")
+
+    @retry_transaction(using=alias, backoff=QUICK)
+    def finish() -> None:
+        Job.objects.using(alias).update(done=models.F("done") + 1)
+
+    with fail_next_transaction(None, using=alias, phase="answer"):
+        finish()
+    with pytest.raises(Error):
+        execute(alias, "SELECT 1")
+    with pytest.raises(Error):
+        finish()
+    if ends == "request":
+        close_old_connections()
+    else:
+        connections[alias].close()
+    assert done(alias) == [1] * 9
 
 
 def test_what_an_attempt_itself_sets_up_does_not_keep_the_connection(alias: str) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
+
+from django_pooled.log_facts import facts
 
 if TYPE_CHECKING:
     from django_pooled.base import DatabaseWrapper
 
 __all__ = ["Holdings"]
+
+logger = logging.getLogger("django_pooled.retry")
 
 
 class Holdings:
@@ -40,4 +45,23 @@ class Holdings:
             connection is not self._wrapper.connection
             or connection.closed
             or connection.life.doomed_by is not None
+        )
+
+    def refuse_to_go_on(self) -> None:
+        """Have the caller's next statement fail, though its call has succeeded.
+
+        That is so where COMMIT was done and its answer lost with the connection: the caller goes
+        on and believes that it still has its lock. As after any other loss outside of a
+        transaction, the wrapper keeps the dead connection until it is closed, at the end of the
+        request at the latest.
+        """
+        wrapper = self._wrapper
+        wrapper.close()
+        wrapper.connection = self._connection
+        wrapper.errors_occurred = True
+        logger.warning(
+            "database %r: the caller's %s was lost with the connection; it has to close it",
+            wrapper.alias,
+            self.held,
+            extra=facts("caller_lost", alias=wrapper.alias),
         )

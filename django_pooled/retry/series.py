@@ -351,6 +351,8 @@ class Series(Generic[R]):
             self._pool.retry_budget.give(self._function)
         if not self._wrapper.in_atomic_block:
             self._check.succeeded(self._wrapper)
+        if self._holdings.lost:
+            self._holdings.refuse_to_go_on()
 
     def _add_notes(self, error: Exception, number: int, refusal: Refusal) -> None:
         elapsed = monotonic() - self._started
