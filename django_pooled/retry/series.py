@@ -31,6 +31,7 @@ from .deadline import earliest
 from .elsewhere import watch_others
 from .holdings import Holdings
 from .phase import Phase
+from .prepared import roll_back_prepared
 from .server_identity import is_refusal, learn_anew
 from .verdict import Verdict, judge
 from .witness import end_if_idle
@@ -135,6 +136,8 @@ class Series(Generic[R]):
                 with self._inputs.recording():
                     result = self._try(attempt)
             except Exception as error:
+                if attempt.was_ended and attempt.rider is not None:
+                    roll_back_prepared(self._wrapper, attempt.rider.testimony)
                 if self._was_asked_too_much(attempt, error):
                     continue
                 wait = policy.backoff.wait(number)
