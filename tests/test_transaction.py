@@ -631,24 +631,34 @@ def test_a_deferred_constraint_that_fails_at_commit_leaves_nothing() -> None:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("phase", ["body", "commit", "answer"])
 def test_a_restart_that_is_answered_from_a_memory_is_no_success(phase: Any) -> None:
-    done: set[str] = set()
+    made: dict[str, Note] = {}
 
-    def note(text: str) -> str:
-        # Kept where no attempt's inputs are looked for, such as in another service.
-        if text not in done:
-            Note.objects.create(text=text)
-            done.add(text)
-        return text
+    def note(text: str) -> Note:
+        if text not in made:
+            made[text] = Note.objects.create(text=text)
+        return made[text]
 
     call = retry_transaction(backoff=QUICK)(note)
     with fail_next_transaction("40001" if phase != "answer" else None, phase=phase):
         if phase == "answer":
             # It was committed, and is not restarted.
-            assert call("a") == "a"
+            assert call("a").text == "a"
         else:
             with pytest.raises(TransactionManagementError, match="without a statement"):
                 call("a")
     assert texts() == (["a"] if phase == "answer" else [])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_restart_that_has_nothing_to_do_any_more_is_a_success() -> None:
+    todo = ["a"]
+
+    def note() -> list[str]:
+        return [Note.objects.create(text=todo.pop()).text for _ in list(todo)]
+
+    with fail_next_transaction("40001"):
+        assert retry_transaction(backoff=QUICK)(note)() == []
+    assert texts() == []
 
 
 @pytest.mark.django_db(transaction=True)

@@ -48,6 +48,8 @@ class Attempt:
     """Every database error on the connection, in order, swallowed ones included."""
     forgiven: int = 0
     """How many of them, from the first, a savepoint has undone."""
+    returned: object = None
+    """What the body has returned."""
     written_elsewhere: set[str] = field(default_factory=set)
     """Other databases that the body wrote to."""
     restore: Callable[[], None] | None = None

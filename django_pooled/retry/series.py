@@ -108,8 +108,8 @@ class Series(Generic[R]):
         )
         self._pool: Pool | None = None
         self._ghost: Testimony | None = None
-        self._has_written = False
-        """Whether an attempt is known to have written something, which was rolled back."""
+        self._rolled_back: object = None
+        """What an attempt has returned that had written something, and was rolled back."""
         self._restarted_for: str | None = None
         """What the attempt before this one failed with."""
         self._await_bodies()
@@ -150,7 +150,7 @@ class Series(Generic[R]):
                         # It would read as if nothing had happened.
                         raise ambiguous(self._wrapper) from error
                     raise
-                self._has_written = self._has_written or attempt.has_written
+                self._rolled_back = attempt.returned if attempt.has_written else None
                 self._ghost = attempt.rider.ghost if failure.lost and attempt.rider else None
                 self._announce(error, failure, number, wait)
             else:
@@ -187,7 +187,8 @@ class Series(Generic[R]):
                     rehearsal.strike(wrapper, "begin")
                     result = self._call()
                     refuse_coroutine(result)
-                    self._refuse_what_was_remembered()
+                    attempt.returned = result
+                    self._refuse_what_was_remembered(result)
                     rehearsal.strike(wrapper, "body")
                     self._settle(attempt, result)
                 except Exception as error:
@@ -213,20 +214,21 @@ class Series(Generic[R]):
             with suppress(psycopg.Error):
                 end_if_idle(self._wrapper.connection, ghost)
 
-    def _refuse_what_was_remembered(self) -> None:
-        """Refuse the result of a restart that has sent nothing, in place of what was rolled back.
+    def _refuse_what_was_remembered(self, result: R) -> None:
+        """Refuse what an attempt returned that was rolled back, if this one has sent nothing.
 
         Raises:
-            TransactionManagementError: It comes from a memory of an attempt that has failed.
+            TransactionManagementError: It comes from a memory of that attempt.
         """
+        same = result is self._rolled_back and result is not None
         # psycopg sends BEGIN with the first statement.
-        if self._has_written and is_outermost(self._wrapper) and is_idle(self._wrapper):
+        if same and is_outermost(self._wrapper) and is_idle(self._wrapper):
             name = getattr(self._function, "__qualname__", "the function")
             raise TransactionManagementError(
                 f"{name} had written to {self._wrapper.alias!r} before its transaction was rolled "
-                f"back and restarted, and then returned without a statement: something remembers "
-                f"what the failed attempt did, and nothing was committed. Keep such a memory "
-                f"above retry_transaction, or fill it in transaction.on_commit()."
+                f"back and restarted, and then returned the same result without a statement: it "
+                f"remembers what was not committed. Keep such a memory above retry_transaction, "
+                f"or fill it in transaction.on_commit()."
             )
 
     def _settle(self, attempt: Attempt, result: R) -> None:
