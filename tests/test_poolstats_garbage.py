@@ -115,10 +115,10 @@ def test_a_figure_of_a_process_is_what_it_should_be(key: str) -> None:
 @pytest.mark.parametrize(
     ("figures", "sentence"),
     [
-        ({"waiting": 10**400}, "pools[0].waiting is not a whole number from 0 to"),
+        ({"waiting": 10**400}, "pools[0].waiting is not a whole number between 0 and 2^53"),
         ({"in_use": True}, "pools[0].in_use is not a whole number"),
         ({"idle": 2.5}, "pools[0].idle is not a whole number"),
-        ({"age": 10**400}, "pools[0].age is not a number from 0 to"),
+        ({"age": 10**400}, "pools[0].age is not a number between 0 and"),
         ({"longest_waiting": float("inf")}, "Infinity is no number"),
         ({"age": float("nan")}, "NaN is no number"),
         ({"alias": ["default"]}, "pools[0].alias is not a text"),

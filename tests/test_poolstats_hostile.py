@@ -16,7 +16,7 @@ import pytest
 from django.core.management import call_command
 
 from django_pooled import stats_folder
-from django_pooled.poolstats import csv_format, prometheus, shares
+from django_pooled.poolstats import csv_format, findings, prometheus, shares
 from django_pooled.poolstats.collect import _Question, collect, collect_all
 from django_pooled.poolstats.places import Place, find_places
 from django_pooled.poolstats.shares import Share
@@ -136,7 +136,9 @@ def test_every_way_of_output_shows_the_rest_and_says_what_is_wrong(
     if way in (["--format=csv"], ["--format=prometheus"]):
         assert str(genuine.pid) in text
     else:
-        assert "answered nonsense: pools[0].waiting is not a whole number from 0 to" in text
+        assert (
+            "answered nonsense: pools[0].waiting is not a whole number between 0 and 2^53" in text
+        )
         assert "3" in text
 
 
@@ -186,6 +188,20 @@ def test_the_answers_of_one_user_are_told_apart_by_nothing_but_their_pids() -> N
     look = overview(process(pool(), pid=1, user=5), process(pool(), pid=2, user=5))
     assert [group.name for group in look.groups] == ["default"]
     assert "user=" not in prometheus.render(look)
+
+
+def test_no_user_fills_the_screen_alone() -> None:
+    trouble = {"last_error": "x" * 100_000, "last_error_age": 1.0, "server": "y" * 1000}
+    crowd = [pool(f"{number}", **trouble) for number in range(100)]
+    look = overview(process(pool(), user=33), process(*crowd, user=STRANGER))
+    found = [finding for finding in findings.find(look) if finding.level]
+    assert len(found) == 21
+    assert found[-1].sentence == f"80 more sentences about pools of user {STRANGER} left out."
+    assert max(len(finding.sentence) for finding in found) < 700
+    assert look.groups[0].name == "default of user 33"
+    # Where there is one user, all is said.
+    alone = overview(process(*crowd))
+    assert len([finding for finding in findings.find(alone) if finding.level]) == 100
 
 
 def test_one_user_cannot_have_folders_under_many_names(folder: Path) -> None:

@@ -44,7 +44,7 @@ class Nonsense(ValueError):
 def _count(value: Any, place: str) -> int:
     # A bool is an int too.
     if type(value) is not int or not 0 <= value <= MOST:
-        raise Nonsense(f"{place} is not a whole number from 0 to {MOST}")
+        raise Nonsense(f"{place} is not a whole number between 0 and 2^53")
     return value
 
 
@@ -56,7 +56,7 @@ def _number(value: Any, place: str) -> float:
         or not -1 <= value <= LONGEST
         or not isfinite(value)
     ):
-        raise Nonsense(f"{place} is not a number from 0 to {LONGEST:.0f}")
+        raise Nonsense(f"{place} is not a number between 0 and 10^15")
     # A clock that is read twice may make it a little less than 0.
     return max(0.0, value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from .finding import Finding, Level
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "Level", "find", "status", "worst_first"]
 
+MOST = 20
+"""Sentences about the pools of one user, where there are several."""
+
 
 def find(overview: Overview, recent: Overview | None = None) -> list[Finding]:
     """Say in sentences what is wrong or worth knowing, the worst first.
@@ -22,8 +26,7 @@ def find(overview: Overview, recent: Overview | None = None) -> list[Finding]:
         recent: The same look, with what happened in the last seconds only; without it, what
             happens often is told from what was counted since the pools were opened.
     """
-    groups = (recent or overview).groups
-    found = [finding for group in groups for finding in of_group(recent or overview, group)]
+    found = _of_groups(recent or overview)
     for names, server in overview.servers_by_address:
         found += of_server(overview, names, server)
     if pids := overview.collection.silent:
@@ -38,6 +41,19 @@ def find(overview: Overview, recent: Overview | None = None) -> list[Finding]:
         sentence = f"No process that could be reached has an open pool{whose}."
         found.append(Finding(Level.UNKNOWN, sentence, "nothing"))
     return worst_first(found)
+
+
+def _of_groups(overview: Overview) -> list[Finding]:
+    """Say what is to be said of the pools, of no user so much that the others' is not read."""
+    found: list[Finding] = []
+    for user, groups in groupby(overview.groups, key=lambda group: group.user):
+        told = worst_first([it for group in groups for it in of_group(overview, group)])
+        most = len(told) if user is None else MOST
+        found += told[:most]
+        if rest := told[most:]:
+            sentence = f"{many(len(rest), 'more sentence')} about pools of user {user} left out."
+            found.append(Finding(rest[0].level, sentence, "more"))
+    return found
 
 
 def worst_first(found: list[Finding]) -> list[Finding]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from django_pooled.stats import session_name
 
 from .rows import Group, PoolRow
+from .words import cut
 
 if TYPE_CHECKING:
     from django_pooled.stats import ProcessReport
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from .sessions import Session
 
 __all__ = ["Group", "Overview", "PoolRow"]
+
+LONGEST_NAME = 200
+"""Characters of the name of a group."""
 
 
 @dataclass
@@ -46,22 +50,23 @@ class Overview:
 
     @property
     def groups(self) -> list[Group]:
-        """The pools of all processes, by alias, user and server."""
-        found: dict[tuple[str, int, str], Group] = {}
+        """The pools of all processes, by user, alias and server."""
+        found: dict[tuple[int, str, str], Group] = {}
         several = len({report.get("user") for report in self.collection.reports}) > 1
         for report in self.processes:
             user = report.get("user") if several else None
             for pool in report["pools"]:
                 alias, server = str(pool["alias"]), str(pool.get("server") or "")
-                key = alias, -1 if user is None else user, server
+                key = -1 if user is None else user, alias, server
                 group = found.setdefault(key, Group(alias, server, [], user))
                 group.rows.append(self.row(report, pool))
-        servers = Counter((alias, user) for alias, user, _ in found)
-        for (alias, user, server), group in found.items():
+        servers = Counter((user, alias) for user, alias, _ in found)
+        for (user, alias, server), group in found.items():
             if several:
                 group.name += f" of user {user}"
-            if servers[alias, user] > 1:
+            if servers[user, alias] > 1:
                 group.name += f" at {server}"
+            group.name = cut(group.name, LONGEST_NAME)
         return [found[key] for key in sorted(found)]
 
     def row(self, report: ProcessReport, pool: dict[str, Any]) -> PoolRow:

@@ -248,5 +248,6 @@ def _sample(name: str, value: float, labels: Labels) -> str:
 def _escape(label: str) -> str:
     # Names of sessions come from whoever opened them: the format has an escape for the end of a
     # line alone, and a terminal may show the rest.
-    label = "\n".join(map(printable, label.split("\n")))
+    if not label.isprintable():
+        label = "\n".join(map(printable, label.split("\n")))
     return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

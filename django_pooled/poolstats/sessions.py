@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from django_pooled.redaction import printable
+
 if TYPE_CHECKING:
     import psycopg
 
@@ -74,7 +76,11 @@ def find_sessions(connection: psycopg.Connection[Any], but: str) -> list[Session
     Args:
         but: An ``application_name`` that does not count.
     """
-    return [Session(*row) for row in connection.execute(_SESSIONS, [but])]
+    # Names come from whoever opened a session, and all of it from what answers as a server.
+    return [
+        Session(pid, printable(name), printable(state), wait and printable(wait), *times)
+        for pid, name, state, wait, *times in connection.execute(_SESSIONS, [but])
+    ]
 
 
 def find_blockers(connection: psycopg.Connection[Any], sessions: list[Session]) -> None:

@@ -26,8 +26,8 @@ MOST_SOCKETS = 2000
 MOST_BYTES = 32 * 1024 * 1024
 """Of all answers of one user; a process with three pools of ten connections answers 15 thousand."""
 
-MOST_POOLS = 20_000
-"""In all answers of one user."""
+MOST_POOLS = 5000
+"""In all answers of one user: what is made of them takes its time too."""
 
 MOST_PROBLEMS = 3
 """Sentences about one user."""
@@ -91,7 +91,8 @@ class Share:
 
     def problems(self) -> list[str]:
         """Return what there is to say, in a few sentences."""
-        told, more = self._problems[:MOST_PROBLEMS], len(self._problems) - MOST_PROBLEMS
+        # In an order that is the same at the next look.
+        told, more = sorted(self._problems)[:MOST_PROBLEMS], len(self._problems) - MOST_PROBLEMS
         if more > 0:
             told.append(f"{more} more of the kind about user {self.owner}.")
         return told

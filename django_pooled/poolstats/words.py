@@ -12,6 +12,9 @@ __all__ = ["brief", "count", "cut", "cut_left", "duration", "kinds", "labelled",
 
 INDENT = 20
 
+LONGEST_ERROR = 300
+"""Characters of an error in a sentence."""
+
 
 def count(number: float, limit: int = 100_000) -> str:
     """Write a number in full below a limit, else in thousands, millions or billions."""
@@ -55,7 +58,7 @@ def plain(text: str) -> str:
 def brief(error: str) -> str:
     """Return what psycopg says of a failed connect without its preface and its repetitions."""
     first = error.strip().partition("\n")[0].partition(" Multiple connection attempts failed")[0]
-    return first.strip().removeprefix("connection failed: ")
+    return cut(first.strip().removeprefix("connection failed: "), LONGEST_ERROR)
 
 
 def cut(text: str, width: int) -> str:
