@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from _common import arguments
 
+from tests.emulated_servers import EMULATIONS
 from tests.proof.callers import supported
 from tests.proof.crashes import SETTINGS
 from tests.proof.loads import MODES
@@ -43,9 +44,11 @@ def run(part: str, servers: Servers, mode: str, chosen: argparse.Namespace) -> P
     """Run one part in one mode, on a server of its own."""
     number = QUICK[part] if chosen.quick else getattr(chosen, part)
     if part == "promotions":
-        return promote(servers, chosen.version, mode, number, chosen.seed)
+        emulate = EMULATIONS[chosen.server]
+        return promote(servers, chosen.version, mode, number, chosen.seed, emulate)
     server = servers.make(chosen.version, settings=SETTINGS if part == "crashes" else None)
     server.start()
+    EMULATIONS[chosen.server](server)
     try:
         return (strike if part == "faults" else crash)(server, mode, number, chosen.seed)
     finally:
@@ -79,6 +82,9 @@ def main() -> int:
     parser.add_argument(
         "--mode", nargs="+", default=list(MODES), choices=MODES, help="commit_check"
     )
+    parser.add_argument(
+        "--server", default="stock", choices=EMULATIONS, help="what the server refuses"
+    )
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--peers", action="store_true", help="those who answer wrong, too")
     parser.add_argument("--faults", type=int, default=1000, help="how many")
@@ -96,7 +102,7 @@ def main() -> int:
             for mode in [*modes, *(PEERS if chosen.peers else [])]:
                 began = time.monotonic()
                 proof = run(part, servers, mode, chosen)
-                title = f"{part}, {mode}, PostgreSQL {chosen.version}"
+                title = f"{part}, {mode}, PostgreSQL {chosen.version}, {chosen.server}"
                 report(title, proof, time.monotonic() - began)
                 proofs.append((part, mode, proof))
     finally:

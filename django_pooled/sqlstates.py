@@ -24,6 +24,7 @@ __all__ = [
     "is_connection_lost",
     "is_mistake",
     "is_permanent_refusal",
+    "is_refusal",
     "is_server_away",
     "is_server_full",
     "is_stale_plan",
@@ -46,6 +47,10 @@ Class 08 (connection exceptions) belongs to them too: see `is_connection_lost`.
 
 FULL = "53300"
 """too_many_connections: the server, the database or the role has no room for another."""
+
+# feature_not_supported, syntax_error_or_access_rule_violation, and what functions in their place
+# may raise. A time limit, or a lack of memory, says nothing of the next time.
+_REFUSALS = ("0A", "3F", "42", "55", "P0", "XX")
 
 READ_ONLY = "25006"
 """read_only_sql_transaction: after a failover, the sign of a demoted server."""
@@ -153,6 +158,11 @@ def is_connection_lost(error: BaseException | None) -> bool:
 def is_server_away(error: BaseException | None) -> bool:
     """Tell whether *error* means that no connection could be had or that one was lost."""
     return any(isinstance(link, PoolError) for link in _causes(error)) or is_connection_lost(error)
+
+
+def is_refusal(error: psycopg.Error) -> bool:
+    """Tell whether the server does not have what was asked for, or not for this role."""
+    return not is_connection_lost(error) and (error.sqlstate or "").startswith(_REFUSALS)
 
 
 def is_stale_plan(error: psycopg.Error) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
-from django.db import OperationalError, connections, transaction
+from django.db import DatabaseError, OperationalError, connections, transaction
 
 from django_pooled import AmbiguousCommit, Backoff, retry_transaction
 from django_pooled.retry import server_identity
@@ -266,6 +268,68 @@ def test_an_error_of_the_caller_s_own_is_not_taken_for_ours(own_till: Till) -> N
     with pytest.raises(Exception, match="nowhere"):
         retry_transaction(using=own_till.alias, backoff=QUICK)(deposit)()
     assert (own_till.attempts, own_till.rows) == (1, 0)
+
+
+def test_a_refusal_that_the_body_has_survived_did_not_cost_it_its_statement(
+    own_till: Till,
+) -> None:
+    def deposit() -> None:
+        with suppress(DatabaseError), transaction.atomic(using=own_till.alias):
+            own_till.deposit()
+
+    decorated = retry_transaction(using=own_till.alias, max_attempts=1, backoff=QUICK)(deposit)
+    decorated()
+    ordinary_words(own_till.server, "pg_current_xact_id_if_assigned()")
+    decorated()
+    assert own_till.rows == 2
+
+
+def test_an_error_that_the_body_has_survived_stays_its_own(own_till: Till) -> None:
+    def deposit() -> None:
+        own_till.deposit()
+        with (
+            suppress(DatabaseError),
+            transaction.atomic(using=own_till.alias),
+            connections[own_till.alias].cursor() as cursor,
+        ):
+            cursor.execute("INSERT INTO nowhere VALUES (1)")
+
+    retry_transaction(using=own_till.alias, max_attempts=1, backoff=QUICK)(deposit)()
+    assert (own_till.attempts, own_till.rows) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "statement", ["DROP TABLE django_pooled_token", "REVOKE ALL ON django_pooled_token FROM teller"]
+)
+def test_a_token_that_cannot_be_inserted_is_explained(own_till: Till, statement: str) -> None:
+    if statement.startswith("REVOKE"):
+        execute(own_till.server, "ALTER TABLE django_pooled_token OWNER TO postgres")
+    execute(own_till.server, statement)
+    with pytest.raises(ImproperlyConfigured, match=r"migrate .*grant the role .* INSERT"):
+        own_till.decorated("token")()
+    assert own_till.rows == 0
+
+
+@pytest.mark.parametrize(("kind", "attempts"), [("answer_lost", 1), ("refused", 2)])
+def test_a_token_is_found_whatever_search_path_the_body_has_set(
+    own_till: Till, kind: StatementFaultKind, attempts: int
+) -> None:
+    execute(
+        own_till.server,
+        "CREATE SCHEMA elsewhere AUTHORIZATION teller",
+        "CREATE TABLE elsewhere.django_pooled_token (LIKE django_pooled_token INCLUDING ALL)",
+        "ALTER TABLE elsewhere.django_pooled_token OWNER TO teller",
+    )
+
+    def deposit() -> None:
+        with connections[own_till.alias].cursor() as cursor:
+            cursor.execute("SET LOCAL search_path = elsewhere, public")
+        own_till.deposit()
+
+    own_till.proxy.fault_at_commit(kind)
+    decorated = retry_transaction(using=own_till.alias, commit_check="token", backoff=QUICK)
+    decorated(deposit)()
+    assert (own_till.attempts, own_till.rows, own_till.called_back) == (attempts, 1, 1)
 
 
 def test_a_refusal_in_words_of_its_own_is_one_too(own_till: Till) -> None:

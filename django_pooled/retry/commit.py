@@ -13,13 +13,13 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from django_pooled.errors import AmbiguousCommit
 from django_pooled.liveness import ending_of
 from django_pooled.log_facts import facts
-from django_pooled.sqlstates import UNKNOWN_OUTCOME, psycopg_error
+from django_pooled.sqlstates import UNKNOWN_OUTCOME, is_refusal, psycopg_error
 
 from . import rehearsal
 from .attempt import is_idle
 from .inquiry import inquire
 from .phase import Phase
-from .server_identity import known
+from .server_identity import known, refusals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,6 +119,7 @@ def unless_interrupted(wrapper: DatabaseWrapper) -> Iterator[None]:
 
 def _send(wrapper: DatabaseWrapper, attempt: Attempt, send: Callable[[], None]) -> None:
     _refuse_if_ended(wrapper)
+    _refuse_if_failed_by_us(wrapper, attempt)
     attempt.phase = Phase.COMMIT_SENT
     rehearsal.strike(wrapper, "commit")
     rider = attempt.rider
@@ -151,6 +152,24 @@ def _refuse_if_ended(wrapper: DatabaseWrapper) -> None:
         connection.close()
         with wrapper.wrap_database_errors:
             raise error
+
+
+def _refuse_if_failed_by_us(wrapper: DatabaseWrapper, attempt: Attempt) -> None:
+    """Notice that a question of ours may have failed a statement whose failure the body survived.
+
+    To the body it may have looked as if its statement had failed, in a savepoint for instance.
+
+    Raises:
+        django.db.Error: The server refuses now what could be asked when the attempt began.
+    """
+    suspect = next((each for each in attempt.failures if is_refusal(each.error)), None)
+    if suspect is None or attempt.questions is None or is_idle(wrapper):
+        return
+    with wrapper.wrap_database_errors:
+        with wrapper.connection.unobserved():
+            refused = refusals(wrapper.connection)
+        if not set(refused) <= set(attempt.questions.refused):
+            raise suspect.error
 
 
 def _committed_with_proof(wrapper: DatabaseWrapper, attempt: Attempt, rider: Rider) -> bool:

@@ -6,10 +6,11 @@ import logging
 from typing import TYPE_CHECKING
 
 import psycopg
+from django.core.exceptions import ImproperlyConfigured
 
 from django_pooled.log_facts import facts
 from django_pooled.redaction import stand_in, told
-from django_pooled.sqlstates import is_connection_lost
+from django_pooled.sqlstates import is_connection_lost, is_refusal
 from django_pooled.tokens.table import TABLE, Token, sweep_now_and_then
 
 from .phase import Phase
@@ -58,6 +59,13 @@ class CommitCheck:
         """Tell whether an attempt failed because an earlier one was committed after all."""
         return False
 
+    def refuse_to_go_without(self, error: psycopg.Error, wrapper: DatabaseWrapper) -> None:
+        """Explain an error if the transaction's record could not be made.
+
+        Raises:
+            ImproperlyConfigured: It could not.
+        """
+
     def find(self, connection: PooledConnection, lost: Testimony | None) -> Finding:
         """Find out what became of a transaction.
 
@@ -103,6 +111,14 @@ class _ByToken(CommitCheck):
     def proves_earlier_commit(self, error: psycopg.Error) -> bool:
         # The token is there already, and unique.
         return error.diag.table_name == TABLE
+
+    def refuse_to_go_without(self, error: psycopg.Error, wrapper: DatabaseWrapper) -> None:
+        if is_refusal(error) and TABLE in str(error):
+            raise ImproperlyConfigured(
+                f"commit_check='token' cannot insert into its table: {told(error)}. "
+                f"Run: manage.py migrate --database {wrapper.alias}, and grant the role of "
+                f"DATABASES[{wrapper.alias!r}] SELECT, INSERT and DELETE on {TABLE}."
+            ) from error
 
     def find(self, connection: PooledConnection, lost: Testimony | None) -> Finding:
         try:

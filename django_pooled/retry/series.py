@@ -22,6 +22,7 @@ from django_pooled.replay.responses import (
     refuse_coroutine,
 )
 from django_pooled.signals import transaction_restarting
+from django_pooled.sqlstates import is_refusal
 
 from . import commit_checks, rehearsal
 from .attempt import Attempt, is_broken, is_idle, is_outermost
@@ -32,7 +33,7 @@ from .elsewhere import watch_others
 from .holdings import Holdings
 from .phase import Phase
 from .prepared import roll_back_prepared
-from .server_identity import is_refusal, learn_anew
+from .server_identity import learn_anew
 from .verdict import Verdict, judge
 from .witness import end_if_idle
 
@@ -281,6 +282,7 @@ class Series(Generic[R]):
             return None
         if self._check.proves_earlier_commit(failure.error):
             raise ambiguous(self._wrapper) from error
+        self._check.refuse_to_go_without(failure.error, self._wrapper)
         verdict = self._judge(failure)
         if verdict is Verdict.RAISE:
             return None

@@ -15,7 +15,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from django_pooled.connection import PooledConnection
-from django_pooled.sqlstates import is_connection_lost
+from django_pooled.sqlstates import READ_ONLY, is_refusal
 from django_pooled.tokens.table import MARK
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "Server",
     "ask",
     "ask_backend",
-    "is_refusal",
     "known",
     "learn",
     "learn_anew",
@@ -82,11 +81,6 @@ _ADDRESS = """SELECT pg_catalog.host(pg_catalog.inet_server_addr()),
 
 # pgpool-II answers this itself: https://www.pgpool.net/docs/latest/en/html/sql-commands.html
 _POOLER = "SHOW pool_version"
-
-# Classes of errors that say: not here, or not for you. Anything else (a time limit, no memory)
-# says nothing about the next time.
-_REFUSALS = ("0A", "22", "3F", "42", "55", "P0", "XX")
-_IN_RECOVERY = "25006"
 
 
 class Server(NamedTuple):
@@ -299,18 +293,13 @@ def _answers(connection: psycopg.Connection[Any], question: str) -> bool:
         with connection.transaction() if within else nullcontext():
             ask(connection, question)
     except psycopg.Error as error:
-        if error.sqlstate == _IN_RECOVERY:
+        if error.sqlstate == READ_ONLY:
             # A standby, which will answer once it is promoted.
             return True
         if not is_refusal(error):
             raise
         return False
     return True
-
-
-def is_refusal(error: psycopg.Error) -> bool:
-    """Tell whether the server has refused a question, and would again."""
-    return not is_connection_lost(error) and (error.sqlstate or "").startswith(_REFUSALS)
 
 
 def _is_direct(connection: PooledConnection) -> bool:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 
-from .server_identity import ask_backend, is_refusal, known, read_backend
+from django_pooled.sqlstates import is_refusal
+
+from .server_identity import ask_backend, known, read_backend
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import psycopg
@@ -14,6 +14,7 @@ from django.db import Error
 
 from django_pooled.log_facts import facts
 from django_pooled.redaction import told
+from django_pooled.sqlstates import is_refusal
 
 if TYPE_CHECKING:
     from django_pooled.base import DatabaseWrapper
@@ -37,6 +38,17 @@ SWEPT_AT_ONCE = 1000
 """Rows: a request pays for a few milliseconds of it."""
 CLAIM_WAITS = "500ms"
 """How long a claim waits for the end of the transaction that has the token."""
+
+# The body of a transaction may have set another search_path than the inquiry has, and several
+# schemas may have the table.
+_TABLES = f"""
+    SELECT pg_catalog.quote_ident(nspname) || '.{TABLE}'
+      FROM pg_catalog.pg_class
+      JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+     WHERE relname = '{TABLE}' AND relkind IN ('r', 'p') AND relpersistence <> 't'
+       AND pg_catalog.has_schema_privilege(pg_namespace.oid, 'USAGE')
+       AND pg_catalog.has_table_privilege(pg_class.oid, 'INSERT')
+"""
 
 _swept_at: dict[str, float] = {}
 
@@ -100,14 +112,27 @@ class Token:
         """
         cursor = psycopg.ClientCursor(connection)
         with connection.unobserved():
+            tables = _tables(cursor)
             # A higher level may say 40001 in place of 23505.
             cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
             try:
                 cursor.execute(f"SET LOCAL lock_timeout = '{CLAIM_WAITS}'")
-                cursor.execute(f"INSERT INTO {TABLE} (token) VALUES ('{self.value}')")
+                for table in tables:
+                    cursor.execute(f"INSERT INTO {table} (token) VALUES ('{self.value}')")
             finally:
                 if not connection.broken:
                     cursor.execute("ROLLBACK")
+
+
+def _tables(cursor: psycopg.Cursor[Any]) -> list[str]:
+    """Return the tables in which a token may be."""
+    try:
+        found = [table for (table,) in cursor.execute(_TABLES)]
+    except psycopg.Error as error:
+        if not is_refusal(error):
+            raise
+        found = []
+    return found or [TABLE]
 
 
 def _marking(insertion: str) -> str:

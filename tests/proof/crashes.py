@@ -217,7 +217,7 @@ def take_ids(
     while made < number:
         with contextlib.suppress(psycopg.Rollback), operator.transaction(force_rollback=aborting):
             operator.execute("INSERT INTO foreign_load VALUES (1)")
-            last = int(value(operator, "SELECT pg_current_xact_id()::text"))
+            last = int(value(operator, "SELECT txid_current()"))
         made += last > max(beyond, default=0)
 
 
@@ -228,7 +228,7 @@ def taken(operator: psycopg.Connection[Any], xids: list[int]) -> int:
             operator,
             """
             SELECT count(*) FROM unnest(%s::int[]) xid
-             WHERE pg_xact_status(xid::text::xid8) = 'committed'
+             WHERE txid_status(xid) = 'committed'
                AND NOT EXISTS (SELECT FROM done WHERE xmin::text::int = xid)
             """,
             xids,

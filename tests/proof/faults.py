@@ -23,7 +23,7 @@ PLACES = {
     "BEGIN": r"(BEGIN|START)\b",
     "statement": r"(UPDATE counter|INSERT INTO (done|list))\b",
     "id": r"SELECT\b.*pg_current_xact_id",
-    "question": r"(SELECT|WITH)\b.*(pg_xact_status|token|FROM done)",
+    "question": r"(SELECT|WITH|INSERT)\b.*(pg_xact_status|token|FROM done)",
 }
 """What is looked for; only COMMIT and BEGIN are there whatever the package does."""
 

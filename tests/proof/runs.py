@@ -23,7 +23,7 @@ from tests.proof.storm import rage
 from tests.proof.verdict import Tally, fate, stored, untruths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from example_project.embedded_postgres import EmbeddedServer
     from tests.proof.crashes import Trial
@@ -96,8 +96,15 @@ def crash(server: EmbeddedServer, mode: str, number: int, seed: object = 0) -> P
     return judged(found)
 
 
-def promote(servers: Servers, version: str, mode: str, number: int, seed: object = 0) -> Proof:
-    """Run so many trials of ``promotions``."""
+def promote(
+    servers: Servers,
+    version: str,
+    mode: str,
+    number: int,
+    seed: object = 0,
+    emulate: Callable[[EmbeddedServer], object] = lambda server: None,
+) -> Proof:
+    """Run so many trials of ``promotions``; *emulate* is called with the first primary."""
 
     def make_standby(primary: EmbeddedServer) -> EmbeddedServer:
         made = servers.make(primary=primary)
@@ -106,6 +113,7 @@ def promote(servers: Servers, version: str, mode: str, number: int, seed: object
 
     primary = servers.make(version)
     primary.start()
+    emulate(primary)
     with through_proxy(primary, processes=1, threads=3) as (proxy, callers):
         trials = promotions.Promotions(primary, make_standby, servers.remove, proxy, callers, mode)
         chance = random.Random(f"{seed}")
