@@ -133,16 +133,14 @@ class LendingWrapper(QuickWrapper):
         if self.checked_out_from is not None and isinstance(self.connection, PooledConnection):
             self.checked_out_from.note_error(self.connection, error)
 
-    def held_by_caller(self) -> str | None:
-        """Return what the caller has on the connection outside of transactions, if anything."""
+    def has_open_cursors(self) -> bool:
+        """Tell whether there are cursors that may need the present connection again."""
         if any(not cursor.closed for cursor in self._named_cursors or ()):
-            return "open server-side cursor"
+            return True
         connection = self.connection
-        for cursor in self._cursors or ():
-            if not cursor.closed and cursor.connection is connection:
-                return "open cursor"
-        state = getattr(self.connection, "pinned_by", None)
-        return f"session state ({state})" if state is not None else None
+        return any(
+            not cursor.closed and cursor.connection is connection for cursor in self._cursors or ()
+        )
 
     def close_named_cursors(self) -> None:
         """Close what an iterator has left open that was left off half-way.

@@ -133,18 +133,25 @@ def test_without_anything_of_the_callers_the_connection_goes_back(alias: str) ->
     assert do(alias) == [0]
 
 
-def test_an_iterator_that_was_lost_with_its_connection_ends_the_attempts_and_fails(
+def test_an_iterator_that_was_lost_with_its_connection_fails_and_reads_on_no_other(
     alias: str,
 ) -> None:
     rows = Job.objects.using(alias).order_by("id").iterator(chunk_size=1)
     next(rows)
-    with pytest.raises(OperationalError) as raised:
-        do(alias, lambda: end_session(alias))
-    noted(raised.value, "the caller's open server-side cursor was lost with the connection")
-    # It reads on no other connection.
+    # The call itself does not need it.
+    assert do(alias, lambda: end_session(alias)) == [0]
     execute(alias, "SELECT 1")
     with pytest.raises((Error, psycopg.Error)):
         next(rows)
+
+
+def test_rows_that_a_cursor_of_the_caller_has_are_there_after_its_connection_was_lost(
+    alias: str,
+) -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT id FROM held_job ORDER BY id")
+        assert do(alias, lambda: end_session(alias)) == [0]
+        assert len(cursor.fetchall()) == 9
 
 
 def noted(error: BaseException, reason: str) -> None:
@@ -216,7 +223,7 @@ def test_a_call_is_not_restarted_without_the_lock_that_its_caller_had(alias: str
     execute(alias, "SELECT pg_advisory_lock(14)")
     with pytest.raises(OperationalError) as raised:
         do(alias, lambda: end_session(alias))
-    noted(raised.value, "the caller's session state (ADVISORY LOCK) was lost with the connection")
+    noted(raised.value, "session state of the caller (ADVISORY LOCK) was lost with the connection")
 
 
 @pytest.mark.parametrize("alias", PINNING, indirect=True)

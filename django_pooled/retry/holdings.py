@@ -20,28 +20,39 @@ class Holdings:
 
     Between two attempts a connection goes back to its pool, where other threads may take it. One
     on which the caller has an open cursor, or session state such as an advisory lock, a setting
-    or a temporary table, stays where it is. If it is lost, the caller's things are lost with it:
-    another attempt would run without the lock, or as another tenant.
+    or a temporary table, stays where it is. If it is lost, a cursor fails by itself where it
+    needs the connection. The session state is lost with it, though: another attempt would run
+    without the lock, or as another tenant.
 
     Args:
         wrapper: Outside of a transaction; within one, nothing goes back in any case.
     """
 
-    __slots__ = ("_connection", "_wrapper", "held")
+    __slots__ = ("_connection", "_has_cursors", "_wrapper", "state")
 
     def __init__(self, wrapper: DatabaseWrapper) -> None:
         self._wrapper = wrapper
         self._connection = wrapper.connection
-        self.held: str | None = None
-        """What it is, in words; None if the connection may go back."""
+        self._has_cursors = False
+        self.state: str | None = None
+        """Which kind of session state, as counters have it."""
         if self._connection is not None and not wrapper.in_atomic_block:
-            self.held = wrapper.held_by_caller()
+            self._has_cursors = wrapper.has_open_cursors()
+            self.state = getattr(self._connection, "pinned_by", None)
 
     @property
-    def lost(self) -> bool:
-        """Whether the connection with them is gone, or of no use any more."""
+    def keep_connection(self) -> bool:
+        """Whether the connection has to stay."""
+        return (self._has_cursors or self.state is not None) and not self._is_gone()
+
+    @property
+    def lost(self) -> str | None:
+        """The session state that is gone with its connection, if any."""
+        return self.state if self.state is not None and self._is_gone() else None
+
+    def _is_gone(self) -> bool:
         connection = self._connection
-        return self.held is not None and (
+        return (
             connection is not self._wrapper.connection
             or connection.closed
             or connection.life.doomed_by is not None
@@ -50,8 +61,8 @@ class Holdings:
     def refuse_to_go_on(self) -> None:
         """Have the caller's next statement fail, though its call has succeeded.
 
-        That is so where COMMIT was done and its answer lost with the connection: the caller goes
-        on and believes that it still has its lock. As after any other loss outside of a
+        That is so where COMMIT was done and its answer lost with the connection: the caller would
+        go on and believe that it still has its lock. As after any other loss outside of a
         transaction, the wrapper keeps the dead connection until it is closed, at the end of the
         request at the latest.
         """
@@ -60,8 +71,8 @@ class Holdings:
         wrapper.connection = self._connection
         wrapper.errors_occurred = True
         logger.warning(
-            "database %r: the caller's %s was lost with the connection; it has to close it",
+            "database %r: session state of the caller (%s) was lost with the connection",
             wrapper.alias,
-            self.held,
+            self.state,
             extra=facts("caller_lost", alias=wrapper.alias),
         )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from contextlib import nullcontext, suppress
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import psycopg
 from django.db import Error, connections
 from django.db.transaction import TransactionManagementError, atomic
 
-from django_pooled.log_facts import facts
 from django_pooled.replay import Inputs
 from django_pooled.replay.remembered import forget_rows
 from django_pooled.replay.responses import (
@@ -21,7 +18,6 @@ from django_pooled.replay.responses import (
     is_error_response,
     refuse_coroutine,
 )
-from django_pooled.signals import transaction_restarting
 from django_pooled.sqlstates import is_refusal
 
 from . import commit_checks, rehearsal
@@ -33,6 +29,7 @@ from .elsewhere import watch_others
 from .holdings import Holdings
 from .phase import Phase
 from .prepared import roll_back_prepared
+from .report import Refusal, Report
 from .server_identity import learn_anew
 from .verdict import Verdict, judge
 from .witness import end_if_idle
@@ -41,15 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from django_pooled.base import DatabaseWrapper
-    from django_pooled.pool import Pool
 
     from .policy import Policy
     from .verdict import Failure
     from .witness import Testimony
 
 __all__ = ["Series"]
-
-logger = logging.getLogger("django_pooled.retry")
 
 R = TypeVar("R")
 
@@ -69,15 +63,6 @@ def _sleep(sleep: Callable[[float], None], seconds: float) -> None:
 
 pause: Pause = _sleep
 """Replaced by `django_pooled.testing.no_waiting`."""
-
-
-class Refusal(NamedTuple):
-    """Why a retryable failure is followed by no other attempt."""
-
-    reason: str
-    """For programs: 'attempts', 'deadline', 'budget' or 'other', as counters have it."""
-    sentence: str
-    """For people."""
 
 
 class Series(Generic[R]):
@@ -107,24 +92,21 @@ class Series(Generic[R]):
         self._check = commit_checks.make(
             check if isinstance(check, str) else partial(check, *args, **kwargs)
         )
-        self._pool: Pool | None = None
         self._ghost: Testimony | None = None
         self._rolled_back: object = None
         """What an attempt has returned that had written something, and was rolled back."""
-        self._restarted_for: str | None = None
-        """What the attempt before this one failed with."""
         self._await_bodies()
-        self._started = monotonic()
-        self._deadline = earliest(self._started + policy.deadline)
+        self._report = Report(policy.using, function)
+        self._deadline = earliest(monotonic() + policy.deadline)
 
     def run(self) -> R:
         """Try until an attempt succeeds, or until there is no sense in another."""
         try:
             result = self._run()
         except BaseException:
-            self._count_outcome("failed")
+            self._report.ended("failed")
             raise
-        self._count_outcome("committed")
+        self._report.ended("committed")
         return result
 
     def _run(self) -> R:
@@ -145,7 +127,7 @@ class Series(Generic[R]):
                 failure = self._worth_another(attempt, error)
                 refusal = self._refusal(attempt, number, wait) if failure is not None else None
                 if refusal is not None:
-                    self._add_notes(error, number, refusal)
+                    self._report.refused(error, number, refusal)
                 if failure is None or refusal is not None:
                     if self._check.has_guessed:
                         # It would read as if nothing had happened.
@@ -153,7 +135,7 @@ class Series(Generic[R]):
                     raise
                 self._rolled_back = attempt.returned if attempt.has_written else None
                 self._ghost = attempt.rider.ghost if failure.lost and attempt.rider else None
-                self._announce(error, failure, number, wait)
+                self._report.restarts(error, failure, number, wait)
             else:
                 self._succeeded()
                 return result
@@ -183,7 +165,7 @@ class Series(Generic[R]):
                 atomic(using=self._policy.using, durable=True),
             ):
                 attempt.begin(wrapper)
-                self._pool = wrapper.checked_out_from
+                self._report.pool = wrapper.checked_out_from
                 try:
                     rehearsal.strike(wrapper, "begin")
                     result = self._call()
@@ -224,9 +206,8 @@ class Series(Generic[R]):
         same = result is self._rolled_back and result is not None
         # psycopg sends BEGIN with the first statement.
         if same and is_outermost(self._wrapper) and is_idle(self._wrapper):
-            name = getattr(self._function, "__qualname__", "the function")
             raise TransactionManagementError(
-                f"{name} had written to {self._wrapper.alias!r} before its transaction was rolled "
+                f"{self._report.name} had written to {self._wrapper.alias!r} before it was rolled "
                 f"back and restarted, and then returned the same result without a statement: it "
                 f"remembers what was not committed. Keep such a memory above retry_transaction, "
                 f"or fill it in transaction.on_commit()."
@@ -298,18 +279,16 @@ class Series(Generic[R]):
 
     def _refusal(self, attempt: Attempt, number: int, wait: float) -> Refusal | None:
         """Return why there is no further attempt; None if there is, and the budget has paid."""
-        refusal = None
+        pool = self._report.pool
         if number == self._policy.max_attempts:
-            refusal = Refusal("attempts", "that was the last of max_attempts")
-        elif monotonic() + wait >= self._deadline:
-            refusal = Refusal("deadline", "another would begin after the deadline")
-        elif obstacle := self._obstacle(attempt):
-            refusal = Refusal("other", obstacle)
-        elif self._pool is not None and not self._pool.retry_budget.take(self._function):
-            refusal = Refusal("budget", "its part of the retry budget of this process is spent")
-        if refusal is not None and self._pool is not None:
-            self._pool.record.add("refused_restarts", refusal.reason)
-        return refusal
+            return Refusal("attempts", "that was the last of max_attempts")
+        if monotonic() + wait >= self._deadline:
+            return Refusal("deadline", "another would begin after the deadline")
+        if obstacle := self._obstacle(attempt):
+            return Refusal("other", obstacle)
+        if pool is not None and not pool.retry_budget.take(self._function):
+            return Refusal("budget", "its part of the retry budget of this process is spent")
+        return None
 
     def _obstacle(self, attempt: Attempt) -> str | None:
         """Return what makes another attempt impossible, however many are left."""
@@ -318,69 +297,20 @@ class Series(Generic[R]):
         if attempt.written_elsewhere:
             others = ", ".join(map(repr, sorted(attempt.written_elsewhere)))
             return f"it may have written to {others}, which a restart would not undo"
-        if self._holdings.lost:
-            return f"the caller's {self._holdings.held} was lost with the connection"
+        if state := self._holdings.lost:
+            return f"session state of the caller ({state}) was lost with the connection"
         # A session may be put back by a query, which needs a connection that works.
         self._give_back()
         return self._inputs.obstacle_after_restoring()
 
     def _give_back(self) -> None:
-        if not self._wrapper.in_atomic_block and self._holdings.held is None:
+        if not self._wrapper.in_atomic_block and not self._holdings.keep_connection:
             self._wrapper.close()
 
-    def _announce(self, error: Exception, failure: Failure, number: int, wait: float) -> None:
-        policy = self._policy
-        name = getattr(self._function, "__qualname__", "?")
-        logger.warning(
-            "database %r: %s restarts %s after attempt %d, in %.3f s",
-            policy.using, failure.reason, name, number, wait,
-            extra=facts(
-                "transaction_restarts", alias=policy.using, function=name, attempt=number,
-                wait=wait, error=error, sqlstate=failure.sqlstate,
-            ),
-        )  # fmt: skip
-        self._count_outcome("again")
-        self._restarted_for = failure.reason
-        if self._pool is not None:
-            self._pool.record.add("restarts", failure.reason)
-        transaction_restarting.send_robust(
-            sender=self._function, using=policy.using, attempt=number,
-            sqlstate=failure.sqlstate, wait=wait, error=error,
-        )  # fmt: skip
-
-    def _count_outcome(self, outcome: str) -> None:
-        """Count how the attempt ended, if it was a restart."""
-        if self._restarted_for is not None and self._pool is not None:
-            self._pool.record.add("restarted", (self._restarted_for, outcome))
-
     def _succeeded(self) -> None:
-        if self._pool is not None:
-            self._pool.retry_budget.give(self._function)
+        if self._report.pool is not None:
+            self._report.pool.retry_budget.give(self._function)
         if not self._wrapper.in_atomic_block:
             self._check.succeeded(self._wrapper)
         if self._holdings.lost:
             self._holdings.refuse_to_go_on()
-
-    def _add_notes(self, error: Exception, number: int, refusal: Refusal) -> None:
-        elapsed = monotonic() - self._started
-        attempts = "1 attempt" if number == 1 else f"{number} attempts"
-        note = (
-            f"retry_transaction: {attempts} failed in {elapsed:.2f} s; "
-            f"not restarted: {refusal.sentence}"
-        )
-        logger.warning(
-            "database %r: %s",
-            self._policy.using,
-            note,
-            extra=facts(
-                "transaction_failed",
-                alias=self._policy.using,
-                function=getattr(self._function, "__qualname__", "?"),
-                attempts=number,
-                seconds=elapsed,
-                reason=refusal.reason,
-                error=error,
-            ),
-        )
-        if sys.version_info >= (3, 11):  # pragma: no branch - Python 3.10 has no notes
-            error.add_note(note)

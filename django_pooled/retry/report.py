@@ -1,0 +1,101 @@
+"""What is told of the attempts of one call: by the log, a signal, counters and a note."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple
+
+from django_pooled.log_facts import facts
+from django_pooled.signals import transaction_restarting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django_pooled.pool import Pool
+
+    from .verdict import Failure
+
+__all__ = ["Refusal", "Report"]
+
+logger = logging.getLogger("django_pooled.retry")
+
+
+class Refusal(NamedTuple):
+    """Why a retryable failure is followed by no other attempt."""
+
+    reason: str
+    """For programs: 'attempts', 'deadline', 'budget' or 'other', as counters have it."""
+    sentence: str
+    """For people."""
+
+
+class Report:
+    """What became of the attempts of one call.
+
+    Args:
+        alias: Of its database.
+        function: Which is called.
+    """
+
+    def __init__(self, alias: str, function: Callable[..., object]) -> None:
+        self.pool: Pool | None = None
+        """Whose counters have it, once there was a checkout."""
+        self.name: str = getattr(function, "__qualname__", "?")
+        self._alias = alias
+        self._function = function
+        self._started = monotonic()
+        self._restarted_for: str | None = None
+        """What the attempt before this one failed with."""
+
+    def restarts(self, error: Exception, failure: Failure, number: int, wait: float) -> None:
+        """Another attempt follows."""
+        logger.warning(
+            "database %r: %s restarts %s after attempt %d, in %.3f s",
+            self._alias, failure.reason, self.name, number, wait,
+            extra=facts(
+                "transaction_restarts", alias=self._alias, function=self.name, attempt=number,
+                wait=wait, error=error, sqlstate=failure.sqlstate,
+            ),
+        )  # fmt: skip
+        self.ended("again")
+        self._restarted_for = failure.reason
+        if self.pool is not None:
+            self.pool.record.add("restarts", failure.reason)
+        transaction_restarting.send_robust(
+            sender=self._function, using=self._alias, attempt=number,
+            sqlstate=failure.sqlstate, wait=wait, error=error,
+        )  # fmt: skip
+
+    def ended(self, outcome: str) -> None:
+        """Count how the attempt ended, if it was a restart."""
+        if self._restarted_for is not None and self.pool is not None:
+            self.pool.record.add("restarted", (self._restarted_for, outcome))
+
+    def refused(self, error: Exception, number: int, refusal: Refusal) -> None:
+        """No other attempt follows, for a reason that the error is given as a note."""
+        if self.pool is not None:
+            self.pool.record.add("refused_restarts", refusal.reason)
+        elapsed = monotonic() - self._started
+        attempts = "1 attempt" if number == 1 else f"{number} attempts"
+        note = (
+            f"retry_transaction: {attempts} failed in {elapsed:.2f} s; "
+            f"not restarted: {refusal.sentence}"
+        )
+        logger.warning(
+            "database %r: %s",
+            self._alias,
+            note,
+            extra=facts(
+                "transaction_failed",
+                alias=self._alias,
+                function=self.name,
+                attempts=number,
+                seconds=elapsed,
+                reason=refusal.reason,
+                error=error,
+            ),
+        )
+        if sys.version_info >= (3, 11):  # pragma: no branch - Python 3.10 has no notes
+            error.add_note(note)
