@@ -297,27 +297,41 @@ class DatabaseWrapper(LendingWrapper):
             self.alias,
             options,
             parameters=partial(resolved, {**params, "autocommit": True}),
-            configure=self._configuration(),
+            configure=self._with_wrapper("_configure_connection"),
+            assume_role=self._role_assumption(),
             credentials_change=any(callable(params.get(key)) for key in ("user", "password")),
             server=server_of(self.settings_dict),
             # As psycopg does: without one, that of the environment or its own.
             connect_timeout=params.get("connect_timeout"),
         )
 
-    def _configuration(self) -> Callable[[PooledConnection], object]:
+    def _with_wrapper(self, method: str) -> Callable[[PooledConnection], object]:
         # The pool outlives this wrapper and works in threads of its own, while composing SQL
-        # asks the wrapper for a connection. So each new connection gets a wrapper for the
-        # time of its configuration, with the settings as they were when the pool was made.
+        # asks the wrapper for a connection. So each connection gets a wrapper for the time of
+        # its configuration, with the settings as they were when the pool was made.
         template, timezone_name = self.copy(), self.timezone_name
 
         def configure(connection: PooledConnection) -> None:
             wrapper = template.copy()
             wrapper.timezone_name = timezone_name
             wrapper.connection = connection
-            wrapper._configure_connection(connection)  # type: ignore[attr-defined]
+            getattr(wrapper, method)(connection)
             wrapper.connection = None
 
         return configure
+
+    def _role_assumption(self) -> Callable[[PooledConnection], object] | None:
+        """Return what gives a connection its role again, which a statement may have taken.
+
+        A backend built on this one may set a role wherever it configures connections.
+        """
+        for method in ("_configure_connection", "_configure_role"):
+            definer = next(kind for kind in type(self).__mro__ if method in vars(kind))
+            if not definer.__module__.startswith(("django.", "django_pooled.")):
+                return self._with_wrapper(method)
+        if self.settings_dict["OPTIONS"].get("assume_role"):
+            return self._with_wrapper("_configure_role")
+        return None
 
 
 DatabaseWrapper.remember_hooks()

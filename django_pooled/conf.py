@@ -87,14 +87,14 @@ class PoolOptions:
     )
     """Waits between attempts to connect."""
     reset: str | Callable[..., None] | None = _option(
-        "rollback",
+        "auto",
         _Expected(
-            "'rollback', 'discard' or a callable",
-            lambda v: v in ("rollback", "discard", None) or callable(v),
+            "'auto', 'rollback', 'discard' or a callable",
+            lambda v: v in ("auto", "rollback", "discard", None) or callable(v),
         ),
     )
-    """What happens to a connection at checkin: an open transaction is rolled back, and with
-    'discard' all session state goes too."""
+    """What happens to a connection at checkin: an open transaction is rolled back, and all session
+    state goes too with 'discard', and with 'auto' where a statement may have left any."""
     check: Callable[..., None] | None = _option(None, _CALLABLE_OR_NONE)
     """Called with the connection at each checkout, after our own check; raises if it is bad."""
     leak_after: float | None = _option(None, _SECONDS_OR_NONE)

@@ -13,7 +13,7 @@ from psycopg.rows import tuple_row
 
 from . import psycopg_internals
 from .redaction import masked, one_line, scrub
-from .sql_text import session_state_of
+from .sql_text import effect_of, hides_what_it_does
 from .sqlstates import CONNECTION_LOST
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Life:
         "is_readable",
         "opened_at",
         "server",
+        "was_written",
         "watches_state",
     )
 
@@ -88,6 +89,8 @@ class Life:
         """What works for a direct connection, once retry_transaction has asked for it."""
         self.configuration: psycopg_internals.Configuration | None = None
         """What every object of the session begins with, once it is configured."""
+        self.was_written: bool = False
+        """Whether the session, in another checkout, may have drawn from a sequence."""
         self.watches_state: bool = False
         """Whether statements are looked at for state that they give the session."""
 
@@ -171,6 +174,9 @@ class PooledConnection(psycopg.Connection[Any]):
     observer: Observer | None = None
     """Sees the statements of an attempt under retry_transaction."""
 
+    wrote: bool = False
+    """Whether anything was sent, since the checkout, that does more than read."""
+
     announced: bool = False
     """Whether what psycopg does now was announced, or is none of the user's."""
 
@@ -224,6 +230,7 @@ class PooledConnection(psycopg.Connection[Any]):
         made = self.life.configuration
         if made is None:
             made = self.life.configuration = psycopg_internals.configuration_of(self)
+        self.life.was_written |= self.wrote
         new = type(self)(self.pgconn, life=self.life)
         new.pinned_by = self.pinned_by
         self._given_back = True
@@ -245,13 +252,32 @@ class PooledConnection(psycopg.Connection[Any]):
         self.refuse_if_given_back()
         if self.announced or self.owner is None:
             return None
-        if self.pinned_by is None and self.life.watches_state:
-            state = session_state_of(query)
-            if state is not None and (owner := self.owner()) is not None:
-                owner.pin(state)
+        if self.life.watches_state:
+            self._watch_state(query, locked)
         if self.observer is None:
             return None
         return self.observer.see(query, carries=carries, locked=locked)
+
+    def _watch_state(self, query: object, locked: bool) -> None:
+        effect = effect_of(query)
+        owner = None if self.owner is None else self.owner()
+        if effect.leaves is not None and owner is not None:
+            if not self.wrote and self.life.was_written:
+                self._forget_sequences(effect.leaves, locked)
+            owner.pin(effect.leaves)
+        if not effect.reads:
+            self.wrote = True
+
+    def _forget_sequences(self, state: str, locked: bool) -> None:
+        """Have lastval() fail, as in a new session, where another checkout has drawn a value."""
+        asks = state == "SEQUENCE" or hides_what_it_does(state)
+        can_answer = self.pgconn.transaction_status in (
+            TransactionStatus.IDLE,
+            TransactionStatus.INTRANS,
+        )
+        if asks and can_answer and not psycopg_internals.is_piping(self):
+            self.ask("DISCARD SEQUENCES", locked=locked)
+            self.life.was_written = False
 
     def refuse_if_given_back(self) -> None:
         """Refuse what is kept from a checkout that has ended.

@@ -14,6 +14,7 @@ from psycopg.pq import Format, TransactionStatus
 from .connection import PooledConnection
 from .cursors import NamedCursor, ServerBindingNamedCursor
 from .quick import QuickWrapper
+from .sql_text import graver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,11 +123,12 @@ class LendingWrapper(QuickWrapper):
         Its checkin clears it. What receivers of ``connection_created`` set up is left out: they
         do so at each checkout.
         """
-        if self._keeps or self.checked_out_from is None or self.connection.pinned_by is not None:
+        pool, connection = self.checked_out_from, self.connection
+        if self._keeps or pool is None:
             return
-        self.connection.pinned_by = state
-        if self.checked_out_from.lends:
-            self.checked_out_from.record.add("pinned", state)
+        if connection.pinned_by is None and pool.lends:
+            pool.record.add("pinned", state)
+        connection.pinned_by = graver(connection.pinned_by, state)
 
     def note_error(self, error: psycopg.Error) -> None:
         """Have the pool judge the connection by an error on it."""

@@ -26,7 +26,7 @@ from .project_check import ProjectCheck
 from .readiness import Readiness
 from .record import Record
 from .redaction import told
-from .reset import is_as_new, reset
+from .reset import Reset, is_as_new
 from .retry.budget import RetryBudget
 from .stats import PoolSnapshot
 from .usage import Usage, described
@@ -54,11 +54,13 @@ class Pool:
         options: Its pool's options.
         parameters: Called for each new connection; returns psycopg's connection parameters,
             so that credentials that expire can be fetched anew.
-        configure: Called with each new connection, and again after ``reset="discard"``.
+        configure: Called with each new connection, and again with one that was cleared.
         server: Where the connections lead to, for people: never with a password.
         credentials_change: Whether *parameters* fetches credentials anew each time.
         connect_timeout: Seconds that each step of opening a connection may take, as psycopg's
             parameter of that name has it.
+        assume_role: Called with a connection whose role a statement may have changed; None
+            where roles do not matter.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Pool:
         server: str,
         credentials_change: bool = False,
         connect_timeout: Any = CONNECT_TIMEOUT,
+        assume_role: Callable[[PooledConnection], object] | None = None,
     ) -> None:
         self.alias = alias
         self.options = options
@@ -80,7 +83,7 @@ class Pool:
         self.retry_budget: RetryBudget = RetryBudget(options.retry_budget)
         self._made_at = monotonic()
         self._id = os.urandom(8).hex()
-        self._configure = configure
+        self._reset = Reset(alias, options.reset, self.lends, configure, assume_role)
         # None of its parts holds the pool: closed and let go of, it is freed at once, and not
         # when the garbage collector comes by.
         self._announcer = Announcer(self.record, type(self), alias, options.name or alias)
@@ -104,7 +107,10 @@ class Pool:
             alias,
             parameters,
             configure=partial(
-                _configure_new, configure, options.max_lifetime, watches_state=self.lends
+                _configure_new,
+                configure,
+                options.max_lifetime,
+                watches_state=self._reset.goes_by_statements,
             ),
             opened=opened,
             connect_timeout=connect_timeout,
@@ -126,7 +132,6 @@ class Pool:
             reconnect_failed=options.reconnect_failed,
             num_workers=options.num_workers,
         )
-        self._keeps_as_it_is = options.reset in ("rollback", None)
         self._judge = Judge(alias, options, self._connector, self._pool, check)
         self._eviction = Eviction(alias, options.backoff, self._pool, self._usage)
         self._readiness = Readiness(
@@ -166,7 +171,11 @@ class Pool:
         said that it is going away or read-only, is closed instead.
         """
         now = monotonic()
-        if self._keeps_as_it_is and is_as_new(connection) and now < connection.life.expires_at:
+        if (
+            self._reset.may_be_left_out
+            and is_as_new(connection)
+            and now < connection.life.expires_at
+        ):
             with self.record.lock:
                 checkout = self._usage.end(connection)
                 if checkout is None:
@@ -300,9 +309,7 @@ class Pool:
         # What is kept of the checkout, a generator that holds the lock for one, has no part in this.
         renewed = connection.renewed()
         try:
-            kept = not self._pool.closed and reset(
-                renewed, self.alias, self.options.reset, self._configure
-            )
+            kept = not self._pool.closed and self._reset(renewed)
         finally:
             # Whatever ended the reset, Ctrl-C included, the connection leaves or goes back.
             now = monotonic()

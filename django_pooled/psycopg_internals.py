@@ -23,6 +23,7 @@ __all__ = [
     "Configuration",
     "configuration_of",
     "connect_timeout_of",
+    "forget_prepared",
     "is_piping",
     "is_silent",
     "move_cursor",
@@ -143,6 +144,16 @@ def succeed(
             setattr(new, name, state[name])
     old._closed = True
     old.pgconn = _CLOSED
+
+
+def forget_prepared(connection: psycopg.Connection[Any]) -> None:
+    """Take note that the session has no prepared statements any more.
+
+    psycopg before 3.3.5 does not see that in the answer to DISCARD ALL, and later ones send another
+    statement to remove what is gone.
+    """
+    connection._prepared.clear()
+    connection._prepared._to_flush.clear()
 
 
 def _closed_pgconn() -> PGconn:

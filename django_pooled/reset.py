@@ -1,27 +1,50 @@
-"""Bring a returned connection back to the state of a new one, or say that it can't be."""
+"""Bring a returned connection back to the state of a new one, or say that it cannot be."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from random import SystemRandom
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
+from psycopg.rows import tuple_row
 
 from .log_facts import facts
+from .psycopg_internals import forget_prepared
 from .redaction import told
+from .sql_text import hides_what_it_does
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .connection import PooledConnection
 
-__all__ = ["is_as_new", "reset"]
+__all__ = ["Reset", "is_as_new"]
 
 logger = logging.getLogger("django_pooled.pool")
 
+# DISCARD ALL leaves the seed of random(), the connections of dblink, and what the functions of a
+# procedural language keep in variables of their own. SQL and PL/pgSQL have none.
+_WHAT_ELSE = """
+    SELECT pg_catalog.setseed({seed}),
+           (SELECT quote_ident(nspname) FROM pg_catalog.pg_extension
+              JOIN pg_catalog.pg_namespace ON pg_namespace.oid = extnamespace
+             WHERE extname = 'dblink'),
+           EXISTS (SELECT FROM pg_catalog.pg_language
+                    WHERE lanname NOT IN ('internal', 'c', 'sql', 'plpgsql'))
+"""
+_DISCONNECT = "SELECT {0}.dblink_disconnect(name) FROM unnest({0}.dblink_get_connections()) AS name"
+_DISCONNECT_UNNAMED = "SELECT {0}.dblink_disconnect()"
+
+
+class _CannotBeCleared(Exception):
+    """Something stays in the session for as long as it lasts."""
+
 
 def is_as_new(connection: PooledConnection) -> bool:
-    """Tell whether the reset "rollback" finds nothing to do; it is read from memory alone."""
+    """Tell whether nothing has to be done; it is read from memory alone."""
     return (
         # What is broken has another status: libpq's is unknown then.
         connection.pgconn.transaction_status == TransactionStatus.IDLE
@@ -35,56 +58,108 @@ def is_as_new(connection: PooledConnection) -> bool:
     )
 
 
-def reset(
-    connection: PooledConnection,
-    alias: str,
-    mode: str | Callable[..., None] | None,
-    configure: Callable[[PooledConnection], object],
-) -> bool:
-    """Roll back what is open and restore defaults; with "discard" clear all session state too.
+class Reset:
+    """What happens to the connections of a pool when they come back.
 
     Args:
-        connection: What was given back, in whatever state.
         alias: The pool's alias, for log lines.
         mode: The pool's option ``reset``.
-        configure: Called after "discard", which undoes the configuration of a new connection.
-
-    Returns:
-        Whether the connection can be kept.
+        lends: Whether checkouts last for a transaction, so that no state may stay.
+        configure: Called after a session was cleared, which undoes the configuration of a new one.
+        assume_role: Gives a connection its role as when it was new; None where it has none.
     """
-    pgconn = connection.pgconn
-    if connection.life.doomed_by is not None or pgconn.status != ConnStatus.OK:
-        return False
-    try:
-        status = pgconn.transaction_status
-        if status == TransactionStatus.ACTIVE or pgconn.pipeline_status != PipelineStatus.OFF:
-            # Given back amid a query, a COPY or a pipeline: what it still has to say is unknown.
+
+    def __init__(
+        self,
+        alias: str,
+        mode: str | Callable[..., None] | None,
+        lends: bool,
+        configure: Callable[[PooledConnection], object],
+        assume_role: Callable[[PooledConnection], object] | None = None,
+    ) -> None:
+        self._alias = alias
+        self._always_clears = mode == "discard"
+        self._clears_what_is_left = lends or mode == "auto"
+        self._called = mode if callable(mode) else None
+        self._configure = configure
+        self._assume_role = assume_role
+        self.may_be_left_out: bool = not self._always_clears and self._called is None
+        """Whether a connection that `is_as_new` needs no reset."""
+        self.goes_by_statements: bool = self._clears_what_is_left or assume_role is not None
+        """Whether statements have to be looked at for the state that they leave."""
+
+    def __call__(self, connection: PooledConnection) -> bool:
+        """Roll back what is open, restore defaults, and clear what may be left in the session.
+
+        Args:
+            connection: What was given back, in whatever state.
+
+        Returns:
+            Whether the connection can be kept.
+        """
+        pgconn = connection.pgconn
+        if connection.life.doomed_by is not None or pgconn.status != ConnStatus.OK:
             return False
-        if status != TransactionStatus.IDLE:
-            logger.warning(
-                "pool %r: rolled back a transaction left open",
-                alias,
-                extra=facts("transaction_left_open", alias=alias),
-            )
-            connection.rollback()
-        _restore_defaults(connection)
-        if mode == "discard" or connection.pinned_by is not None:
-            connection.execute("DISCARD ALL")
+        try:
+            status = pgconn.transaction_status
+            if status == TransactionStatus.ACTIVE or pgconn.pipeline_status != PipelineStatus.OFF:
+                # Amid a query, a COPY or a pipeline: what it still has to say is unknown.
+                return False
+            if status != TransactionStatus.IDLE:
+                logger.warning(
+                    "pool %r: rolled back a transaction left open",
+                    self._alias,
+                    extra=facts("transaction_left_open", alias=self._alias),
+                )
+                connection.rollback()
+            _restore_defaults(connection)
+            left = connection.pinned_by
+            if self._always_clears or (left is not None and self._clears_what_is_left):
+                self._clear(connection, left)
+            elif left is not None and self._assume_role is not None:
+                # SET ROLE is for a role that the session's own may assume.
+                _run(connection, "RESET SESSION AUTHORIZATION")
+                self._assume_role(connection)
             connection.pinned_by = None
-            configure(connection)
-        elif callable(mode):
-            mode(connection)
-        else:
-            return True
-    except Exception as error:
-        logger.warning(
-            "pool %r: discarded a connection: %s",
-            alias,
-            told(error),
-            extra=facts("reset_failed", alias=alias, error=error),
-        )
-        return False
-    return pgconn.transaction_status == TransactionStatus.IDLE
+            if self._called is not None:
+                self._called(connection)
+        except Exception as error:
+            logger.warning(
+                "pool %r: discarded a connection: %s",
+                self._alias,
+                told(error),
+                extra=facts("reset_failed", alias=self._alias, error=error),
+            )
+            return False
+        return pgconn.transaction_status == TransactionStatus.IDLE
+
+    def _clear(self, connection: PooledConnection, left: str | None) -> None:
+        if left == "LOAD":
+            raise _CannotBeCleared("a library that was loaded stays in its session")
+        _run(connection, "DISCARD ALL")
+        forget_prepared(connection)
+        if left is not None:
+            _clear_what_discard_leaves(connection, left)
+        connection.life.was_written = False
+        self._configure(connection)
+
+
+def _clear_what_discard_leaves(connection: PooledConnection, left: str) -> None:
+    # A seed that does not follow from the one that a user has set.
+    seed = SystemRandom().uniform(-1.0, 1.0)
+    [(_, dblink, has_languages)] = _run(connection, _WHAT_ELSE.format(seed=seed)).fetchall()
+    if has_languages and hides_what_it_does(left):
+        raise _CannotBeCleared("variables of a procedural language stay in their session")
+    if dblink is not None:
+        _run(connection, _DISCONNECT.format(dblink))
+        with suppress(psycopg.errors.ConnectionDoesNotExist):
+            _run(connection, _DISCONNECT_UNNAMED.format(dblink))
+
+
+def _run(connection: PooledConnection, statement: str) -> psycopg.ClientCursor[Any]:
+    # By a cursor that prepares nothing: psycopg would keep a prepared DISCARD ALL in mind that
+    # has discarded itself.
+    return psycopg.ClientCursor(connection, row_factory=tuple_row).execute(statement)
 
 
 def _restore_defaults(connection: PooledConnection) -> None:

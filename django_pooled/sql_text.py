@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import sql
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = [
+    "Effect",
+    "effect_of",
     "ends_transaction",
+    "graver",
+    "hides_what_it_does",
     "is_plain_write",
     "only_reads",
     "session_state_of",
@@ -109,6 +113,23 @@ _PLAIN_WRITE = re.compile(r"(?:insert|update|delete|merge)\b")
 _TEMPORARY_SCHEMA = "pg_temp"
 
 
+class Effect(NamedTuple):
+    """What a statement does, as far as its text shows it."""
+
+    leaves: str | None
+    """Kind of state that it may give its session; None where it gives none."""
+    reads: bool
+    """Whether it does nothing but read."""
+    controls: bool = False
+    """Whether it works on the transaction alone."""
+    writes: bool = False
+    """Whether it is one plain write."""
+    ends: bool | None = False
+    """Whether it ends the transaction; None if that cannot be told."""
+    undoes: bool = False
+    """Whether it rolls back to a savepoint."""
+
+
 def text_of(query: object) -> str | None:
     """Return the text of a statement in any form that psycopg takes; None if it cannot be told.
 
@@ -142,16 +163,24 @@ def _parts_of(template: Any) -> Iterator[str]:
             yield sql.Identifier(item.value).as_string(None) if item.format_spec == "i" else "$1"
 
 
+def effect_of(query: object) -> Effect:
+    """Return what the text of *query* shows, and the worst where it does not show it.
+
+    The text does not show what a trigger, a view, an operator, a cast, a default or a policy calls.
+    """
+    # It is asked of every statement, and most have been seen before.
+    text = query if type(query) is str else text_of(query)
+    if text is None:
+        return _NO_TEXT
+    return _remembered(text) if len(text) <= _REMEMBERED_LENGTH else _judge(text)
+
+
 def session_state_of(query: object) -> str | None:
     """Return which kind of state *query* may give its session that outlives the transaction.
 
-    None only where the text shows that there is none, else one of a few names to count by. The
-    text does not show what a trigger, a view, an operator, a cast, a default or a policy calls.
+    None only where the text shows that there is none, else one of a few names to count by.
     """
-    # It is asked of every statement, and most have been seen before.
-    if type(query) is str and len(query) <= _REMEMBERED_LENGTH:
-        return _remembered(query).leaves
-    return _judged(query).leaves
+    return effect_of(query).leaves
 
 
 def only_reads(query: object) -> bool:
@@ -160,9 +189,7 @@ def only_reads(query: object) -> bool:
     It does not write, notify, lock rows, or begin or end anything, and every function that it
     calls is known to do none of these.
     """
-    if type(query) is str and len(query) <= _REMEMBERED_LENGTH:
-        return _remembered(query).reads
-    return _judged(query).reads
+    return effect_of(query).reads
 
 
 def writes_nothing(query: object) -> bool:
@@ -170,51 +197,32 @@ def writes_nothing(query: object) -> bool:
 
     So does what only reads, and what works on the transaction alone: SAVEPOINT, SET LOCAL.
     """
-    if type(query) is str and len(query) <= _REMEMBERED_LENGTH:
-        verdict = _remembered(query)
-    else:
-        verdict = _judged(query)
-    return verdict.reads or verdict.controls
+    effect = effect_of(query)
+    return effect.reads or effect.controls
 
 
 def is_plain_write(query: object) -> bool:
     """Tell whether *query* is one INSERT, UPDATE, DELETE or MERGE that calls nothing unknown."""
-    return _judged(query).writes
+    return effect_of(query).writes
 
 
 def ends_transaction(query: object) -> bool | None:
     """Tell whether *query* ends the transaction that it is run in; None if it cannot be told."""
-    return _judged(query).ends
+    return effect_of(query).ends
 
 
 def undoes_savepoint(query: object) -> bool:
     """Tell whether *query* rolls back to a savepoint."""
-    return _judged(query).undoes
+    return effect_of(query).undoes
 
 
-class _Verdict(NamedTuple):
-    leaves: str | None
-    reads: bool
-    controls: bool = False
-    writes: bool = False
-    ends: bool | None = False
-    undoes: bool = False
-
-
-_NOTHING = _Verdict(None, reads=True)
-_HARMLESS = _Verdict(None, reads=False)
-_UNKNOWN = _Verdict("unknown", reads=False)
+_NOTHING = Effect(None, reads=True)
+_HARMLESS = Effect(None, reads=False)
+_UNKNOWN = Effect("unknown", reads=False)
 _NO_TEXT = _UNKNOWN._replace(ends=None)
 
 
-def _judged(query: object) -> _Verdict:
-    text = text_of(query)
-    if text is None:
-        return _NO_TEXT
-    return _remembered(text) if len(text) <= _REMEMBERED_LENGTH else _judge(text)
-
-
-def _judge(text: str) -> _Verdict:
+def _judge(text: str) -> Effect:
     tokens = tokens_of(text)
     if tokens is None:
         return _NO_TEXT
@@ -236,9 +244,9 @@ def _statements_of(tokens: Sequence[str]) -> Iterator[Sequence[str]]:
             start = place + 1
 
 
-def _worst_of(verdicts: Sequence[_Verdict]) -> _Verdict:
-    return _Verdict(
-        next((verdict.leaves for verdict in verdicts if verdict.leaves is not None), None),
+def _worst_of(verdicts: Sequence[Effect]) -> Effect:
+    return Effect(
+        reduce(graver, (verdict.leaves for verdict in verdicts)),
         reads=all(verdict.reads for verdict in verdicts),
         controls=all(verdict.reads or verdict.controls for verdict in verdicts),
         ends=any(verdict.ends for verdict in verdicts),
@@ -246,7 +254,7 @@ def _worst_of(verdicts: Sequence[_Verdict]) -> _Verdict:
     )
 
 
-def _judge_alone(tokens: Sequence[str]) -> _Verdict:
+def _judge_alone(tokens: Sequence[str]) -> Effect:
     """Judge one statement: what it leaves and reads, and what it does to the transaction."""
     words = _words_of(tokens)
     verdict = _judge_statement(tokens)
@@ -258,6 +266,25 @@ def _judge_alone(tokens: Sequence[str]) -> _Verdict:
     )
 
 
+def graver(one: str | None, other: str | None) -> str | None:
+    """Return the kind of state that is harder to clear; the first, if neither is."""
+    return one if _gravity(one) >= _gravity(other) else other
+
+
+def hides_what_it_does(state: str) -> bool:
+    """Tell whether this kind of state is only a guess: what was run is not in the text."""
+    return state in _HIDDEN
+
+
+def _gravity(state: str | None) -> int:
+    if state is None:
+        return 0
+    return 3 if state == "LOAD" else 2 if state in _HIDDEN else 1
+
+
+_HIDDEN = frozenset({"CALL", "DO", "EXTENSION", "PREPARE", "function", "unknown"})
+
+
 def _words_of(tokens: Sequence[str]) -> str:
     return " ".join(_WORDS.get(token[0], token) for token in tokens).lstrip("( ")
 
@@ -265,34 +292,33 @@ def _words_of(tokens: Sequence[str]) -> str:
 _remembered = lru_cache(_REMEMBERED)(_judge)
 
 
-def _judge_statement(tokens: Sequence[str]) -> _Verdict:
+def _judge_statement(tokens: Sequence[str]) -> Effect:
     while tokens and _EXPLAIN.match(tokens[0]):
         tokens = _explained(tokens)
     words = _words_of(tokens)
     if not words:
         return _NOTHING
     if _TEMPORARY.match(words):
-        return _Verdict("TEMPORARY", reads=False)
+        return Effect("TEMPORARY", reads=False)
     if tokens[0] == "create" and _is_in_c(tokens):
-        return _Verdict("LOAD", reads=False)
+        return Effect("LOAD", reads=False)
     if _UTILITY.match(words) and not _SCHEMA_WITH_PARTS.match(words):
         return _NOTHING if _READS.match(words) else _HARMLESS
     if not _QUERY.match(words):
         found = _LEAVES.match(words)
-        return _Verdict(found.lastgroup, reads=False) if found else _UNKNOWN
+        return Effect(found.lastgroup, reads=False) if found else _UNKNOWN
     if _WITH_HOLD.match(words):
-        return _Verdict("WITH HOLD", reads=False)
+        return Effect("WITH HOLD", reads=False)
     if "pg_settings" in "".join(tokens) and "update" in tokens:
         # Which is a way to say SET.
-        return _Verdict("SET", reads=False)
+        return Effect("SET", reads=False)
     reads = bool(_READS.match(words)) and not _CHANGES_OR_LOCKS.search(words)
     if _only_declares(tokens):
         return _HARMLESS
+    leaves = None
     for call in calls_in(tokens):
-        if call.leaves is not None:
-            return _Verdict(call.leaves, reads=False)
-        reads = reads and call.reads
-    return _Verdict(None, reads)
+        leaves, reads = graver(leaves, call.leaves), reads and call.reads
+    return Effect(leaves, reads and leaves is None)
 
 
 _WORDS = {'"': '"q"', "'": "'s'"}

@@ -561,3 +561,60 @@ def test_behind_a_pooler_it_is_shown_too(
     with pgbouncer.PgBouncer(server, "transaction") as pooler:
         connections.settings[alias].update(HOST=pooler.host, PORT=pooler.port)
         assert "W020" in ids(alias)
+
+
+# Row-level security.
+
+POLICIES = {
+    "by a setting": "USING (owner = current_setting('app.tenant', true))",
+    "by a function": "WITH CHECK (owner = tenant_of_this_session())",
+    "by the role": "USING (owner = CURRENT_USER)",
+    "to a role": "TO clerk USING (true)",
+}
+
+
+@pytest.fixture
+def ledger(server: EmbeddedServer, clerk: str) -> Iterator[Callable[[str], None]]:
+    """A table with row-level security; makes its policy."""
+    administer(
+        server,
+        "CREATE TABLE ledger (owner text)",
+        "ALTER TABLE ledger ENABLE ROW LEVEL SECURITY",
+        "CREATE FUNCTION tenant_of_this_session() RETURNS text LANGUAGE sql STABLE"
+        " AS $$ SELECT current_setting('app.tenant', true) $$",
+    )
+    yield lambda policy: administer(server, f"CREATE POLICY tenants ON ledger {policy}")
+    administer(server, "DROP TABLE ledger", "DROP FUNCTION tenant_of_this_session")
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_w019_tells_that_what_policies_go_by_stays_in_the_session(
+    server: EmbeddedServer,
+    make_database: MakeDatabase,
+    ledger: Callable[[str], None],
+    policy: str,
+) -> None:
+    ledger(policy)
+    alias = make_database(server, reset="rollback")
+    [message] = check(alias)
+    assert message.id == "django_pooled.W019"
+    assert "public.ledger" in message.msg
+    assert ids(make_database(server, reset=None)) == ["W019"]
+
+
+def test_policies_are_of_no_concern_where_nothing_stays(
+    server: EmbeddedServer, make_database: MakeDatabase, ledger: Callable[[str], None]
+) -> None:
+    ledger(POLICIES["by a setting"])
+    assert ids(make_database(server, max_size=2)) == []
+    assert ids(make_database(server, max_size=2, reset="discard")) == []
+    assert ids(make_database(server, max_size=2, reset="rollback", pool_mode="transaction")) == []
+    administer(server, "ALTER TABLE ledger DISABLE ROW LEVEL SECURITY")
+    assert ids(make_database(server, max_size=2, reset="rollback")) == []
+
+
+def test_a_policy_that_goes_by_the_row_alone_is_of_no_concern(
+    server: EmbeddedServer, make_database: MakeDatabase, ledger: Callable[[str], None]
+) -> None:
+    ledger("USING (owner IN ('a', 'b') OR owner IS NULL)")
+    assert ids(make_database(server, max_size=2, reset="rollback")) == []

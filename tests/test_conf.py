@@ -96,7 +96,7 @@ def test_what_geventpool_left_in_the_settings_is_refused(key: str, instead: str)
         ("check_after", -0.1, "a number of seconds, 0 or more"),
         ("leak_after", 0, "a number of seconds above 0, or None"),
         ("pool_mode", "statement", "'session' or 'transaction'"),
-        ("reset", "all", "'rollback', 'discard' or a callable"),
+        ("reset", "all", "'auto', 'rollback', 'discard' or a callable"),
         ("backoff", 1.0, "a dict with 'initial' and 'maximum'"),
         ("stats_dir", True, "a folder's path, None for the default, or False"),
         ("check", "yes", "a callable or None"),

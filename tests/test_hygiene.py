@@ -60,6 +60,7 @@ MESS = (
 )
 CLEAN = ("UTC", "0", '"$user", public', "hygiene_owner", "postgres", False, 0, 0, 0, 0)
 MESSY = ("Asia/Tokyo", "77s", "pg_catalog", "hygiene_other", "postgres", True, 1, 1, 1, 1)
+MESSY_BUT_FOR_ITS_ROLE = (*MESSY[:3], "hygiene_owner", *MESSY[4:])
 
 
 @pytest.fixture(scope="module", params=versions(), ids=lambda version: f"postgresql{version}")
@@ -103,12 +104,11 @@ def pool_of(alias: str) -> Pool:
 # What is left behind.
 
 
-def test_with_reset_discard_the_next_user_finds_a_connection_like_new(
-    roles: EmbeddedServer, make_database: MakeDatabase
+@pytest.mark.parametrize("reset", ["auto", "discard"])
+def test_the_next_user_finds_a_connection_like_new(
+    roles: EmbeddedServer, make_database: MakeDatabase, reset: str
 ) -> None:
-    alias = make_database(
-        roles, options={"assume_role": "hygiene_owner"}, max_size=1, reset="discard"
-    )
+    alias = make_database(roles, options={"assume_role": "hygiene_owner"}, max_size=1, reset=reset)
     backend = ask(alias, "SELECT pg_backend_pid()")
     assert ask(alias, STATE) == CLEAN
     make_a_mess(alias)
@@ -118,10 +118,11 @@ def test_with_reset_discard_the_next_user_finds_a_connection_like_new(
     assert ask(alias, "SELECT pg_backend_pid()") == backend
 
 
-def test_with_reset_discard_no_lock_is_held_and_nothing_heard_while_the_connection_is_idle(
-    roles: EmbeddedServer, make_database: MakeDatabase
+@pytest.mark.parametrize("reset", ["auto", "discard"])
+def test_no_lock_is_held_and_nothing_heard_while_the_connection_is_idle(
+    roles: EmbeddedServer, make_database: MakeDatabase, reset: str
 ) -> None:
-    alias = make_database(roles, max_size=1, reset="discard")
+    alias = make_database(roles, max_size=1, reset=reset)
     make_a_mess(alias)
     connections[alias].close()
     other = make_database(roles, max_size=1)
@@ -133,16 +134,16 @@ def test_with_reset_rollback_session_state_stays_for_the_next_user(
     roles: EmbeddedServer, make_database: MakeDatabase
 ) -> None:
     # As with Django's own persistent connections and PgBouncer's session mode without
-    # server_reset_query: whoever changes a session, and shares it, restores it.
+    # server_reset_query, but for the role, which decides what a request may do.
     alias = make_database(
         roles, options={"assume_role": "hygiene_owner"}, max_size=1, reset="rollback"
     )
     make_a_mess(alias)
     connections[alias].close()
-    assert ask(alias, STATE) == MESSY
+    assert ask(alias, STATE) == MESSY_BUT_FOR_ITS_ROLE
 
 
-@pytest.mark.parametrize("reset", ["rollback", "discard"])
+@pytest.mark.parametrize("reset", ["auto", "rollback", "discard"])
 def test_what_is_set_for_one_transaction_ends_with_it(
     roles: EmbeddedServer, make_database: MakeDatabase, reset: str
 ) -> None:
@@ -156,7 +157,7 @@ def test_what_is_set_for_one_transaction_ends_with_it(
     assert ask(alias, STATE) == CLEAN
 
 
-@pytest.mark.parametrize("reset", ["rollback", "discard"])
+@pytest.mark.parametrize("reset", ["auto", "rollback", "discard"])
 def test_a_connection_returned_in_a_transaction_is_rolled_back(
     roles: EmbeddedServer, make_database: MakeDatabase, reset: str
 ) -> None:

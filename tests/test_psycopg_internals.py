@@ -118,3 +118,14 @@ def test_a_pipeline_is_noticed(connection: PooledConnection) -> None:
     assert not psycopg_internals.is_piping(connection)
     with connection.pipeline():
         assert psycopg_internals.is_piping(connection)
+
+
+def test_prepared_statements_that_are_gone_are_forgotten(connection: PooledConnection) -> None:
+    connection.prepare_threshold = 0
+    psycopg.Cursor(connection).execute("SELECT 7")
+    psycopg.ClientCursor(connection).execute("DISCARD ALL")
+    psycopg_internals.forget_prepared(connection)
+    assert not connection._prepared._names
+    assert not connection._prepared._to_flush
+    for _ in range(2):
+        assert psycopg.Cursor(connection).execute("SELECT 7").fetchone() == (7,)

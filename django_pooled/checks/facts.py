@@ -34,7 +34,14 @@ _SERVER = """
            current_database()::text,
            CASE WHEN NOT rolsuper AND datconnlimit >= 0 THEN datconnlimit END,
            (SELECT nullif(setting::int, 0) / 1000.0 FROM pg_settings
-             WHERE name = 'idle_session_timeout')::float8
+             WHERE name = 'idle_session_timeout')::float8,
+           -- Where a function hides what it goes by, it is taken to go by a setting.
+           ARRAY(SELECT DISTINCT format('%I.%I', schemaname, tablename)
+                   FROM pg_policies JOIN pg_tables USING (schemaname, tablename)
+                  WHERE rowsecurity
+                    AND (roles <> '{public}'
+                         OR concat_ws(' ', qual, with_check) ~
+                            '[a-z_"][(]|CURRENT_|SESSION_USER|[[:<:]]USER[[:>:]]'))
       FROM pg_roles, pg_database
      WHERE rolname = session_user AND datname = current_database()
 """
@@ -67,6 +74,8 @@ class ServerFacts:
     database_limit: int | None
     idle_session_timeout: float | None
     """Seconds; None for no limit, which is all that PostgreSQL 13 knows."""
+    tables_by_session: tuple[str, ...] = ()
+    """Tables whose policies of row-level security go by a role, or call a function."""
 
 
 def look(connection: psycopg.Connection[Any]) -> ServerFacts:

@@ -1,4 +1,4 @@
-"""What has to be asked of the server, over one connection: W009 to W015, W018, W020, and I002."""
+"""What has to be asked of the server, over one connection: W009 to W015, W018 to W020, I002."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from .facts import look
 from .live import live_processes
 from .pooler import check_pooler
 from .processes import declared
+from .row_security import check_row_security
 from .sessions import check_timeouts
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def check_server(wrapper: DatabaseWrapper) -> list[CheckMessage]:
         *reticence,
         *check_capacity(alias, limits, workers, live),
         *check_timeouts(alias, options, facts.idle_session_timeout),
+        *check_row_security(alias, options, facts.tables_by_session),
     ]
 
 
