@@ -306,7 +306,7 @@ class Pool:
     def _reset_and_give(self, connection: PooledConnection) -> bool:
         """Reset a connection and give it back, or close it; tell which."""
         kept, amid_statement = False, connection.is_under_way
-        # What is kept of the checkout, a generator that holds the lock for one, has no part in this.
+        # What is kept of the checkout, say a generator that holds the lock, has no part in this.
         renewed = connection.renewed()
         try:
             kept = not self._pool.closed and self._reset(renewed)
