@@ -108,6 +108,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         self._successes = 0  # connections that were opened
         self._grows_later = False  # whether a pause is being waited for
         self._patience_ends = False  # whether reconnect_timeout runs
+        self._reported = False  # whether it has run out since the last success
         super().__init__(connection_class=PooledConnection, open=False, **options)
         self._lock = lock
 
@@ -355,6 +356,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         """Keep a new connection, unless others have taken its place meanwhile."""
         with self._lock:
             self._successes += 1
+            self._reported = False
             # Those on their way hold places too; the first to arrive is the one that stays.
             room = self._nconns - self._opening < self._max_size
             if room:
@@ -386,13 +388,15 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         with self._lock:
             if self._reconnect_failed is None or self._patience_ends or self._closed:
                 return
+            if self._reported and not self._waiting:
+                return  # The last attempt of a probe that was for nobody.
             self._patience_ends = True
             successes = self._successes
 
         def end(pool: RecoveringPool) -> None:
             with pool._lock:
                 pool._patience_ends = False
-                failed = pool._successes == successes
+                failed = pool._reported = pool._successes == successes
             if failed:
                 # What it does is the project's: it may take long, or raise SystemExit.
                 name = f"{pool.name}-reconnect-failed"

@@ -99,6 +99,7 @@ def make_pool() -> Iterator[MakePool]:
             configure=configure,
             server="the test's server",
             credentials_change=credentials_change,
+            connect_timeout=parameters["connect_timeout"],
         )
         pool.open()
         made.append(pool)

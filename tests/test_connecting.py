@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from django_pooled.backoff import Backoff
-from django_pooled.connecting import LONGEST_WHEN_FULL, Connector, Waits
+from django_pooled.connecting import LONGEST_WHEN_FULL, LONGEST_WHEN_REFUSED, Connector, Waits
+from django_pooled.failures import AttemptFailed, AttemptHung
 from tests.pools import query
 from tests.servers import wait_until
 
@@ -56,9 +57,10 @@ def connector(
     patience: float = 60.0,
     backoff: Backoff = QUICK,
     took: list[float] | None = None,
+    credentials_change: bool = False,
 ) -> Connector:
     opened = [] if took is None else took
-    return Connector("default", backoff, patience, opened.append)
+    return Connector("default", backoff, patience, opened.append, credentials_change)
 
 
 def somebody() -> bool:
@@ -163,6 +165,80 @@ def test_a_permanent_refusal_stands_for_as_long_as_its_backoff() -> None:
     assert opening.standing_refusal() is None
 
 
+def test_those_that_wait_for_their_turn_hear_of_a_refusal_without_an_attempt_of_their_own() -> None:
+    server, opening = FakeServer(), connector()
+    server.error = wrong_password
+    server.hold.clear()
+    opening.suspect()
+    with ThreadPoolExecutor(5) as threads:
+        connections = [threads.submit(opening.open, server.connect, somebody) for _ in range(5)]
+        wait_until(lambda: server.at_once == 1)
+        server.hold.set()
+        for future in connections:
+            with pytest.raises(psycopg.OperationalError, match="password"):
+                future.result(10)
+    assert server.knocks == 1
+
+
+def test_pauses_after_refusals_grow_beyond_the_backoff_s_cap_and_end_with_a_success() -> None:
+    server = FakeServer()
+    opening = connector(backoff=Backoff(initial=0.5, maximum=0.75, jitter=False))
+    server.error = wrong_password
+    pauses = []
+    for _ in range(5):
+        with pytest.raises(psycopg.OperationalError):
+            opening.open(server.connect, somebody)
+        pauses.append(opening.pause)
+    for pause, bound in zip(pauses, [0.5, 1.0, *[LONGEST_WHEN_REFUSED] * 3], strict=True):
+        assert bound - 0.4 < pause <= bound
+    server.error = None
+    opening.open(server.connect, somebody)
+    assert (opening.pause, opening.standing_refusal()) == (0.0, None)
+
+
+def test_a_failure_that_waiting_may_end_makes_no_pause() -> None:
+    server, opening = FakeServer(), connector(patience=0.0, backoff=Backoff(9.0, 9.0, jitter=False))
+    server.error = refused
+    with pytest.raises(psycopg.OperationalError):
+        opening.open(server.connect, nobody)
+    assert (opening.pause, opening.standing_refusal()) == (0.0, None)
+
+
+def test_credentials_that_change_are_tried_twice_at_the_first_refusal_alone() -> None:
+    server, opening = FakeServer(), connector(credentials_change=True)
+    server.error = wrong_password
+    for knocks in (2, 3, 4):
+        with pytest.raises(psycopg.OperationalError):
+            opening.open(server.connect, somebody)
+        assert server.knocks == knocks
+    server.error = None
+    opening.open(server.connect, somebody)
+    server.error = wrong_password
+    with pytest.raises(psycopg.OperationalError):
+        opening.open(server.connect, somebody)
+    assert server.knocks == 7
+
+
+def test_connections_that_are_of_no_use_make_a_pause_until_one_is() -> None:
+    opening, failure = connector(backoff=Backoff(9.0, 9.0, jitter=False)), ValueError("standby")
+    opening.hold_off(failure, 1)
+    assert 8.0 < opening.pause <= 9.0
+    assert opening.trouble is failure
+    assert opening.standing_refusal() is None
+    opening.go_on()
+    assert (opening.pause, opening.trouble) == (0.0, None)
+
+
+def test_a_connection_that_comes_late_ends_the_trouble() -> None:
+    took: list[float] = []
+    server, opening = FakeServer(), connector(patience=0.0, took=took)
+    server.error = refused
+    with pytest.raises(psycopg.OperationalError):
+        opening.open(server.connect, nobody)
+    opening.arrived(3.5)
+    assert (opening.trouble, took) == (None, [3.5])
+
+
 def test_after_a_lost_connection_one_attempt_goes_ahead_of_the_others() -> None:
     server, opening = FakeServer(), connector()
     server.hold.clear()
@@ -208,6 +284,20 @@ def test_a_server_that_is_full_after_an_outage_is_asked_again_as_soon_as_one_at_
     for attempt in range(1, 10):
         waits.after(attempt, refused)
     assert [waits.after(attempt, full) for attempt in (10, 11, 12)] == [0.1, 0.2, 0.4]
+
+
+def test_what_the_project_brings_and_fails_is_waited_out_like_a_full_server() -> None:
+    waits = Waits(Backoff(initial=0.1, maximum=0.75, jitter=False))
+    failure = AttemptFailed("the credentials", ValueError())
+    assert [waits.after(attempt, failure) for attempt in range(1, 7)] == pytest.approx(
+        [0.1, 0.2, 0.4, 0.8, 1.6, LONGEST_WHEN_FULL]
+    )
+
+
+def test_an_attempt_that_hung_says_how_long_to_wait() -> None:
+    waits = Waits(Backoff(initial=0.1, maximum=0.75, jitter=False))
+    assert waits.after(1, AttemptHung("given up")) == 0.1
+    assert waits.after(2, AttemptHung("given up", 20.0)) == 20.0
 
 
 def test_waits_for_a_full_server_are_as_random_as_the_others() -> None:

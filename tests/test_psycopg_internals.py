@@ -129,3 +129,23 @@ def test_prepared_statements_that_are_gone_are_forgotten(connection: PooledConne
     assert not connection._prepared._to_flush
     for _ in range(2):
         assert psycopg.Cursor(connection).execute("SELECT 7").fetchone() == (7,)
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [(7, 7.0), ("7", 7.0), (7.9, 7.0), (1, 2.0), (0, 130.0), (None, 130.0)]
+)
+def test_the_time_limit_of_a_connect_is_psycopg_s(
+    given: Any, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
+    assert psycopg_internals.connect_timeout_of({"connect_timeout": given}) == seconds
+
+
+def test_a_time_limit_in_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "5")
+    assert psycopg_internals.connect_timeout_of({"connect_timeout": None}) == 5.0
+
+
+def test_a_time_limit_that_is_none_is_refused() -> None:
+    with pytest.raises(psycopg.ProgrammingError, match="bad value for connect_timeout: 'soon'"):
+        psycopg_internals.connect_timeout_of({"connect_timeout": "soon"})

@@ -4,12 +4,15 @@ import socket
 
 import psycopg
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.db import InterfaceError, OperationalError
 from psycopg import errors
 
 from django_pooled.errors import CheckoutTimeout, Gauges
+from django_pooled.failures import AttemptFailed
 from django_pooled.sqlstates import (
     is_connection_lost,
+    is_mistake,
     is_permanent_refusal,
     is_server_away,
     is_server_full,
@@ -205,3 +208,40 @@ def test_credentials_that_cannot_be_fetched_for_the_network_s_sake_are_transient
     assert not is_permanent_refusal(TimeoutError())
     assert not is_permanent_refusal(socket.gaierror())
     assert is_permanent_refusal(KeyError("token"))
+
+
+def raised(error: Exception, *, during: Exception | None = None) -> Exception:
+    """Return *error* as it is when it is raised while *during* is handled."""
+    try:
+        try:
+            if during is not None:
+                raise during
+        finally:
+            raise error
+    except Exception as caught:
+        return caught
+
+
+def test_an_error_that_a_network_s_error_led_to_is_transient_whatever_its_type() -> None:
+    assert not is_permanent_refusal(raised(KeyError("token"), during=ConnectionResetError()))
+    assert not is_mistake(raised(TypeError("None"), during=socket.gaierror()))
+
+
+@pytest.mark.parametrize("error", [ValueError(), KeyError(), RuntimeError(), Exception()])
+def test_what_fetches_credentials_may_succeed_later_whatever_it_raised(error: Exception) -> None:
+    assert not is_mistake(error)
+
+
+@pytest.mark.parametrize("error", [TypeError(), NameError(), ImportError(), AttributeError()])
+def test_an_error_of_the_code_that_fetches_credentials_stays(error: Exception) -> None:
+    assert is_mistake(error)
+
+
+def test_settings_that_are_wrong_stay_so_whatever_led_to_that() -> None:
+    assert is_mistake(raised(ImproperlyConfigured(), during=FileNotFoundError()))
+
+
+@pytest.mark.parametrize("permanent", [True, False])
+def test_what_the_project_brings_says_itself_whether_waiting_helps(permanent: bool) -> None:
+    failure = AttemptFailed("the check", errors.InvalidPassword(), permanent=permanent)
+    assert is_permanent_refusal(failure) is permanent
