@@ -245,10 +245,11 @@ class Once:
         self.calls = 0
         self._error = error
 
-    def __call__(self, *_: object, **__: object) -> None:
+    def __call__(self, *_: object, **__: object) -> str:
         self.calls += 1
         if self.calls == 1:
             raise self._error
+        return ""
 
 
 NO_EXCEPTIONS = [asyncio.CancelledError(), SystemExit(3), KeyboardInterrupt(), GeneratorExit()]
@@ -324,9 +325,7 @@ def test_credentials_that_cannot_be_fetched_are_waited_for(
     server: EmbeddedServer, make_pool: MakePool, error: Exception
 ) -> None:
     once = Once(error)
-    pool = make_pool(
-        server, min_size=0, parameters={"password": lambda: once() or server.password}
-    )
+    pool = make_pool(server, min_size=0, parameters={"password": lambda: once() or server.password})
     assert query(pool) == 42
 
 
@@ -406,4 +405,3 @@ def test_the_cause_is_kept_by_a_failure_that_has_words_of_its_own() -> None:
 
 def threads_named(name: str) -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == name]
-

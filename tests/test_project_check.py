@@ -118,9 +118,7 @@ def test_idle_connections_that_fail_together_are_replaced_without_a_wait(
     fill(pool, 4)
     for _ in range(4):
         query(pool)
-    demoted.update(
-        connection.info.backend_pid for connection in pool._pool.idle_connections
-    )
+    demoted.update(connection.info.backend_pid for connection in pool._pool.idle_connections)
     assert query(pool) == 42
     assert pool.snapshot().counters.closed["dead"] == 4
 

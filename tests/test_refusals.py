@@ -46,9 +46,7 @@ REFUSALS = {
 
 
 @pytest.fixture
-def clerk_s_pool(
-    own_server: EmbeddedServer, make_pool: MakePool
-) -> Callable[..., Pool]:
+def clerk_s_pool(own_server: EmbeddedServer, make_pool: MakePool) -> Callable[..., Pool]:
     """Make pools for a role of the test."""
     execute(own_server, "CREATE ROLE clerk LOGIN PASSWORD 'old'")
 
