@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from .record import Reason
     from .retry.server_identity import Backend, KnownServer
+    from .slots import Slot
+    from .usage import Checkout
 
 __all__ = ["UNKNOWN", "Life", "Observer", "Owner", "PooledConnection", "Unknown"]
 
@@ -65,6 +67,7 @@ class Life:
         "is_readable",
         "opened_at",
         "server",
+        "slot",
         "was_written",
         "watches_state",
     )
@@ -76,6 +79,8 @@ class Life:
         self.backend_pid: int = 0
         self.closed_for: Reason | None = None
         """Why the pool closes it, once that is decided."""
+        self.slot: Slot | None = None
+        """Its slot of the pool, from the end of the attempt that opened it until it is closed."""
         self.doomed_by: str | None = None
         self.is_readable: Callable[[], object] | None = None
         """Tells whether the socket has something to read; made at the first look."""
@@ -167,6 +172,9 @@ class PooledConnection(psycopg.Connection[Any]):
 
     owner: ref[Owner] | None = None
     """Who has it, while it is in use."""
+
+    checkout: Checkout | None = None
+    """What is known of its present use, or of the last one."""
 
     pinned_by: str | None = None
     """The session state that a statement has left, or may have left; cleared at the checkin."""
@@ -344,6 +352,24 @@ class PooledConnection(psycopg.Connection[Any]):
         """
         busy = self.pgconn.transaction_status == TransactionStatus.ACTIVE
         return busy and not self.announced
+
+    def __del__(self) -> None:  # type: ignore[override]
+        # psycopg_pool's mark of a connection that is not idle. Nothing refers to this one any
+        # more, so nobody can use it, and nobody can give it back either.
+        pool = vars(self).get("_pool")
+        if pool is None or self._given_back:
+            super().__del__()
+        else:
+            pool.found(self)
+
+    def rescue(self) -> Checkout | None:
+        """Return the checkout of a connection that was left behind, to the first who asks.
+
+        Its finalizer may ask at the same moment as the finder of an ended thread's connections.
+        """
+        # One operation, which no other thread divides.
+        found: Checkout | None = vars(self).pop("checkout", None)
+        return found
 
     @property
     def place(self) -> tuple[str, int]:

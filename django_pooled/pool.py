@@ -8,7 +8,7 @@ from functools import partial
 from random import uniform
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from weakref import finalize
+from weakref import WeakMethod
 
 from . import psycopg_seam as seam
 from .announcer import Announcer
@@ -18,6 +18,7 @@ from .connecting import Connector
 from .errors import CheckoutTimeout, ConnectFailed, Gauges, PoolClosed, PoolError, PoolExhausted
 from .eviction import Eviction
 from .failures import AttemptFailed
+from .garbage import collect_garbage
 from .judge import Judge
 from .log_facts import facts
 from .opening import Opener
@@ -141,6 +142,8 @@ class Pool:
     def open(self) -> None:
         """Start the workers and open ``min_size`` connections; without effect on an open pool."""
         self._pool.open()
+        if self.options.leak_after is not None:
+            self._pool.repeat(WeakMethod(self._usage.log_overdue), self.options.leak_after)
 
     @property
     def closed(self) -> bool:
@@ -177,18 +180,20 @@ class Pool:
             and now < connection.life.expires_at
         ):
             with self.record.lock:
-                checkout = self._usage.end(connection)
+                checkout = self._usage.claim(connection)
                 if checkout is None:
                     return
-                kept = self._pool.give(connection.renewed(), now)
-                self._usage.count(checkout, now, kept)
+                kept = not self._pool.closed
+                # Counted before it is given: then whatever comes in between, it has one user.
+                self._usage.end(checkout, now, kept)
+                self._pool.give(connection.renewed(), now)
         else:
-            checkout = self._usage.begin_to_end(connection)
+            with self.record.lock:
+                checkout = self._usage.claim(connection)
             if checkout is None:
                 return
-            kept = self._reset_and_give(connection)
+            kept = self._reset_and_give(checkout, connection)
             now = monotonic()
-        self._usage.log_if_long(checkout, now)
         self._announcer.checked_in(now - checkout.since, kept)
 
     def look(self, timeout: float) -> Look:
@@ -205,6 +210,7 @@ class Pool:
         """
         deadline = monotonic() + timeout
         self._pool.close(timeout)
+        self._pool.take_back_found()
         self._usage.wait_for_other_threads(max(0.0, deadline - monotonic()))
 
     def abandon(self) -> None:
@@ -215,6 +221,7 @@ class Pool:
 
     def gauges(self) -> Gauges:
         """How full the pool is now."""
+        self._usage.end_lost()
         idle, in_use = self._pool.idle, len(self._usage)
         return Gauges(
             size=idle + in_use,
@@ -260,7 +267,7 @@ class Pool:
         cause: BaseException | None
         counter = "timeouts"
         try:
-            return self._pool.take(deadline - monotonic())
+            return self._pool.take(deadline - monotonic(), self._look_for_lost)
         except seam.PoolTimeout:
             error = self._error(
                 CheckoutTimeout, started, f"no connection within {self.options.timeout:g} s"
@@ -279,8 +286,6 @@ class Pool:
             cause = _cause_of(refusal)
             error = self._error(ConnectFailed, started, f"cannot connect: {told(refusal)}")
         self.record.add(counter)
-        if isinstance(error, CheckoutTimeout):
-            self._usage.log_long_holds()
         try:
             raise error from cause
         finally:
@@ -293,7 +298,7 @@ class Pool:
             unusable = self._judge.unusable(connection, deadline)
             if unusable is None:
                 self._eviction.note_use(connection)
-                waited = self._usage.begin(connection, started, self._left_behind)
+                waited = self._usage.begin(connection, started, self)
         except BaseException:
             self._pool.discard(connection, "error")
             raise
@@ -303,7 +308,7 @@ class Pool:
         self._announcer.checked_out(waited)
         return True
 
-    def _reset_and_give(self, connection: PooledConnection) -> bool:
+    def _reset_and_give(self, checkout: Checkout, connection: PooledConnection) -> bool:
         """Reset a connection and give it back, or close it; tell which."""
         kept, amid_statement = False, connection.is_under_way
         # What is kept of the checkout, say a generator that holds the lock, has no part in this.
@@ -313,7 +318,8 @@ class Pool:
         finally:
             # Whatever ended the reset, Ctrl-C included, the connection leaves or goes back.
             now = monotonic()
-            self._usage.ended(connection, now, kept)
+            with self.record.lock:
+                self._usage.end(checkout, now, kept)
             if kept:
                 # Its configuration may have registered more.
                 self._pool.give(renewed.renewed(), now)
@@ -348,27 +354,65 @@ class Pool:
             message += f"; {opening} being opened, without an answer yet from {self.server}"
         return kind(message, alias=self.alias, elapsed=elapsed, gauges=gauges)
 
-    def _left_behind(self, checkout: Checkout) -> None:
+    def _look_for_lost(self) -> bool:
+        """Find out whether all that is in use is used by anybody; tell whether something was not.
+
+        Asked before a checkout is refused. What nothing refers to any more has been handed over by
+        its finalizer, or is found missing here; what only refers to itself, as a wrapper of
+        Django's does with its features, is freed by the garbage collector.
+        """
+        if self._pool.opening == 0 and self._pool.idle == 0:
+            collect_garbage()
+        self._usage.end_lost()
+        return self._pool.take_back_found()
+
+    def left_behind(self, checkout: Checkout) -> None:
+        """A thread has ended without giving its connection back; see `Home`."""
         self._pool.run_later(partial(self._reclaim, checkout))
 
     def _reclaim(self, checkout: Checkout) -> None:
-        if not self._usage.is_current(checkout):
+        connection = checkout.connection()
+        if connection is None or checkout.returning or not self._usage.is_current(checkout):
             return
-        reference = checkout.connection.owner
-        owner = reference() if reference is not None else None
-        if owner is not None and owner.keeps(checkout.connection):
-            # Until the owner goes too.
-            finalize(owner, self._left_behind, checkout).atexit = False  # type: ignore[misc]
-        else:
-            logger.warning(
-                "pool %r: a thread ended with a connection checked out at %s; it goes back now. "
-                "Close it with connections.close_all() at the end of the thread.",
-                self.alias,
-                checkout.where,
-                extra=facts("connection_reclaimed", alias=self.alias, where=str(checkout.where)),
-            )
-            self.record.add("reclaimed")
-            self.checkin(checkout.connection)
+        owner = connection.owner() if connection.owner is not None else None
+        if owner is not None and owner.keeps(connection):
+            # Until nothing refers to it any more.
+            return
+        if connection.rescue() is None:
+            # Its finalizer has handed it over already.
+            return
+        connection.checkout, connection.owner, connection.observer = checkout, None, None
+        logger.warning(
+            "pool %r: a thread ended with a connection checked out at %s; it goes back now. "
+            "Close it with connections.close_all() at the end of the thread.",
+            self.alias,
+            checkout.where,
+            extra=facts("connection_reclaimed", alias=self.alias, where=str(checkout.where)),
+        )
+        self.record.add("reclaimed")
+        self.checkin(connection)
+
+    def take_back(self, checkout: Checkout, connection: PooledConnection) -> bool:
+        """Bring back what nobody can use any more; see `Home`."""
+        with self.record.lock:
+            if not self._usage.is_current(checkout):
+                return False
+            checkout.returning = True
+        logger.warning(
+            "pool %r: a connection checked out at %s was dropped without being closed; "
+            "it goes back now.",
+            self.alias,
+            checkout.where,
+            extra=facts("connection_reclaimed", alias=self.alias, where=str(checkout.where)),
+        )
+        self.record.add("reclaimed")
+        connection.owner = connection.observer = None
+        if connection.pinned_by is None:
+            # Nobody has closed its cursors, or knows what else was under way.
+            connection.pinned_by = "dropped"
+        kept = self._reset_and_give(checkout, connection)
+        self._announcer.checked_in(monotonic() - checkout.since, kept)
+        return True
 
 
 def _cause_of(failure: BaseException | None) -> BaseException | None:

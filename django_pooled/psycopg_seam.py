@@ -9,18 +9,22 @@ under psycopg_pool's own lock. tests/test_psycopg_seam.py fails when what is use
 
 from __future__ import annotations
 
+import queue
 import threading
 import traceback
+from collections import deque
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from weakref import WeakMethod
+from weakref import WeakMethod, ref
 
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
-from psycopg_pool.pool import AddConnection, MaintenanceTask, WaitingClient
+from psycopg_pool.pool import AddConnection, MaintenanceTask, Schedule
 
 from .connection import PooledConnection
+from .slots import Slots
 from .sqlstates import is_permanent_refusal
+from .waiter import Place, Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     from .connecting import Connector
     from .opening import Opener
     from .record import Reason
+    from .slots import Slot
+    from .usage import Checkout
 
 __all__ = [
     "PoolClosed",
@@ -38,24 +44,22 @@ __all__ = [
 ]
 
 
+PATIENCE = 1.0
+"""Seconds that a thread waits before it asks whether everything in use is used by anybody."""
+
+
+def _nothing() -> None:
+    """As a weak reference to what exists no more."""
+
+
 class Refused(Exception):
     """Ends a wait: no connection can be opened; ``__cause__`` is why."""
-
-
-class _Waiter(WaitingClient[PooledConnection]):
-    """A thread in the queue, and since when."""
-
-    __slots__ = ("since",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.since = monotonic()
 
 
 class _Call(MaintenanceTask):
     """Any action as a task; it is run even if the pool was closed meanwhile."""
 
-    def __init__(self, pool: ConnectionPool[Any], action: Callable[[], None]) -> None:
+    def __init__(self, pool: ConnectionPool[Any], action: Callable[[], object]) -> None:
         super().__init__(pool)
         self._action = action
 
@@ -63,6 +67,29 @@ class _Call(MaintenanceTask):
         self._action()
 
     _run = None  # type: ignore[assignment]  # abstract, and called by the run() replaced above
+
+
+class _Start(MaintenanceTask):
+    """Starts a thread for another task, which may take long; in the pool's worker.
+
+    Not in the thread that wants it done, which would wait for the new one's first sign of life: an
+    exception that is thrown into it (PyThreadState_SetAsyncExc) may end the new one instead, since
+    CPython gives both the same number for a moment, and it would wait for ever.
+    """
+
+    def __init__(self, pool: RecoveringPool, task: MaintenanceTask, name: str) -> None:
+        super().__init__(pool)
+        self._task = task
+        self._name = name
+
+    def run(self) -> None:
+        try:
+            threading.Thread(target=self._task.run, name=self._name, daemon=True).start()
+        except RuntimeError:
+            # No more threads can be had.
+            self._task.run()
+
+    _run = None  # type: ignore[assignment]  # as above
 
 
 class _Later(MaintenanceTask):
@@ -104,11 +131,15 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         self._opener = opener
         self._report_closed = closed
         # All guarded by the lock.
-        self._opening = 0  # AddConnection tasks queued or under way
+        self._slots = Slots()
         self._successes = 0  # connections that were opened
-        self._grows_later = False  # whether a pause is being waited for
+        self._grows_later: Callable[[], object] = _nothing  # who waits for a pause to end
         self._patience_ends = False  # whether reconnect_timeout runs
         self._reported = False  # whether it has run out since the last success
+        # What was let go of while it was in use. Only ever appended to and popped from, which takes
+        # no lock: finalizers append.
+        self._found: deque[tuple[PooledConnection, Checkout | None]] = deque()
+        self._abandoned = False
         super().__init__(connection_class=PooledConnection, open=False, **options)
         self._lock = lock
 
@@ -125,22 +156,23 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     @property
     def opening(self) -> int:
         """Connections being opened, or about to be."""
-        return self._opening
+        return self._slots.opening
 
     @property
     def waiting(self) -> int:
         """Waiters that have neither a connection nor an error yet."""
-        return sum(1 for waiter in list(self._waiting) if not (waiter.conn or waiter.error))
+        return len(self._waiters())
 
     @property
     def longest_waiting(self) -> float | None:
         """Seconds that the waiter who is next has waited; None without waiters."""
-        since = [
-            waiter.since
-            for waiter in list(self._waiting)
-            if isinstance(waiter, _Waiter) and not (waiter.conn or waiter.error)
-        ]
+        since = [waiter.since for waiter in self._waiters()]
         return max(0.0, monotonic() - min(since)) if since else None
+
+    def _waiters(self) -> list[Waiter]:
+        now = monotonic()
+        found = [place.waiter for place in self._places]
+        return [waiter for waiter in found if waiter is not None and now < waiter.deadline]
 
     def take_idle(self) -> PooledConnection | None:
         """Take an idle connection, or return None, without a place in the queue.
@@ -151,41 +183,88 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         if not self._pool:
             return None
         with self._lock:
-            if not self._pool:
-                return None
+            return self._pop()
+
+    def _pop(self) -> PooledConnection | None:
+        # Under the lock. The deque may be empty by now all the same: a signal handler of this
+        # thread may have been here since anyone looked.
+        with suppress(IndexError):
             connection = self._pool.popleft()
+            connection._pool = self
             # Those that were never needed are what psycopg_pool may close after max_idle.
             if len(self._pool) < self._nconns_min:
                 self._nconns_min = len(self._pool)
-        connection._pool = self
-        return connection
+            return connection
+        return None
 
-    def take(self, timeout: float) -> PooledConnection:
+    def take(
+        self, timeout: float, look_for_lost: Callable[[], bool] = lambda: False
+    ) -> PooledConnection:
         """Take an idle connection, or queue for one; as getconn(), without its own checks.
 
         Who leaves the queue, on a timeout or by whatever else ends the wait (gevent's timeouts and
         Ctrl-C are no Exceptions), leaves nothing behind: getconn() would count the timed-out
         against max_waiting, and hand a connection to the interrupted.
 
+        Args:
+            timeout: Seconds to wait at most.
+            look_for_lost: Called before a refusal, without a lock: finds out whether all that is
+                in use is used by anybody, and tells whether something was not.
+
         Raises:
             PoolTimeout, PoolClosed, TooManyRequests: As getconn().
             Refused: No connection can be opened.
         """
+        waiter = Waiter(monotonic() + timeout)
+        try:
+            try:
+                connection = self._take_or_queue(waiter, timeout, self.max_waiting)
+            except TooManyRequests:
+                if not look_for_lost():
+                    raise
+                # What was lost is on its way back, to one waiter more.
+                connection = self._take_or_queue(waiter, timeout, 0)
+            if connection is None:
+                connection = self._wait(waiter, look_for_lost)
+        except BaseException:
+            self._leave(waiter)
+            raise
+        return connection
+
+    def _take_or_queue(
+        self, waiter: Waiter, timeout: float, max_waiting: int
+    ) -> PooledConnection | None:
         with self._lock:
             self._check_open_getconn()
-            connection = self._get_ready_connection(timeout)
+            if timeout <= 0.0:
+                raise PoolTimeout
+            connection = self._pop()
             if connection is None:
-                waiter = _Waiter()
-                self._waiting.append(waiter)
+                if max_waiting and len(self._waiting) >= max_waiting:
+                    self._drop_empty_places()
+                    if len(self._waiting) >= max_waiting:
+                        raise TooManyRequests
+                self._waiting.append(Place(waiter))  # type: ignore[arg-type]
                 self._maybe_grow_pool()
-        if connection is None:
-            try:
-                connection = waiter.wait(timeout)
-            except BaseException:
-                self._leave(waiter)
-                raise
-        connection._pool = self
         return connection
+
+    def _wait(self, waiter: Waiter, look_for_lost: Callable[[], bool]) -> PooledConnection:
+        started = monotonic()
+        look_at = started + min(PATIENCE, (waiter.deadline - started) / 2)
+        while True:
+            self._work_without_threads()
+            waiter.sleep(min(look_at, waiter.deadline))
+            with self._lock:
+                if waiter.error is not None:
+                    raise waiter.error
+                if waiter.connection is not None:
+                    return waiter.connection
+                now = monotonic()
+                if now >= waiter.deadline:
+                    raise PoolTimeout
+            if now >= look_at:
+                look_at = waiter.deadline
+                look_for_lost()
 
     def give(self, connection: PooledConnection, now: float) -> bool:
         """Hand a connection that came back to the waiter who is next, or keep it; as putconn().
@@ -200,22 +279,70 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             self._add_to_pool(connection)
         return kept
 
-    def _leave(self, waiter: _Waiter) -> None:
+    def _leave(self, waiter: Waiter) -> None:
         # Connections are handed over under this lock, so from here on none is handed to it.
         with self._lock:
-            connection = waiter.conn
-            if connection is None:
-                with suppress(ValueError):
-                    self._waiting.remove(waiter)
+            self._remove([place for place in self._places if place.is_of(waiter)])
+            connection, waiter.connection = waiter.connection, None
         # It has been raised, and its frames hold the waiter, and this pool.
         waiter.error = None
         if connection is not None:
             self._add_to_pool(connection)
 
+    def found(self, connection: PooledConnection) -> None:
+        """Take a connection that is in use and that nothing refers to any more; for finalizers.
+
+        Those run in any thread, amid anything that it does and under any lock, at the exit of the
+        interpreter and in forked processes too. So it is handed to the pool's worker, without one.
+        """
+        checkout = connection.rescue()
+        if self._abandoned or (checkout is not None and not self._closed):
+            # In a forked process it stays here for good, since its session is the parent's.
+            self._found.append((connection, checkout))
+        # Else it is closed as it is freed, and its slot is found free.
+        if not self._closed:
+            self.run_later(self.take_back_found)
+
+    def take_back_found(self) -> bool:
+        """Bring back what was found; return whether that freed anything."""
+        any_found = False
+        while self._found:
+            with suppress(IndexError):
+                connection, checkout = self._found.popleft()
+                any_found = True
+                if checkout is None or not checkout.take_back(connection):
+                    # Let go of on its way to a user or back, in a state that nobody knows.
+                    self.discard(connection, "error")
+        return self.recount() or any_found
+
+    def recount(self) -> bool:
+        """Put right what interrupted threads left wrong; return whether a connection was lost."""
+        with self._lock:
+            lost = self._slots.give_up_lost()
+            self._drop_empty_places()
+            self._grow(at_least=self._min_size)
+        for _ in range(lost):
+            self._report_closed("error")
+        return lost > 0
+
+    def _drop_empty_places(self) -> None:
+        self._remove([place for place in self._places if place.waiter is None])
+
+    @property
+    def _places(self) -> list[Place]:
+        # A queue of psycopg_pool's, whose own places lose what is given to an interrupted thread.
+        return list(self._waiting)  # type: ignore[arg-type]
+
+    def _remove(self, places: list[Place]) -> None:
+        for place in places:
+            # Unless a signal handler of this thread has done so.
+            with suppress(ValueError):
+                self._waiting.remove(place)  # type: ignore[arg-type]
+
     def open_one(self) -> bool:
         """Have one connection opened, unless one is on its way or there is a pause; tell if so."""
         with self._lock:
-            wanted = not self._opening and self._may_grow() and not self._connector.pause
+            wanted = not self._slots.opening and self._may_grow() and not self._connector.pause
             if wanted:
                 self._add_one()
         return wanted
@@ -227,7 +354,6 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             self._close_connection(connection)
         finally:
             with self._lock:
-                self._nconns -= 1
                 self._grow(at_least=self._min_size)
 
     def sweep(self, alive: Callable[[PooledConnection], bool], reason: Reason) -> int:
@@ -249,10 +375,18 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         self._connector.close()
         # psycopg_pool waits that long for each of its threads, one after another.
         super().close(timeout / (self.num_workers + 1))
+        # What was found too late for the workers.
+        self.take_back_found()
 
     def _close_connection(self, conn: PooledConnection) -> None:
         # Whatever psycopg_pool closes by itself comes by here too, without a word of why.
         super()._close_connection(conn)
+        slot, conn.life.slot = conn.life.slot, None
+        if slot is None:
+            return
+        with self._lock:
+            if not self._slots.give_up(slot):
+                return
         reason = conn.life.closed_for
         if reason is None:
             reason = "drained" if self._closed else "idle"
@@ -263,81 +397,113 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
 
         Without this mark its finalizer would take a lock that a thread of the parent may hold.
         """
-        self._closed = True
+        self._closed = self._abandoned = True
 
-    def run_later(self, action: Callable[[], None]) -> None:
-        """Run *action* in the pool's worker."""
+    def run_later(self, action: Callable[[], object]) -> None:
+        """Run *action* in a thread of its own, soon."""
         if self._closed:
             action()
         else:
-            super().run_task(_Call(self, action))
+            super().run_task(_Start(self, _Call(self, action), f"{self.name}-takes-back"))
+
+    def repeat(self, action: WeakMethod[Callable[[], float]], delay: float) -> None:
+        """Run *action* in a thread of its own after *delay* seconds, and after what it returns."""
+
+        def run() -> None:
+            pool, method = this(), action()
+            if pool is not None and method is not None and not pool.closed:
+                pool.repeat(action, method())
+
+        this = ref(self)
+        self.schedule_task(_Later(self, lambda pool: pool.run_later(run)), delay)
 
     def run_task(self, task: MaintenanceTask) -> None:
         if not isinstance(task, AddConnection):
             super().run_task(task)
             return
         with self._lock:
-            self._opening += 1
+            # psycopg_pool hands that on to _add_connection(), without a look at it.
+            task.attempt = self._slots.take()  # type: ignore[assignment]
         # A thread for each connection, which ends with it: as many as are wanted are opened
         # side by side, an idle process keeps none, and one that hangs on a silent server holds
         # up neither the pool's workers nor the process's exit.
-        try:
-            threading.Thread(target=task.run, name=f"{self.name}-opens", daemon=True).start()
-        except RuntimeError:
-            # No more threads can be had; the pool's own worker does it.
-            super().run_task(task)
+        super().run_task(_Start(self, task, f"{self.name}-opens"))
 
     def _maybe_grow_pool(self) -> None:
         # Called under the lock when a waiter has queued. One connection on its way for each
         # waiter, where psycopg_pool has one on its way for all of them.
         refusal = self._connector.standing_refusal()
-        if refusal is not None and not self._nconns:
+        if refusal is not None and not len(self._slots):
             # Neither is one on its way, nor will one come back to serve the waiter.
-            self._fail([self._waiting.pop()], refusal)
+            self._fail([self._places[-1]], refusal)
+            self._waiting.pop()
         else:
             self._grow()
 
     def _grow(self, at_least: int = 0) -> None:
         """Have connections opened for those that wait, and up to *at_least*; under the lock."""
-        while self._may_grow() and (self._opening < len(self._waiting) or self._nconns < at_least):
+        waiting = self.waiting
+        while self._may_grow() and (self._slots.opening < waiting or len(self._slots) < at_least):
             pause = self._connector.pause
             if pause:
-                if self._waiting and not self._grows_later:
-                    self._grows_later = True
-                    self.schedule_task(_Later(self, RecoveringPool._grow_after_a_pause), pause)
+                if waiting and self._grows_later() is None:
+                    task = _Later(self, RecoveringPool._grow_after_a_pause)
+                    self._grows_later = ref(task)
+                    # By way of a worker: psycopg_pool's scheduler has locks that an exception
+                    # in this thread could leave held.
+                    self.run_task(Schedule(self, task, pause))
                 return
             self._add_one()
 
     def _may_grow(self) -> bool:
-        return not self._closed and self._nconns < self._max_size
+        return not self._closed and len(self._slots) < self._max_size
 
     def _add_one(self) -> None:
-        self._nconns += 1
         self.run_task(AddConnection(self))
 
     def _grow_after_a_pause(self) -> None:
         with self._lock:
-            self._grows_later = False
+            self._grows_later = _nothing
             if self._connector.pause:
                 self._grow()  # There has been another refusal meanwhile.
-            elif self._waiting and not self._opening and self._may_grow():
+            elif self.waiting and not self._slots.opening and self._may_grow():
                 # One, whose answer is for all. If it is a good one, the others follow.
                 self._add_one()
 
-    def _add_connection(self, attempt: object, growing: bool = False) -> None:
+    def _shrink_pool(self) -> None:
+        with self._lock:
+            self._nconns = len(self._slots)
+        super()._shrink_pool()
+
+    def _add_to_pool(self, conn: PooledConnection) -> None:
+        # As psycopg_pool's, which takes a waiter out of the queue before it is served: an
+        # exception in between would leave it waiting for nobody.
+        conn._pool = self
+        with self._lock:
+            for place in self._places:
+                served = not self._closed and place.set(conn)
+                self._remove([place])
+                if served:
+                    return
+            if not self._closed:
+                self._pool.append(conn)
+                # Only now: until then it would be lost with this frame, and nobody told.
+                conn._pool = None
+                return
+        self._close_connection(conn)
+
+    def _add_connection(self, attempt: Any, growing: bool = False) -> None:
+        slot: Slot = attempt
         try:
             connection = self._connector.open(self._attempt, lambda: self.waiting > 0)
         except BaseException as error:
             # What retried keeps it, and is kept by its frames, pool and all.
             traceback.clear_frames(error.__traceback__)
-            self._give_up(error)
+            self._give_up(error, slot)
             if not isinstance(error, Exception):
                 raise
         else:
-            with self._lock:
-                self._opening -= 1
-                self._nconns -= 1
-            self._welcome(connection)
+            self._welcome(connection, slot)
 
     def _attempt(self) -> PooledConnection:
         try:
@@ -350,17 +516,20 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     def _arrived_late(self, connection: PooledConnection, seconds: float) -> None:
         """Keep a connection whose attempt had been given up, if there is room."""
         self._connector.arrived(seconds)
-        self._welcome(connection)
+        with self._lock:
+            slot = self._slots.take()
+        self._welcome(connection, slot)
 
-    def _welcome(self, connection: PooledConnection) -> None:
+    def _welcome(self, connection: PooledConnection, slot: Slot) -> None:
         """Keep a new connection, unless others have taken its place meanwhile."""
+        connection.life.slot = slot
         with self._lock:
             self._successes += 1
             self._reported = False
-            # Those on their way hold places too; the first to arrive is the one that stays.
-            room = self._nconns - self._opening < self._max_size
+            # Those on their way hold slots too; the first to arrive is the one that stays.
+            room = self._slots.in_place < self._max_size
             if room:
-                self._nconns += 1
+                self._slots.connected(slot)
         if room:
             self._add_to_pool(connection)
         else:
@@ -368,16 +537,15 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         with self._lock:
             self._grow()
 
-    def _give_up(self, error: BaseException) -> None:
+    def _give_up(self, error: BaseException, slot: Slot) -> None:
         waiting = []
         with self._lock:
-            self._opening -= 1
-            self._nconns -= 1
+            self._slots.give_up(slot)
             if self._closed:
                 return
-            if is_permanent_refusal(error) and self._nconns <= self._opening:
+            if is_permanent_refusal(error) and not self._slots.in_place:
                 # No connection will come back to serve those that wait.
-                waiting = list(self._waiting)
+                waiting = self._places
                 self._waiting.clear()
             # The probe ended since nobody waited; somebody may have come meanwhile.
             self._grow()
@@ -404,8 +572,29 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
 
         self.schedule_task(_Later(self, end), self.reconnect_timeout)
 
+    def _start_workers(self) -> None:
+        # A finalizer may hand something over amid another put() of its thread, for which
+        # psycopg_pool's own queue would wait for ever: it has a lock that is not reentrant.
+        self._tasks = queue.SimpleQueue()  # type: ignore[assignment]
+        with suppress(RuntimeError):
+            # It is raised where no thread can be had, as at the exit of the interpreter.
+            super()._start_workers()
+
+    def _start_initial_tasks(self) -> None:
+        if self._workers:
+            super()._start_initial_tasks()
+
+    def _work_without_threads(self) -> None:
+        """Where the pool has no thread that does what is to be done, who waits for it does."""
+        while not self._workers and not self._closed:
+            try:
+                task = self._tasks.get_nowait()
+            except queue.Empty:
+                return
+            task.run()
+
     @staticmethod
-    def _fail(waiting: list[WaitingClient[PooledConnection]], error: BaseException) -> None:
+    def _fail(waiting: list[Place], error: BaseException) -> None:
         for waiter in waiting:
             refusal = Refused(str(error))
             refusal.__cause__ = error

@@ -1,24 +1,16 @@
-"""Connections that a thread left behind when it ended go back to their pool."""
+"""Tells of the end of a thread, which may have left a connection behind."""
 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import weakref
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import CodeType
 
-__all__ = ["Line", "Thread", "Threads", "caller"]
-
-# Since Python 3.12; without it each frame on the way has to become an object, to be asked.
-_module_at = getattr(sys, "_getframemodulename", None)
-
-_PASSED_OVER = ("django", "django_pooled", "contextlib", "asgiref", "threading")
+__all__ = ["Thread", "Threads"]
 
 
 class Thread:
@@ -28,7 +20,7 @@ class Thread:
 
     def __init__(self) -> None:
         self.ident: int = threading.get_ident()
-        """Another thread's, later."""
+        """May be reused by another thread."""
 
 
 class Threads(threading.local):
@@ -60,49 +52,3 @@ def _tell(
     # what they held is still theirs, and they may hold its locks for ever.
     if tell is not None and os.getpid() == process:
         tell(thread)
-
-
-class Line(NamedTuple):
-    """A line of code, which is put into words when somebody asks."""
-
-    code: CodeType
-    module: str
-    instruction: int
-    """Offset of what was being run; to find its line takes longer than all else here."""
-
-    @property
-    def number(self) -> int:
-        """The line's number."""
-        for start, end, number in self.code.co_lines():
-            if start <= self.instruction < end and number is not None:
-                return number
-        return self.code.co_firstlineno
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.code.co_name}:{self.number}"
-
-
-def caller(above: int = 0) -> Line:
-    """Return the line of the project's own code that led here.
-
-    Args:
-        above: How many callers are passed over in any case.
-    """
-    depth = above + 1
-    if _module_at is not None:
-        # A decorator may have copied that name from what it decorates; the frame's own settles it.
-        while _is_passed_over(module := _module_at(depth)):
-            depth += 1
-        if module is None:
-            depth = above + 1
-    frame = sys._getframe(depth)
-    while True:
-        module = frame.f_globals.get("__name__", "?")
-        if not _is_passed_over(module) or frame.f_back is None:
-            return Line(frame.f_code, module, frame.f_lasti)
-        frame = frame.f_back
-
-
-@lru_cache(maxsize=1024)
-def _is_passed_over(module: object) -> bool:
-    return isinstance(module, str) and module.partition(".")[0] in _PASSED_OVER

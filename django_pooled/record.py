@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Final, Literal
 
 from .histogram import Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
+
+    End = tuple[float, float, bool]
 
 __all__ = ["REASONS", "Counters", "Reason", "Record"]
 
@@ -35,7 +38,8 @@ class Counters:
     discarded: int = 0
     """Connections given back and closed: broken, poisoned, or the pool closed."""
     reclaimed: int = 0
-    """Of those given back, the ones a thread had left behind when it ended."""
+    """Of those given back or closed, the ones that a thread had left behind when it ended, or that
+    were let go of without being closed."""
     timeouts: int = 0
     """Checkouts that ended in CheckoutTimeout."""
     exhausted: int = 0
@@ -72,12 +76,18 @@ class Counters:
 
 
 class Record:
-    """Counters that many threads write, and the lock that keeps their sums right."""
+    """Counters that many threads write, and the lock that keeps their sums right.
+
+    An exception may arrive between any two steps of a checkin (a time limit's, Ctrl-C), and who
+    finds out then has it counted again. So an end is noted under a number, by one operation on a
+    dictionary, which may be repeated; `fold` counts what is noted.
+    """
 
     def __init__(self) -> None:
         self.lock: threading.RLock = threading.RLock()
         """The pool's one lock: it guards its idle connections and waiters too."""
-        self._counters = Counters()
+        self._book: tuple[Counters, dict[int, End]] = (Counters(), {})
+        """The totals, and the ends that are not among them; replaced together."""
 
     def abandon(self) -> None:
         """After fork(): a thread of the parent may hold the lock."""
@@ -87,38 +97,62 @@ class Record:
         """Add one to a counter, or to one kind of what it counts by kind."""
         with self.lock:
             if kind is None:
-                setattr(self._counters, counter, getattr(self._counters, counter) + 1)
+                setattr(self._book[0], counter, getattr(self._book[0], counter) + 1)
             else:
-                getattr(self._counters, counter)[kind] += 1
+                getattr(self._book[0], counter)[kind] += 1
 
-    def checkin(self, waited: float, used: float, kept: bool) -> None:
-        """Count a checkout that has ended, in seconds of either; under the lock."""
-        counters = self._counters
-        if kept:
-            counters.checkins += 1
-        else:
-            counters.discarded += 1
-        counters.wait.record(waited)
-        counters.use.record(used)
+    def ended(self, number: int, waited: float, used: float, kept: bool) -> None:
+        """Note that a checkout has ended; under the lock.
+
+        Args:
+            number: Which one. Until the next `fold`, it counts once however often it is noted.
+            waited: The seconds that it took.
+            used: The seconds that it lasted.
+            kept: Whether the connection went back, and was not closed.
+        """
+        self._book[1][number] = (waited, used, kept)
+
+    @property
+    def noted(self) -> Collection[int]:
+        """The numbers of the ends that are not counted yet."""
+        return self._book[1].keys()
+
+    def fold(self) -> None:
+        """Count the ends that are noted; under the lock, once they can't be noted again."""
+        counters, ends = self._book
+        totals = copy(counters)
+        totals.wait, totals.use = counters.wait.copy(), counters.use.copy()
+        for waited, used, kept in ends.values():
+            if kept:
+                totals.checkins += 1
+            else:
+                totals.discarded += 1
+            totals.wait.record(waited)
+            totals.use.record(used)
+        self._book = (totals, {})
 
     def connect(self, seconds: float) -> None:
         """Count a connection that took that many seconds to open."""
         with self.lock:
-            self._counters.connects += 1
-            self._counters.connect.record(seconds)
+            counters = self._book[0]
+            counters.connects += 1
+            counters.connect.record(seconds)
 
     def counters(self, in_use: Callable[[], Iterable[float]]) -> Counters:
         """Return the counters as they are at one moment.
 
         Args:
-            in_use: Returns how long each checkout took that has not ended; called under the lock.
+            in_use: Returns how long each checkout took that has not ended, after it has had the
+                others counted; called under the lock.
         """
         seen = Counters()
         with self.lock:
+            waits = list(in_use())
+            counters = self._book[0]
             for name in _NAMES:
-                value = getattr(self._counters, name)
+                value = getattr(counters, name)
                 setattr(seen, name, value if isinstance(value, int) else value.copy())
-            for waited in in_use():
+            for waited in waits:
                 seen.wait.record(waited)
         # None is counted on its own: a checkout takes no lock for it.
         seen.checkouts = seen.wait.count

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from psycopg_pool.pool import WaitingClient
 
 from django_pooled.backoff import Backoff
 from django_pooled.connecting import Connector
@@ -21,6 +20,7 @@ from django_pooled.errors import (
     PoolError,
     PoolExhausted,
 )
+from django_pooled.waiter import Waiter
 from example_project.embedded_postgres import free_port
 from tests.pools import fill, query
 from tests.servers import backend_count, backend_pids, kill_backends, wait_until
@@ -506,15 +506,12 @@ def test_a_wait_that_something_else_ends_loses_no_connection(
     class Alarm(BaseException):
         """As gevent.Timeout, or Ctrl-C."""
 
-    pool = make_pool(server, max_size=1)
-    connection = pool.checkout()
-    wait = threading.Condition.wait
-
-    def interrupted(self: threading.Condition, timeout: float | None = None) -> bool:
-        monkeypatch.setattr(threading.Condition, "wait", wait)
+    def interrupted(self: Waiter, until: float) -> None:
         raise Alarm
 
-    monkeypatch.setattr(threading.Condition, "wait", interrupted)
+    pool = make_pool(server, max_size=1)
+    connection = pool.checkout()
+    monkeypatch.setattr(Waiter, "sleep", interrupted)
     with pytest.raises(Alarm):
         pool.checkout()
     assert pool.gauges().waiting == 0
@@ -863,15 +860,15 @@ def test_a_connection_handed_to_a_waiter_who_is_gone_by_then_goes_back(
     class Alarm(BaseException):
         """As gevent.Timeout, or Ctrl-C."""
 
-    wait = WaitingClient.wait
+    sleep = Waiter.sleep
 
-    def interrupted(self: Any, timeout: float) -> Any:
-        wait(self, timeout)
+    def interrupted(self: Waiter, until: float) -> None:
+        sleep(self, until)
         raise Alarm
 
     pool = make_pool(server, min_size=0, max_size=1)
     with monkeypatch.context() as patch:
-        patch.setattr(WaitingClient, "wait", interrupted)
+        patch.setattr(Waiter, "sleep", interrupted)
         with pytest.raises(Alarm):
             pool.checkout()
     assert (pool.gauges().idle, pool.gauges().waiting) == (1, 0)

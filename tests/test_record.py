@@ -264,11 +264,13 @@ def test_a_receiver_that_raises_harms_nobody(server: EmbeddedServer, make_pool: 
 def test_counters_that_were_read_stay_as_they_were() -> None:
     record = Record()
     with record.lock:
-        record.checkin(waited=0.5, used=1.0, kept=True)
+        record.ended(1, waited=0.5, used=1.0, kept=True)
+        record.fold()
     record.add("restarted", ("40001", "committed"))
     seen = record.counters(list)
     with record.lock:
-        record.checkin(waited=0.5, used=1.0, kept=True)
+        record.ended(1, waited=0.5, used=1.0, kept=True)
+        record.fold()
     record.add("restarted", ("40001", "committed"))
     assert (seen.checkouts, seen.wait.count, seen.restarted["40001", "committed"]) == (1, 1, 1)
 
@@ -276,7 +278,8 @@ def test_counters_that_were_read_stay_as_they_were() -> None:
 def test_what_is_in_use_counts_among_the_checkouts() -> None:
     record = Record()
     with record.lock:
-        record.checkin(waited=0.5, used=1.0, kept=False)
+        record.ended(1, waited=0.5, used=1.0, kept=False)
+        record.fold()
     seen = record.counters(lambda: [2.0, 1.0])
     assert (seen.checkouts, seen.checkins, seen.discarded) == (3, 0, 1)
     assert (seen.wait.count, seen.wait.longest, seen.use.count) == (3, 2.0, 1)

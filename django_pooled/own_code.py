@@ -1,0 +1,162 @@
+"""Which line is the project's own: neither a library's, Django's, nor that of what watches it."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import re
+import sys
+import sysconfig
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+
+__all__ = ["Line", "caller", "callers", "quoted"]
+
+# Since Python 3.12; without it each frame on the way has to become an object, to be asked.
+_module_at = getattr(sys, "_getframemodulename", None)
+
+# Never a project's, wherever they are: Django and this package may be checked out beside it.
+_PASSED_OVER = frozenset({"django", "django_pooled", "contextlib", "asgiref", "threading"})
+
+# What wraps database calls, or functions at large; asked where a project is installed as they are.
+_WATCHERS = frozenset(
+    {
+        "aws_xray_sdk",
+        "ddtrace",
+        "debug_toolbar",
+        "elasticapm",
+        "newrelic",
+        "opentelemetry",
+        "psycopg",
+        "scout_apm",
+        "sentry_sdk",
+        "silk",
+        "wrapt",
+    }
+)
+
+_INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\](?P<package>[^/\\.]*)")
+
+_STANDARD = tuple(
+    {
+        os.path.join(path, "")
+        for name in ("stdlib", "platstdlib")
+        if (found := sysconfig.get_paths().get(name))
+        for path in (found, os.path.realpath(found))
+    }
+)
+
+
+class Line(NamedTuple):
+    """A line of code, which is put into words on demand."""
+
+    code: CodeType
+    module: str
+    instruction: int
+    """Offset of what was being run; to find its line takes longer than all else here."""
+
+    @property
+    def number(self) -> int:
+        """The line's number."""
+        for start, end, number in self.code.co_lines():
+            if start <= self.instruction < end and number is not None:
+                return number
+        return self.code.co_firstlineno
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.code.co_name}:{self.number}"
+
+
+def quoted(line: Line) -> str:
+    """Return a line as a traceback has it, with its text."""
+    number, name = line.number, line.code.co_filename
+    text = linecache.getline(name, number).strip()
+    return f'  File "{name}", line {number}, in {line.code.co_name}\n' + (
+        f"    {text}\n" if text else ""
+    )
+
+
+def caller(above: int = 0) -> Line:
+    """Return the line of the project's own code that led here.
+
+    Without one it is the first that is neither Python's, Django's nor a known watcher's, or the
+    outermost.
+
+    Args:
+        above: How many callers are passed over in any case.
+    """
+    depth = above + 1
+    if _module_at is not None:
+        # A decorator may have copied that name from what it decorates; the frame's own settles it.
+        while _top(module := _module_at(depth)) in _PASSED_OVER:
+            depth += 1
+        if module is None:
+            depth = above + 1
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None:
+        if _is_own(frame):
+            return _line(frame)
+        frame = frame.f_back
+    return _without_own_code(sys._getframe(above + 1))
+
+
+def callers(above: int = 0) -> list[Line]:
+    """Return the lines of the project's own code that led here, the outermost first.
+
+    Args:
+        above: How many callers are passed over in any case.
+    """
+    first = sys._getframe(above + 1)
+    found = []
+    frame: FrameType | None = first
+    while frame is not None:
+        if _is_own(frame):
+            found.append(_line(frame))
+        frame = frame.f_back
+    return found[::-1] or [_without_own_code(first)]
+
+
+def _without_own_code(frame: FrameType) -> Line:
+    while frame.f_back is not None:
+        top = _top(frame.f_globals.get("__name__"))
+        if top not in _PASSED_OVER | _WATCHERS and not _is_standard(frame.f_code.co_filename):
+            break
+        frame = frame.f_back
+    return _line(frame)
+
+
+def _is_own(frame: FrameType) -> bool:
+    return (
+        not _is_library(frame.f_code.co_filename)
+        and _top(frame.f_globals.get("__name__")) not in _PASSED_OVER
+    )
+
+
+def _line(frame: FrameType) -> Line:
+    return Line(frame.f_code, frame.f_globals.get("__name__", "?"), frame.f_lasti)
+
+
+@lru_cache(maxsize=1024)
+def _top(module: object) -> str:
+    return module.partition(".")[0] if isinstance(module, str) else ""
+
+
+# A stack has hundreds of lines and a process some thousand files: each is looked at once.
+@lru_cache(maxsize=8192)
+def _is_library(filename: str) -> bool:
+    """Tell whether a file is Python's or was installed, and is no part of the project."""
+    installed = _INSTALLED.search(filename)
+    if installed is None:
+        return _is_standard(filename)
+    # A project may be installed too, and its settings with it.
+    settings = os.environ.get("DJANGO_SETTINGS_MODULE", "")
+    return installed["package"] != _top(settings)
+
+
+def _is_standard(filename: str) -> bool:
+    return filename.startswith("<frozen ") or (
+        filename.startswith(_STANDARD) and _INSTALLED.search(filename) is None
+    )

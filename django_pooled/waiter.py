@@ -1,0 +1,97 @@
+"""A thread that waits for a connection, and its place in the queue."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING
+from weakref import ref
+
+if TYPE_CHECKING:
+    from .connection import PooledConnection
+
+__all__ = ["Place", "Waiter"]
+
+
+class Waiter:
+    """What a waiting thread is given; the thread's own frame has the only strong reference.
+
+    The pool's lock guards `connection` and `error`. A waiter takes it before it looks at either,
+    and whoever hands over a connection holds it until both are done.
+
+    Args:
+        deadline: The monotonic moment at which the wait ends.
+    """
+
+    __slots__ = ("__weakref__", "_gate", "connection", "deadline", "error", "since")
+
+    def __init__(self, deadline: float) -> None:
+        self.since: float = monotonic()
+        self.deadline = deadline
+        self.connection: PooledConnection | None = None
+        self.error: BaseException | None = None
+        # A bare lock, which is opened by its release: a Condition has another one inside, that
+        # an exception from a signal handler can leave locked for good, for the pool to hang on.
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    @property
+    def is_served(self) -> bool:
+        """Whether it has a connection or an error."""
+        return self.connection is not None or self.error is not None
+
+    def sleep(self, until: float) -> None:
+        """Sleep until woken, or that monotonic moment. It may wake for nothing."""
+        self._gate.acquire(timeout=max(0.0, until - monotonic()))
+
+    def wake(self) -> None:
+        """Wake the thread, which sleeps or is about to."""
+        # Only those who serve it open the gate, and one alone can serve it.
+        if self._gate.locked():
+            self._gate.release()
+
+
+class Place:
+    """A place in the queue. It is empty once its waiter exists no more, however that left.
+
+    psycopg_pool's own queue knows its ``WaitingClient`` by `set` and `fail`.
+
+    Args:
+        waiter: Whose place it is.
+    """
+
+    __slots__ = ("_waiter",)
+
+    def __init__(self, waiter: Waiter) -> None:
+        self._waiter = ref(waiter)
+
+    @property
+    def waiter(self) -> Waiter | None:
+        """The thread that waits here still."""
+        waiter = self._waiter()
+        return None if waiter is None or waiter.is_served else waiter
+
+    def is_of(self, waiter: Waiter) -> bool:
+        """Tell whose place it is."""
+        return self._waiter() is waiter
+
+    def set(self, connection: PooledConnection) -> bool:
+        """Hand over a connection; tell whether it was taken. Under the pool's lock."""
+        waiter = self.waiter
+        if waiter is None:
+            return False
+        # In this order: a waiter that wakes for nothing sleeps again, but one that is never woken
+        # waits in vain. It cannot look before the lock is let go.
+        waiter.wake()
+        waiter.connection = connection
+        return True
+
+    def fail(self, error: BaseException) -> bool:
+        """End the wait with an error; tell whether it did."""
+        waiter = self.waiter
+        if waiter is None:
+            return False
+        # psycopg_pool holds no lock here as it closes.
+        waiter.error = error
+        waiter.wake()
+        return True
