@@ -6,11 +6,14 @@ import logging
 import socket
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from psycopg.pq.abc import PGcancel
 
     from .connection import PooledConnection
@@ -20,23 +23,33 @@ __all__ = ["cancel", "interrupt"]
 logger = logging.getLogger("django_pooled.pool")
 
 
-def cancel(connection: PooledConnection) -> None:
+def _in_a_thread(action: Callable[[], object]) -> None:
+    thread = threading.Thread(target=action, name="cancels", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        logger.debug("cannot cancel a query: %s", error)
+
+
+def cancel(
+    connection: PooledConnection, start: Callable[[Callable[[], object]], None] = _in_a_thread
+) -> None:
     """Ask the server to end what it still does for *connection*, which may be closed meanwhile.
 
     Closing alone would not: a server that computes does not look at the socket, and keeps its
     locks until it has an answer to send. Returns at once; the request is one of its own, by a
     connection of its own: https://www.postgresql.org/docs/current/libpq-cancel.html
+
+    Args:
+        connection: Whose query it is.
+        start: Runs an action in another thread.
     """
     try:
         request = connection.pgconn.get_cancel()
     except psycopg.OperationalError:
         return  # It is closed.
     # libpq knows no limit for it but the system's, so nobody waits for it.
-    thread = threading.Thread(target=_send, args=(request,), name="cancels", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError as error:
-        logger.debug("cannot cancel a query: %s", error)
+    start(partial(_send, request))
 
 
 def interrupt(connection: PooledConnection) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from random import uniform
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from weakref import WeakMethod
+from weakref import WeakMethod, ref
 
 from . import psycopg_seam as seam
 from .announcer import Announcer
@@ -313,6 +313,8 @@ class Pool:
         kept, amid_statement = False, connection.is_under_way
         # What is kept of the checkout, say a generator that holds the lock, has no part in this.
         renewed = connection.renewed()
+        # Should an exception keep it from its end, it is this object that is found.
+        renewed.checkout, checkout.connection = checkout, ref(renewed)
         try:
             kept = not self._pool.closed and self._reset(renewed)
         finally:
@@ -327,7 +329,8 @@ class Pool:
                 if renewed.broken:
                     self._connector.suspect()
                 elif amid_statement:
-                    cancel(renewed)
+                    # A thread that may be hit by an exception starts no other: see `start`.
+                    cancel(renewed, self._pool.start)
                 self._pool.discard(renewed, self._judge.spoilt(renewed))
                 self._eviction.note_closed(renewed)
         return kept

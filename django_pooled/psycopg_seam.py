@@ -400,11 +400,19 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         self._closed = self._abandoned = True
 
     def run_later(self, action: Callable[[], object]) -> None:
-        """Run *action* in a thread of its own, soon."""
+        """Run *action* in a thread of its own; at once, if the pool is closed."""
         if self._closed:
             action()
         else:
-            super().run_task(_Start(self, _Call(self, action), f"{self.name}-takes-back"))
+            self.start(action)
+
+    def start(self, action: Callable[[], object]) -> None:
+        """Run *action* in a thread of its own, which the pool's worker starts; see `_Start`."""
+        task = _Start(self, _Call(self, action), f"{self.name}-helps")
+        if self._closed:
+            task.run()
+        else:
+            super().run_task(task)
 
     def repeat(self, action: WeakMethod[Callable[[], float]], delay: float) -> None:
         """Run *action* in a thread of its own after *delay* seconds, and after what it returns."""
