@@ -288,6 +288,39 @@ def test_old_tokens_are_swept(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> No
     assert bank.ask("SELECT count(*) FROM django_pooled_token") == (3,)
 
 
+def test_many_old_tokens_are_swept_by_one_call_after_another(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank.make_token_table()
+    bank.ask(
+        "INSERT INTO django_pooled_token SELECT gen_random_uuid(), now() - interval '2 days' "
+        "FROM generate_series(1, 25)"
+    )
+    monkeypatch.setattr(table, "_swept_at", {})
+    monkeypatch.setattr(table, "SWEEP", table.SWEEP.replace("LIMIT 1000", "LIMIT 10"))
+    monkeypatch.setattr(table, "SWEPT_AT_ONCE", 10)
+    left = []
+    for _ in range(4):
+        retry_transaction(using=bank.alias, commit_check="token")(bank.deposit)()
+        old = "SELECT count(*) FROM django_pooled_token WHERE created_at < now() - interval '1 day'"
+        left.append(bank.ask(old)[0])
+    # Each made to pay for so many.
+    assert left == [15, 5, 0, 0]
+
+
+def test_the_sweep_finds_old_tokens_by_an_index(bank: Bank) -> None:
+    bank.make_token_table()
+    bank.ask(
+        "INSERT INTO django_pooled_token SELECT gen_random_uuid(), now() FROM "
+        "generate_series(1, 20000)"
+    )
+    bank.ask("ANALYZE django_pooled_token")
+    with psycopg.connect(**bank.server.parameters("postgres")) as connection:
+        plan = connection.execute(f"EXPLAIN {table.SWEEP}").fetchall()
+    assert "created_at" in str([line for (line,) in plan if "Index Cond" in line])
+    assert not any("Seq Scan" in line for (line,) in plan)
+
+
 def test_two_attempts_of_one_call_cannot_both_be_committed(
     bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:

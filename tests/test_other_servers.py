@@ -194,6 +194,26 @@ def test_what_the_server_refuses_is_asked_once_by_all_connections(
     assert server.log().count("ERROR") == before
 
 
+def test_a_connection_is_asked_once_and_its_transactions_no_more(
+    till: Till, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask = server_identity.ask
+
+    def note(connection: Any, question: str) -> Any:
+        asked.append(question)
+        return ask(connection, question)
+
+    monkeypatch.setattr(server_identity, "ask", note)
+    till.decorated("xid")()
+    # What a server answers may be known from an earlier test, which backend it is cannot be.
+    assert asked
+    asked.clear()
+    till.decorated("xid")()
+    till.decorated("token")()
+    assert asked == []
+
+
 # Privileges that are revoked while transactions are at work.
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.emulated_servers import EMULATIONS
 from tests.proof import promotions
 from tests.proof.callers import supported
 from tests.proof.crashes import ENDS, PLACES, SETTINGS
@@ -88,6 +89,31 @@ def test_a_storm_leaves_no_wrong_history(
     assert proof.notes["server killed"] > 0
     assert proof.notes["server stopped"] > 0
     assert proof.notes["backend killed"] > 0
+
+
+@pytest.mark.parametrize("mode", ["xid", "token", "callable"])
+@pytest.mark.parametrize("emulation", [name for name in EMULATIONS if name != "stock"])
+def test_every_call_tells_the_truth_on_a_server_that_tells_less(
+    make_server: Callable[..., EmbeddedServer], emulation: str, mode: str
+) -> None:
+    server = make_server()
+    EMULATIONS[emulation](server)
+    proof = strike(server, mode, 40)
+    assert proof.wrong == []
+    assert proof.outcomes["failed"] == 0
+    if mode == "token":
+        # It needs nothing of the server but its index.
+        assert proof.outcomes["unknown"] == 0
+
+
+@pytest.mark.parametrize("mode", ["xid", "token"])
+@pytest.mark.parametrize("emulation", ["aurora", "bare"])
+def test_every_call_tells_the_truth_after_such_a_server_ended(
+    make_server: Callable[..., EmbeddedServer], emulation: str, mode: str
+) -> None:
+    server = make_server(settings=SETTINGS)
+    EMULATIONS[emulation](server)
+    assert crash(server, mode, EVERY_CRASH).wrong == []
 
 
 # What proves something has to be able to fail.

@@ -36,6 +36,12 @@ SWEPT_EVERY = 3600.0
 """Seconds between two sweeps of one process, while they find nothing more."""
 SWEPT_AT_ONCE = 1000
 """Rows: a request pays for a few milliseconds of it."""
+# By the index on created_at. What another process is deleting is left to it.
+SWEEP = f"""
+    DELETE FROM {TABLE} WHERE token IN (
+        SELECT token FROM {TABLE} WHERE created_at < now() - interval '{KEPT_FOR}'
+         ORDER BY created_at LIMIT {SWEPT_AT_ONCE} FOR UPDATE SKIP LOCKED)
+"""
 CLAIM_WAITS = "500ms"
 """How long a claim waits for the end of the transaction that has the token."""
 
@@ -155,13 +161,8 @@ def sweep_now_and_then(wrapper: DatabaseWrapper) -> None:
     _swept_at[wrapper.alias] = now
     try:
         with wrapper.cursor() as cursor:
-            # By the index on created_at. What another process is deleting is left to it.
-            cursor.execute(
-                f"DELETE FROM {TABLE} WHERE token IN (SELECT token FROM {TABLE} "
-                f"WHERE created_at < now() - interval '{KEPT_FOR}' "
-                f"ORDER BY created_at LIMIT {SWEPT_AT_ONCE} FOR UPDATE SKIP LOCKED)"
-            )
-            if cursor.rowcount == SWEPT_AT_ONCE:
+            cursor.execute(SWEEP)
+            if cursor.rowcount >= SWEPT_AT_ONCE:
                 del _swept_at[wrapper.alias]
     except Error as error:
         logger.warning(
