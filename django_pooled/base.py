@@ -153,6 +153,10 @@ class DatabaseWrapper(LendingWrapper):
         if self.connection is None and autocommit and self._starts_in_autocommit:
             self.validate_no_atomic_block()
             self.autocommit = True
+            if self.run_commit_hooks_on_set_autocommit_on:
+                # The transaction was found committed, by a connection that did not outlive that.
+                self.run_and_clear_commit_hooks()
+                self.run_commit_hooks_on_set_autocommit_on = False
             return
         super().set_autocommit(autocommit, *args, **kwargs)
 

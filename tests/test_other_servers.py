@@ -377,3 +377,24 @@ def test_whoever_may_not_ask_is_told_apart_from_who_may(own_till: Till) -> None:
         key[3]: set(each.questions.refused) for key, each in server_identity._servers.items()
     }
     assert "pg_control_system()" in refused["teller"]
+
+
+def test_an_answer_that_was_the_last_of_its_connection_counts(own_till: Till) -> None:
+    deposit = own_till.decorated("token", max_attempts=1)
+    deposit()
+    own_till.proxy.fault_at_commit("answer_lost")
+    # The refusal of the token arrives, and then nothing any more.
+    own_till.proxy.fault_at("INSERT INTO .*token", "answer_lost", messages=1)
+    deposit()
+    assert own_till.proxy.triggered() == 2
+    assert (own_till.attempts, own_till.rows, own_till.called_back) == (2, 2, 2)
+
+
+def test_a_check_of_the_caller_s_may_leave_its_connection_broken(own_till: Till) -> None:
+    def was_committed() -> bool:
+        connections[own_till.alias].connection.close()
+        return True
+
+    own_till.proxy.fault_at_commit("answer_lost")
+    retry_transaction(using=own_till.alias, commit_check=was_committed)(own_till.deposit)()
+    assert (own_till.attempts, own_till.rows, own_till.called_back) == (1, 1, 1)

@@ -166,9 +166,7 @@ def _refuse_if_failed_by_us(wrapper: DatabaseWrapper, attempt: Attempt) -> None:
     if suspect is None or attempt.questions is None or is_idle(wrapper):
         return
     with wrapper.wrap_database_errors:
-        with wrapper.connection.unobserved():
-            refused = refusals(wrapper.connection)
-        if not set(refused) <= set(attempt.questions.refused):
+        if not set(refusals(wrapper.connection)) <= set(attempt.questions.refused):
             raise suspect.error
 
 
@@ -233,8 +231,7 @@ def resolve(wrapper: DatabaseWrapper, attempt: Attempt) -> Phase:
     """Find out, on another connection, what became of a transaction; it is the attempt's phase.
 
     Returns:
-        COMMITTED, FAILED or UNKNOWN. After COMMITTED the wrapper has a connection that works,
-        for the on_commit callbacks that come next.
+        COMMITTED, FAILED or UNKNOWN. The wrapper has a connection that works, or none.
     """
     testimony = attempt.rider.testimony if attempt.rider is not None else None
     # Without COMMIT, or by the server's own word, there is nothing that could be committed.

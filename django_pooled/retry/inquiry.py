@@ -16,6 +16,7 @@ from django_pooled.log_facts import facts
 from django_pooled.redaction import told
 from django_pooled.sqlstates import is_connection_lost
 
+from .attempt import is_idle
 from .phase import Phase
 from .server_identity import learn
 from .witness import Finding, end_if_idle
@@ -49,7 +50,7 @@ def inquire(wrapper: DatabaseWrapper, attempt: Attempt, lost: Testimony | None) 
         lost: What is known of the transaction; None where its server tells nothing.
 
     Returns:
-        COMMITTED, FAILED or UNKNOWN. After COMMITTED the wrapper has a connection that works.
+        COMMITTED, FAILED or UNKNOWN. The wrapper has a connection that works, or none.
     """
     # First give back the broken one: threads that each held one while they wait for a
     # second would wait for each other.
@@ -61,7 +62,8 @@ def inquire(wrapper: DatabaseWrapper, attempt: Attempt, lost: Testimony | None) 
     try:
         tenants_seam.follow(wrapper, asking)
         outcome = _ask_until_known(asking, attempt, lost)
-        if outcome is Phase.COMMITTED and asking.connection is not None:
+        # An answer may be the last that came of a connection. Without one, the next use connects.
+        if outcome is Phase.COMMITTED and is_idle(asking):
             wrapper.adopt_connection(asking)
     finally:
         connections[wrapper.alias] = wrapper
