@@ -57,6 +57,7 @@ class Life:
     __slots__ = (
         "backend",
         "backend_pid",
+        "clears_state",
         "closed_for",
         "configuration",
         "direct",
@@ -69,7 +70,6 @@ class Life:
         "server",
         "slot",
         "was_written",
-        "watches_state",
     )
 
     def __init__(self) -> None:
@@ -96,8 +96,8 @@ class Life:
         """What every object of the session begins with, once it is configured."""
         self.was_written: bool = False
         """Whether the session, in another checkout, may have drawn from a sequence."""
-        self.watches_state: bool = False
-        """Whether statements are looked at for state that they give the session."""
+        self.clears_state: bool = False
+        """Whether what statements leave in the session is cleared at the checkin."""
 
     def doom(self, reason: str) -> None:
         """Have the connection closed instead of kept when it comes back."""
@@ -260,8 +260,8 @@ class PooledConnection(psycopg.Connection[Any]):
         self.refuse_if_given_back()
         if self.announced or self.owner is None:
             return None
-        if self.life.watches_state:
-            self._watch_state(query, locked)
+        # Also where it is not cleared: what a caller has in its session must not be taken from it.
+        self._watch_state(query, locked)
         if self.observer is None:
             return None
         return self.observer.see(query, carries=carries, locked=locked)
@@ -270,7 +270,7 @@ class PooledConnection(psycopg.Connection[Any]):
         effect = effect_of(query)
         owner = None if self.owner is None else self.owner()
         if effect.leaves is not None and owner is not None:
-            if not self.wrote and self.life.was_written:
+            if self.life.clears_state and self.life.was_written and not self.wrote:
                 self._forget_sequences(effect.leaves, locked)
             owner.pin(effect.leaves)
         if not effect.reads:

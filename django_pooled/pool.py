@@ -111,7 +111,7 @@ class Pool:
                 _configure_new,
                 configure,
                 options.max_lifetime,
-                watches_state=self._reset.goes_by_statements,
+                clears_state=self._reset.goes_by_statements,
             ),
             opened=opened,
             connect_timeout=connect_timeout,
@@ -427,9 +427,9 @@ def _configure_new(
     configure: Callable[[PooledConnection], object],
     max_lifetime: float,
     connection: PooledConnection,
-    watches_state: bool,
+    clears_state: bool,
 ) -> None:
     connection.life.expires_at = connection.life.opened_at + uniform(0.9, 1.0) * max_lifetime
-    connection.life.watches_state = watches_state
+    connection.life.clears_state = clears_state
     configure(connection)
     connection.remember_configuration()

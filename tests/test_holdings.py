@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from example_project.embedded_postgres import EmbeddedServer
     from tests.pools import MakeDatabase
 
-MODES = ["session", "transaction"]
-PINNING = ["transaction"]
+MODES: list[dict[str, Any]] = [
+    {"pool_mode": "session"},
+    {"pool_mode": "transaction"},
+    {"pool_mode": "session", "reset": "rollback"},
+    {"pool_mode": "session", "reset": "discard"},
+]
 
 
 class Job(models.Model):
@@ -37,12 +41,12 @@ class Job(models.Model):
         return f"job {self.pk}"
 
 
-@pytest.fixture(params=MODES)
+@pytest.fixture(params=MODES, ids=str)
 def alias(
     request: pytest.FixtureRequest, server: EmbeddedServer, make_database: MakeDatabase
 ) -> str:
-    """A database with a table, in both pool modes."""
-    made = make_database(server, pool_mode=request.param, max_size=2)
+    """A database with a table."""
+    made = make_database(server, max_size=2, **request.param)
     execute(made, "DROP TABLE IF EXISTS held_job")
     execute(made, "CREATE TABLE held_job AS SELECT id, 0 AS done FROM generate_series(1, 9) AS id")
     connections[made].close()
@@ -181,7 +185,6 @@ STATES: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("form", STATES)
-@pytest.mark.parametrize("alias", PINNING, indirect=True)
 def test_what_the_caller_has_set_up_in_its_session_is_there_after_a_restart(
     alias: str, form: str
 ) -> None:
@@ -191,7 +194,6 @@ def test_what_the_caller_has_set_up_in_its_session_is_there_after_a_restart(
     assert execute(alias, have) is True
 
 
-@pytest.mark.parametrize("alias", PINNING, indirect=True)
 def test_another_thread_gets_neither_lock_nor_setting_of_a_caller_that_waits(alias: str) -> None:
     execute(alias, "SELECT pg_advisory_lock(13)")
     execute(alias, "SET app.tenant = 'ada'")
@@ -218,7 +220,6 @@ def test_another_thread_gets_neither_lock_nor_setting_of_a_caller_that_waits(ali
     assert execute(alias, "SELECT pg_advisory_unlock(13)") is True
 
 
-@pytest.mark.parametrize("alias", PINNING, indirect=True)
 def test_a_call_is_not_restarted_without_the_lock_that_its_caller_had(alias: str) -> None:
     execute(alias, "SELECT pg_advisory_lock(14)")
     with pytest.raises(OperationalError) as raised:
@@ -226,7 +227,6 @@ def test_a_call_is_not_restarted_without_the_lock_that_its_caller_had(alias: str
     noted(raised.value, "session state of the caller (ADVISORY LOCK) was lost with the connection")
 
 
-@pytest.mark.parametrize("alias", PINNING, indirect=True)
 @pytest.mark.parametrize("ends", ["request", "connection"])
 def test_a_caller_whose_lock_went_with_the_answer_to_commit_cannot_go_on_without(
     alias: str, ends: str
