@@ -12,6 +12,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import IntegrityError, OperationalError, connections, transaction
+from psycopg import sql
 
 from django_pooled import AmbiguousCommit, Backoff, retry_transaction
 from django_pooled.registry import snapshots
@@ -396,10 +397,46 @@ def test_a_check_that_fails_leaves_the_commit_ambiguous(bank: Bank) -> None:
         retry_transaction(using=bank.alias, commit_check=was_committed)(bank.deposit)()
 
 
-def test_rows_of_a_foreign_server_alone_are_written_once_though_the_answer_is_lost(
-    bank: Bank,
-) -> None:
-    # They give the local transaction no id, and are committed with it.
+FAR = "UPDATE far_account SET balance = balance + 1"
+
+# Ways to write rows of a foreign server, each of which takes Django's cursor.
+FAR_WRITES: dict[str, Callable[[Any], object]] = {
+    "execute": lambda cursor: cursor.execute(FAR),
+    "a comment above": lambda cursor: cursor.execute("/* pays */ " + FAR),
+    "bytes": lambda cursor: cursor.execute(FAR.encode()),
+    "psycopg.sql": lambda cursor: cursor.execute(sql.SQL(FAR)),
+    "executemany": lambda cursor: cursor.executemany(FAR + " + %s", [[0]]),
+    "EXPLAIN ANALYZE": lambda cursor: cursor.execute("EXPLAIN ANALYZE " + FAR),
+    "a setting before": lambda cursor: cursor.execute("SET LOCAL work_mem = '1MB'; " + FAR),
+    "WITH": lambda cursor: cursor.execute(f"WITH n AS ({FAR} RETURNING 1) SELECT 1"),
+    "DO": lambda cursor: cursor.execute(f"DO $$ BEGIN {FAR}; END $$"),
+    "CALL": lambda cursor: cursor.execute("CALL pay_far()"),
+    "a function": lambda cursor: cursor.execute("SELECT paid_far()"),
+    "callproc": lambda cursor: cursor.callproc("paid_far"),
+    "a view": lambda cursor: cursor.execute("SELECT * FROM paying_far"),
+    "COPY from a function": lambda cursor: list(
+        rows_of(cursor, "COPY (SELECT paid_far()) TO STDOUT")
+    ),
+    "stream": lambda cursor: list(cursor.cursor.stream("SELECT paid_far()")),
+    "a named cursor": lambda cursor: named(cursor, "SELECT paid_far()"),
+    "psycopg's own cursor": lambda cursor: psycopg.RawCursor(cursor.connection).execute(FAR),
+}
+
+
+def rows_of(cursor: Any, statement: str) -> Iterator[Any]:
+    with cursor.copy(statement) as copy:
+        yield from copy.rows()
+
+
+def named(cursor: Any, statement: str) -> None:
+    with cursor.db.chunked_cursor() as other:
+        other.execute(statement)
+        other.fetchall()
+
+
+@pytest.fixture
+def far(bank: Bank) -> Bank:
+    """The bank, with another way to its account: by a foreign table."""
     if not bank.ask("SELECT 1 FROM pg_available_extensions WHERE name = 'postgres_fdw'"):
         pytest.skip("this PostgreSQL comes without postgres_fdw")
     server = bank.server
@@ -416,17 +453,72 @@ def test_rows_of_a_foreign_server_alone_are_written_once_though_the_answer_is_lo
         "CREATE FOREIGN TABLE far_account (balance int) SERVER itself "
         "OPTIONS (table_name 'account')"
     )
+    bank.ask(f"CREATE PROCEDURE pay_far() LANGUAGE sql AS '{FAR}'")
+    bank.ask(f"CREATE FUNCTION paid_far() RETURNS int LANGUAGE sql AS '{FAR} RETURNING 1'")
+    # A statement's text does not show what a view calls.
+    bank.ask("CREATE VIEW paying_far AS SELECT paid_far()")
+    return bank
 
-    @retry_transaction(using=bank.alias, backoff=QUICK)
+
+@pytest.mark.parametrize("way", FAR_WRITES)
+def test_rows_of_a_foreign_server_alone_are_written_once_though_the_answer_is_lost(
+    far: Bank, way: str
+) -> None:
+    # They give the local transaction no id, and are committed with it.
+    @retry_transaction(using=far.alias, backoff=QUICK)
     def deposit() -> None:
-        bank.attempts += 1
-        with connections[bank.alias].cursor() as cursor:
-            cursor.execute("UPDATE far_account SET balance = balance + 1")
+        far.attempts += 1
+        with connections[far.alias].cursor() as cursor:
+            FAR_WRITES[way](cursor)
 
-    bank.proxy.fault_at_commit("answer_lost")
+    far.proxy.fault_at_commit("answer_lost")
     deposit()
+    assert far.proxy.triggered() == 1
+    # Where a condition comes first, which does not hold, COMMIT was never reached.
+    assert (far.attempts, far.balance) == (2 if way == "a view" else 1, 1)
+
+
+TELL = "NOTIFY paid"
+NOTIFICATIONS: dict[str, Callable[[Any], object]] = {
+    "NOTIFY": lambda cursor: cursor.execute(TELL),
+    "bytes": lambda cursor: cursor.execute(b"-- told\nNOTIFY paid"),
+    "psycopg.sql": lambda cursor: cursor.execute(
+        sql.SQL("NOTIFY {}").format(sql.Identifier("paid"))
+    ),
+    "pg_notify()": lambda cursor: cursor.execute("SELECT pg_notify('paid', '')"),
+    "executemany": lambda cursor: cursor.executemany("SELECT pg_notify('paid', %s)", [["a"]]),
+    "DO": lambda cursor: cursor.execute("DO $$ BEGIN NOTIFY paid; END $$"),
+    "a function": lambda cursor: cursor.execute("SELECT tell()"),
+    "callproc": lambda cursor: cursor.callproc("tell"),
+    "psycopg's own cursor": lambda cursor: psycopg.RawCursor(cursor.connection).execute(
+        "NOTIFY paid"
+    ),
+}
+
+
+@pytest.mark.parametrize("read_only", [None, True], ids=["", "read only"])
+@pytest.mark.parametrize("way", NOTIFICATIONS)
+def test_a_notification_alone_is_sent_once_though_the_answer_is_lost(
+    bank: Bank, way: str, read_only: bool | None
+) -> None:
+    bank.ask(
+        "CREATE FUNCTION tell() RETURNS text LANGUAGE sql "
+        "AS $$ SELECT pg_notify('paid', '')::text $$"
+    )
+
+    @retry_transaction(using=bank.alias, backoff=QUICK, read_only=read_only)
+    def tell() -> None:
+        with connections[bank.alias].cursor() as cursor:
+            NOTIFICATIONS[way](cursor)
+
+    with psycopg.connect(**bank.server.parameters("postgres"), autocommit=True) as listener:
+        listener.execute("LISTEN paid")
+        bank.proxy.fault_at_commit("answer_lost")
+        tell()
+        listener.execute("NOTIFY paid, 'the last'")
+        heard = [note.payload for note in listener.notifies(timeout=5, stop_after=2)]
     assert bank.proxy.triggered() == 1
-    assert (bank.attempts, bank.balance) == (1, 1)
+    assert heard[1] == "the last"
 
 
 def test_outcomes_of_lost_commits_are_counted(bank: Bank) -> None:

@@ -63,7 +63,7 @@ class Attempt:
 
     def prepare(self, wrapper: DatabaseWrapper) -> None:
         """Learn what may be asked inside the transaction, before it begins."""
-        if self.read_only or self.commit_check.never_asks or wrapper.in_atomic_block:
+        if self.commit_check.never_asks or wrapper.in_atomic_block:
             return
         wrapper.ensure_connection()
         if isinstance(wrapper.connection, PooledConnection):
@@ -82,7 +82,9 @@ class Attempt:
         """The transaction is open, and its body comes next."""
         if is_outermost(wrapper):
             check = self.commit_check
-            self.rider = Rider(wrapper.connection, check.record, asks=not check.never_asks)
+            # One that is READ ONLY can notify, but not leave a record.
+            record = None if self.read_only else check.record
+            self.rider = Rider(wrapper.connection, record, asks=not check.never_asks)
 
     def end(self, wrapper: DatabaseWrapper) -> None:
         """It is over, whatever came of it; what follows on the wrapper is none of its business."""

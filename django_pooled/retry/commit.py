@@ -42,9 +42,6 @@ _COMMIT_IF = f"""SAVEPOINT {_SAVEPOINT};
 SELECT 1 / ({{condition}})::pg_catalog.int4;
 COMMIT"""
 
-# A function, or another kind of cursor, may have written after all.
-_WROTE_NOTHING = "pg_catalog.pg_current_xact_id_if_assigned() IS NULL"
-
 _ANSWERED = (TransactionStatus.IDLE, TransactionStatus.INERROR)
 """What a connection is in when the server has had the last word."""
 
@@ -181,7 +178,7 @@ def _committed_with_proof(wrapper: DatabaseWrapper, attempt: Attempt, rider: Rid
     if rider.has_to_ask or questions.quick is None:
         condition = None
     elif seems_to_read:
-        condition = _WROTE_NOTHING
+        condition = questions.reading
     elif record is None:
         return False
     else:
@@ -195,7 +192,7 @@ def _committed_with_proof(wrapper: DatabaseWrapper, attempt: Attempt, rider: Rid
     # None of this is COMMIT yet: what fails here has committed nothing.
     attempt.phase = Phase.BODY
     with wrapper.wrap_database_errors:
-        if condition is _WROTE_NOTHING:
+        if seems_to_read and condition is not None:
             attempt.wrote_nothing = not rider.ask_whether_it_wrote()
         if not attempt.wrote_nothing:
             rider.ask()

@@ -166,8 +166,12 @@ class Rider:
             self._refuse_as_ended()
 
     def ask_whether_it_wrote(self) -> bool:
-        """Ask in a round trip of its own whether the transaction has an id."""
-        self._ask(known(self._connection).full, None, locked=False)
+        """Ask in a round trip of its own whether the transaction has written anything.
+
+        Its text did not show that it has, but a trigger or a view may. Then it has an id
+        afterwards, even if its only rows are those of a foreign server.
+        """
+        self._ask(known(self._connection).unless_reading, None, locked=False)
         return self.testimony is not None
 
     def _ask(self, question: str | None, insertion: str | None, locked: bool) -> None:

@@ -69,11 +69,20 @@ _INSTEAD = {
 
 # On a standby nothing can have one.
 _ASSIGNED = f"CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN {_XID.replace(_ID, _ASSIGNING)} END"
+# Rows of a foreign server give no id, but their table is locked as every other that is written to.
+# Where there are no foreign tables, nobody has to look through all of the server's locks.
+_READING = f"""{_XID} IS NULL AND (
+    NOT EXISTS (SELECT FROM pg_catalog.pg_foreign_table)
+    OR NOT EXISTS (SELECT FROM pg_catalog.pg_locks
+        WHERE pid = pg_catalog.pg_backend_pid() AND locktype = 'relation' AND mode IN (
+        'RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')))"""
+_LOCKS = "pg_locks"
 # The status is for inquiries, whose failure is no user's, and the mark for tokens.
 _MARKING = "set_config()"
 _OTHERS = {
     "pg_xact_status()": f"SELECT pg_catalog.pg_xact_status({_XID}::pg_catalog.xid8)",
     _ASSIGNING: f"SELECT {_ASSIGNED}",
+    _LOCKS: f"SELECT {_READING}",
     _MARKING: f"SELECT pg_catalog.set_config('{MARK}', '', true)",
 }
 _ADDRESS = """SELECT pg_catalog.host(pg_catalog.inet_server_addr()),
@@ -111,12 +120,21 @@ class Questions(NamedTuple):
     """For the backend alone, which is asked for outside of a transaction too."""
     assigning: str | None = None
     """The same, and the transaction has an id afterwards."""
+    reading: str | None = None
+    """A condition that holds as long as the transaction has written nothing."""
     marks: bool = False
     """Whether a parameter can be set for the rest of a transaction."""
     takes_messages: bool = False
     """Whether nothing in between reads a message of several statements as its first alone."""
     refused: tuple[str, ...] = ()
     """What the server does not tell, by the names of its functions."""
+
+    @property
+    def unless_reading(self) -> str | None:
+        """The full question, and a transaction that has written something has an id afterwards."""
+        if self.assigning is None or self.reading is None:
+            return self.full
+        return self.assigning.replace("CASE WHEN", f"CASE WHEN NOT ({self.reading}) AND", 1)
 
 
 class KnownServer:
@@ -271,9 +289,10 @@ def _learn(connection: PooledConnection) -> Questions:
     xid, *rest = (part or "NULL" for part in parts.values())
     backend = f"{select} {', '.join(rest)}"
     ask_backend(connection, backend)
-    full = assigning = None
+    full = assigning = reading = None
     if parts[_ID] is not None:
         full = f"{select} {', '.join([xid, *rest])}"
+        reading = _READING if others[_LOCKS] else None
         if others[_ASSIGNING]:
             assigning = full.replace(_XID, _ASSIGNED)
     return Questions(
@@ -281,6 +300,7 @@ def _learn(connection: PooledConnection) -> Questions:
         full=full,
         backend=backend,
         assigning=assigning,
+        reading=reading,
         marks=others[_MARKING],
         takes_messages=takes_messages,
         refused=tuple(refused),
