@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from psycopg import _connection_base, _cursor_base, _pipeline_base, generators
+from psycopg import Pipeline, _connection_base, _cursor_base, generators
 from psycopg import transaction as psycopg_transaction
 
 from django_pooled import psycopg_internals
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HOMES: dict[str, Any] = {
     "BaseConnection": _connection_base.BaseConnection,
     "BaseCursor": _cursor_base.BaseCursor,
-    "BasePipeline": _pipeline_base.BasePipeline,
+    "BasePipeline": Pipeline.__mro__[1],
     # Its module has another name before psycopg 3.3.
     "ServerCursorMixin": next(
         kind for kind in psycopg.ServerCursor.__mro__ if kind.__name__ == "ServerCursorMixin"
