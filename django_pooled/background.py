@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from .backoff import Backoff
@@ -11,7 +12,7 @@ from .backoff import Backoff
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LEAVE", "LeftBehind", "over_within", "start"]
+__all__ = ["LEAVE", "LeftBehind", "in_a_thread", "over_within", "start"]
 
 T = TypeVar("T")
 
@@ -19,21 +20,32 @@ LEAVE = 0.2
 """Seconds for a thread to end that has been told to: most do at once, and count for nothing."""
 
 
-def start(work: Callable[[], T], name: str) -> Future[T]:
-    """Run *work* in a thread of its own, which does not hold up the end of the process.
-
-    Where no more threads can be had it is run at once, by the caller.
+def start(work: Callable[[], T], by: Callable[[Callable[[], None]], None]) -> Future[T]:
+    """Run *work*, and keep what becomes of it.
 
     Args:
-        work: Whatever it raises, BaseExceptions included, is kept for the caller.
-        name: The thread's name.
+        work: Whatever it raises, BaseExceptions included, is kept too.
+        by: Runs an action in a thread of its own.
     """
     future: Future[T] = Future()
-    try:
-        threading.Thread(target=_run, args=(future, work), name=name, daemon=True).start()
-    except RuntimeError:
-        _run(future, work)
+    by(partial(_run, future, work))
     return future
+
+
+def in_a_thread(name: str) -> Callable[[Callable[[], None]], None]:
+    """Return what runs an action in a thread of that name.
+
+    It does not hold up the end of the process. Where no more threads can be had, the action is run
+    at once, by the caller.
+    """
+
+    def run(action: Callable[[], None]) -> None:
+        try:
+            threading.Thread(target=action, name=name, daemon=True).start()
+        except RuntimeError:
+            action()
+
+    return run
 
 
 def over_within(future: Future[T], seconds: float) -> bool:

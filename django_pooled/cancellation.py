@@ -52,13 +52,19 @@ def cancel(
     start(partial(_send, request))
 
 
-def interrupt(connection: PooledConnection) -> None:
+def interrupt(
+    connection: PooledConnection, start: Callable[[Callable[[], object]], None] = _in_a_thread
+) -> None:
     """Have the thread that waits for the server find *connection* lost, at once.
 
     It is of no use afterwards. It is not closed here: that would free what the thread still works
     with, and the number of its socket could be another's before the thread looks.
+
+    Args:
+        connection: What the thread waits on.
+        start: Runs an action in another thread.
     """
-    cancel(connection)
+    cancel(connection, start)
     with suppress(psycopg.OperationalError, OSError):  # The thread has closed it meanwhile.
         handle = socket.socket(fileno=connection.pgconn.socket)
         try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from .backoff import Backoff
-    from .connection import PooledConnection
+    from .connection import Life, PooledConnection
     from .psycopg_seam import RecoveringPool
     from .usage import Usage
 
@@ -61,7 +61,7 @@ class Eviction:
         self._spared: dict[Place | str, float] = {}  # until when there is no other
         self._replaced = 0  # one by one, since the last of them led to a server that can write
         self._replaced_at = NEVER
-        self._leaving: PooledConnection | None = None  # the one to be replaced
+        self._leaving: Life | None = None  # that of the one to be replaced
         self._replace_at = NEVER
 
     def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:
@@ -97,7 +97,8 @@ class Eviction:
 
     def note_closed(self, connection: PooledConnection) -> None:
         """Take note of a connection that was closed and not kept."""
-        if connection is self._leaving:
+        # The object is another by now: see `PooledConnection.renewed`.
+        if connection.life is self._leaving:
             self._leaving = None
             # Whether or not it is missed: where it leads is to be found out.
             self._pool.open_one()
@@ -113,7 +114,7 @@ class Eviction:
                 elif now >= self._replace_at:
                     connection.life.doom(reason)
                     self._replaced += 1
-                    self._replaced_at, self._leaving = now, connection
+                    self._replaced_at, self._leaving = now, connection.life
                     self._replace_at = now + self._waits.wait(self._replaced)
                 return
         self._evict(lambda other: other.place == place, reason)

@@ -66,7 +66,8 @@ class Judge:
         ):
             return self._dead(now, silent=looks_alive(connection))
         # The answer may have taken its time.
-        if not self._check.passes(connection, min(self._check_timeout, deadline - monotonic())):
+        left = min(self._check_timeout, deadline - monotonic())
+        if not self._check.passes(connection, left, self._pool.start):
             self._connector.suspect()
             return "dead"
         return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from .background import LEAVE, over_within, start
+from .background import LEAVE, in_a_thread, over_within, start
 from .cancellation import interrupt
 from .connection import PooledConnection
 from .failures import AttemptFailed, AttemptHung
@@ -77,7 +77,7 @@ class Opener:
         connect_timeout: Any,
         left_behind: LeftBehind,
     ) -> None:
-        self._name = name
+        self._thread_name = f"{name}-connects"
         self._parameters = parameters
         self._configure = configure
         self._opened = opened
@@ -99,7 +99,7 @@ class Opener:
         limit = connect_timeout_of({"connect_timeout": self._connect_timeout})
         began = monotonic()
         attempt = _Attempt(limit)
-        future = start(partial(self._attempt, attempt, limit), f"{self._name}-connects")
+        future = start(partial(self._attempt, attempt, limit), in_a_thread(self._thread_name))
         while not over_within(future, attempt.left):
             if attempt.left <= 0:
                 raise self._given_up(attempt, future, partial(_hand_over, attempt, late, began))

@@ -63,8 +63,18 @@ class ProjectCheck:
                 self._opened += 1
                 self._hold_off()
 
-    def passes(self, connection: PooledConnection, timeout: float) -> bool:
+    def passes(
+        self,
+        connection: PooledConnection,
+        timeout: float,
+        run: Callable[[Callable[[], object]], None],
+    ) -> bool:
         """Tell whether the project wants a connection, within *timeout* seconds.
+
+        Args:
+            connection: Which one.
+            timeout: After which it is not wanted.
+            run: Runs an action in a thread of its own.
 
         Raises:
             BaseException: What the check has raised and is no Exception, or what ended the wait.
@@ -73,13 +83,13 @@ class ProjectCheck:
             return True
         # In a thread of its own, since nothing else ends a wait of the project's.
         work = partial(copy_context().run, self._check, connection)
-        future = start(work, f"{self._alias}-checks")
+        future = start(work, run)
         over, wait = False, 0.0
         try:
             over = over_within(future, timeout)
         finally:
             if not over:
-                interrupt(connection)
+                interrupt(connection, run)
                 over_within(future, LEAVE)
                 wait = self._left_behind.add(future, timeout)
         error = future.exception() if over else _hung(timeout)

@@ -409,7 +409,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     def start(self, action: Callable[[], object]) -> None:
         """Run *action* in a thread of its own, which the pool's worker starts; see `_Start`."""
         task = _Start(self, _Call(self, action), f"{self.name}-helps")
-        if self._closed:
+        if self._closed or not self._workers:
             task.run()
         else:
             super().run_task(task)

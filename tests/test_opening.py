@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from django_pooled.background import LeftBehind, over_within, start
+from django_pooled.background import LeftBehind, in_a_thread, over_within, start
 from django_pooled.errors import CheckoutTimeout, ConnectFailed
 from django_pooled.failures import AttemptFailed
 from django_pooled.signals import connection_discarded, connection_opened
@@ -362,7 +362,7 @@ def test_work_in_the_background_keeps_what_it_raises_for_its_caller() -> None:
     def work() -> None:
         raise SystemExit(4)
 
-    future: Future[None] = start(work, "test")
+    future: Future[None] = start(work, in_a_thread("test"))
     assert over_within(future, 10.0)
     assert isinstance(future.exception(), SystemExit)
 
@@ -371,12 +371,12 @@ def test_a_timeout_of_the_work_is_not_taken_for_one_of_the_wait() -> None:
     def work() -> None:
         raise TimeoutError
 
-    assert over_within(start(work, "test"), 10.0)
+    assert over_within(start(work, in_a_thread("test")), 10.0)
 
 
 def test_work_that_is_not_over_in_time_goes_on() -> None:
     released = threading.Event()
-    future = start(lambda: released.wait(60), "test")
+    future = start(lambda: released.wait(60), in_a_thread("test"))
     assert not over_within(future, 0.0)
     released.set()
     assert future.result(10) is True
