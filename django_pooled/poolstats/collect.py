@@ -280,9 +280,10 @@ def _take(one: _Open, collection: Collection) -> None:
         if share.pools_left < 0:
             raise ValueError(f"brings the pools of user {share.owner} to more than {MOST_POOLS}")
     except ValueError as error:
-        if stats_folder.remove_abandoned(place.path, question.descriptor, entry):
+        whole = isinstance(error, Nonsense)
+        if not whole and stats_folder.remove_abandoned(place.path, question.descriptor, entry):
             return  # It ended while it answered.
-        how = "answered nonsense:" if isinstance(error, Nonsense) else "gave an answer that"
+        how = "answered nonsense:" if whole else "gave an answer that"
         share.complain(f"Process {entry.pid} {how} {error}.")
     else:
         # Not whose it says it is.
