@@ -268,11 +268,12 @@ class PooledConnection(psycopg.Connection[Any]):
 
     def _watch_state(self, query: object, locked: bool) -> None:
         effect = effect_of(query)
-        owner = None if self.owner is None else self.owner()
-        if effect.leaves is not None and owner is not None:
+        if effect.leaves is not None:
             if self.life.clears_state and self.life.was_written and not self.wrote:
                 self._forget_sequences(effect.leaves, locked)
-            owner.pin(effect.leaves)
+            owner = None if self.owner is None else self.owner()
+            if owner is not None:
+                owner.pin(effect.leaves)
         if not effect.reads:
             self.wrote = True
 

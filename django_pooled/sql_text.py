@@ -92,6 +92,7 @@ _TEMPORARY = re.compile(
     """,
     re.VERBOSE,
 )
+_EXECUTES = re.compile(r"create\b.*\bas execute\b")
 _WITH_HOLD = re.compile(r"declare\b.*\bwith hold\b")
 _SCHEMA_WITH_PARTS = re.compile(r"create schema\b.*\bcreate\b")
 _CHANGES_OR_LOCKS = re.compile(
@@ -307,6 +308,8 @@ def _judge_statement(tokens: Sequence[str]) -> Effect:
     if not _QUERY.match(words):
         found = _LEAVES.match(words)
         return Effect(found.lastgroup, reads=False) if found else _UNKNOWN
+    if _EXECUTES.match(words):
+        return Effect("PREPARE", reads=False)
     if _WITH_HOLD.match(words):
         return Effect("WITH HOLD", reads=False)
     if "pg_settings" in "".join(tokens) and "update" in tokens:

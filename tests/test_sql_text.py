@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         ("PREPARE transaction AS SELECT 1", "PREPARE"),
         ("EXECUTE question", "PREPARE"),
         ("DEALLOCATE ALL", "PREPARE"),
+        ("CREATE TABLE answers AS EXECUTE question", "PREPARE"),
         ("DECLARE reader CURSOR WITH HOLD FOR SELECT 1", "WITH HOLD"),
         ("DECLARE reader NO SCROLL CURSOR /* */ WITH\nHOLD FOR SELECT 1", "WITH HOLD"),
         ("CREATE TEMPORARY TABLE scratch (x int)", "TEMPORARY"),

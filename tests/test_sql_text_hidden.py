@@ -120,14 +120,14 @@ NOISE = (
 
 def hidden(chance: random.Random) -> str:
     """Return a statement with a call, or a SET, that leaves something in the session."""
+    return filled(chance.choice(STATEMENTS), chance)
 
-    def filled(text: str) -> str:
-        while "{" in text:
-            for slot, choices in SLOTS.items():
-                text = text.replace(slot, chance.choice(choices), 1)
-        return text
 
-    return filled(chance.choice(STATEMENTS))
+def filled(text: str, chance: random.Random) -> str:
+    while "{" in text:
+        for slot, choices in SLOTS.items():
+            text = text.replace(slot, chance.choice(choices), 1)
+    return text
 
 
 CALLS = tuple(
@@ -185,3 +185,75 @@ def test_no_hidden_call_passes_for_harmless(
             "SET app.hidden = 'unseen'; DELETE FROM hidden; INSERT INTO hidden DEFAULT VALUES"
         )
     assert left > 100
+
+
+# State of other kinds, in ways of their own.
+
+LEAVE_STATE = (
+    "LISTEN{gap} hidden",
+    "SELECT {noise};{gap}listen hidden",
+    "CREATE {gap}TEMP{gap} TABLE scratch (x int)",
+    "create local temporary table{gap} scratch (x int) on commit {gap} delete rows",
+    "CREATE OR REPLACE TEMP{gap} VIEW scratch AS SELECT {noise} AS x",
+    "CREATE TEMP SEQUENCE{gap} scratch",
+    'CREATE TABLE "pg_temp"{gap}.scratch (x text DEFAULT {noise})',
+    "SET LOCAL search_path TO{gap} pg_temp; CREATE TABLE scratch (x int)",
+    "SELECT {noise} AS x INTO{gap} TEMP scratch",
+    "SELECT {noise} AS x INTO {gap}Temporary{gap} TABLE scratch",
+    "EXPLAIN (ANALYZE{gap}, VERBOSE) CREATE TEMP TABLE scratch AS SELECT {noise} AS x",
+    "PREPARE{gap} hidden AS SELECT {noise}",
+    "PREPARE {gap} transaction{gap} AS SELECT 1",
+    "BEGIN; DECLARE hidden{gap} CURSOR WITH{gap} HOLD FOR SELECT {noise}; COMMIT",
+    "SELECT pg_advisory_lock{gap}(1)",
+    "SELECT {noise}, pg_catalog{gap}.pg_try_advisory_lock(1)",
+    "SELECT (1::bigint){gap}.pg_advisory_lock",
+    "SELECT n.pg_advisory_lock FROM generate_series(1::bigint, 1) n",
+    "SELECT DISTINCT ON (relname) pg_advisory_lock(1) FROM pg_class",
+    "SELECT 1 FROM pg_class{gap} AS c (a), pg_advisory_lock(1) LIMIT 1",
+    "DO {gap}$$ BEGIN PERFORM pg_advisory_lock(1); END $$",
+    "SET{gap} ROLE pg_monitor",
+    "SET{gap} SESSION{gap} ROLE pg_monitor",
+    "SET SESSION{gap} AUTHORIZATION pg_monitor",
+    'SET{gap} "role"{gap} = pg_monitor',
+    "SELECT set_config('role', 'pg_monitor', false)",
+    "SET local.hidden = {noise}",
+    "SET{gap} transaction.hidden = 'x'",
+    "SET{gap} constraints.hidden{gap} TO 'x'",
+    "BEGIN; SET app.hidden_too = 'x'; SAVEPOINT a; SELECT {noise}; RELEASE a; COMMIT",
+    "UPDATE{gap} \"pg_settings\" SET setting = {noise} WHERE name = 'application_name'",
+)
+STATE = """
+    SELECT (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
+           (SELECT count(*) FROM pg_listening_channels()),
+           (SELECT count(*) FROM pg_cursors WHERE is_holdable),
+           (SELECT count(*) FROM pg_prepared_statements),
+           to_regclass('pg_temp.scratch') IS NULL,
+           current_user::text, session_user::text, current_setting('application_name'),
+           concat(current_setting('app.hidden_too', true), current_setting('local.hidden', true),
+                  current_setting('transaction.hidden', true),
+                  current_setting('constraints.hidden', true))
+"""
+
+
+@pytest.mark.parametrize("form", LEAVE_STATE)
+def test_no_state_that_is_left_passes_for_none(
+    session: psycopg.Connection[tuple[object, ...]], form: str
+) -> None:
+    chance, left = random.Random(form), 0
+    clean = session.execute(STATE).fetchone()
+    for _ in range(8):
+        statement = filled(form, chance)
+        with suppress(psycopg.Error):
+            session.execute(statement)
+        session.rollback()
+        row = None
+        with suppress(psycopg.Error):
+            # A role without rights may not even look.
+            row = session.execute(STATE).fetchone()
+        if row != clean:
+            left += 1
+            assert session_state_of(statement) is not None, statement
+            assert not only_reads(statement), statement
+            session.execute("RESET SESSION AUTHORIZATION")
+            session.execute("DISCARD ALL")
+    assert left
