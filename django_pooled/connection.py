@@ -13,7 +13,7 @@ from psycopg.rows import tuple_row
 
 from . import psycopg_internals
 from .redaction import masked, one_line, scrub
-from .sql_text import effect_of, hides_what_it_does
+from .sql_text import effect_of, graver, hides_what_it_does
 from .sqlstates import CONNECTION_LOST
 
 if TYPE_CHECKING:
@@ -182,6 +182,9 @@ class PooledConnection(psycopg.Connection[Any]):
     observer: Observer | None = None
     """Sees the statements of an attempt under retry_transaction."""
 
+    in_use: bool = False
+    """Whether it is checked out, by a wrapper or by code that asks the pool itself."""
+
     wrote: bool = False
     """Whether anything was sent, since the checkout, that does more than read."""
 
@@ -258,7 +261,7 @@ class PooledConnection(psycopg.Connection[Any]):
             Exception: The observer's, if the statement must not be sent.
         """
         self.refuse_if_given_back()
-        if self.announced or self.owner is None:
+        if self.announced or (self.owner is None and not self.in_use):
             return None
         # Also where it is not cleared: what a caller has in its session must not be taken from it.
         self._watch_state(query, locked)
@@ -274,6 +277,9 @@ class PooledConnection(psycopg.Connection[Any]):
             owner = None if self.owner is None else self.owner()
             if owner is not None:
                 owner.pin(effect.leaves)
+            else:
+                # Kept and used beyond its owner, until that is noticed and it goes back.
+                self.pinned_by = graver(self.pinned_by, effect.leaves)
         if not effect.reads:
             self.wrote = True
 

@@ -305,6 +305,7 @@ class Pool:
         if unusable is not None:
             self._pool.discard(connection, unusable)
             return False
+        connection.in_use = True
         self._announcer.checked_out(waited)
         return True
 

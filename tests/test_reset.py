@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from example_project.embedded_postgres import EmbeddedServer
-    from tests.pools import MakeDatabase
+    from tests.pools import MakeDatabase, MakePool
     from tests.servers import Servers
 
 MODES = ("session", "transaction")
@@ -268,6 +268,20 @@ def test_what_psycopg_has_prepared_is_forgotten_with_it(
         assert request(alias, "SET app.tenant TO 'x'", "SELECT 7") == 7
         assert request(alias, "SELECT 7") == 7
     assert connects(alias) == 1
+
+
+def test_it_is_the_same_for_code_that_asks_the_pool_itself(
+    house: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(house, max_size=1)
+    for statement in (LEAVES_A_SETTING["SET"], LEAVES_A_SETTING["a function"]):
+        connection = pool.checkout()
+        connection.execute(statement)
+        pool.checkin(connection)
+        connection = pool.checkout()
+        assert connection.execute(SETTING).fetchone() == ("",)
+        pool.checkin(connection)
+    assert pool.snapshot().counters.connects == 1
 
 
 # The other values of the option.
