@@ -111,7 +111,7 @@ class Pool:
                 _configure_new,
                 configure,
                 options.max_lifetime,
-                clears_state=self._reset.goes_by_statements,
+                clears_state=self._reset.clears_what_is_left,
             ),
             opened=opened,
             connect_timeout=connect_timeout,

@@ -79,14 +79,13 @@ class Reset:
     ) -> None:
         self._alias = alias
         self._always_clears = mode == "discard"
-        self._clears_what_is_left = lends or mode == "auto"
         self._called = mode if callable(mode) else None
         self._configure = configure
         self._assume_role = assume_role
         self.may_be_left_out: bool = not self._always_clears and self._called is None
         """Whether a connection that `is_as_new` needs no reset."""
-        self.goes_by_statements: bool = self._clears_what_is_left or assume_role is not None
-        """Whether statements have to be looked at for the state that they leave."""
+        self.clears_what_is_left: bool = lends or mode == "auto"
+        """Whether a session is cleared where a statement may have left something."""
 
     def __call__(self, connection: PooledConnection) -> bool:
         """Roll back what is open, restore defaults, and clear what may be left in the session.
@@ -114,7 +113,7 @@ class Reset:
                 connection.rollback()
             _restore_defaults(connection)
             left = connection.pinned_by
-            if self._always_clears or (left is not None and self._clears_what_is_left):
+            if self._always_clears or (left is not None and self.clears_what_is_left):
                 self._clear(connection, left)
             elif left is not None and self._assume_role is not None:
                 # SET ROLE is for a role that the session's own may assume.
