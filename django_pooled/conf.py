@@ -96,7 +96,8 @@ class PoolOptions:
     """What happens to a connection at checkin: an open transaction is rolled back, and all session
     state goes too with 'discard', and with 'auto' where a statement may have left any."""
     check: Callable[..., None] | None = _option(None, _CALLABLE_OR_NONE)
-    """Called with the connection at each checkout, after our own check; raises if it is bad."""
+    """Called with the connection at each checkout, after our own check; raises if it is bad.
+    It has check_timeout."""
     leak_after: float | None = _option(None, _SECONDS_OR_NONE)
     """Seconds in use after which the log tells where a connection was checked out."""
     stats_dir: str | PathLike[str] | bool | None = _option(
@@ -125,7 +126,7 @@ class PoolOptions:
     reconnect_timeout: float = _option(300.0, _SECONDS_OR_ZERO)
     """How long the server is looked for when nobody waits for a connection."""
     reconnect_failed: Callable[..., None] | None = _option(None, _CALLABLE_OR_NONE)
-    """Called with the pool when that time has passed."""
+    """Called with the pool when that time has passed without a success, whatever the failure."""
     retry_budget: int = _option(100, _COUNT)
     """Restarts of transactions that may be made beyond one for each commit; 0 for no limit."""
     num_workers: int = _option(1, _COUNT_FROM_ONE)

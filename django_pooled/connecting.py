@@ -170,6 +170,11 @@ class Connector:
             with self._counting:
                 self._held_by, self._held_until = None, 0.0
 
+    @property
+    def holds_off(self) -> bool:
+        """Whether the connections that were opened last are of no use."""
+        return self._held_by is not None
+
     def arrived(self, seconds: float) -> None:
         """Count a connection whose attempt had been given up."""
         self._succeeded(seconds)

@@ -452,6 +452,8 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         """Have connections opened for those that wait, and up to *at_least*; under the lock."""
         waiting = self.waiting
         while self._may_grow() and (self._slots.opening < waiting or len(self._slots) < at_least):
+            if self._connector.holds_off and self._slots.opening:
+                return  # That one comes first: it may be of no use either.
             pause = self._connector.pause
             if pause:
                 if waiting and self._grows_later() is None:

@@ -86,6 +86,40 @@ def test_a_check_that_fails_whatever_was_used_before_costs_no_connect_for_each_r
     assert 3 <= served <= 6
 
 
+def test_many_threads_open_no_more_connections_than_one_while_those_used_before_fail(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    used: set[int] = set()
+    finished = threading.Event()
+
+    def check(connection: PooledConnection) -> None:
+        pid = connection.info.backend_pid
+        if pid in used:
+            raise WrongServer
+        used.add(pid)
+
+    def work() -> int:
+        served = 0
+        while not finished.is_set():
+            try:
+                served += query(pool) == 42
+            except CheckoutTimeout as error:
+                assert isinstance(error.__cause__, WrongServer)  # noqa: PT017 - of each thread
+        return served
+
+    pool = make_pool(server, min_size=0, max_size=6, timeout=3.0, check=check, backoff=STEADY)
+    with ThreadPoolExecutor(6) as threads:
+        workers = [threads.submit(work) for _ in range(6)]
+        time.sleep(6.0)  # the measured span
+        connects = pool.snapshot().counters.connects
+        finished.set()
+        served = sum(worker.result(20) for worker in workers)
+    # Twice as many as there are threads, until that has been found out, and then one at a time,
+    # after 0.5, 1 and 2 seconds.
+    assert connects <= 2 * 6 + 6
+    assert served >= 6
+
+
 def test_a_check_that_fails_for_every_second_connection_leaves_the_others(
     server: EmbeddedServer, make_pool: MakePool
 ) -> None:
