@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from .log_facts import facts
+from .redaction import told
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -28,7 +31,9 @@ def _in_a_thread(action: Callable[[], object]) -> None:
     try:
         thread.start()
     except RuntimeError as error:
-        logger.debug("cannot cancel a query: %s", error)
+        logger.debug(
+            "cannot cancel a query: %s", told(error), extra=facts("not_cancelled", error=error)
+        )
 
 
 def cancel(
@@ -78,4 +83,6 @@ def _send(request: PGcancel) -> None:
         request.cancel()
     except psycopg.OperationalError as error:
         # The server is away; then so is its query.
-        logger.debug("cannot cancel a query: %s", error)
+        logger.debug(
+            "cannot cancel a query: %s", told(error), extra=facts("not_cancelled", error=error)
+        )
