@@ -136,12 +136,13 @@ class DatabaseWrapper(LendingWrapper):
         if self.is_pooled:
             pool = self._find_pool(conn_params)
             connection = pool.checkout()
-            connection.owner = ref(self)
             self.checked_out_from = pool
             self.note_way(pool)
         else:
             other_pools.refuse_leftovers(self.alias, self.settings_dict)
             connection = PooledConnection.connect(**resolved(conn_params))
+        # Without an owner, nobody looks at its statements.
+        connection.owner = ref(self)
         if "isolation_level" in self.settings_dict["OPTIONS"]:
             connection.isolation_level = self.isolation_level
         return connection

@@ -34,7 +34,7 @@ class HardLimit(BaseException):
     """As gevent.Timeout, and dramatiq's TimeLimitExceeded."""
 
 
-LIMITS = [SoftLimit, HardLimit, SystemExit]
+LIMITS = [SoftLimit, HardLimit]
 
 
 class Strike:
@@ -73,12 +73,17 @@ def strike(proxy: FaultProxy) -> Iterator[Strike]:
     signal.signal(signal.SIGUSR1, before)
 
 
-@pytest.fixture
-def alias(server: EmbeddedServer, proxy: FaultProxy, make_database: MakeDatabase) -> str:
+@pytest.fixture(params=["session", "transaction"])
+def alias(
+    request: pytest.FixtureRequest,
+    server: EmbeddedServer,
+    proxy: FaultProxy,
+    make_database: MakeDatabase,
+) -> str:
     with psycopg.connect(**server.parameters("postgres"), autocommit=True) as admin:
         admin.execute("DROP TABLE IF EXISTS interrupted")
         admin.execute("CREATE TABLE interrupted (who text)")
-    return make_database(server, through=proxy, max_size=2, timeout=5.0)
+    return make_database(server, through=proxy, max_size=2, timeout=5.0, pool_mode=request.param)
 
 
 def decorated(alias: str, body: Callable[[], None]) -> None:

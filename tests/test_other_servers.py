@@ -91,6 +91,33 @@ def prepare(server: EmbeddedServer) -> None:
     )
 
 
+@pytest.fixture(params=["session", "transaction", None], ids=str)
+def way(request: pytest.FixtureRequest) -> str | None:
+    """The pool_mode; None for no pool."""
+    way: str | None = request.param
+    return way
+
+
+def test_each_way_to_a_connection_learns_what_is_refused(
+    way: str | None, make_server: Any, make_till: Callable[[EmbeddedServer], Till]
+) -> None:
+    till = make_till(make_server())
+    EMULATIONS["aurora"](till.server)
+    options = connections.settings[till.alias]["OPTIONS"]
+    options["pool"] = {**options["pool"], "pool_mode": way} if way else False
+    deposit = till.decorated("token", max_attempts=2)
+    for _ in range(2):
+        deposit()
+        connections[till.alias].close()
+    till.proxy.fault_at_commit("answer_lost")
+    deposit()
+    assert (till.attempts, till.rows, till.called_back) == (3, 3, 3)
+    ordinary_words(till.server, "pg_current_xact_id_if_assigned()")
+    deposit()
+    assert (till.rows, till.called_back) == (4, 4)
+    connections[till.alias].close()
+
+
 @pytest.fixture
 def make_till(make_proxy: Any, make_database: MakeDatabase) -> Callable[[EmbeddedServer], Till]:
     """Make a till on a server, for a role that may do no more than is needed."""
