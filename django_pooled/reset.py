@@ -14,7 +14,7 @@ from psycopg.rows import tuple_row
 from .log_facts import facts
 from .psycopg_internals import forget_prepared
 from .redaction import told
-from .sql_text import hides_what_it_does
+from .sql_text import hides_what_it_does, outlives_discard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,7 +137,7 @@ class Reset:
             raise _CannotBeCleared("a library that was loaded stays in its session")
         _run(connection, "DISCARD ALL")
         forget_prepared(connection)
-        if left is not None:
+        if left is not None and outlives_discard(left):
             _clear_what_discard_leaves(connection, left)
         connection.life.was_written = False
         self._configure(connection)

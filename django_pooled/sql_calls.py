@@ -55,7 +55,8 @@ _QUERY = frozenset({"(", "select", "table", "with"})
 _KINDS = re.compile(
     r"""
     (?P<ADVISORY_LOCK> pg_(?:try_)?advisory_(?:un)?lock(?:_shared|_all)?$)
-    | (?P<SET> (?:set_config|setseed|set_limit)$)
+    | (?P<SET> (?:set_config|set_limit)$)
+    | (?P<SEED> setseed$)
     | (?P<DBLINK> dblink)
     | (?P<SEQUENCE> (?:currval|lastval)$)
     """,

@@ -22,6 +22,7 @@ __all__ = [
     "hides_what_it_does",
     "is_plain_write",
     "only_reads",
+    "outlives_discard",
     "session_state_of",
     "text_of",
     "undoes_savepoint",
@@ -277,13 +278,17 @@ def hides_what_it_does(state: str) -> bool:
     return state in _HIDDEN
 
 
-def _gravity(state: str | None) -> int:
-    if state is None:
-        return 0
-    return 3 if state == "LOAD" else 2 if state in _HIDDEN else 1
+def outlives_discard(state: str) -> bool:
+    """Tell whether DISCARD ALL may leave something of this kind of state."""
+    return _gravity(state) > 1
 
 
 _HIDDEN = frozenset({"CALL", "DO", "EXTENSION", "PREPARE", "function", "unknown"})
+_GRAVITIES = {"LOAD": 4, **dict.fromkeys(_HIDDEN, 3), "DBLINK": 2, "SEED": 2}
+
+
+def _gravity(state: str | None) -> int:
+    return 0 if state is None else _GRAVITIES.get(state, 1)
 
 
 def _words_of(tokens: Sequence[str]) -> str:
@@ -299,28 +304,27 @@ def _judge_statement(tokens: Sequence[str]) -> Effect:
     words = _words_of(tokens)
     if not words:
         return _NOTHING
-    if _TEMPORARY.match(words):
-        return Effect("TEMPORARY", reads=False)
+    leaves = None
     if tokens[0] == "create" and _is_in_c(tokens):
         return Effect("LOAD", reads=False)
-    if _UTILITY.match(words) and not _SCHEMA_WITH_PARTS.match(words):
+    if _TEMPORARY.match(words):
+        leaves = "TEMPORARY"
+    elif _UTILITY.match(words) and not _SCHEMA_WITH_PARTS.match(words):
         return _NOTHING if _READS.match(words) else _HARMLESS
-    if not _QUERY.match(words):
+    elif not _QUERY.match(words):
         found = _LEAVES.match(words)
         return Effect(found.lastgroup, reads=False) if found else _UNKNOWN
-    if _EXECUTES.match(words):
-        return Effect("PREPARE", reads=False)
-    if _WITH_HOLD.match(words):
-        return Effect("WITH HOLD", reads=False)
-    if "pg_settings" in "".join(tokens) and "update" in tokens:
+    elif _EXECUTES.match(words):
+        leaves = "PREPARE"
+    elif _WITH_HOLD.match(words):
+        leaves = "WITH HOLD"
+    elif "pg_settings" in "".join(tokens) and "update" in tokens:
         # Which is a way to say SET.
-        return Effect("SET", reads=False)
+        leaves = "SET"
     reads = bool(_READS.match(words)) and not _CHANGES_OR_LOCKS.search(words)
-    if _only_declares(tokens):
-        return _HARMLESS
-    leaves = None
-    for call in calls_in(tokens):
-        leaves, reads = graver(leaves, call.leaves), reads and call.reads
+    if not _only_declares(tokens):
+        for call in calls_in(tokens):
+            leaves, reads = graver(leaves, call.leaves), reads and call.reads
     return Effect(leaves, reads and leaves is None)
 
 
