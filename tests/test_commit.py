@@ -259,6 +259,55 @@ def test_a_token_stays_though_the_savepoint_of_the_first_write_is_rolled_back(ba
     assert bank.ask("SELECT count(*) FROM django_pooled_token") == (1,)
 
 
+UNDOINGS: dict[str, Callable[[Any], object]] = {
+    "a comment before it": lambda cursor: cursor.execute("/* why */ ROLLBACK TO SAVEPOINT undone"),
+    "abbreviated": lambda cursor: cursor.execute("rollback  to undone"),
+    "several statements": lambda cursor: cursor.execute("SELECT 1; ROLLBACK TO undone"),
+    "bytes": lambda cursor: cursor.execute(b"ROLLBACK TO undone"),
+    "composed": lambda cursor: cursor.execute(
+        sql.SQL("ROLLBACK TO {}").format(sql.Identifier("undone"))
+    ),
+    "psycopg's own cursor": lambda cursor: psycopg.Cursor(cursor.connection).execute(
+        "ROLLBACK TO undone"
+    ),
+    "psycopg's connection": lambda cursor: cursor.connection.execute("ROLLBACK TO undone"),
+    "and all settings": lambda cursor: cursor.execute("ROLLBACK TO undone; RESET ALL"),
+}
+
+
+@pytest.mark.parametrize("undoing", UNDOINGS)
+def test_a_token_stays_however_the_savepoint_of_the_first_write_is_undone(
+    bank: Bank, undoing: str
+) -> None:
+    bank.make_token_table()
+
+    @retry_transaction(using=bank.alias, commit_check="token", backoff=QUICK)
+    def deposit() -> None:
+        with connections[bank.alias].cursor() as cursor:
+            cursor.execute("SAVEPOINT undone")
+            bank.deposit()
+            UNDOINGS[undoing](cursor)
+        bank.deposit()
+
+    deposit()
+    assert bank.balance == 1
+    assert bank.ask("SELECT count(*) FROM django_pooled_token") == (1,)
+
+
+def test_a_token_stays_though_the_settings_are_reset(bank: Bank) -> None:
+    bank.make_token_table()
+
+    @retry_transaction(using=bank.alias, commit_check="token", backoff=QUICK)
+    def deposit() -> None:
+        bank.deposit()
+        with connections[bank.alias].cursor() as cursor:
+            cursor.execute("RESET ALL")
+
+    deposit()
+    assert bank.balance == 1
+    assert bank.ask("SELECT count(*) FROM django_pooled_token") == (1,)
+
+
 def test_a_token_is_left_by_what_a_function_wrote_too(bank: Bank) -> None:
     bank.make_token_table()
     bank.ask(

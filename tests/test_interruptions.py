@@ -143,6 +143,19 @@ def test_the_caller_meets_what_struck_and_the_next_transaction_is_served(
 
 
 @pytest.mark.parametrize("limit", LIMITS)
+def test_a_limit_that_strikes_while_the_server_is_learned_reaches_the_caller(
+    limit: type[BaseException], alias: str, strike: Strike
+) -> None:
+    strike.limit = limit
+    strike.at(r"SELECT pg_catalog\.pg_(current_xact|backend_pid)")
+    with pytest.raises(limit, match="the worker's limit"):
+        decorated(alias, partial(body, alias, fails=False))
+    decorated(alias, partial(body, alias, fails=False))
+    connections[alias].close()
+    assert [pool.in_use for pool in registry.snapshots() if pool.alias == alias] == [0]
+
+
+@pytest.mark.parametrize("limit", LIMITS)
 def test_a_limit_that_strikes_while_it_is_asked_what_became_of_commit_reaches_the_caller(
     limit: type[BaseException], alias: str, proxy: FaultProxy, strike: Strike
 ) -> None:

@@ -75,6 +75,10 @@ class Attempt:
                 if wrapper.connection.broken or is_connection_lost(error):
                     with wrapper.wrap_database_errors:
                         raise
+            except BaseException:
+                # A time limit of the caller's own: the connection still waits for an answer.
+                wrapper.close()
+                raise
             self.questions = known(wrapper.connection)
             self.commit_check.suit(self.questions)
 
