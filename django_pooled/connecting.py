@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from .backoff import retry_until
 from .failures import AttemptFailed, AttemptHung
 from .log_facts import facts
-from .redaction import told
+from .redaction import scrub, told
 from .sqlstates import is_permanent_refusal, is_server_full
 
 if TYPE_CHECKING:
@@ -239,6 +239,7 @@ class Connector:
             # A timed-out attempt's socket stays open in a cycle of the error and its frames,
             # until the garbage collector comes by.
             traceback.clear_frames(error.__traceback__)
+            scrub(error)
             self._failed(error)
             raise
         self._succeeded(monotonic() - started)

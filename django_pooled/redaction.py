@@ -154,8 +154,8 @@ def shown(value: object) -> str:
 def scrub(error: BaseException) -> None:
     """Mask what an error and those that it was raised from say, in place.
 
-    For errors of libpq and psycopg at connect, which go to callers as they are, and may quote
-    the parameters: what prints a chain of errors prints them too.
+    For what fails at connect, which goes to callers as it is: libpq quotes parameters, and a
+    callable for the password perhaps an address. What prints a chain of errors prints it too.
     """
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
@@ -165,6 +165,8 @@ def scrub(error: BaseException) -> None:
             seen.add(id(link))
             todo += [link.__cause__, link.__context__]
             link.args = tuple(_scrubbed(part) for part in link.args)
+            if isinstance(link, OSError) and isinstance(link.strerror, str):
+                link.strerror = _scrubbed(link.strerror)
 
 
 def stand_in(
@@ -178,7 +180,7 @@ def stand_in(
     return type(made), made, error.__traceback__
 
 
-def _scrubbed(part: object) -> object:
+def _scrubbed(part: Any) -> Any:
     if not isinstance(part, str):
         return part
     # libpq's lines are kept, and the tabs before its hints.

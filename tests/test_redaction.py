@@ -203,7 +203,7 @@ def test_parts_that_look_odd_are_no_addresses(entry: dict[str, Any]) -> None:
 
 
 def test_an_address_is_refused_with_and_without_a_pool_and_by_the_checks(
-    server: EmbeddedServer, make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
+    server: EmbeddedServer, make_database: MakeDatabase
 ) -> None:
     for pool in ({}, {"pool": False}):
         alias = make_database(server)
@@ -214,7 +214,7 @@ def test_an_address_is_refused_with_and_without_a_pool_and_by_the_checks(
         with pytest.raises(ImproperlyConfigured, match=r"\['HOST'\] is a whole address") as refused:
             connections[alias].ensure_connection()
         assert SECRET not in str(refused.value)
-        monkeypatch.setitem(settings.DATABASES, alias, entry)
+        assert settings.DATABASES[alias] is entry
         [found] = [message.msg for message in run_checks() if alias in message.msg]
         assert "['HOST'] is a whole address" in found
         assert SECRET not in found

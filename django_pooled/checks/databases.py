@@ -17,6 +17,7 @@ from django_pooled import stats_folder
 from django_pooled.addresses import refuse_addresses
 from django_pooled.conf import is_ours, is_pooled, parse
 from django_pooled.other_pools import refuse_leftovers
+from django_pooled.redaction import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,7 +172,7 @@ def _check_stats_dir(alias: str, folder: str) -> list[CheckMessage]:
     if not Path(folder).is_absolute():
         messages.append(
             CheckWarning(
-                f"{place} is the relative path {folder!r}: a worker and poolstats started in "
+                f"{place} is the relative path {shown(folder)}: a worker and poolstats started in "
                 f"different folders don't find each other.",
                 hint="Make it absolute, for example with BASE_DIR.",
                 id="django_pooled.W003",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from django_pooled import stats_folder
-from django_pooled.redaction import printable
+from django_pooled.redaction import masked, one_line
 from django_pooled.stats_folder import FolderRefused
 
 from .answers import LARGEST_ANSWER, Nonsense, parse_report
@@ -127,7 +127,7 @@ def _find(
     folders_left = MOST_FOLDERS
     for place in places:
         if not place.elsewhere:
-            collection.folders.append(printable(str(place.path)))
+            collection.folders.append(one_line(masked(str(place.path))))
         if place.owner not in shares and len(shares) >= MOST_USERS:
             continue
         share = shares.setdefault(place.owner, Share(place.owner))

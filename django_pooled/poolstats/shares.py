@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from django_pooled.redaction import printable
+from django_pooled.redaction import masked, one_line
 
 if TYPE_CHECKING:
     from .collect import _Question
@@ -87,7 +87,7 @@ class Share:
 
     def complain(self, problem: str) -> None:
         """Note a sentence about what can't be read."""
-        self._problems.append(printable(problem))
+        self._problems.append(one_line(masked(problem)))
 
     def problems(self) -> list[str]:
         """Return what there is to say, in a few sentences."""

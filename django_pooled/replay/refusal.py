@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django_pooled.redaction import masked, one_line
+
 __all__ = ["CannotReplay"]
 
 
@@ -13,5 +15,6 @@ class CannotReplay(Exception):
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+        # It may name what came with a request.
+        self.reason = one_line(masked(reason))
+        super().__init__(self.reason)
