@@ -34,7 +34,6 @@ _KEYWORDS = frozenset(_WORDS.split())
 # Others, each of them only after one of these words.
 _AFTER = {
     "by": {"group", "order", "partition"},
-    "cube": {"by"},
     "key": {"foreign", "primary"},
     "sets": {"grouping"},
     "varying": {"bit", "char", "character", "nchar"},
@@ -196,7 +195,7 @@ def _is_column_list(tokens: Sequence[str], first: int, place: int, ends: dict[in
         return before == "type" or name in ("set", "reset")
     if head == "copy":
         return first == 1 or (name in ("stdin", "stdout") and before in ("from", "to"))
-    if name == "rollup":
+    if name in ("cube", "rollup"):
         return "group" in tokens[:place]
     if name == "set":
         return head in ("update", "insert", "merge")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -253,6 +254,14 @@ def test_the_text_of_a_statement_is_that_of_every_form_that_psycopg_takes() -> N
     assert text_of(sql.SQL("SELECT {}").format(sql.Placeholder("x"))) == "SELECT %(x)s"
     assert text_of(b"SELECT '\xff'") is None
     assert text_of(7) is None
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="Python has no template strings")
+def test_the_text_of_a_template_string_is_without_its_values() -> None:
+    names = {"value": 7, "name": "set_config", "part": sql.SQL("SET x TO y")}
+    template = eval('t"SELECT {value}, {name:i} FROM t"', names)
+    assert text_of(template) == 'SELECT $1, "set_config" FROM t'
+    assert session_state_of(eval('t"SELECT 1; {part:q}"', names)) == "SET"
 
 
 @pytest.mark.parametrize("version", versions())
