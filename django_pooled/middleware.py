@@ -178,7 +178,7 @@ def unavailable_response(
         request=request,
         logger=Telling(logger, facts("answered_503", alias=alias, error=error)),
         level="warning",
-        exception=stand_in(error) if settings.DEBUG else None,
+        exception=stand_in(error)[1] if settings.DEBUG else None,
     )
     return response
 

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.core.management import call_command
+from django.db import connections
 
 from django_pooled import stats_folder
+from django_pooled.dashboard.watch import Watch
+from django_pooled.parameters import server_of
 from django_pooled.poolstats import csv_format, findings, prometheus, shares
 from django_pooled.poolstats.collect import _Question, collect, collect_all
 from django_pooled.poolstats.places import Place, find_places
@@ -24,6 +27,7 @@ from django_pooled.stats_folder import Entry
 from tests.hostile import Hostile
 from tests.looks import overview, pool, process
 from tests.publisher import Publisher
+from tests.servers import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -182,6 +186,26 @@ answering({genuine.pid}, lambda client: client.sendall(json.dumps({{
     assert (
         f'django_pooled_pool_waiting{{database="default",pid="{genuine.pid}",user="0"}} 0' in text
     )
+
+
+@as_root
+@pytest.mark.django_db
+def test_the_page_of_a_site_that_runs_as_root_has_root_s_processes_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"server": server_of(connections.settings["default"])}
+    root, other = Publisher(folder, own), Publisher(folder, own, uid=STRANGER)
+    monkeypatch.setattr("django_pooled.dashboard.watch.stats_dirs", lambda aliases: [folder])
+    watch = Watch(linger=0.01)
+    try:
+        processes = watch.look().overview.processes
+        wait_until(lambda: not watch.open)
+    finally:
+        root.close()
+        other.close()
+    pids = [report["pid"] for report in processes]
+    assert root.pid in pids
+    assert other.pid not in pids
 
 
 def test_the_answers_of_one_user_are_told_apart_by_nothing_but_their_pids() -> None:
