@@ -139,7 +139,7 @@ class Connector:
                 refusal = self._refusal
                 if refusal is not None and self.last_error_at >= began:
                     # The server has answered while this thread waited for its turn.
-                    raise refusal
+                    raise refusal.with_traceback(None)
                 if self._trouble or self._suspected:
                     return self._probe(connect, wanted)
 
