@@ -174,7 +174,10 @@ def a_deadlock(scene: Scene, row: Row) -> None:
         try:
             scene.execute("LOCK TABLE scene_b")
         finally:
-            connections[scene.alias].connection.rollback()
+            # Which a function is refused, and Django does only after it.
+            ours = connections[scene.alias].connection
+            with ours.unobserved():
+                ours.rollback()
             thread.join(10)
             other.close()
 
@@ -222,7 +225,8 @@ def the_session_idles_too_long(scene: Scene, row: Row) -> None:
     connections[scene.alias].close()
     # Once it is known what may be asked, nothing is sent before the function runs.
     retry_transaction(using=scene.alias)(lambda: None)()
-    scene.execute("SET idle_session_timeout = '10ms'")
+    # Past psycopg: as a setting of the caller's own it would keep the call from being restarted.
+    connections[scene.alias].connection.pgconn.exec_(b"SET idle_session_timeout = '10ms'")
 
 
 def the_transaction_idles_too_long(scene: Scene, row: Row) -> None:
