@@ -116,12 +116,18 @@ class Connector:
         self._turn = threading.Lock()  # held by the thread that probes
         self._counting = threading.Lock()  # guards the fields that attempts change
 
-    def open(self, connect: Callable[[], T], wanted: Callable[[], bool]) -> T:
+    def open(
+        self,
+        connect: Callable[[], T],
+        wanted: Callable[[], bool],
+        has_room: Callable[[], bool] = lambda: True,
+    ) -> T:
         """Open one connection by *connect*, however long the server is away.
 
         Args:
             connect: Makes one attempt.
             wanted: Whether anybody waits for a connection.
+            has_room: Whether it can be kept; late ones may have taken its place.
 
         Raises:
             Exception: The server's refusal, if waiting does not mend it; the last attempt's
@@ -140,8 +146,11 @@ class Connector:
                 if refusal is not None and self.last_error_at >= began:
                     # The server has answered while this thread waited for its turn.
                     raise refusal.with_traceback(None)
+                trouble = self.trouble
+                if trouble is not None and not has_room():
+                    raise trouble.with_traceback(None)
                 if self._trouble or self._suspected:
-                    return self._probe(connect, wanted)
+                    return self._probe(connect, wanted, has_room)
 
     def suspect(self) -> None:
         """A connection was lost: one attempt has to show that the server is there.
@@ -208,13 +217,16 @@ class Connector:
             # Its traceback's frames hold the connector, and thereby each other.
             self.last_error = self._refusal = self._held_by = None
 
-    def _probe(self, connect: Callable[[], T], wanted: Callable[[], bool]) -> T:
+    def _probe(
+        self, connect: Callable[[], T], wanted: Callable[[], bool], has_room: Callable[[], bool]
+    ) -> T:
         give_up_at = monotonic() + self._patience
 
         def worth_retrying(error: BaseException) -> bool:
             return (
                 isinstance(error, Exception)
                 and not is_permanent_refusal(error)
+                and has_room()
                 and (wanted() or monotonic() < give_up_at)
             )
 

@@ -505,7 +505,9 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     def _add_connection(self, attempt: Any, growing: bool = False) -> None:
         slot: Slot = attempt
         try:
-            connection = self._connector.open(self._attempt, lambda: self.waiting > 0)
+            connection = self._connector.open(
+                self._attempt, lambda: self.waiting > 0, self._has_room
+            )
         except BaseException as error:
             # What retried keeps it, and is kept by its frames, pool and all.
             traceback.clear_frames(error.__traceback__)
@@ -514,6 +516,9 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 raise
         else:
             self._welcome(connection, slot)
+
+    def _has_room(self) -> bool:
+        return self._slots.in_place < self._max_size
 
     def _attempt(self) -> PooledConnection:
         try:
@@ -537,7 +542,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             self._successes += 1
             self._reported = False
             # Those on their way hold slots too; the first to arrive is the one that stays.
-            room = self._slots.in_place < self._max_size
+            room = self._has_room()
             if room:
                 self._slots.connected(slot)
         if room:

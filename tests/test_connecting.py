@@ -226,7 +226,23 @@ def test_connections_that_are_of_no_use_make_a_pause_until_one_is() -> None:
     assert opening.trouble is failure
     assert opening.standing_refusal() is None
     opening.go_on()
-    assert (opening.pause, opening.trouble) == (0.0, None)
+    assert opening.pause == 0.0
+    assert opening.trouble is None
+
+
+def test_a_probe_ends_when_late_connections_have_taken_all_places() -> None:
+    server, opening, room = FakeServer(), connector(), threading.Event()
+    server.error = refused
+    room.set()
+    with ThreadPoolExecutor(3) as threads:
+        connections = [
+            threads.submit(opening.open, server.connect, somebody, room.is_set) for _ in range(3)
+        ]
+        wait_until(lambda: server.knocks > 30)
+        room.clear()
+        for future in connections:
+            with pytest.raises(psycopg.OperationalError):
+                future.result(10)
 
 
 def test_a_connection_that_comes_late_ends_the_trouble() -> None:
