@@ -127,7 +127,11 @@ class DatabaseWrapper(LendingWrapper):
         # Before Django's own look at them: it quotes a NAME that is too long.
         refuse_addresses(self.alias, self.settings_dict)
         params = with_defaults(super().get_connection_params())
-        params["cursor_factory"] = observed(params["cursor_factory"])
+        factory = params["cursor_factory"]
+        # A cursor of another class that is on no pool's connection stays what it is. Its connection
+        # sees that something is sent, though not what.
+        if self.is_pooled or factory is postgresql.Cursor:
+            params["cursor_factory"] = observed(factory)
         return params
 
     @async_unsafe
