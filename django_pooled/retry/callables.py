@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import inspect
 import sys
 from collections.abc import MutableMapping
@@ -20,12 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REBINDING", "refuse_what_cannot_be_run_again"]
 
-REBINDING: tuple[type, ...] = (
-    staticmethod,
-    classmethod,
-    abc.abstractstaticmethod,
-    abc.abstractclassmethod,
-)
+REBINDING = (staticmethod, classmethod)
 """What tells a class how to call a function: it belongs around the decorated function."""
 
 _MEMOIZED = frozenset(
