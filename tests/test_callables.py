@@ -98,6 +98,21 @@ def test_a_function_with_a_memory_is_refused_with_the_right_order(form: str) -> 
         retry_transaction(MEMOIZED[form]())
 
 
+def test_a_function_that_cachetools_remembers_is_refused() -> None:
+    cachetools = pytest.importorskip("cachetools", reason="cachetools is not installed")
+
+    def method(self: Any, text: str) -> str:
+        return note(text)
+
+    for remembered in (
+        cachetools.cached({})(note),
+        cachetools.cached(cachetools.TTLCache(9, 60), info=True)(note),
+        cachetools.cachedmethod(lambda self: {})(method),
+    ):
+        with pytest.raises(TypeError, match="is memoized"):
+            retry_transaction(remembered)
+
+
 def test_a_memory_above_the_decorator_keeps_what_was_committed() -> None:
     remembered = functools.lru_cache(retried(note))
     assert [remembered("a"), remembered("a")] == ["a", "a"]

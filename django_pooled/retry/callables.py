@@ -31,6 +31,9 @@ _MEMOIZED = frozenset(
 )
 """Attributes of functions that remember their results."""
 
+_MEMOIZING_PACKAGES = frozenset({"cachetools"})
+"""Whose descriptors of methods have none of them."""
+
 
 def refuse_what_cannot_be_run_again(function: object) -> None:
     """Refuse what has no body that runs to its end at each call.
@@ -141,7 +144,10 @@ def _is_memo(layer: object) -> bool:
     if not _MEMOIZED.isdisjoint(getattr(layer, "__dict__", ())):
         return True
     kind = type(layer)
-    return kind is not FunctionType and any(hasattr(kind, mark) for mark in _MEMOIZED)
+    return kind is not FunctionType and (
+        kind.__module__.partition(".")[0] in _MEMOIZING_PACKAGES
+        or any(hasattr(kind, mark) for mark in _MEMOIZED)
+    )
 
 
 def _variables_around(function: FunctionType) -> Iterator[tuple[str, object]]:
