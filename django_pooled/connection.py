@@ -13,7 +13,7 @@ from psycopg.rows import tuple_row
 
 from . import psycopg_internals
 from .redaction import masked, one_line, scrub
-from .sql_text import effect_of, graver, hides_what_it_does
+from .sql_text import effect_of, graver, hides_what_it_does, sets_a_time_limit
 from .sqlstates import CONNECTION_LOST
 
 if TYPE_CHECKING:
@@ -179,6 +179,9 @@ class PooledConnection(psycopg.Connection[Any]):
     pinned_by: str | None = None
     """The session state that a statement has left, or may have left; cleared at the checkin."""
 
+    relied_on: str | None = None
+    """The same without time limits, which nothing but a wait depends on."""
+
     observer: Observer | None = None
     """Sees the statements of an attempt under retry_transaction."""
 
@@ -280,6 +283,8 @@ class PooledConnection(psycopg.Connection[Any]):
             else:
                 # Kept and used beyond its owner, until that is noticed and it goes back.
                 self.pinned_by = graver(self.pinned_by, effect.leaves)
+            if not sets_a_time_limit(query):
+                self.relied_on = self.pinned_by
         if not effect.reads:
             self.wrote = True
 

@@ -24,6 +24,7 @@ __all__ = [
     "only_reads",
     "outlives_discard",
     "session_state_of",
+    "sets_a_time_limit",
     "text_of",
     "undoes_savepoint",
     "writes_nothing",
@@ -281,6 +282,18 @@ def hides_what_it_does(state: str) -> bool:
 def outlives_discard(state: str) -> bool:
     """Tell whether DISCARD ALL may leave something of this kind of state."""
     return _gravity(state) > 1
+
+
+_TIME_LIMIT = re.compile(
+    r"""(?ix) \s* SET \s+ (?:SESSION \s+)?
+    (?:statement | lock | transaction | idle_in_transaction_session | idle_session)_timeout
+    \s* (?: = | \bTO\b ) \s* (?: \w+ | '[\w\s.]*' ) \s* ;? \s*"""
+)
+
+
+def sets_a_time_limit(query: object) -> bool:
+    """Tell whether *query* is shown to do nothing but limit how long the session may take."""
+    return isinstance(query, str) and _TIME_LIMIT.fullmatch(query) is not None
 
 
 _HIDDEN = frozenset({"CALL", "DO", "EXTENSION", "PREPARE", "function", "unknown"})

@@ -227,6 +227,27 @@ def test_a_call_is_not_restarted_without_the_lock_that_its_caller_had(alias: str
     noted(raised.value, "session state of the caller (ADVISORY LOCK) was lost with the connection")
 
 
+@pytest.mark.parametrize(
+    ("statement", "restarted"),
+    [
+        ("SET statement_timeout = '30s'", True),
+        ("set session lock_timeout to 5000;", True),
+        ("SET idle_session_timeout = DEFAULT", True),
+        ("SET statement_timeout = '30s'; SET app.tenant = 'ada'", False),
+        ("SET search_path = pg_catalog", False),
+    ],
+)
+def test_a_time_limit_that_was_lost_is_no_obstacle(
+    alias: str, statement: str, restarted: bool
+) -> None:
+    execute(alias, statement)
+    if restarted:
+        assert do(alias, lambda: end_session(alias)) == [0]
+    else:
+        with pytest.raises(OperationalError):
+            do(alias, lambda: end_session(alias))
+
+
 @pytest.mark.parametrize("ends", ["request", "connection"])
 def test_a_caller_whose_lock_went_with_the_answer_to_commit_cannot_go_on_without(
     alias: str, ends: str

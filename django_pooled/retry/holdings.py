@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from django_pooled.connection import PooledConnection
 from django_pooled.log_facts import facts
 
 if TYPE_CHECKING:
@@ -28,22 +29,23 @@ class Holdings:
         wrapper: Outside of a transaction; within one, nothing goes back in any case.
     """
 
-    __slots__ = ("_connection", "_has_cursors", "_wrapper", "state")
+    __slots__ = ("_connection", "_has_something", "_wrapper", "state")
 
     def __init__(self, wrapper: DatabaseWrapper) -> None:
         self._wrapper = wrapper
         self._connection = wrapper.connection
-        self._has_cursors = False
+        self._has_something = False
         self.state: str | None = None
-        """Which kind of session state, as counters have it."""
-        if self._connection is not None and not wrapper.in_atomic_block:
-            self._has_cursors = wrapper.has_open_cursors()
-            self.state = getattr(self._connection, "pinned_by", None)
+        """Which kind of session state it relies on, as counters have it."""
+        connection = wrapper.connection
+        if isinstance(connection, PooledConnection) and not wrapper.in_atomic_block:
+            self._has_something = wrapper.has_open_cursors() or connection.pinned_by is not None
+            self.state = connection.relied_on
 
     @property
     def keep_connection(self) -> bool:
         """Whether the connection has to stay."""
-        return (self._has_cursors or self.state is not None) and not self._is_gone()
+        return self._has_something and not self._is_gone()
 
     @property
     def lost(self) -> str | None:
