@@ -142,15 +142,19 @@ class Connector:
                     if is_permanent_refusal(error) or self._closing.is_set():
                         raise
             with self._turn:
-                refusal = self._refusal
-                if refusal is not None and self.last_error_at >= began:
-                    # The server has answered while this thread waited for its turn.
-                    raise refusal.with_traceback(None)
-                trouble = self.trouble
-                if trouble is not None and not has_room():
-                    raise trouble.with_traceback(None)
+                self._refuse_needless(began, has_room)
                 if self._trouble or self._suspected:
                     return self._probe(connect, wanted, has_room)
+
+    def _refuse_needless(self, began: float, has_room: Callable[[], bool]) -> None:
+        # In a frame of its own: that of open() is held by the error of its first attempt, and
+        # would hold it in turn.
+        error = self.trouble if not has_room() else None
+        if self._refusal is not None and self.last_error_at >= began:
+            # The server has answered while this thread waited for its turn.
+            error = self._refusal
+        if error is not None:
+            raise error.with_traceback(None)
 
     def suspect(self) -> None:
         """A connection was lost: one attempt has to show that the server is there.
