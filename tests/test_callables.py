@@ -3,7 +3,7 @@ from __future__ import annotations
 import abc
 import collections
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import Mock
 
 import pytest
@@ -84,7 +84,7 @@ MEMOIZED: dict[str, Callable[[], Any]] = {
     "bound method": lambda: Notes().method,
     "static method": lambda: Notes.static,
     "static method before its class": lambda: staticmethod(functools.cache(note)),
-    "class method before its class": lambda: classmethod(functools.cache(note)),
+    "class method before its class": lambda: classmethod(cast("Any", functools.cache(note))),
     "object": Notes,
     "by hand": lambda: memoized_by_hand(note),
     "as by cachetools": lambda: memoized_as_by_cachetools(note),
@@ -232,9 +232,9 @@ def test_other_descriptors_are_refused_with_what_to_write(function: Any, hint: s
 def test_a_static_method_below_a_proxy_is_refused(descriptor: Any, kind: str) -> None:
     wrapt = pytest.importorskip("wrapt", reason="wrapt is not installed")
 
-    @wrapt.decorator
-    def transparent(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    def call(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
         return wrapped(*args, **kwargs)
 
+    transparent = wrapt.decorator(call)
     with pytest.raises(TypeError, match=f"write @{kind} above @retry_transaction"):
         retry_transaction(transparent(descriptor(note)))

@@ -32,6 +32,9 @@ class Job(models.Model):
 
     done = models.IntegerField(default=0)
 
+    # Said, since mypy's plugin knows the models of apps alone.
+    objects: models.Manager[Job] = models.Manager()
+
     class Meta:
         app_label = "app"
         db_table = "held_job"

@@ -343,8 +343,8 @@ def ledger_of(folder: Path, site: Site) -> Path:
 
 def kept(**odd: Any) -> bytes:
     """Return a ledger with an entry in which something is odd."""
-    entry = {"alias": "default", "host": HOST, "pid": 1, "seen": 0.0}
-    strange = {key: odd.pop(key) for key in ("pid", "seen") if key in odd}
+    entry: dict[str, Any] = {"alias": "default", "host": HOST, "pid": 1, "seen": 0.0}
+    strange: dict[str, Any] = {key: odd.pop(key) for key in ("pid", "seen") if key in odd}
     entries = {"a": {**entry, **strange, "counts": odd}}
     content = {"version": 1, "bounds": list(BOUNDS), "entries": entries, "retired": {}}
     return json.dumps(content).encode()

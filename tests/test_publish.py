@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from django_pooled import publish, stats_folder
-from django_pooled.poolstats.collect import collect, parse_report
+from django_pooled.poolstats.answers import parse_report
+from django_pooled.poolstats.collect import collect
 from django_pooled.stats import process_report
 from django_pooled.stats_folder import FolderRefused
 from tests.publisher import Publisher, snapshot
