@@ -114,7 +114,7 @@ class Connector:
         self._held_by: Exception | None = None
         self._held_until = 0.0
         self._turn = threading.Lock()  # held by the thread that probes
-        self._counting = threading.Lock()  # guards the fields that attempts change
+        self._counting = threading.RLock()  # guards the fields that attempts change
 
     def open(
         self,

@@ -55,7 +55,7 @@ class Eviction:
         self._waits = replace(
             backoff, maximum=max(backoff.maximum, LONGEST_WHEN_REFUSED), jitter=False
         )
-        self._lock = threading.Lock()  # guards all below
+        self._lock = threading.RLock()  # guards all below
         self._read_only: set[Place] = set()
         self._drained: dict[Place | str, float] = {}  # when, by what the drain was for
         self._spared: dict[Place | str, float] = {}  # until when there is no other

@@ -51,7 +51,7 @@ class ProjectCheck:
         self._check = check
         self._connector = connector
         self._left_behind = left_behind
-        self._lock = threading.Lock()  # guards all below
+        self._lock = threading.RLock()  # guards all below
         self._opened = 0  # connections since one last passed that was like those that fail
         self._failure: Exception | None = None  # the last check's, likewise
         self._new_ones_fail = False

@@ -36,7 +36,8 @@ PATIENCE = 1.0
 
 _PASSING = {errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
-_lock = threading.Lock()
+# Reentrant: a signal handler that queries may interrupt the thread that holds it.
+_lock = threading.RLock()
 _started_by: int | None = None
 """The process that called start(), whether or not it could publish anything."""
 _publisher: _Publisher | None = None
@@ -85,7 +86,7 @@ def after_fork_in_child() -> None:
     """Let go of the parent's socket, which stays the parent's: its name is not removed."""
     global _lock
     # A thread of the parent may have held it at the fork, and nobody is left to release it.
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _forget()
 
 

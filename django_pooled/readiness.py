@@ -111,7 +111,7 @@ class Readiness:
         self._connector = connector
         self._pool = pool
         self._usage = usage
-        self._lock = threading.Lock()  # guards the look
+        self._lock = threading.RLock()  # guards the look
         self._look: Look | None = None
         self._last = State.READY
         self._doubted_at = float("-inf")  # Older signs of life do not count.

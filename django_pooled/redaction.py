@@ -74,7 +74,7 @@ _APPENDED = re.compile(
     r"\n\t[^\n]*|\n(?!FATAL|ERROR|PANIC)(?:[^\s:][^:\n]{0,40}:  |\w+ \d+: )[\s\S]*"
 )
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _secrets: dict[str, None] = {}
 """The latest at the end; guarded by the lock."""
 

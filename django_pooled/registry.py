@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["close_all", "close_pools_of", "pool_for", "snapshots"]
 
-_lock = threading.Lock()
+# Reentrant: a signal handler that queries may interrupt the thread that holds it.
+_lock = threading.RLock()
 _pools: dict[tuple[str, Hashable], Pool] = {}
 
 # Pools inherited through fork(). They are kept for ever: a freed connection or pool would
@@ -48,9 +49,12 @@ def pool_for(alias: str, target: Hashable, make: Callable[[], Pool]) -> Pool:
         if pool is None or pool.closed:
             if not _pools:
                 uwsgi_seam.warn_without_threads()
-            pool = make()
+            made = make()
+            # Unless a signal handler of this thread has come by meanwhile.
+            if _pools.get(key) is pool:
+                _pools[key] = made
+            pool = _pools[key]
             pool.open()
-            _pools[key] = pool
             _publish(pool.options.stats_dir)
     return pool
 
@@ -104,7 +108,7 @@ def _after_fork_in_child() -> None:
     if _owner == os.getpid():
         return
     _owner = os.getpid()
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     for pool in _pools.values():
         pool.abandon()
         _inherited.append(pool)

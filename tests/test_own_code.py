@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import functools
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django_pooled import own_code
@@ -11,11 +13,16 @@ from django_pooled import own_code
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pytest
 
-def made_in(module: str, line: int = 1) -> Callable[[Callable[[], Any]], Any]:
+
+def made_in(
+    module: str, line: int = 1, file: str = "<string>"
+) -> Callable[[Callable[[], Any]], Any]:
     """Make a function that calls another, as if it stood on that line of such a module."""
     names: dict[str, Any] = {"__name__": module}
-    exec("\n" * (line - 1) + "def passes_on(call): return call()", names)
+    source = "\n" * (line - 1) + "def passes_on(call): return call()"
+    exec(compile(source, file, "exec"), names)
     passes_on: Callable[[Callable[[], Any]], Any] = names["passes_on"]
     return passes_on
 
@@ -61,3 +68,58 @@ def test_the_line_of_a_function_of_many_is_the_one_that_ran() -> None:
 def test_code_without_lines_is_told_by_its_first() -> None:
     code = (lambda: None).__code__
     assert own_code.Line(code, __name__, 10_000).number == code.co_firstlineno
+
+
+def installed(package: str) -> Callable[[Callable[[], Any]], Any]:
+    """Make a function of a package in a folder of installed ones."""
+    return made_in(
+        f"{package}.patches", file=f"/venv/lib/python3/site-packages/{package}/patches.py"
+    )
+
+
+def test_what_watches_the_project_is_not_taken_for_it() -> None:
+    project = made_in("shop.models", line=7, file="/app/shop/models.py")
+    for watcher in ("sentry_sdk", "wrapt", "ddtrace", "a_watcher_that_nobody_knows"):
+        line = project(partial(installed(watcher), own_code.caller))
+        assert str(line) == "shop.models.passes_on:7"
+
+
+def test_pythons_own_code_is_not_taken_for_the_projects() -> None:
+    project = made_in("shop.models", line=7, file="/app/shop/models.py")
+    standard = made_in("functools", file=functools.__file__)
+    assert str(project(partial(standard, own_code.caller))) == "shop.models.passes_on:7"
+
+
+def test_a_project_that_is_installed_is_known_by_its_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "shop.settings")
+    own_code._is_library.cache_clear()
+    line = installed("shop")(partial(installed("sentry_sdk"), own_code.caller))
+    assert str(line) == "shop.patches.passes_on:1"
+    own_code._is_library.cache_clear()
+
+
+def test_where_all_is_installed_a_known_watcher_is_passed_over() -> None:
+    told: list[own_code.Line] = []
+    ended = threading.Event()
+    # In a thread of its own, since this file would be taken for the project.
+    names: dict[str, Any] = {"__name__": "wrapt.wrappers", "ask": own_code.caller, "told": told}
+    file = "/venv/lib/python3/site-packages/wrapt/wrappers.py"
+    exec(compile("def run(): told.append(ask())", file, "exec"), names)
+    outer: dict[str, Any] = {"__name__": "a_shop.views", "run": names["run"], "ended": ended}
+    file = "/venv/lib/python3/site-packages/a_shop/views.py"
+    exec(compile("def view():\n run()\n ended.set()", file, "exec"), outer)
+    _thread.start_new_thread(outer["view"], ())
+    assert ended.wait(10)
+    assert str(told[0]) == "a_shop.views.view:2"
+
+
+def test_the_lines_that_led_here_are_the_projects_the_outermost_first() -> None:
+    outer = made_in("shop.views", file="/app/shop/views.py")
+    inner = made_in("shop.models", file="/app/shop/models.py")
+    lines = outer(partial(installed("wrapt"), partial(inner, own_code.callers)))
+    assert [str(line) for line in lines[-2:]] == [
+        "shop.views.passes_on:1", "shop.models.passes_on:1"
+    ]  # fmt: skip
+    assert own_code.quoted(lines[-1]) == '  File "/app/shop/models.py", line 1, in passes_on\n'

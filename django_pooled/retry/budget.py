@@ -57,7 +57,7 @@ class RetryBudget:
         self._spare = size if size > 1 else 0
         self._per_second = per_second
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         # Guarded by the lock:
         self._debts: dict[str, _Debt] = {}
         self._all = _Debt(clock())
