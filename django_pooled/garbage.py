@@ -10,15 +10,19 @@ __all__ = ["collect_garbage"]
 SHARE = 0.1
 """Most of the time that may go into it: it stops all threads, for longer the larger the process."""
 
-_next_at = float("-inf")
+_last_at = _next_at = float("-inf")
 
 
-def collect_garbage() -> None:
-    """Have what only refers to itself freed, unless that was done a moment ago."""
-    global _next_at
+def collect_garbage(since: float | None = None) -> None:
+    """Have what only refers to itself freed, unless that was done a moment ago.
+
+    Args:
+        since: A monotonic moment: then unless it was done after that.
+    """
+    global _last_at, _next_at
     started = monotonic()
-    if started >= _next_at:
+    if started >= _next_at if since is None else _last_at < since:
         # Several threads may come here at once: the collector turns away all but the first.
         gc.collect()
         ended = monotonic()
-        _next_at = ended + (ended - started) / SHARE
+        _last_at, _next_at = started, ended + (ended - started) / SHARE

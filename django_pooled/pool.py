@@ -358,7 +358,7 @@ class Pool:
             message += f"; {opening} being opened, without an answer yet from {self.server}"
         return kind(message, alias=self.alias, elapsed=elapsed, gauges=gauges)
 
-    def _look_for_lost(self) -> bool:
+    def _look_for_lost(self, since: float | None) -> bool:
         """Find out whether all that is in use is used by anybody; tell whether something was not.
 
         Asked before a checkout is refused. What nothing refers to any more has been handed over by
@@ -366,9 +366,9 @@ class Pool:
         Django's does with its features, is freed by the garbage collector.
         """
         if self._pool.opening == 0 and self._pool.idle == 0:
-            collect_garbage()
-        self._usage.end_lost()
-        return self._pool.take_back_found()
+            collect_garbage(since)
+        found = self._pool.take_back_found()
+        return self._usage.end_lost() > 0 or found
 
     def left_behind(self, checkout: Checkout) -> None:
         """A thread has ended without giving its connection back; see `Home`."""

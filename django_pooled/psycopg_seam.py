@@ -198,7 +198,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         return None
 
     def take(
-        self, timeout: float, look_for_lost: Callable[[], bool] = lambda: False
+        self, timeout: float, look_for_lost: Callable[[float | None], bool] = lambda since: False
     ) -> PooledConnection:
         """Take an idle connection, or queue for one; as getconn(), without its own checks.
 
@@ -208,8 +208,9 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
 
         Args:
             timeout: Seconds to wait at most.
-            look_for_lost: Called before a refusal, without a lock: finds out whether all that is
-                in use is used by anybody, and tells whether something was not.
+            look_for_lost: Called during a wait, and before a refusal, without a lock: finds out
+                whether all that is in use is used by anybody, and tells whether something was not.
+                With a moment, it is thorough unless it was since then.
 
         Raises:
             PoolTimeout, PoolClosed, TooManyRequests: As getconn().
@@ -220,7 +221,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             try:
                 connection = self._take_or_queue(waiter, timeout, self.max_waiting)
             except TooManyRequests:
-                if not look_for_lost():
+                if not look_for_lost(None):
                     raise
                 # What was lost is on its way back, to one waiter more.
                 connection = self._take_or_queue(waiter, timeout, 0)
@@ -248,23 +249,28 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 self._maybe_grow_pool()
         return connection
 
-    def _wait(self, waiter: Waiter, look_for_lost: Callable[[], bool]) -> PooledConnection:
-        started = monotonic()
-        look_at = started + min(PATIENCE, (waiter.deadline - started) / 2)
+    def _wait(
+        self, waiter: Waiter, look_for_lost: Callable[[float | None], bool]
+    ) -> PooledConnection:
+        started, deadline = waiter.since, waiter.deadline
+        # Early enough for what is found to come back in time.
+        last_look_at = deadline - min(PATIENCE, (deadline - started) / 4)
+        look_at = min(started + PATIENCE, last_look_at)
         while True:
             self._work_without_threads()
-            waiter.sleep(min(look_at, waiter.deadline))
+            waiter.sleep(look_at)
             with self._lock:
                 if waiter.error is not None:
                     raise waiter.error
                 if waiter.connection is not None:
                     return waiter.connection
                 now = monotonic()
-                if now >= waiter.deadline:
+                if now >= deadline:
                     raise PoolTimeout
             if now >= look_at:
-                look_at = waiter.deadline
-                look_for_lost()
+                is_last = now >= last_look_at
+                look_for_lost(started if is_last else None)
+                look_at = deadline if is_last else min(now + PATIENCE, last_look_at)
 
     def give(self, connection: PooledConnection, now: float) -> bool:
         """Hand a connection that came back to the waiter who is next, or keep it; as putconn().
@@ -297,6 +303,12 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         """
         checkout = connection.rescue()
         if self._abandoned or (checkout is not None and not self._closed):
+            slot = connection.life.slot
+            if slot is not None and not self._slots.restore(slot):
+                connection.life.doom("it was believed lost")
+            if checkout is not None:
+                # Cleared by the garbage collector too.
+                checkout.connection = ref(connection)
             # In a forked process it stays here for good, since its session is the parent's.
             self._found.append((connection, checkout))
         # Else it is closed as it is freed, and its slot is found free.

@@ -69,6 +69,18 @@ class Slots:
         """Note that the attempt has succeeded; its connection holds the slot from now on."""
         self._connected.add(slot.number)
 
+    def restore(self, slot: Slot) -> bool:
+        """Go on knowing the slot of a holder that was found; return whether it is its own still.
+
+        The garbage collector clears every weak reference to what it is about to free, also to what
+        a finalizer then keeps. Called by finalizers, so without the lock: what comes in between
+        gives the slot up, and its holder has none.
+        """
+        if slot.number not in self._taken:
+            return False
+        self._taken[slot.number] = ref(slot)
+        return True
+
     def give_up(self, slot: Slot) -> bool:
         """Give a slot up; tell whether it was taken until now."""
         self._connected.discard(slot.number)
