@@ -355,6 +355,7 @@ def test_a_signal_handler_may_query_while_its_thread_checks_out(
     assert answers == [None, (1,)]
     pool = connections[alias].pool  # type: ignore[attr-defined]
     connections[alias].close()
+    gc.collect()
     wait_until(lambda: nothing_in_use(alias))
     assert all_slots_serve(pool)
 
