@@ -79,15 +79,19 @@ class _Start(MaintenanceTask):
 
     def __init__(self, pool: RecoveringPool, task: MaintenanceTask, name: str) -> None:
         super().__init__(pool)
-        self._task = task
+        self._task: MaintenanceTask | None = task
         self._name = name
 
     def run(self) -> None:
+        # The worker keeps this one until it has another, and would keep what the task has.
+        task, self._task = self._task, None
+        if task is None:
+            return
         try:
-            threading.Thread(target=self._task.run, name=self._name, daemon=True).start()
+            threading.Thread(target=task.run, name=self._name, daemon=True).start()
         except RuntimeError:
             # No more threads can be had.
-            self._task.run()
+            task.run()
 
     _run = None  # type: ignore[assignment]  # as above
 
