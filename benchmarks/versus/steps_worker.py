@@ -157,7 +157,7 @@ def _ours() -> dict[str, Callable[[], object]]:
     from django.db import connections
 
     from django_pooled.liveness import looks_alive
-    from django_pooled.reclaim import caller
+    from django_pooled.own_code import caller
     from django_pooled.reset import is_as_new
 
     wrapper.ensure_connection()
@@ -177,9 +177,11 @@ def _ours() -> dict[str, Callable[[], object]]:
         pool._pool.give(pool._pool.take_idle(), monotonic())
 
     def note() -> None:
-        pool._usage.begin(own, 0.0, pool._left_behind)
+        pool._usage.begin(own, 0.0, pool)
         with pool.record.lock:
-            pool._usage.count(pool._usage.end(own), monotonic(), True)
+            checkout = pool._usage.claim(own)
+            assert checkout is not None
+            pool._usage.end(checkout, monotonic(), True)
 
     return {
         "ours, session: whole request": _cycle(wrapper),
