@@ -115,7 +115,7 @@ class Record:
     @property
     def noted(self) -> Collection[int]:
         """The numbers of the ends that are not counted yet."""
-        return self._book[1].keys()
+        return self._book[1]
 
     def fold(self) -> None:
         """Count the ends that are noted; under the lock, once they can't be noted again."""

@@ -207,7 +207,7 @@ class Usage:
             Its checkout, for `end`; None if it was not checked out, or is being given back already.
         """
         checkout = connection.checkout
-        if checkout is None or checkout.returning or not self.is_current(checkout):
+        if checkout is None or checkout.returning or checkout.number not in self._checkouts:
             return None
         checkout.returning = True
         return checkout
@@ -220,9 +220,10 @@ class Usage:
             now: The monotonic moment.
             kept: Whether the connection goes back, and is not closed.
         """
-        if len(self._record.noted) >= FOLD:
+        record = self._record
+        if len(record.noted) >= FOLD:
             self._fold()
-        self._record.ended(checkout.number, checkout.waited, now - checkout.since, kept)
+        record.ended(checkout.number, checkout.waited, now - checkout.since, kept)
         self._checkouts.pop(checkout.number, None)
         if self._watched:
             self._changed.notify_all()
