@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from functools import wraps
+from collections.abc import Callable
+from functools import WRAPPER_ASSIGNMENTS, WRAPPER_UPDATES, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from django.core.exceptions import ImproperlyConfigured
@@ -18,7 +19,7 @@ from .retry.series import Series
 from .retry.verdict import RetryOn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from psycopg import IsolationLevel
     from typing_extensions import Unpack
@@ -112,7 +113,7 @@ def retry_transaction(
             return type(method)(decorate(method.__func__))  # type: ignore[no-any-return]
         refuse_what_cannot_be_run_again(decorated)
 
-        @wraps(decorated)
+        @wraps(decorated, *_describing(decorated))
         def run_again(*args: P.args, **kwargs: P.kwargs) -> R:
             wrapper = _wrapper(using)
             if wrapper.attempt is not None and wrapper.in_atomic_block:
@@ -124,8 +125,9 @@ def retry_transaction(
 
         # Where the handler looks whether to open a transaction of its own (ATOMIC_REQUESTS):
         # the attribute behind django.db.transaction.non_atomic_requests().
-        theirs: set[str] = getattr(decorated, "_non_atomic_requests", set())
-        run_again._non_atomic_requests = theirs | {using}  # type: ignore[attr-defined]
+        theirs = getattr(decorated, "_non_atomic_requests", None)
+        ours = {using, *theirs} if isinstance(theirs, set | frozenset) else {using}
+        run_again._non_atomic_requests = ours  # type: ignore[attr-defined]
         return run_again
 
     return decorate if function is None else decorate(function)
@@ -146,6 +148,31 @@ def run_transaction(function: Callable[[], R], /, **options: Unpack[TransactionO
         options: As for `retry_transaction`, whose errors are raised here.
     """
     return retry_transaction(**options)(function)()
+
+
+_KINDS: dict[str, Any] = {
+    "__name__": str,
+    "__qualname__": str,
+    "__annotations__": dict,
+    "__annotate__": Callable,
+    "__type_params__": tuple,
+}
+"""What a function takes for its attributes; for the others, anything."""
+
+
+def _describing(decorated: object) -> tuple[list[str], list[str]]:
+    """Return which attributes describe *decorated*, and which are updated by its own.
+
+    A callable object may have an answer for every attribute, a mock for one.
+    """
+    assigned: list[str] = [
+        name
+        for name in WRAPPER_ASSIGNMENTS
+        if isinstance(getattr(decorated, name, None), _KINDS.get(name, object))
+    ]
+    return assigned, list(WRAPPER_UPDATES) if isinstance(
+        getattr(decorated, "__dict__", None), dict
+    ) else []
 
 
 def _wrapper(using: str) -> DatabaseWrapper:

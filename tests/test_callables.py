@@ -4,13 +4,13 @@ import abc
 import collections
 import functools
 from typing import TYPE_CHECKING, Any, cast
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from django.utils.functional import cached_property as django_cached_property
 from django.views.decorators.cache import cache_control, cache_page
 
-from django_pooled import retry_transaction
+from django_pooled import retry_transaction, run_transaction
 from tests.app.models import Note
 from tests.replaying import attempts, retried
 
@@ -238,3 +238,40 @@ def test_a_static_method_below_a_proxy_is_refused(descriptor: Any, kind: str) ->
     transparent = wrapt.decorator(call)
     with pytest.raises(TypeError, match=f"write @{kind} above @retry_transaction"):
         retry_transaction(transparent(descriptor(note)))
+
+
+class Answering:
+    """Has an answer for every attribute, as a mock or a proxy has."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def __getattr__(self, name: str) -> object:
+        if name == "answer":
+            raise AttributeError(name)
+        return self.answer
+
+    def __call__(self) -> int:
+        return 3
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("answer", [5, "text", None, Mock(), {"a": 1}])
+def test_a_callable_that_answers_for_every_attribute_is_decorated(answer: object) -> None:
+    assert retry_transaction(Answering(answer))() == 3
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("kind", [Mock, MagicMock])
+def test_a_mock_is_decorated(kind: Any) -> None:
+    assert run_transaction(kind(return_value=4)) == 4
+
+
+def test_a_callable_that_forwards_to_a_function_keeps_its_name() -> None:
+    class Forwarding:
+        def __getattr__(self, name: str) -> object:
+            return getattr(test_a_mock_is_decorated, name)
+
+        def __call__(self) -> None: ...
+
+    assert retry_transaction(Forwarding()).__name__ == "test_a_mock_is_decorated"
