@@ -309,6 +309,31 @@ def past_django(alias: str) -> None:
     connection.execute("INSERT INTO ledger VALUES ('a')")
 
 
+def past_django_and_closed(alias: str) -> None:
+    past_django(alias)
+    connections[alias].connection.commit()
+    connections[alias].close()
+
+
+def closed_by_hand(alias: str) -> None:
+    past_django(alias)
+    connections[alias].connection.commit()
+    connections[alias].connection.close()
+
+
+def reopened(alias: str) -> None:
+    connections[alias].close()
+    connections[alias].ensure_connection()
+    past_django(alias)
+
+
+def reopened_and_read(alias: str) -> None:
+    execute(alias, "SELECT what FROM ledger")
+    connections[alias].close()
+    execute(alias, "SELECT what FROM ledger")
+    connections[alias].close()
+
+
 @pytest.mark.parametrize(
     ("body", "restarted"),
     [
@@ -320,8 +345,13 @@ def past_django(alias: str) -> None:
         (lambda alias: execute(alias, "PRAGMA user_version = 1"), False),
         (script, False),
         (past_django, False),
+        (past_django_and_closed, False),
+        (closed_by_hand, False),
+        (reopened, False),
+        (reopened_and_read, True),
     ],
-    ids=["function", "names", "block", "replace", "with", "pragma", "script", "past Django"],
+    ids=["function", "names", "block", "replace", "with", "pragma", "script", "past Django",
+         "past Django, closed", "closed by hand", "reopened", "reopened and read"],
 )  # fmt: skip
 def test_a_database_of_another_engine_is_watched_too(
     one: str, files: str, body: Callable[[str], None], restarted: bool

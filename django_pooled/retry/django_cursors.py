@@ -31,27 +31,58 @@ class WatchedCursors:
     def __init__(self, wrapper: BaseDatabaseWrapper, note: Callable[[], None]) -> None:
         self._wrapper = wrapper
         self._note = note
-        self._connection = wrapper.connection
-        self._changes = _changes(wrapper.connection)
+        self._connection: object = None
+        self._changes: int | None = None
+        self.connected()
         # Last, and so next to the driver: what is executed is what others have made of it.
         wrapper.execute_wrappers.append(self._execute)
         own = vars(wrapper)
-        self._outer = {name: own[name] for name in _MAKERS if name in own}
-        self._makers = {name: partial(self._make, getattr(wrapper, name)) for name in _MAKERS}
-        own.update(self._makers)
+        replaced = (*_MAKERS, "_close")
+        self._outer = {name: own[name] for name in replaced if name in own}
+        self._replaced = {name: partial(self._make, getattr(wrapper, name)) for name in _MAKERS}
+        close = wrapper._close  # type: ignore[attr-defined]
+        self._replaced["_close"] = partial(self._close, close)
+        own.update(self._replaced)
+
+    def connected(self) -> None:
+        """The wrapper has a connection, perhaps another one than before."""
+        if self._wrapper.connection is not self._connection:
+            self._look()
+            self._connection = self._wrapper.connection
+            self._changes = self._count()
 
     def end(self) -> None:
         """Watch no more."""
         wrapper, own = self._wrapper, vars(self._wrapper)
         wrapper.execute_wrappers.remove(self._execute)
-        for name, maker in self._makers.items():
+        for name, method in self._replaced.items():
             # Unless somebody else has put something before it.
-            if own.get(name) is maker:
+            if own.get(name) is method:
                 del own[name]
                 if name in self._outer:
                     own[name] = self._outer[name]
-        if wrapper.connection is self._connection and _changes(self._connection) != self._changes:
+        self._look()
+
+    def _look(self) -> None:
+        """Note what went to the driver past Django's cursors, as far as it tells."""
+        if self._changes is not None and self._count() != self._changes:
             self._note()
+
+    def _count(self) -> int | None:
+        """Return how many rows it has changed, where the driver tells, as SQLite's does."""
+        wrapper: Any = self._wrapper
+        try:
+            changes = getattr(self._connection, "total_changes", None)
+        except wrapper.Database.Error:
+            # Closed by hand.
+            return None
+        return changes if isinstance(changes, int) else None
+
+    def _close(self, close: Callable[[], Any]) -> Any:
+        self._look()
+        # What is closed does not tell any more, and has nothing to add.
+        self._connection = self._changes = None
+        return close()
 
     def _execute(
         self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any
@@ -129,9 +160,3 @@ def leaves_rows_alone(vendor: str, query: object) -> bool:
         if vendor == "mysql":
             return not _UNLIKE_POSTGRESQL.search(query) and only_reads(query.replace("`", '"'))
     return only_reads(query)
-
-
-def _changes(connection: Any) -> int | None:
-    """Return how many rows a connection has changed, where the driver tells, as SQLite's does."""
-    changes = getattr(connection, "total_changes", None)
-    return changes if isinstance(changes, int) else None

@@ -74,7 +74,9 @@ class _Watch:
         if isinstance(connection, PooledConnection) and connection.owner is not None:
             # In place of one whose connection went back meanwhile.
             self._observers[other] = _Observer(connection, note)
-        elif other not in self._watched:
+        elif other in self._watched:
+            self._watched[other].connected()
+        else:
             self._watched[other] = WatchedCursors(other, note)
 
     def end(self) -> None:
