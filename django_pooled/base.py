@@ -232,10 +232,33 @@ class DatabaseWrapper(LendingWrapper):
             connection.unobserved() if isinstance(connection, PooledConnection) else nullcontext()
         )
 
-    def _savepoint_rollback(self, sid: str) -> None:
-        super()._savepoint_rollback(sid)  # type: ignore[misc]
+    def set_rollback(self, rollback: bool) -> None:
+        super().set_rollback(rollback)
         if self.attempt is not None:
-            self.attempt.forgive()
+            # Django's atomic blocks set the attribute, without a call.
+            self.attempt.rollback_wanted = rollback
+
+    def _savepoint_rollback(self, sid: str) -> None:
+        attempt = self.attempt
+        if attempt is not None:
+            # What was asked for is done, or fails for another reason.
+            attempt.rollback_wanted = False
+        with nullcontext() if attempt is None else attempt.noting_interruption(self):
+            super()._savepoint_rollback(sid)  # type: ignore[misc]
+        if attempt is not None:
+            self.rollback_exc = None
+            attempt.forgive()
+            attempt.forgive_interruption(self)
+
+    def _savepoint_commit(self, sid: str) -> None:
+        with nullcontext() if self.attempt is None else self.attempt.noting_interruption(self):
+            super()._savepoint_commit(sid)  # type: ignore[misc]
+
+    def abandon_block(self) -> None:
+        """Leave every atomic block, whose transaction is rolled back as the connection goes."""
+        self.in_atomic_block = self.needs_rollback = self.closed_in_transaction = False
+        self.savepoint_ids, self.atomic_blocks = [], []
+        self.close()
 
     @property
     def _starts_in_autocommit(self) -> bool:

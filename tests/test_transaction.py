@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import linecache
+import sys
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -965,3 +967,265 @@ def test_a_connection_that_somebody_has_closed_is_replaced_before_the_call() -> 
     connection.connection.close()
     assert retry_transaction(Runs(lambda: None, times=0))() == 1
     assert Note.objects.count() == 1
+
+
+def inner_block_without_savepoint() -> None:
+    with contextlib.suppress(KeyError), atomic(savepoint=False):
+        raise KeyError("in the inner block")
+
+
+def decorated_without_savepoint() -> None:
+    @atomic(savepoint=False)
+    def inner() -> None:
+        Note.objects.create(text="inner")
+        raise KeyError("in the inner block")
+
+    with contextlib.suppress(KeyError):
+        inner()
+
+
+def released_savepoint() -> None:
+    with contextlib.suppress(KeyError), atomic():
+        execute(f'RELEASE SAVEPOINT "{connection.savepoint_ids[-1]}"')
+        raise KeyError("in the inner block")
+
+
+def after_an_inner_rollback_that_was_asked_for() -> None:
+    with atomic():
+        transaction.set_rollback(True)
+    inner_block_without_savepoint()
+
+
+def execute(statement: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "body",
+    [
+        inner_block_without_savepoint,
+        decorated_without_savepoint,
+        after_an_inner_rollback_that_was_asked_for,
+    ],
+)
+def test_a_swallowed_exception_for_which_django_rolls_back_is_no_success(
+    body: Callable[[], None],
+) -> None:
+    with pytest.raises(TransactionManagementError, match=r"nested atomic block .* was swallowed"):
+        retry_transaction(Runs(body))()
+    assert texts() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_savepoint_that_cannot_be_rolled_back_to_is_no_success() -> None:
+    with pytest.raises(OperationalError, match="does not exist"):
+        retry_transaction(Runs(released_savepoint))()
+    assert texts() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_rollback_asked_for_after_an_exception_in_an_inner_block_is_no_failure() -> None:
+    def body() -> None:
+        inner_block_without_savepoint()
+        transaction.set_rollback(True)
+
+    assert retry_transaction(Runs(body))() == 1
+    assert texts() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_rollback_asked_for_in_an_inner_block_without_savepoint_is_no_failure() -> None:
+    def body() -> None:
+        with atomic(savepoint=False):
+            transaction.set_rollback(True)
+
+    assert retry_transaction(Runs(body))() == 1
+    assert texts() == []
+
+
+class Limit(Exception):
+    pass
+
+
+class HardLimit(BaseException):
+    pass
+
+
+@contextlib.contextmanager
+def interrupted(code: Any, event: str, limit: type[BaseException]) -> Any:
+    """Raise a limit once in the frame of *code*: amid __exit__(), or as any method returns."""
+
+    def look(frame: Any, happened: str, argument: object) -> Any:
+        if frame.f_code is not code:
+            return None
+        frame.f_trace_lines = event == "line"
+        return strike
+
+    def strike(frame: Any, happened: str, argument: object) -> Any:
+        if happened != event:
+            return strike
+        line = linecache.getline(code.co_filename, frame.f_lineno)
+        if event == "line" and "if connection.savepoint_ids" not in line:
+            return strike
+        frame.f_trace = None
+        sys.settrace(None)
+        raise limit
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("limit", [Limit, HardLimit])
+@pytest.mark.parametrize("method", ["__enter__", "__exit__"])
+@pytest.mark.parametrize("swallowed", [True, False])
+def test_an_interrupted_inner_block_leaves_neither_a_false_success_nor_a_stuck_thread(
+    method: str, limit: type[BaseException], swallowed: bool
+) -> None:
+    event = "return" if method == "__enter__" else "line"
+    code = getattr(transaction.Atomic, method).__code__
+
+    def body() -> str:
+        Note.objects.create(text="lost")
+        caught = contextlib.suppress(limit) if swallowed else contextlib.nullcontext()
+        with caught, interrupted(code, event, limit), atomic():
+            Note.objects.create(text="inner")
+        return "done"
+
+    expected = TransactionManagementError if swallowed else limit
+    with pytest.raises(expected):
+        run_transaction(body)
+    assert not connection.in_atomic_block
+    assert run_transaction(lambda: Note.objects.count()) == 0
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("method", ["savepoint_rollback", "savepoint_commit"])
+def test_a_limit_that_strikes_as_an_inner_block_ends_is_no_success(method: str) -> None:
+    code = getattr(type(connection.ops), f"{method}_sql").__code__
+
+    def body() -> None:
+        with contextlib.suppress(Limit, KeyError), interrupted(code, "return", Limit), atomic():
+            Note.objects.create(text="inner")
+            if method == "savepoint_rollback":
+                raise KeyError("in the inner block")
+
+    with pytest.raises(TransactionManagementError, match="interrupted"):
+        run_transaction(body)
+    assert texts() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_limit_that_an_outer_savepoint_undid_is_no_failure() -> None:
+    code = type(connection.ops).savepoint_commit_sql.__code__
+
+    def body() -> None:
+        Note.objects.create(text="kept")
+        with contextlib.suppress(Limit), atomic():
+            Note.objects.create(text="outer")
+            with interrupted(code, "return", Limit), atomic():
+                Note.objects.create(text="inner")
+
+    run_transaction(body)
+    assert texts() == ["kept"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_exception_as_the_block_of_the_attempt_begins_leaves_no_transaction_open() -> None:
+    code = transaction.Atomic.__enter__.__code__
+    with pytest.raises(Limit), interrupted(code, "return", Limit):
+        run_transaction(lambda: Note.objects.create(text="lost"))
+    assert not connection.in_atomic_block
+    assert run_transaction(lambda: Note.objects.count()) == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_result_without_a_commit_is_no_success() -> None:
+    def body() -> str:
+        Note.objects.create(text="lost")
+        # As code that takes a block's end into its own hands.
+        connection.savepoint_ids.clear()
+        connection.atomic_blocks[-1].__exit__(ValueError, ValueError(), None)
+        return "done"
+
+    with pytest.raises(TransactionManagementError):
+        run_transaction(body)
+    assert not connection.in_atomic_block
+    assert run_transaction(lambda: Note.objects.count()) == 0
+
+
+def fetch_what_is_none() -> None:
+    with contextlib.suppress(Exception), connection.cursor() as cursor:
+        cursor.execute("UPDATE app_note SET text = text")
+        cursor.fetchone()
+
+
+def too_few_parameters() -> None:
+    with contextlib.suppress(Exception), connection.cursor() as cursor:
+        cursor.execute("SELECT %s, %s", ["one"])
+
+
+def rolled_back_by_hand() -> None:
+    execute("SAVEPOINT mine")
+    with contextlib.suppress(Exception):
+        fail_with("23514")
+    execute("ROLLBACK TO SAVEPOINT mine")
+
+
+def rolled_back_by_psycopg() -> None:
+    driver: psycopg.Connection[Any] = connection.connection
+    with contextlib.suppress(psycopg.Error), driver.transaction():
+        fail_with_driver(driver)
+
+
+def rolled_back_by_django_around_psycopg() -> None:
+    driver: psycopg.Connection[Any] = connection.connection
+    with contextlib.suppress(IntegrityError), driver.transaction():
+        fail_with("23514")
+
+
+def fail_with_driver(driver: psycopg.Connection[Any]) -> None:
+    driver.execute("DO $$ BEGIN RAISE EXCEPTION 'made' USING ERRCODE = '23514'; END $$")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        fetch_what_is_none,
+        too_few_parameters,
+        rolled_back_by_hand,
+        rolled_back_by_psycopg,
+        rolled_back_by_django_around_psycopg,
+    ],
+)
+def test_an_error_that_left_the_transaction_intact_does_not_hide_the_one_that_ended_it(
+    harmless: Callable[[], None],
+) -> None:
+    def fail() -> None:
+        harmless()
+        fail_with("40001")
+
+    assert retry_transaction(backoff=QUICK)(Runs(fail))() == 2
+    assert texts() == ["attempt 2"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_serialization_failure_undone_by_hand_is_not_what_ended_the_attempt() -> None:
+    def fail() -> None:
+        execute("SAVEPOINT mine")
+        with contextlib.suppress(OperationalError):
+            fail_with("40001")
+        execute("ROLLBACK TO mine")
+        fail_with("23514")
+
+    runs = Runs(fail)
+    with pytest.raises(IntegrityError):
+        retry_transaction(backoff=QUICK)(runs)()
+    assert runs.attempts == 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psycopg
+from django.db import Error
 from django.db.transaction import TransactionManagementError
 from psycopg.pq import TransactionStatus
 
@@ -18,7 +20,7 @@ from .server_identity import known, learn
 from .verdict import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from django_pooled.base import DatabaseWrapper
 
@@ -60,6 +62,18 @@ class Attempt:
     """Whether the server commits it only if it has written nothing."""
     questions: Questions | None = None
     """What may be asked inside the transaction; None where nothing is."""
+    rollback_wanted: bool = False
+    """Whether the body asked for a rollback, by ``transaction.set_rollback(True)``."""
+    outermost: bool = False
+    """Whether it ends with a COMMIT, and not with the release of a savepoint."""
+    depth: int = 0
+    """How many atomic blocks were open when its body began, its own included."""
+    savepoints: int = 0
+    """How many of them have an entry in Django's list of savepoints."""
+    interrupted: bool = False
+    """Whether a nested block did not end, or not to its last step."""
+    interrupted_in: int = 0
+    """How many savepoints were around it."""
 
     def prepare(self, wrapper: DatabaseWrapper) -> None:
         """Learn what may be asked inside the transaction, before it begins."""
@@ -84,11 +98,14 @@ class Attempt:
 
     def begin(self, wrapper: DatabaseWrapper) -> None:
         """The transaction is open, and its body comes next."""
-        if is_outermost(wrapper):
+        self.depth, self.savepoints = len(wrapper.atomic_blocks), len(wrapper.savepoint_ids)
+        self.outermost = is_outermost(wrapper)
+        if self.outermost:
             check = self.commit_check
             # One that is READ ONLY can notify, but not leave a record.
             record = None if self.read_only else check.record
             self.rider = Rider(wrapper.connection, record, asks=not check.never_asks)
+            self.rider.succeeded = self._forgive_what_was_undone
 
     def end(self, wrapper: DatabaseWrapper) -> None:
         """It is over, whatever came of it; what follows on the wrapper is none of its business."""
@@ -115,9 +132,11 @@ class Attempt:
         return self.rider is not None and self.rider.may_have_ended
 
     def note(self, wrapper: DatabaseWrapper, error: psycopg.Error) -> None:
-        """Record an error of the connection."""
+        """Record an error of the connection, unless the transaction never met it."""
         if self.phase is not Phase.ROLLBACK and all(f.error is not error for f in self.failures):
-            self.failures.append(Failure.of(error, wrapper.connection))
+            failure = Failure.of(error, wrapper.connection)
+            if failure.lost or failure.sqlstate is not None or not _is_intact(wrapper):
+                self.failures.append(failure)
 
     def note_raised(self, wrapper: DatabaseWrapper, raised: BaseException) -> None:
         """The body raised: record what comes from below Django, if it broke the transaction."""
@@ -125,6 +144,39 @@ class Attempt:
         if error is not None and is_broken(wrapper):
             self.note(wrapper, error)
         self.phase = Phase.ROLLBACK
+
+    def leave_blocks(self, wrapper: DatabaseWrapper) -> None:
+        """Leave nested atomic blocks that did not end, and note whether there were any.
+
+        An exception that strikes as ``Atomic.__enter__`` or ``__exit__`` returns leaves Django's
+        lists with an entry too many. The attempt's own block would take that for its own, and
+        release a savepoint in place of ending the transaction.
+        """
+        blocks, savepoints = wrapper.atomic_blocks, wrapper.savepoint_ids
+        if len(blocks) > self.depth or len(savepoints) > self.savepoints:
+            self.interrupted = True
+            del blocks[self.depth :], savepoints[self.savepoints :]
+
+    @contextmanager
+    def noting_interruption(self, wrapper: DatabaseWrapper) -> Iterator[None]:
+        """Within the block, a savepoint ends: what is no database error leaves it open.
+
+        Django forgets the savepoint first, so what should have been undone would be committed.
+        """
+        try:
+            yield
+        except Error:
+            raise
+        except BaseException:
+            around = len(wrapper.savepoint_ids)
+            self.interrupted_in = min(around, self.interrupted_in) if self.interrupted else around
+            self.interrupted = True
+            raise
+
+    def forgive_interruption(self, wrapper: DatabaseWrapper) -> None:
+        """A nested block was rolled back, and all that was in it."""
+        if len(wrapper.savepoint_ids) < self.interrupted_in:
+            self.interrupted, self.interrupted_in = False, 0
 
     def forgive(self) -> None:
         """A savepoint was rolled back to: what happened since then is undone."""
@@ -134,6 +186,14 @@ class Attempt:
         self.forgiven = len(self.failures)
         if self.rider is not None:
             self.rider.savepoint_was_rolled_back()
+
+    def _forgive_what_was_undone(self) -> None:
+        """A statement succeeded: only a savepoint lets one do so after a failure of the server's.
+
+        It was rolled back to by hand, or by psycopg's ``connection.transaction()``.
+        """
+        if self.forgiven < len(self.failures):
+            self.forgive()
 
     def cause(self, raised: BaseException) -> Failure | None:
         """Return the failure for which the attempt ended, by raising *raised*; None if none did.
@@ -165,32 +225,51 @@ class Attempt:
 
         Raises:
             django.db.Error: The first error that broke the transaction.
-            TransactionManagementError: The body ended the transaction itself.
+            TransactionManagementError: The body ended the transaction itself, or swallowed an
+                exception of which nothing else is known.
         """
+        alias = wrapper.alias
         failure = self.unforgiven(wrapper)
         if failure is not None:
             with wrapper.wrap_database_errors:
                 raise failure.error
         if wrapper.closed_in_transaction:
             raise TransactionManagementError(
-                f"The connection to {wrapper.alias!r} was closed inside its transaction, which "
-                f"was therefore not committed."
+                f"The connection to {alias!r} was closed inside its transaction, which was "
+                f"therefore not committed."
+            )
+        if self.interrupted:
+            raise TransactionManagementError(
+                f"An exception that interrupted the beginning or end of a nested atomic block on "
+                f"{alias!r} was swallowed; the transaction was not committed."
             )
         if wrapper.needs_rollback:
+            if self.rollback_wanted:
+                return
             if wrapper.rollback_exc is not None:
                 raise wrapper.rollback_exc
-        elif is_broken(wrapper):
             raise TransactionManagementError(
-                f"The transaction on {wrapper.alias!r} was broken by an error that was raised "
-                f"below Django and swallowed; it cannot be committed."
+                f"An exception that left a nested atomic block on {alias!r} was swallowed, and the "
+                f"block had no savepoint that could be rolled back to; the transaction was not "
+                f"committed."
             )
-        elif self.rider is not None:
+        if is_broken(wrapper):
+            raise TransactionManagementError(
+                f"The transaction on {alias!r} was broken by an error that was raised below Django "
+                f"and swallowed; it cannot be committed."
+            )
+        if self.rider is not None:
             self.rider.refuse_if_ended()
 
 
 def is_broken(wrapper: DatabaseWrapper) -> bool:
     """Tell whether the transaction cannot be committed any more, or the connection is gone."""
     return _status(wrapper) in (TransactionStatus.INERROR, TransactionStatus.UNKNOWN)
+
+
+def _is_intact(wrapper: DatabaseWrapper) -> bool:
+    """Tell whether the transaction goes on, or begins yet, as if there had been no error."""
+    return _status(wrapper) in (TransactionStatus.INTRANS, TransactionStatus.IDLE)
 
 
 def is_outermost(wrapper: DatabaseWrapper) -> bool:

@@ -20,12 +20,17 @@ from .server_identity import known
 from .witness import Testimony, testify
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import psycopg
     from psycopg.pq.abc import PGresult
 
     from django_pooled.connection import PooledConnection
 
 __all__ = ["Rider"]
+
+
+_INTRANS = TransactionStatus.INTRANS
 
 
 class Record(Protocol):
@@ -66,6 +71,8 @@ class Rider:
         """Whether something was sent that may have ended the transaction, without an answer yet."""
         self.was_ended: bool = False
         """Whether the transaction was ended by one of its own statements."""
+        self.succeeded: Callable[[], None] | None = None
+        """Called after a statement that left the transaction intact."""
         self._connection = connection
         self._record = record
         self.asks = asks
@@ -140,6 +147,8 @@ class Rider:
             self._hear(answer, cursor.rowcount)
         if self.may_have_ended:
             self._verify(locked=cursor is None)
+        if self.succeeded and self._connection.pgconn.transaction_status == _INTRANS:
+            self.succeeded()
 
     @property
     def ghost(self) -> Testimony | None:

@@ -156,6 +156,7 @@ class Series(Generic[R]):
         self._lay_ghost()
         wrapper.attempt = attempt
         wrapper.rollback_exc = None
+        inside = wrapper.in_atomic_block
         alone = len(connections.settings) == 1
         try:
             attempt.restore = set_characteristics(self._policy, wrapper)
@@ -174,19 +175,37 @@ class Series(Generic[R]):
                     self._refuse_what_was_remembered(result)
                     rehearsal.strike(wrapper, "body")
                     self._settle(attempt, result)
-                except Exception as error:
-                    attempt.note_raised(wrapper, error)
+                except BaseException as error:
+                    attempt.leave_blocks(wrapper)
+                    if isinstance(error, Exception):
+                        attempt.note_raised(wrapper, error)
                     raise
+            if attempt.outermost and attempt.phase is not Phase.COMMITTED:
+                self._refuse_lost_transaction(attempt)
+                # The body has asked for a rollback.
+                forget_rows()
         except BaseException:
             forget_rows()
             raise
         else:
-            if attempt.phase is not Phase.COMMITTED and not wrapper.in_atomic_block:
-                # The body has asked for a rollback.
-                forget_rows()
             return result
         finally:
             attempt.end(wrapper)
+            if wrapper.in_atomic_block and not inside:
+                # An exception struck between two steps of Django's, as one from outside can.
+                wrapper.abandon_block()
+
+    def _refuse_lost_transaction(self, attempt: Attempt) -> None:
+        """Refuse a result whose transaction was not committed, unless that was asked for.
+
+        Raises:
+            TransactionManagementError: It would read as success.
+        """
+        if not attempt.rollback_wanted:
+            raise TransactionManagementError(
+                f"{self._report.name} returned, but its transaction on {self._wrapper.alias!r} "
+                f"was not committed: its atomic block was ended by other code."
+            )
 
     def _lay_ghost(self) -> None:
         """End the backend of a lost connection if it knows nothing of that, for its locks."""
@@ -216,7 +235,9 @@ class Series(Generic[R]):
     def _settle(self, attempt: Attempt, result: R) -> None:
         """The body has returned: have its transaction committed, rolled back or refused."""
         wrapper = self._wrapper
-        if is_error_response(result) and (wrapper.needs_rollback or is_broken(wrapper)):
+        attempt.leave_blocks(wrapper)
+        failed = wrapper.needs_rollback or attempt.interrupted or is_broken(wrapper)
+        if failed and is_error_response(result):
             # A view that has answered for a failure itself keeps its answer, unless the failure
             # is worth another attempt.
             failure = attempt.unforgiven(wrapper)
