@@ -277,7 +277,7 @@ class DatabaseWrapper(LendingWrapper):
         # Through close(), where a backend built on this one forgets what it knew of the session,
         # such as its search_path. The callbacks wait for what becomes of the transaction.
         callbacks = self.run_on_commit
-        self.close()
+        self.give_back()
         self.run_on_commit = callbacks
 
     def adopt_connection(self, other: DatabaseWrapper) -> None:

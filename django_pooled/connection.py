@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -124,8 +125,8 @@ class Owner(Protocol):
     def keeps(self, connection: PooledConnection) -> bool:
         """Tell whether it goes on using it, though the thread of the checkout has ended."""
 
-    def pin(self, state: str) -> None:
-        """Take note that a statement gives the session *state*, or may do so."""
+    def pin(self, connection: PooledConnection, state: str) -> None:
+        """Take note that a statement on *connection* gives its session *state*, or may do so."""
 
 
 class Observer(Protocol):
@@ -143,12 +144,15 @@ class Observer(Protocol):
             Exception: It must not be sent.
         """
 
-    def seen(self, cursor: psycopg.Cursor[Any] | None, addition: str | None) -> None:
+    def seen(
+        self, cursor: psycopg.Cursor[Any] | None, addition: str | None, *, locked: bool
+    ) -> None:
         """The statement has been run.
 
         Args:
-            cursor: What ran it; None for psycopg itself, which holds the connection's lock then.
+            cursor: What ran it; None for psycopg itself.
             addition: What was sent along with it.
+            locked: Whether psycopg's lock of the connection is held.
 
         Raises:
             Exception: It should not have been.
@@ -191,8 +195,11 @@ class PooledConnection(psycopg.Connection[Any]):
     wrote: bool = False
     """Whether anything was sent, since the checkout, that does more than read."""
 
-    announced: bool = False
-    """Whether what psycopg does now was announced, or is none of the user's."""
+    drew: bool = False
+    """Whether any of it may have drawn a value from a sequence."""
+
+    _expects: int = 0
+    """Of which thread's doing the connection knows; psycopg lets several threads use it."""
 
     _given_back = False
 
@@ -275,11 +282,11 @@ class PooledConnection(psycopg.Connection[Any]):
     def _watch_state(self, query: object, locked: bool) -> None:
         effect = effect_of(query)
         if effect.leaves is not None:
-            if self.life.clears_state and self.life.was_written and not self.wrote:
+            if self.life.clears_state and self.life.was_written and not self.drew:
                 self._forget_sequences(effect.leaves, locked)
             owner = None if self.owner is None else self.owner()
             if owner is not None:
-                owner.pin(effect.leaves)
+                owner.pin(self, effect.leaves)
             else:
                 # Kept and used beyond its owner, until that is noticed and it goes back.
                 self.pinned_by = graver(self.pinned_by, effect.leaves)
@@ -287,6 +294,7 @@ class PooledConnection(psycopg.Connection[Any]):
                 self.relied_on = self.pinned_by
         if not effect.reads:
             self.wrote = True
+            self.drew = self.drew or effect.draws
 
     def _forget_sequences(self, state: str, locked: bool) -> None:
         """Have lastval() fail, as in a new session, where another checkout has drawn a value."""
@@ -295,6 +303,11 @@ class PooledConnection(psycopg.Connection[Any]):
             TransactionStatus.IDLE,
             TransactionStatus.INTRANS,
         )
+        if state == "SEQUENCE" and psycopg_internals.is_piping(self):
+            raise psycopg.NotSupportedError(
+                "lastval() and currval() within a pipeline may tell what another request has "
+                "drawn; ask before it, or after a nextval() of the same request"
+            )
         if asks and can_answer and not psycopg_internals.is_piping(self):
             self.ask("DISCARD SEQUENCES", locked=locked)
             self.life.was_written = False
@@ -311,11 +324,27 @@ class PooledConnection(psycopg.Connection[Any]):
     @contextmanager
     def unobserved(self) -> Iterator[None]:
         """Within the block, statements are none of the user's: nobody looks at them."""
-        outer, self.announced = self.announced, True
+        outer = self.announced
+        self.expect()
         try:
             yield
         finally:
-            self.announced = outer
+            if not outer:
+                self.expect_nothing()
+
+    @property
+    def announced(self) -> bool:
+        """Whether what this thread does now was announced, or is none of the user's."""
+        return self._expects == get_ident()
+
+    def expect(self) -> None:
+        """What this thread does from here on was announced."""
+        self._expects = get_ident()
+
+    def expect_nothing(self) -> None:
+        """What this thread does from here on was not."""
+        if self._expects == get_ident():
+            self._expects = 0
 
     def commit(self) -> None:
         """As psycopg's."""
@@ -337,10 +366,24 @@ class PooledConnection(psycopg.Connection[Any]):
             return super().wait(gen, *args, **kwargs)
         savepoints = psycopg_internals.works_with_savepoints(gen)
         self.announce(_SAVEPOINTS if savepoints else UNKNOWN, locked=True)
+        if savepoints and self.observer is not None:
+            # Else psycopg takes the block for the whole transaction, and commits at its end.
+            psycopg_internals.begin(self, super().wait)
         result = super().wait(gen, *args, **kwargs)
         if self.observer is not None:
-            self.observer.seen(None, None)
+            self.observer.seen(None, None, locked=True)
         return result
+
+    @contextmanager
+    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+        """As psycopg's; since nothing can be asked within it, that is done before and after."""
+        observer = None if self.announced or psycopg_internals.is_piping(self) else self.observer
+        if observer is not None:
+            observer.see(UNKNOWN, carries=False, locked=False)
+        with super().pipeline() as pipeline:
+            yield pipeline
+        if observer is not None and self.observer is observer:
+            observer.seen(None, None, locked=False)
 
     def ask(self, question: str, *, locked: bool = False) -> list[PGresult]:
         """Run statements of ours amid those of the user, who does not see them.

@@ -23,16 +23,30 @@ __all__ = ["Cursor", "Lender", "NamedCursor", "ServerBindingNamedCursor", "obser
 class Lender(Protocol):
     """Lends a connection for each statement, in transaction mode."""
 
-    connection: Any
+    def lend(self, cursor: LentCursor) -> None:
+        """Have *cursor* on the connection, which may be another one by now."""
 
-    def lend(self) -> None:
-        """Have a connection, until `statement_ended`."""
+    def begin_statement(self, cursor: LentCursor) -> None:
+        """Lend it the connection for a statement, until `statement_ended`."""
 
     def statement_ended(self) -> None:
         """Give the connection back, unless something on it is under way."""
 
+    def give_back_if_idle(self) -> None:
+        """Give the connection back, unless something on it is under way."""
+
     def note_error(self, error: psycopg.Error) -> None:
         """Have the pool judge the connection by an error on it."""
+
+
+class LentCursor(Protocol):
+    """A cursor that is lent its connection."""
+
+    lent_before: int
+    """How often the lender had been closed when it made the cursor."""
+
+    def move_to(self, connection: Any) -> None:
+        """Go on with a connection, which may be another one by now."""
 
 
 if TYPE_CHECKING:
@@ -55,6 +69,9 @@ class _Observed(_AnyCursor):
     lender: Lender | None = None
     """Who lends it a connection for each statement; None in session mode."""
 
+    lent_before: int = 0
+    """How often the lender had been closed when it made the cursor."""
+
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """As psycopg's; its results are those of *query* alone."""
         connection = self._take()
@@ -64,18 +81,19 @@ class _Observed(_AnyCursor):
         outer = connection.announced
         try:
             addition = connection.announce(query, carries=self._carries(connection))
-            connection.announced = True
+            connection.expect()
             if addition is None:
                 super().execute(query, params, **options)
             else:
                 super().execute(query + addition, params, **options)
             if not outer and connection.observer is not None:
-                connection.observer.seen(self, addition)
+                connection.observer.seen(self, addition, locked=False)
         except psycopg.Error as error:
             self._note_error(error)
             raise
         finally:
-            connection.announced = outer
+            if not outer:
+                connection.expect_nothing()
             if self.lender is not None:
                 self.lender.statement_ended()
         return self
@@ -107,13 +125,13 @@ class _Observed(_AnyCursor):
             super().close()
         finally:
             if self.lender is not None:
-                self.lender.statement_ended()
+                self.lender.give_back_if_idle()
 
     @property
     def connection(self) -> Any:
         """psycopg's connection; a lent one stays until the next statement or the cursor's end."""
-        if self.lender is not None:
-            self._move()
+        if self.lender is not None and not self.closed:
+            self.lender.lend(self)
         return self._conn
 
     @contextmanager
@@ -126,15 +144,16 @@ class _Observed(_AnyCursor):
         outer = connection.announced
         try:
             connection.announce(query)
-            connection.announced = True
+            connection.expect()
             yield
             if not outer and connection.observer is not None:
-                connection.observer.seen(self, None)
+                connection.observer.seen(self, None, locked=False)
         except psycopg.Error as error:
             self._note_error(error)
             raise
         finally:
-            connection.announced = outer
+            if not outer:
+                connection.expect_nothing()
             if self.lender is not None:
                 self.lender.statement_ended()
 
@@ -148,18 +167,14 @@ class _Observed(_AnyCursor):
             # As psycopg has it, which would look at the connection first.
             raise psycopg.InterfaceError("the cursor is closed")
         if self.lender is not None:
-            self._move()
+            self.lender.begin_statement(self)
         # With Django's parameters psycopg itself makes a connection of its own class.
         return self._conn if isinstance(self._conn, PooledConnection) else None
 
-    def _move(self) -> None:
+    def move_to(self, connection: Any) -> None:
         """Go on with the lender's connection, which may be another one by now."""
-        lender = self.lender
-        assert lender is not None
-        if self.closed or (lender.connection is not None and lender.connection is self._conn):
-            return
-        lender.lend()
-        psycopg_internals.move_cursor(self, lender.connection)
+        if self._conn is not connection:
+            psycopg_internals.move_cursor(self, connection)
 
     def _note_error(self, error: psycopg.Error) -> None:
         # While there is a lent connection to be judged by it.
@@ -190,8 +205,8 @@ class ServerBindingCursor(_Observed, postgresql.ServerBindingCursor):
 class _Named(_NamedCursor):
     """A server-side cursor: a lent connection stays until it is closed."""
 
-    def _move(self) -> None:
-        pass
+    def move_to(self, connection: Any) -> None:
+        """It is of the connection that declared it."""
 
 
 class NamedCursor(_Named, _Observed, postgresql.ServerSideCursor):  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -9,7 +10,7 @@ from weakref import WeakSet
 import psycopg
 from django.db.backends.postgresql.psycopg_any import register_tzloader
 from psycopg.postgres import types
-from psycopg.pq import Format, TransactionStatus
+from psycopg.pq import Format, PipelineStatus, TransactionStatus
 
 from .connection import PooledConnection
 from .cursors import NamedCursor, ServerBindingNamedCursor
@@ -18,6 +19,8 @@ from .sql_text import graver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from .cursors import LentCursor
 
 __all__ = ["LendingWrapper"]
 
@@ -34,13 +37,21 @@ class LendingWrapper(QuickWrapper):
     """
 
     _keeps = 0
+    _under_way = 0
+    """Statements of cursors that the connection is lent to."""
     _named_cursors: list[psycopg.ServerCursor[Any]] | None = None
     _cursors: WeakSet[psycopg.Cursor[Any]] | None = None
     """In session mode those of one connection; the lent ones of transaction mode move."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Threads may share a wrapper, as Django's live server does: one must not give back what
+        # another is about to use. Guards _under_way, and the moments of lending and giving back.
+        self._lending = threading.RLock()
+
     def set_autocommit(self, *args: Any, **kwargs: Any) -> None:
         super().set_autocommit(*args, **kwargs)
-        self.statement_ended()
+        self.give_back_if_idle()
 
     def release(self) -> bool:
         """Give the connection back before the request ends, unless something on it is under way.
@@ -49,19 +60,30 @@ class LendingWrapper(QuickWrapper):
         """
         if self.connection is None or self.in_atomic_block or not self.autocommit:
             return False
+        if self._under_way:
+            return False
         cursors = self._named_cursors
         if cursors and any(not cursor.closed for cursor in cursors):
             return False
         self.give_back()
         return True
 
-    def create_cursor(self, name: str | None = None) -> Any:
+    def ensure_connection(self) -> None:
         if self.connection is None:
-            self.lend()
+            with self._lending:
+                super().ensure_connection()
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        with self._lending:
+            return self._create_cursor(name)
+
+    def _create_cursor(self, name: str | None) -> Any:
+        if self.connection is None:
+            self._connect_and_keep()
         cursor = super().create_cursor(None) if name is None else self._named_cursor(name)
         pool = self.checked_out_from
         if pool is not None and pool.lends:
-            cursor.lender = self
+            cursor.lender, cursor.lent_before = self, self.closings
         elif pool is not None and name is None:
             if self._cursors is None:
                 self._cursors = WeakSet()
@@ -82,8 +104,29 @@ class LendingWrapper(QuickWrapper):
         self._named_cursors = [*still_open, cursor]
         return cursor
 
-    def lend(self) -> None:
-        """Have a connection, which stays until `statement_ended`."""
+    def lend(self, cursor: LentCursor) -> None:
+        """Have *cursor* on the connection, which may be another one by now.
+
+        Raises:
+            psycopg.InterfaceError: The cursor was kept beyond the end of its request.
+        """
+        if cursor.lent_before != self.closings:
+            raise psycopg.InterfaceError("the cursor's connection went back to its pool")
+        with self._lending:
+            self._connect_and_keep()
+            cursor.move_to(self.connection)
+
+    def begin_statement(self, cursor: LentCursor) -> None:
+        """Lend the connection to *cursor* for a statement, until `statement_ended`."""
+        with self._lending:
+            self._under_way += 1
+            try:
+                self.lend(cursor)
+            except BaseException:
+                self.statement_ended()
+                raise
+
+    def _connect_and_keep(self) -> None:
         # Others may have put more into ensure_connection(), statements whose end gives it back.
         with self._keeping():
             self.ensure_connection()
@@ -106,27 +149,37 @@ class LendingWrapper(QuickWrapper):
             self._keeps -= 1
 
     def statement_ended(self) -> None:
-        """In transaction mode: give the connection back unless something on it is under way."""
-        connection, pool = self.connection, self.checked_out_from
-        if (
-            pool is not None
-            and pool.lends
-            and self._keeps == 0
-            and connection.pinned_by is None
-            and connection.pgconn.transaction_status not in _UNDER_WAY
-        ):
-            self.release()
+        """A cursor needs the connection no more: give it back unless something is under way."""
+        with self._lending:
+            # Nothing counts on from what was under way when it was closed.
+            self._under_way = max(0, self._under_way - 1)
+            self.give_back_if_idle()
 
-    def pin(self, state: str) -> None:
+    def give_back_if_idle(self) -> None:
+        """In transaction mode: give the connection back unless something on it is under way."""
+        with self._lending:
+            connection, pool = self.connection, self.checked_out_from
+            if (
+                pool is not None
+                and pool.lends
+                and self._keeps == 0
+                and self._under_way == 0
+                and connection.pinned_by is None
+                and connection.pgconn.transaction_status not in _UNDER_WAY
+                and connection.pgconn.pipeline_status == PipelineStatus.OFF
+            ):
+                self.release()
+
+    def pin(self, connection: PooledConnection, state: str) -> None:
         """A statement gives the session *state*, or may do so: keep the connection for the request.
 
         Its checkin clears it. What receivers of ``connection_created`` set up is left out: they
-        do so at each checkout.
+        do so at each checkout. But a role is more than a setting.
         """
-        pool, connection = self.checked_out_from, self.connection
-        if self._keeps or pool is None:
+        if self._keeps and state != "ROLE":
             return
-        if connection.pinned_by is None and pool.lends:
+        pool = self.checked_out_from
+        if connection.pinned_by is None and pool is not None and pool.lends:
             pool.record.add("pinned", state)
         connection.pinned_by = graver(connection.pinned_by, state)
 
@@ -152,7 +205,12 @@ class LendingWrapper(QuickWrapper):
         if self._named_cursors is None:
             return
         cursors, self._named_cursors = self._named_cursors, None
+        connection = self.connection
         with self._keeping():
+            if connection.pgconn.transaction_status == TransactionStatus.INERROR:
+                # Nothing can be closed in a transaction that failed.
+                with suppress(psycopg.Error), connection.unobserved():
+                    connection.rollback()
             for cursor in cursors:
                 # The checkin sees for itself that a connection is lost.
                 with suppress(psycopg.Error):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Configuration",
+    "begin",
     "configuration_of",
     "connect_timeout_of",
     "forget_prepared",
@@ -172,6 +173,16 @@ def is_piping(connection: psycopg.Connection[Any]) -> bool:
     return connection._pipeline is not None
 
 
+def begin(connection: psycopg.Connection[Any], wait: Callable[[PQGen[Any]], Any]) -> None:
+    """Begin the transaction that the next statement is to be run in, if one is due.
+
+    Args:
+        connection: Whose; its lock is held.
+        wait: psycopg's own `wait` of the connection.
+    """
+    wait(connection._start_query())
+
+
 def run(
     connection: psycopg.Connection[Any],
     wait: Callable[[PQGen[Any]], Any],
@@ -190,7 +201,7 @@ def run(
     Raises:
         psycopg.Error: The server's, or the connection's.
     """
-    wait(connection._start_query())
+    begin(connection, wait)
     connection.pgconn.send_query(command.encode())
     results: list[PGresult] = wait(generators.execute(connection.pgconn))
     for result in results:

@@ -57,6 +57,9 @@ class QuickWrapper(postgresql.DatabaseWrapper):
     checked_out_from: Pool | None = None
     """The pool of the present connection."""
 
+    closings: int = 0
+    """How often it was closed, as at the end of a request."""
+
     _way: Way | None = None
     _hooks: tuple[object, ...] = ()
 
@@ -110,6 +113,7 @@ class QuickWrapper(postgresql.DatabaseWrapper):
         connection_created.send(sender=type(self), connection=self)
 
     def close_if_unusable_or_obsolete(self) -> None:
+        self.closings += 1
         if self.connection is None:
             return
         # At both ends of a request: back to the pool, which looks for itself at its state.
@@ -117,6 +121,11 @@ class QuickWrapper(postgresql.DatabaseWrapper):
             super().close_if_unusable_or_obsolete()
         else:
             self.give_back()
+
+    def close(self) -> None:
+        """As Django's; a cursor that was lent a connection before is lent none after it."""
+        self.closings += 1
+        super().close()
 
     def give_back(self) -> None:
         """Close, as Django does, past its questions where nobody has put more into it."""

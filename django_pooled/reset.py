@@ -39,6 +39,12 @@ _DISCONNECT = "SELECT {0}.dblink_disconnect(name) FROM unnest({0}.dblink_get_con
 _DISCONNECT_UNNAMED = "SELECT {0}.dblink_disconnect()"
 
 
+_STAYS = {
+    "LOAD": "a library that was loaded stays in its session",
+    "REPLICATION": "a backup, or what replication was told, stays in its session",
+}
+
+
 class _CannotBeCleared(Exception):
     """Something stays in the session for as long as it lasts."""
 
@@ -133,8 +139,8 @@ class Reset:
         return pgconn.transaction_status == TransactionStatus.IDLE
 
     def _clear(self, connection: PooledConnection, left: str | None) -> None:
-        if left == "LOAD":
-            raise _CannotBeCleared("a library that was loaded stays in its session")
+        if left in _STAYS:
+            raise _CannotBeCleared(_STAYS[left])
         _run(connection, "DISCARD ALL")
         forget_prepared(connection)
         if left is not None and outlives_discard(left):

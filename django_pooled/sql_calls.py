@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from .sql_functions import READS, WRITES
+from .sql_functions import POSTGIS, READS, WRITES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,14 +56,15 @@ _KINDS = re.compile(
     (?P<ADVISORY_LOCK> pg_(?:try_)?advisory_(?:un)?lock(?:_shared|_all)?$)
     | (?P<SET> (?:set_config|set_limit)$)
     | (?P<SEED> setseed$)
+    | (?P<REPLICATION> pg_(?:start_backup|backup_start|replication_origin_(?:session|xact)
+        |create_(?:physical|logical)_replication_slot|copy_(?:physical|logical)_replication_slot))
     | (?P<DBLINK> dblink)
     | (?P<SEQUENCE> (?:currval|lastval)$)
     """,
     re.VERBOSE,
 )
 _LOCAL = frozenset({"true", "'true'", "'t'", "'on'", "'yes'", "'y'", "'1'"})
-# PostGIS has some hundred functions, all of which read but those that keep topologies.
-_POSTGIS = "st_"
+# All of PostGIS's read but these.
 _POSTGIS_READS = re.compile(
     r"st_(?!add(?!measure|point|band)|change|create|init|mod|move|new|rem(?!ove(?:point|repeated|irr)))"
 )
@@ -226,7 +227,7 @@ def _judge(token: str, path: Sequence[str], arguments: Sequence[str]) -> Call:
             return _READING
         if name in WRITES or (name == "set_config" and _is_local(arguments)):
             return _WRITING
-        if not path and name.startswith(_POSTGIS):
+        if not path and name in POSTGIS:
             return _READING if _POSTGIS_READS.match(name) else _WRITING
     found = _KINDS.match(name)
     return Call(str(found.lastgroup).replace("_", " ") if found else "function", reads=False)
@@ -242,4 +243,8 @@ def _is_local(arguments: Sequence[str]) -> bool:
             depth -= 1
         elif token == "," and not depth:
             commas.append(place)
+    # By a search_path even plain names may lead to temporary tables.
+    name = arguments[0] if arguments else ""
+    if not name.startswith("'") or name == "''" or "search_path" in name.lower():
+        return False
     return len(commas) == 2 and commas[1] == len(arguments) - 2 and arguments[-1].lower() in _LOCAL

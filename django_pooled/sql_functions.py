@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["READS", "WRITES"]
+__all__ = ["POSTGIS", "READS", "WRITES"]
 
 # Those that PostgreSQL marks stable or immutable, and volatile ones that tell of the server,
 # of time or of chance. Left out are those that run a query given as text, or give the transaction
@@ -135,6 +135,72 @@ _WRITES = """
     pg_stat_reset_subscription_stats pg_switch_wal pg_terminate_backend pg_try_advisory_xact_lock
     pg_try_advisory_xact_lock_shared pg_wal_replay_pause pg_wal_replay_resume setval txid_current
 """
+
+# After "st_": what PostGIS 3.3 has, and what came since.
+_POSTGIS = """
+    3dclosestpoint 3ddfullywithin 3ddistance 3ddwithin 3dextent 3dintersects 3dlength
+    3dlineinterpolatepoint 3dlongestline 3dmakebox 3dmaxdistance 3dperimeter 3dshortestline
+    addband addmeasure addpoint affine angle approxcount approxhistogram approxquantile
+    approxsummarystats area area2d asbinary asencodedpolyline asewkb asewkt asflatgeobuf
+    asgdalraster asgeobuf asgeojson asgml ashexewkb ashexwkb asjpeg askml aslatlontext asmarc21
+    asmvt asmvtgeom aspect aspng asraster asrasteragg assvg astext astiff astwkb aswkb asx3d
+    azimuth band bandfilesize bandfiletimestamp bandisnodata bandmetadata bandnodatavalue bandpath
+    bandpixeltype bdmpolyfromtext bdpolyfromtext boundary boundingdiagonal box2dfromgeohash buffer
+    buildarea centroid chaikinsmoothing cleangeometry clip clipbybox2d closestpoint
+    closestpointofapproach clusterdbscan clusterintersecting clusterkmeans clusterwithin collect
+    collectionextract collectionhomogenize colormap combinebbox concavehull contains
+    containsproperly contour convexhull coorddim count countagg coverageclean coverageinvalidedges
+    coveragesimplify coverageunion coveredby covers cpawithin createoverview crosses curven
+    curvetoline delaunaytriangles dfullywithin difference dimension disjoint distance distancecpa
+    distancesphere distancespheroid distinct4ma dump dumpaspolygons dumppoints dumprings
+    dumpsegments dumpvalues dwithin endpoint envelope equals estimatedextent expand extent
+    exteriorring filterbym findextent flipcoordinates force2d force3d force3dm force3dz force4d
+    forcecollection forcecurve forcepolygonccw forcepolygoncw forcerhr forcesfs frechetdistance
+    fromflatgeobuf fromflatgeobuftotable fromgdalraster gdaldrivers generatepoints geogfromtext
+    geogfromwkb geographyfromtext geohash geomcollfromtext geomcollfromwkb geometricmedian
+    geometryfromtext geometryn geometrytype geomfromewkb geomfromewkt geomfromgeohash
+    geomfromgeojson geomfromgml geomfromkml geomfrommarc21 geomfromtext geomfromtwkb geomfromwkb
+    georeference geotransform gmltosql grayscale hasarc hasm hasnoband hasz hausdorffdistance
+    height hexagon hexagongrid hillshade histogram interiorringn interpolatepoint
+    interpolateraster intersection intersectionfractions intersects invdistweight4ma
+    inversetransformpipeline isclosed iscollection iscoveragetile isempty ispolygonccw ispolygoncw
+    isring issimple isvalid isvaliddetail isvalidreason isvalidtrajectory largestemptycircle
+    length length2d length2dspheroid lengthspheroid letters linecrossingdirection lineextend
+    linefromencodedpolyline linefrommultipoint linefromtext linefromwkb lineinterpolatepoint
+    lineinterpolatepoints linelocatepoint linemerge linestringfromwkb linesubstring linetocurve
+    locatealong locatebetween locatebetweenelevations longestline m makebox2d makeemptycoverage
+    makeemptyraster makeenvelope makeline makepoint makepointm makepolygon makevalid mapalgebra
+    mapalgebraexpr mapalgebrafct mapalgebrafctngb max4ma maxdistance maximuminscribedcircle
+    mean4ma memcollect memsize memunion metadata min4ma minconvexhull mindist4ma
+    minimumboundingcircle minimumboundingradius minimumclearance minimumclearanceline
+    minpossiblevalue mlinefromtext mlinefromwkb mpointfromtext mpointfromwkb mpolyfromtext
+    mpolyfromwkb multi multilinefromwkb multilinestringfromtext multipointfromtext
+    multipointfromwkb multipolyfromwkb multipolygonfromtext ndims nearestvalue neighborhood node
+    normalize notsamealignmentreason npoints nrings numbands numcurves numgeometries
+    numinteriorring numinteriorrings numpatches numpoints offsetcurve orderingequals
+    orientedenvelope overlaps patchn perimeter perimeter2d pixelascentroid pixelascentroids
+    pixelaspoint pixelaspoints pixelaspolygon pixelaspolygons pixelheight pixelofvalue pixelwidth
+    point pointfromgeohash pointfromtext pointfromwkb pointinsidecircle pointm pointn
+    pointonsurface points pointz pointzm polyfromtext polyfromwkb polygon polygonfromtext
+    polygonfromwkb polygonize project quantile quantizecoordinates range4ma rastertoworldcoord
+    rastertoworldcoordx rastertoworldcoordy rastfromhexwkb rastfromwkb reclass reduceprecision
+    relate relatematch removeirrelevantpointsforview removepoint removerepeatedpoints
+    removesmallparts resample rescale resize reskew retile reverse rotate rotatex rotatey rotatez
+    rotation roughness samealignment scale scalex scaley scroll segmentize setbandindex
+    setbandisnodata setbandnodatavalue setbandpath seteffectivearea setgeoreference
+    setgeotransform setm setpoint setrotation setscale setskew setsrid setupperleft setvalue
+    setvalues setz sharedpaths shiftlongitude shortestline simplify simplifypolygonhull
+    simplifypreservetopology simplifyvw skewx skewy slope snap snaptogrid split square squaregrid
+    srid startpoint stddev4ma subdivide sum4ma summary summarystats summarystatsagg swapordinates
+    symdifference symmetricdifference tile tileenvelope touches tpi transform transformpipeline
+    translate transscale tri triangulatepolygon unaryunion union upperleftx upperlefty value
+    valuecount valuepercent voronoilines voronoipolygons width within wkbtosql wkttosql
+    worldtorastercoord worldtorastercoordx worldtorastercoordy wrapx x xmax xmin y ymax ymin z
+    zmax zmflag zmin
+"""
+
+POSTGIS: frozenset[str] = frozenset(f"st_{name}" for name in _POSTGIS.split())
+"""The functions of PostGIS, and of its rasters, that go by standard names."""
 
 READS: frozenset[str] = frozenset(f"{_READS} {_READS_OF_EXTENSIONS}".split())
 """What neither writes anything nor leaves anything in the session."""

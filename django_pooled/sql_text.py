@@ -23,6 +23,7 @@ __all__ = [
     "is_plain_write",
     "only_reads",
     "outlives_discard",
+    "precedes_queries",
     "session_state_of",
     "sets_a_time_limit",
     "text_of",
@@ -111,6 +112,12 @@ _CONTROLS = re.compile(
     r"(?:savepoint|release|rollback(?: work| transaction)? to|begin|start transaction"
     r"|set local|set transaction|fetch|move|close|lock)\b"
 )
+_PRECEDES = re.compile(
+    r"(?:set|reset|notify|listen|unlisten|load|lock|discard|deallocate|savepoint|release|begin)\b"
+)
+_DRAWS_NOTHING = re.compile(
+    r"(?:update|delete|truncate|lock|savepoint|release|rollback|commit|begin|set|reset|notify)\b"
+)
 _PLAIN_WRITE = re.compile(r"(?:insert|update|delete|merge)\b")
 # The tables of a session are in a schema of its own.
 _TEMPORARY_SCHEMA = "pg_temp"
@@ -131,6 +138,10 @@ class Effect(NamedTuple):
     """Whether it ends the transaction; None if that cannot be told."""
     undoes: bool = False
     """Whether it rolls back to a savepoint."""
+    precedes: bool = False
+    """Whether the transaction may still get its isolation level after it."""
+    draws: bool = True
+    """Whether it may draw a value from a sequence, as far as a session remembers the last."""
 
 
 def text_of(query: object) -> str | None:
@@ -214,6 +225,14 @@ def ends_transaction(query: object) -> bool | None:
     return effect_of(query).ends
 
 
+def precedes_queries(query: object) -> bool:
+    """Tell whether a transaction may still get its isolation level after *query*.
+
+    It is no query itself, and takes no snapshot: SET TRANSACTION has to come before the first.
+    """
+    return effect_of(query).precedes
+
+
 def undoes_savepoint(query: object) -> bool:
     """Tell whether *query* rolls back to a savepoint."""
     return effect_of(query).undoes
@@ -229,22 +248,35 @@ def _judge(text: str) -> Effect:
     tokens = tokens_of(text)
     if tokens is None:
         return _NO_TEXT
-    verdicts = [_judge_alone(statement) for statement in _statements_of(tokens)]
-    if not verdicts:
+    statements = list(_statements_of(tokens))
+    if not statements:
         return _NOTHING
+    if statements[-1] is _UNENDED:
+        return _NO_TEXT
+    verdicts = [_judge_alone(statement) for statement in statements]
     verdict = verdicts[0] if len(verdicts) == 1 else _worst_of(verdicts)
     if verdict.leaves is None and not verdict.reads and _TEMPORARY_SCHEMA in text.lower():
         return verdict._replace(leaves="TEMPORARY")
     return verdict
 
 
+_UNENDED = ("?",)
+
+
 def _statements_of(tokens: Sequence[str]) -> Iterator[Sequence[str]]:
-    start = 0
+    start = depth = 0
     for place, token in enumerate([*tokens, ";"]):
-        if token == ";":
+        # The body of a function in standard SQL: BEGIN ATOMIC ...; ...; END.
+        if depth:
+            depth += (token == "case") - (token == "end")
+        elif token == "atomic" and tokens[start] == "create" and tokens[place - 1] == "begin":
+            depth = 1
+        elif token == ";":
             if place > start:
                 yield tokens[start:place]
             start = place + 1
+    if depth:
+        yield _UNENDED
 
 
 def _worst_of(verdicts: Sequence[Effect]) -> Effect:
@@ -254,6 +286,8 @@ def _worst_of(verdicts: Sequence[Effect]) -> Effect:
         controls=all(verdict.reads or verdict.controls for verdict in verdicts),
         ends=any(verdict.ends for verdict in verdicts),
         undoes=any(verdict.undoes for verdict in verdicts),
+        precedes=all(verdict.precedes for verdict in verdicts),
+        draws=any(verdict.draws for verdict in verdicts),
     )
 
 
@@ -266,6 +300,8 @@ def _judge_alone(tokens: Sequence[str]) -> Effect:
         writes=verdict.leaves is None and bool(_PLAIN_WRITE.match(words)),
         ends=bool(_ENDS.match(words)),
         undoes=bool(_UNDOES.match(words)),
+        precedes=bool(_PRECEDES.match(words)),
+        draws=not verdict.reads and not _DRAWS_NOTHING.match(words),
     )
 
 
@@ -297,7 +333,7 @@ def sets_a_time_limit(query: object) -> bool:
 
 
 _HIDDEN = frozenset({"CALL", "DO", "EXTENSION", "PREPARE", "function", "unknown"})
-_GRAVITIES = {"LOAD": 4, **dict.fromkeys(_HIDDEN, 3), "DBLINK": 2, "SEED": 2}
+_GRAVITIES = {"LOAD": 4, "REPLICATION": 4, **dict.fromkeys(_HIDDEN, 3), "DBLINK": 2, "SEED": 2}
 
 
 def _gravity(state: str | None) -> int:

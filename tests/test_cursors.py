@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from django.db import connections
+from django.db import DatabaseError, InterfaceError, connections
+from django.db.backends.signals import connection_created
 from django.db.transaction import atomic
 from psycopg.rows import dict_row
-from psycopg.types.string import TextLoader
+from psycopg.types.string import StrDumper, TextLoader
 
 from tests.servers import wait_until
 
@@ -300,3 +301,166 @@ def hold(alias: str) -> None:
     with atomic(using=alias), connections[alias].cursor() as cursor:
         cursor.execute("SELECT pg_sleep(0.1)")
     connections[alias].close()
+
+
+def test_threads_that_share_a_wrapper_in_transaction_mode_each_get_their_own_answers(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, pool_mode="transaction", max_size=2)
+    wrapper = connections[alias]
+    wrapper.inc_thread_sharing()
+    answers: list[tuple[int, int]] = []
+
+    def work(number: int) -> None:
+        for _ in range(200):
+            with wrapper.cursor() as cursor:
+                cursor.execute("SELECT %s::int", [number])
+                answers.append((number, cursor.fetchone()[0]))
+
+    threads = [threading.Thread(target=work, args=[number], daemon=True) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    wrapper.dec_thread_sharing()
+    assert len(answers) == 600
+    assert all(asked == told for asked, told in answers)
+
+
+def test_a_cursor_is_lent_nothing_after_its_request(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, pool_mode="transaction", max_size=1)
+    kept = connections[alias].cursor()
+    kept.execute("SELECT 1")
+    connections[alias].close()
+    with atomic(using=alias), connections[alias].cursor() as cursor:
+        cursor.execute("SELECT set_config('app.secret', 'mine', true)")
+        with pytest.raises(InterfaceError, match="went back to its pool"):
+            kept.execute(SECRET)
+        cursor.execute(SECRET)
+        assert cursor.fetchone() == ("mine",)
+
+
+def test_a_cursor_that_is_freed_amid_another_s_statement_gives_nothing_back(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, pool_mode="transaction", max_size=1)
+    wrapper: Any = connections[alias]
+    other = [wrapper.cursor()]
+    other[0].execute("SELECT 1")
+    in_use: list[int] = []
+
+    class Slow(str):
+        """Its adaptation takes place amid a statement."""
+
+        __slots__ = ()
+
+    class SlowDumper(StrDumper):
+        def dump(self, value: Any) -> bytes:
+            other.pop().close()
+            in_use.append(wrapper.pool.gauges().in_use)
+            return b"slow"
+
+    with wrapper.cursor() as cursor:
+        cursor.adapters.register_dumper(Slow, SlowDumper)
+        cursor.execute("SELECT %s::text", [Slow("slow")])
+        assert cursor.fetchone() == ("slow",)
+    assert in_use == [1]
+    assert wrapper.pool.gauges().in_use == 0
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_pipeline_keeps_its_connection(
+    mode: str, server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, pool_mode=mode, max_size=1)
+    wrapper = connections[alias]
+    wrapper.ensure_connection()
+    with wrapper.connection.pipeline() as pipeline, wrapper.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        assert cursor.fetchone() == (1,)
+        pipeline.sync()
+        with wrapper.cursor() as inner:
+            inner.execute("SELECT 2")
+            assert inner.fetchone() == (2,)
+    wrapper.close()
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_held_cursor_goes_even_from_a_transaction_that_failed(
+    mode: str, server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, pool_mode=mode, max_size=1)
+    wrapper = connections[alias]
+    kept = wrapper.chunked_cursor()
+    kept.execute("SELECT generate_series(1, 9)")
+    kept.fetchmany(1)
+    wrapper.set_autocommit(False)
+    with wrapper.cursor() as cursor, pytest.raises(DatabaseError):
+        cursor.execute("SELECT 1 / 0")
+    wrapper.close()
+    with wrapper.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_cursors WHERE is_holdable")
+        assert cursor.fetchone() == (0,)
+    wrapper.close()
+
+
+def test_a_connection_that_its_wrapper_has_let_go_of_still_sees_what_is_sent(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=1)
+    wrapper = connections[alias]
+    wrapper.ensure_connection()
+    raw, wrapper.connection = wrapper.connection, None
+    raw.execute("SET app.secret = 'left'")
+    assert raw.pinned_by == "SET"
+    wrapper.connection = raw
+    wrapper.close()
+
+
+def test_a_role_that_a_receiver_has_set_is_not_there_for_the_next_request(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    with psycopg.connect(**server.parameters("postgres"), autocommit=True) as admin:
+        admin.execute("DROP ROLE IF EXISTS of_a_receiver")
+        admin.execute("CREATE ROLE of_a_receiver")
+    alias = make_database(server, max_size=1)
+    once = ["of_a_receiver"]
+
+    def receive(connection: Any, **_: object) -> None:
+        if connection.alias == alias and once:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET ROLE {once.pop()}")
+
+    connection_created.connect(receive)
+    try:
+        roles = []
+        for _ in range(2):
+            with connections[alias].cursor() as cursor:
+                cursor.execute("SELECT current_user")
+                roles.append(cursor.fetchone()[0])
+            connections[alias].close()
+    finally:
+        connection_created.disconnect(receive)
+    assert roles == ["of_a_receiver", server.user]
+
+
+def test_two_threads_on_one_connection_of_psycopg_leave_nothing_unseen(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=1)
+    wrapper = connections[alias]
+    wrapper.ensure_connection()
+    raw = wrapper.connection
+    threads = [
+        threading.Thread(target=raw.execute, args=["SELECT pg_sleep(0.2)"]) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with wrapper.cursor() as cursor:
+        cursor.execute("SET app.secret = 'seen'")
+    assert raw.pinned_by is not None
+    wrapper.close()

@@ -33,7 +33,10 @@ LEFT_OVER: dict[str, Any] = {
 }
 """What a transaction that came to no end leaves on a wrapper."""
 
-TIMES = ("close_at",)
+TIMES = (
+    "closings",
+    "close_at",
+)
 
 
 @pytest.fixture

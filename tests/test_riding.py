@@ -71,7 +71,8 @@ def a_note() -> None:
     Note.objects.create(text="zero")
 
 
-@pytest.mark.parametrize("write", [name for name in WRITES if name != "several statements"])
+# With the others nothing rides.
+@pytest.mark.parametrize("write", sorted(WRITES.keys() - {"several statements", "NOTIFY"}))
 def test_after_a_write_the_id_is_known(write: str) -> None:
     def body() -> tuple[str | None, str | None]:
         WRITES[write]()
@@ -323,3 +324,53 @@ def test_an_outage_while_the_id_is_asked_for_at_commit_restarts_the_call(
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT count(*) FROM riding")
         assert cursor.fetchone() == (1,)
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_an_end_within_a_pipeline_of_psycopgs_own_is_noticed(end: str) -> None:
+    def body() -> None:
+        raw = connection.connection
+        with raw.pipeline(), psycopg.Cursor(raw) as cursor:
+            cursor.execute("UPDATE app_note SET text = 'piped'")
+            cursor.execute(end)
+            cursor.execute("BEGIN")
+        execute("UPDATE app_note SET key = gen_random_uuid()")
+
+    with pytest.raises(TransactionManagementError, match="has ended it"):
+        within(body)
+
+
+def test_a_block_of_psycopgs_own_at_the_beginning_is_a_savepoint() -> None:
+    def body() -> None:
+        with connection.connection.transaction():
+            execute("UPDATE app_note SET text = 'inner'")
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        within(body)
+    assert Note.objects.get().text == "zero"
+
+
+@pytest.mark.parametrize(
+    "first", ["SET CONSTRAINTS ALL DEFERRED", "NOTIFY somewhere", "SET search_path TO public"]
+)
+def test_the_isolation_level_can_be_set_after_what_is_no_query(first: str) -> None:
+    def body() -> str:
+        execute(first)
+        execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW transaction_isolation")
+            return str(cursor.fetchone()[0])
+
+    assert within(body) == "serializable"
+
+
+def test_a_function_in_standard_sql_ends_no_transaction() -> None:
+    def body() -> None:
+        execute(
+            "CREATE OR REPLACE FUNCTION atomically() RETURNS int LANGUAGE sql "
+            "BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END"
+        )
+
+    within(body)
+    within(lambda: execute("DROP FUNCTION atomically()"))

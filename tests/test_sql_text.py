@@ -150,7 +150,7 @@ def test_what_may_outlive_the_transaction_is_told(query: object, told: str) -> N
         "SELECT pg_advisory_xact_lock(1)",
         "SELECT pg_try_advisory_xact_lock(%s)",
         "SELECT set_config('app.user', '7', true)",
-        "SELECT set_config(%s, %s, true)",
+        "SELECT set_config('app.tenant', %s, true)",
         "SELECT set_config('app.user', %s, 'on'), set_config('a.b', coalesce(%s, ''), TRUE)",
         "SELECT pg_notify('news', %s)",
         "NOTIFY news, 'SET'",

@@ -291,7 +291,7 @@ def test_state_of_the_session_keeps_it_to_the_request_s_end_and_goes_no_further(
 
 def test_state_that_ends_with_its_transaction_keeps_nothing(database: Any) -> None:
     with atomic(using=database.alias):
-        ask(database, "SELECT set_config('search_path', 'pg_catalog', true)")
+        ask(database, "SELECT set_config('app.tenant', 'a', true)")
         ask(database, "SELECT pg_advisory_xact_lock(4711)::text")
     assert in_use(database) == 0
     assert not counters(database).pinned

@@ -110,6 +110,8 @@ class _Observer:
         outer = self._outer
         return None if outer is None else outer.see(query, carries=carries, locked=locked)
 
-    def seen(self, cursor: psycopg.Cursor[object] | None, addition: str | None) -> None:
+    def seen(
+        self, cursor: psycopg.Cursor[object] | None, addition: str | None, *, locked: bool
+    ) -> None:
         if self._outer is not None:
-            self._outer.seen(cursor, addition)
+            self._outer.seen(cursor, addition, locked=locked)

@@ -12,6 +12,7 @@ from django_pooled.psycopg_internals import is_piping, take_results
 from django_pooled.sql_text import (
     ends_transaction,
     is_plain_write,
+    precedes_queries,
     undoes_savepoint,
     writes_nothing,
 )
@@ -31,6 +32,8 @@ __all__ = ["Rider"]
 
 
 _INTRANS = TransactionStatus.INTRANS
+# Told by every server, and another one for each transaction of a session.
+_START = "SELECT EXTRACT(epoch FROM pg_catalog.transaction_timestamp())::pg_catalog.text"
 
 
 class Record(Protocol):
@@ -78,6 +81,7 @@ class Rider:
         self.asks = asks
         """Whether its answers are wanted."""
         self._began = False
+        self._started: bytes | None = None
         self._outer = connection.observer
         connection.observer = self
 
@@ -95,7 +99,7 @@ class Rider:
         """Take note that the record may be gone with it; the id stays."""
         self.has_to_ask = self.has_to_ask or self._record is not None
 
-    def refuse_if_ended(self) -> None:
+    def refuse_if_ended(self, *, locked: bool = False) -> None:
         """Notice that the body has ended the transaction by itself.
 
         Raises:
@@ -105,6 +109,9 @@ class Rider:
         if self.was_ended or (self._began and idle):
             self._refuse_as_ended()
         self._began = True
+        if self.may_have_ended:
+            # Within a pipeline it could not be asked.
+            self._verify(locked)
 
     def see(self, query: object, *, carries: bool, locked: bool) -> str | None:
         """Take note of *query*, and return what to send along with it, if anything.
@@ -115,7 +122,7 @@ class Rider:
         if self._outer is not None:
             # Of an attempt around this one, on another database.
             self._outer.see(query, carries=False, locked=locked)
-        self.refuse_if_ended()
+        self.refuse_if_ended(locked=locked)
         ends = ends_transaction(query)
         if ends:
             raise TransactionManagementError(
@@ -123,7 +130,6 @@ class Rider:
                 f"that itself. Leave COMMIT, ROLLBACK and PREPARE TRANSACTION to the decorator."
             )
         if ends is None:
-            # An id tells one transaction from the next, so this one has to have one.
             self._identify(locked)
             self.may_have_ended = True
             self.has_to_ask = self.asks
@@ -131,12 +137,14 @@ class Rider:
             self.savepoint_was_rolled_back()
         if not self.asks or self.testimony is not None or writes_nothing(query):
             return None
-        if carries and isinstance(query, str):
+        if carries and isinstance(query, str) and not precedes_queries(query):
             return self._addition(query)
         self.has_to_ask = True
         return None
 
-    def seen(self, cursor: psycopg.Cursor[Any] | None, addition: str | None) -> None:
+    def seen(
+        self, cursor: psycopg.Cursor[Any] | None, addition: str | None, *, locked: bool
+    ) -> None:
         """A statement has been run: take the answer to what was sent along with it.
 
         Raises:
@@ -146,7 +154,7 @@ class Rider:
             answer = take_results(cursor, self.statements, addition)
             self._hear(answer, cursor.rowcount)
         if self.may_have_ended:
-            self._verify(locked=cursor is None)
+            self._verify(locked)
         if self.succeeded and self._connection.pgconn.transaction_status == _INTRANS:
             self.succeeded()
 
@@ -212,10 +220,19 @@ class Rider:
             self.has_to_ask = True
 
     def _identify(self, locked: bool) -> None:
+        """Know by what to tell this transaction from the next one of the session."""
         # In a transaction that failed, and within a pipeline, nothing can be asked.
         failed = self._connection.pgconn.transaction_status == TransactionStatus.INERROR
-        if self.testimony is None and not failed and not is_piping(self._connection):
+        if failed or is_piping(self._connection):
+            return
+        if self._started is None:
+            self._started = self._ask_when_it_started(locked)
+        if self.testimony is None:
+            # By its id it is looked up if the connection is lost before that was told.
             self.ask(locked=locked)
+
+    def _ask_when_it_started(self, locked: bool) -> bytes | None:
+        return self._connection.ask(_START, locked=locked)[0].get_value(0, 0)
 
     def _verify(self, locked: bool) -> None:
         """Make sure that the transaction is still the one that it was."""
@@ -223,8 +240,9 @@ class Rider:
         if status == TransactionStatus.IDLE:
             self._refuse_as_ended()
         askable = status == TransactionStatus.INTRANS and not is_piping(self._connection)
-        if askable and self.testimony is not None:
-            self.ask(locked=locked)
+        if askable and self._started is not None:
+            if self._ask_when_it_started(locked) != self._started:
+                self._refuse_as_ended()
             self.may_have_ended = False
 
     def _refuse_as_ended(self) -> None:

@@ -288,6 +288,9 @@ class Series(Generic[R]):
         verdict = self._judge(failure)
         if verdict is Verdict.RAISE:
             return None
+        if attempt.may_have_ended and not attempt.has_written:
+            # There is no id to look it up by.
+            raise ambiguous(self._wrapper) from error
         unclear = verdict is Verdict.RESOLVE or attempt.may_have_ended
         if unclear and attempt.phase is not Phase.FAILED:
             outcome = resolve(self._wrapper, attempt)
@@ -326,7 +329,7 @@ class Series(Generic[R]):
 
     def _give_back(self) -> None:
         if not self._wrapper.in_atomic_block and not self._holdings.keep_connection:
-            self._wrapper.close()
+            self._wrapper.give_back()
 
     def _succeeded(self) -> None:
         if self._report.pool is not None:
