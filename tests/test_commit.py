@@ -394,10 +394,17 @@ def test_tokens_without_their_app_are_refused_with_the_way_to_get_it(
 
 
 @pytest.mark.parametrize(
-    ("answer", "attempts", "callbacks"), [(True, 1, 1), (False, 2, 1), (None, 1, 0)]
+    ("answer", "fault", "attempts", "callbacks"),
+    [
+        (True, "answer_lost", 1, 1),
+        (False, "refused", 2, 1),
+        # The server says that it was committed.
+        (False, "answer_lost", 1, 0),
+        (None, "answer_lost", 1, 0),
+    ],
 )
 def test_a_caller_s_own_check_decides(
-    bank: Bank, answer: bool | None, attempts: int, callbacks: int
+    bank: Bank, answer: bool | None, fault: StatementFaultKind, attempts: int, callbacks: int
 ) -> None:
     asked: list[tuple[Any, ...]] = []
 
@@ -412,8 +419,8 @@ def test_a_caller_s_own_check_decides(
     def deposit(amount: int, *, to: str) -> None:
         bank.deposit()
 
-    bank.proxy.fault_at_commit("answer_lost")
-    if answer is None:
+    bank.proxy.fault_at_commit(fault)
+    if not callbacks:
         with pytest.raises(AmbiguousCommit):
             deposit(1, to="me")
     else:
@@ -525,6 +532,78 @@ def test_rows_of_a_foreign_server_alone_are_written_once_though_the_answer_is_lo
     assert far.proxy.triggered() == 1
     # Where a condition comes first, which does not hold, COMMIT was never reached.
     assert (far.attempts, far.balance) == (2 if way == "a view" else 1, 1)
+
+
+def test_foreign_rows_are_not_written_again_when_commit_fails_after_theirs(far: Bank) -> None:
+    far.ask("CREATE TABLE shift (name text)")
+
+    @retry_transaction(
+        using=far.alias, backoff=QUICK, isolation_level=psycopg.IsolationLevel.SERIALIZABLE
+    )
+    def deposit() -> None:
+        far.attempts += 1
+        with connections[far.alias].cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM shift")
+            conflict = far.attempts == 1
+            if conflict:
+                other = psycopg.connect(**far.server.parameters("postgres"))
+                other.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+                other.execute("SELECT count(*) FROM shift")
+                other.execute("INSERT INTO shift VALUES ('late')")
+            cursor.execute("INSERT INTO shift VALUES ('early')")
+            cursor.execute(FAR)
+            if conflict:
+                other.commit()
+                other.close()
+
+    with pytest.raises(AmbiguousCommit, match="foreign") as caught:
+        deposit()
+    assert isinstance(caught.value.__cause__, OperationalError)
+    assert (far.attempts, far.balance) == (1, 1)
+
+
+def test_a_deferred_constraint_that_fails_leaves_no_foreign_rows(far: Bank) -> None:
+    far.ask("CREATE TABLE slot (number int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+
+    # A deferred constraint fails before anything is committed anywhere.
+    @retry_transaction(using=far.alias, backoff=QUICK, retry_on=["23505"], max_attempts=2)
+    def take() -> None:
+        far.attempts += 1
+        with connections[far.alias].cursor() as cursor:
+            cursor.execute(FAR)
+            cursor.execute("INSERT INTO slot VALUES (1), (%s)", [far.attempts])
+
+    take()
+    assert (far.attempts, far.balance) == (2, 1)
+
+
+def test_a_lost_commit_that_failed_may_have_left_foreign_rows(far: Bank) -> None:
+    far.proxy.fault_at_commit("refused")
+    with pytest.raises(AmbiguousCommit):
+        retry_transaction(using=far.alias, backoff=QUICK)(far.deposit)()
+    assert (far.attempts, far.balance) == (1, 0)
+
+
+@pytest.mark.parametrize("mode", ["xid", "token"])
+def test_what_was_written_in_spite_of_read_only_is_written_once(bank: Bank, mode: str) -> None:
+    bank.make_token_table()
+    bank.ask(
+        "CREATE FUNCTION paid() RETURNS int LANGUAGE sql "
+        "AS 'UPDATE account SET balance = balance + 1 RETURNING 1'"
+    )
+    bank.ask("CREATE VIEW paying AS SELECT paid()")
+
+    @retry_transaction(using=bank.alias, backoff=QUICK, commit_check=mode, read_only=True)
+    def deposit() -> None:
+        with connections[bank.alias].cursor() as cursor:
+            cursor.execute("SET TRANSACTION READ WRITE")
+            cursor.execute("SELECT * FROM paying")
+            cursor.execute("UPDATE account SET balance = balance")
+
+    bank.proxy.fault_at_commit("answer_lost")
+    deposit()
+    assert bank.proxy.triggered() == 1
+    assert bank.balance == 1
 
 
 TELL = "NOTIFY paid"

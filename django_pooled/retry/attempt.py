@@ -38,7 +38,7 @@ class Attempt:
         deadline: Monotonic instant after which nothing more is found out.
         commit_check: How a COMMIT without an answer is resolved.
         sleep: Waits, in seconds.
-        read_only: Whether the server itself sees to it that nothing is written.
+        read_only: Whether it begins as READ ONLY.
     """
 
     deadline: float
@@ -102,9 +102,10 @@ class Attempt:
         self.outermost = is_outermost(wrapper)
         if self.outermost:
             check = self.commit_check
-            # One that is READ ONLY can notify, but not leave a record.
-            record = None if self.read_only else check.record
-            self.rider = Rider(wrapper.connection, record, asks=not check.never_asks)
+            if self.read_only:
+                # It can notify, but not leave a record, whose absence then proves nothing.
+                check.record = None
+            self.rider = Rider(wrapper.connection, check.record, asks=not check.never_asks)
             self.rider.succeeded = self._forgive_what_was_undone
 
     def end(self, wrapper: DatabaseWrapper) -> None:

@@ -20,6 +20,7 @@ from .attempt import is_idle
 from .inquiry import inquire
 from .phase import Phase
 from .server_identity import known, refusals
+from .witness import has_foreign_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,6 +70,11 @@ def commit(wrapper: DatabaseWrapper, attempt: Attempt, send: Callable[[], None])
             attempt.phase = Phase.UNKNOWN
             raise
         if _is_known_to_have_failed(wrapper, error):
+            if _may_have_left_foreign_rows(wrapper, attempt, error):
+                attempt.phase = Phase.UNKNOWN
+                if not attempt.commit_check.runs_again:
+                    raise _partly_ambiguous(wrapper) from error
+                attempt.commit_check.has_guessed = True
             attempt.phase = Phase.FAILED
             raise
         outcome = resolve(wrapper, attempt)
@@ -120,17 +126,12 @@ def _send(wrapper: DatabaseWrapper, attempt: Attempt, send: Callable[[], None]) 
     attempt.phase = Phase.COMMIT_SENT
     rehearsal.strike(wrapper, "commit")
     rider = attempt.rider
-    if rider is None or not rider.asks or is_idle(wrapper) or _only_read(attempt, rider):
+    if rider is None or not rider.asks or is_idle(wrapper):
         attempt.wrote_nothing = True
         send()
     elif not _committed_with_proof(wrapper, attempt, rider):
         send()
     rehearsal.strike(wrapper, "answer")
-
-
-def _only_read(attempt: Attempt, rider: Rider) -> bool:
-    """Tell whether the server itself has seen to it that nothing was written, nor notified."""
-    return attempt.read_only and rider.testimony is None and not rider.has_to_ask
 
 
 def _refuse_if_ended(wrapper: DatabaseWrapper) -> None:
@@ -224,6 +225,29 @@ def _is_known_to_have_failed(wrapper: DatabaseWrapper, error: BaseException) -> 
     )
 
 
+def _may_have_left_foreign_rows(
+    wrapper: DatabaseWrapper, attempt: Attempt, error: BaseException
+) -> bool:
+    """Tell whether rows of a foreign server may stay, though COMMIT has failed here.
+
+    postgres_fdw commits them before the local transaction, which can fail afterwards (40001), and
+    the answer of the foreign server can be lost.
+    """
+    connection, found, rider = wrapper.connection, psycopg_error(error), attempt.rider
+    if rider is None or connection.info.transaction_status != TransactionStatus.IDLE:
+        # What failed was not COMMIT itself.
+        return False
+    if rider.asks and attempt.wrote_nothing:
+        return False
+    if found is not None and found.diag.constraint_name:
+        # Deferred constraints come before anything is committed anywhere.
+        return False
+    try:
+        return has_foreign_tables(connection)
+    except psycopg.Error:
+        return True
+
+
 def resolve(wrapper: DatabaseWrapper, attempt: Attempt) -> Phase:
     """Find out, on another connection, what became of a transaction; it is the attempt's phase.
 
@@ -235,6 +259,7 @@ def resolve(wrapper: DatabaseWrapper, attempt: Attempt) -> Phase:
     has_nothing = attempt.wrote_nothing or (
         attempt.phase is not Phase.COMMIT_SENT and testimony is None
     )
+    was_sent = attempt.phase is Phase.COMMIT_SENT
     # Whatever happens while it is found out, this is what is known until then.
     attempt.phase = Phase.UNKNOWN
     if attempt.commit_check.never_asks:
@@ -243,7 +268,8 @@ def resolve(wrapper: DatabaseWrapper, attempt: Attempt) -> Phase:
         # So nothing is lost by running it again.
         outcome = Phase.FAILED
     else:
-        outcome = inquire(wrapper, attempt, attempt.rider.ghost if attempt.rider else None)
+        ghost = attempt.rider.ghost if attempt.rider else None
+        outcome = inquire(wrapper, attempt, ghost, was_sent=was_sent)
     attempt.phase = outcome
     log = logger.warning if outcome is Phase.UNKNOWN else logger.info
     log(
@@ -267,4 +293,12 @@ def ambiguous(wrapper: DatabaseWrapper) -> AmbiguousCommit:
     return AmbiguousCommit(
         f"database {wrapper.alias!r}: the connection was lost while COMMIT was under way, and "
         f"whether the transaction was committed cannot be told"
+    )
+
+
+def _partly_ambiguous(wrapper: DatabaseWrapper) -> AmbiguousCommit:
+    return AmbiguousCommit(
+        f"database {wrapper.alias!r}: COMMIT failed, but rows of a foreign server may have been "
+        f"committed before that; the database has foreign tables, and whether the transaction "
+        f"wrote to them cannot be told"
     )

@@ -40,6 +40,9 @@ class CommitCheck:
     runs_again = False
     """Whether what cannot be told is taken for failed, which makes it run again."""
 
+    asks_the_caller = False
+    """Whether it is the caller who says what became of a transaction, and not the server."""
+
     has_guessed = False
     """Whether an attempt was taken for failed that may have been committed."""
 
@@ -97,7 +100,8 @@ class _ByToken(CommitCheck):
     """
 
     def __init__(self) -> None:
-        self._token = self.record = Token()
+        self._token = Token()
+        self.record = self._token
 
     def prepare(self, wrapper: DatabaseWrapper) -> None:
         self._token.check(wrapper)
@@ -121,6 +125,8 @@ class _ByToken(CommitCheck):
             ) from error
 
     def find(self, connection: PooledConnection, lost: Testimony | None) -> Finding:
+        if self.record is None:
+            return look(connection, lost)
         try:
             self._token.claim(connection)
         except psycopg.errors.UniqueViolation:
@@ -149,6 +155,8 @@ class _Idempotent(CommitCheck):
 class _ByCaller(CommitCheck):
     """Asks a callable of the caller's own, with the arguments of the call."""
 
+    asks_the_caller = True
+
     def __init__(self, ask: Callable[[], object]) -> None:
         self._ask = ask
 
@@ -169,8 +177,9 @@ class _ByCaller(CommitCheck):
             answer = None
         if answer:
             return Phase.COMMITTED
-        if answer is None or finding is Finding.UNTOLD:
-            # What is not there yet may be committed the next moment.
+        if answer is None or finding in (Finding.UNTOLD, Finding.COMMITTED):
+            # What is not there yet may be committed the next moment, and the server knows better
+            # than to have committed nothing.
             return Phase.UNKNOWN
         return Phase.FAILED
 

@@ -19,7 +19,7 @@ from django_pooled.sqlstates import is_connection_lost
 from .attempt import is_idle
 from .phase import Phase
 from .server_identity import learn
-from .witness import Finding, end_if_idle
+from .witness import Finding, end_if_idle, has_foreign_tables
 
 if TYPE_CHECKING:
     from django_pooled.base import DatabaseWrapper
@@ -41,13 +41,16 @@ Then a look ends the abandoned backend, and another one finds the transaction ro
 """
 
 
-def inquire(wrapper: DatabaseWrapper, attempt: Attempt, lost: Testimony | None) -> Phase:
+def inquire(
+    wrapper: DatabaseWrapper, attempt: Attempt, lost: Testimony | None, *, was_sent: bool
+) -> Phase:
     """Find out whether a transaction was committed, and leave nothing of it open.
 
     Args:
         wrapper: Whose transaction it was.
         attempt: Whose deadline counts, unless it leaves less than `GRACE`.
         lost: What is known of the transaction; None where its server tells nothing.
+        was_sent: Whether its COMMIT was sent.
 
     Returns:
         COMMITTED, FAILED or UNKNOWN. The wrapper has a connection that works, or none.
@@ -61,7 +64,7 @@ def inquire(wrapper: DatabaseWrapper, attempt: Attempt, lost: Testimony | None) 
     connections[wrapper.alias] = asking
     try:
         tenants_seam.follow(wrapper, asking)
-        outcome = _ask_until_known(asking, attempt, lost)
+        outcome = _ask_until_known(asking, attempt, lost, was_sent=was_sent)
         # An answer may be the last that came of a connection. Without one, the next use connects.
         if outcome is Phase.COMMITTED and is_idle(asking):
             wrapper.adopt_connection(asking)
@@ -71,7 +74,9 @@ def inquire(wrapper: DatabaseWrapper, attempt: Attempt, lost: Testimony | None) 
     return outcome
 
 
-def _ask_until_known(asking: DatabaseWrapper, attempt: Attempt, lost: Testimony | None) -> Phase:
+def _ask_until_known(
+    asking: DatabaseWrapper, attempt: Attempt, lost: Testimony | None, *, was_sent: bool
+) -> Phase:
     deadline = max(attempt.deadline, monotonic() + GRACE)
     times = 0
     while True:
@@ -84,7 +89,17 @@ def _ask_until_known(asking: DatabaseWrapper, attempt: Attempt, lost: Testimony 
                 if lost is not None:
                     end_if_idle(asking.connection, lost)
             elif finding is not Finding.NOT_YET:
-                return attempt.commit_check.conclude(finding, asking)
+                outcome = attempt.commit_check.conclude(finding, asking)
+                is_partial = (
+                    outcome is Phase.FAILED
+                    and was_sent
+                    and (
+                        # Rows of a foreign server are committed before the local transaction.
+                        not attempt.commit_check.asks_the_caller
+                        and has_foreign_tables(asking.connection)
+                    )
+                )
+                return Phase.UNKNOWN if is_partial else outcome
             trouble = f"the transaction is {finding.value}"
         except (psycopg.Error, Error) as error:
             # What took the first connection may well take this one.

@@ -9,7 +9,7 @@ import psycopg
 
 from django_pooled.sqlstates import is_refusal
 
-from .server_identity import ask_backend, known, read_backend
+from .server_identity import ask, ask_backend, known, read_backend
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
     from .server_identity import Backend, Server
 
-__all__ = ["Finding", "Kinship", "Testimony", "end_if_idle", "kinship_of", "look", "testify"]
+__all__ = [
+    "Finding",
+    "Kinship",
+    "Testimony",
+    "end_if_idle",
+    "has_foreign_tables",
+    "kinship_of",
+    "look",
+    "testify",
+]
 
 _STATUS = "SELECT pg_catalog.pg_xact_status(%s::pg_catalog.xid8)"
 
@@ -34,6 +43,9 @@ _END_IDLE = """
        AND (%(xid)s::pg_catalog.xid8 IS NULL OR
             backend_xid = %(xid)s::pg_catalog.xid8::pg_catalog.xid)
 """
+
+
+_HAS_FOREIGN_TABLES = "SELECT 1 FROM pg_catalog.pg_class WHERE relkind = 'f' LIMIT 1"
 
 
 class Testimony(NamedTuple):
@@ -138,6 +150,15 @@ def look(connection: PooledConnection, lost: Testimony | None) -> Finding:
     if status == "committed" and kin is Kinship.SAME_LIFE:
         return Finding.COMMITTED
     return Finding.UNDECIDED
+
+
+def has_foreign_tables(connection: PooledConnection) -> bool:
+    """Ask whether the connection's database has any, whose rows are no part of it.
+
+    Raises:
+        psycopg.Error: The question failed.
+    """
+    return ask(connection, _HAS_FOREIGN_TABLES) != []
 
 
 def end_if_idle(connection: PooledConnection, lost: Testimony) -> None:
