@@ -11,7 +11,14 @@ import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
-from django.db import IntegrityError, OperationalError, connections, transaction
+from django.db import (
+    IntegrityError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    transaction,
+)
 from psycopg import sql
 
 from django_pooled import AmbiguousCommit, Backoff, retry_transaction
@@ -604,6 +611,132 @@ def test_what_was_written_in_spite_of_read_only_is_written_once(bank: Bank, mode
     deposit()
     assert bank.proxy.triggered() == 1
     assert bank.balance == 1
+
+
+@pytest.fixture
+def clerk(bank: Bank) -> Bank:
+    """The bank, to a user who can take on the role of a clerk with an account of its own."""
+    bank.make_token_table()
+    bank.ask("CREATE ROLE clerk")
+    bank.ask("CREATE SCHEMA desk AUTHORIZATION clerk")
+    bank.ask("GRANT ALL ON account TO clerk")
+    return bank
+
+
+HINDRANCES = {
+    "a role": "SET LOCAL ROLE clerk",
+    "a search_path": "SET LOCAL search_path TO desk",
+}
+
+
+@pytest.mark.parametrize("fault", [None, "refused", "answer_lost"])
+@pytest.mark.parametrize("hindrance", HINDRANCES)
+def test_a_body_that_keeps_its_token_out_is_run_without_it(
+    clerk: Bank, hindrance: str, fault: StatementFaultKind | None
+) -> None:
+    @retry_transaction(using=clerk.alias, commit_check="token", backoff=QUICK, max_attempts=2)
+    def deposit() -> None:
+        with connections[clerk.alias].cursor() as cursor:
+            cursor.execute(HINDRANCES[hindrance])
+            cursor.execute("UPDATE public.account SET balance = balance + 1")
+
+    if fault is not None:
+        # The attempt that fails by the token sends no COMMIT.
+        clerk.proxy.fault_at_commit(fault)
+    deposit()
+    assert clerk.proxy.triggered() == (fault is not None)
+    assert clerk.balance == 1
+
+
+def test_a_body_that_makes_its_transaction_read_only_needs_no_token(clerk: Bank) -> None:
+    clerk.ask("CREATE FUNCTION told() RETURNS int LANGUAGE sql AS 'SELECT balance FROM account'")
+
+    @retry_transaction(using=clerk.alias, commit_check="token", backoff=QUICK, max_attempts=1)
+    def read() -> int:
+        with connections[clerk.alias].cursor() as cursor:
+            cursor.execute("SET TRANSACTION READ ONLY")
+            cursor.execute("SELECT told()")
+            told: int = cursor.fetchone()[0]
+            return told
+
+    assert read() == 0
+
+
+def test_a_statement_that_its_token_failed_in_a_savepoint_is_run_without_it(clerk: Bank) -> None:
+    @retry_transaction(using=clerk.alias, commit_check="token", backoff=QUICK, max_attempts=1)
+    def deposit() -> bool:
+        with connections[clerk.alias].cursor() as cursor:
+            cursor.execute("SET LOCAL ROLE clerk")
+            try:
+                with transaction.atomic(using=clerk.alias):
+                    cursor.execute("UPDATE public.account SET balance = balance + 1")
+            except ProgrammingError:
+                return False
+            return True
+
+    assert deposit()
+    assert clerk.balance == 1
+
+
+def test_what_the_body_itself_may_not_write_stays_an_error(clerk: Bank) -> None:
+    @retry_transaction(using=clerk.alias, commit_check="token", backoff=QUICK)
+    def deposit() -> None:
+        clerk.attempts += 1
+        with connections[clerk.alias].cursor() as cursor:
+            cursor.execute("SET TRANSACTION READ ONLY")
+            cursor.execute("UPDATE account SET balance = balance + 1")
+
+    with pytest.raises(InternalError, match="read-only"):
+        deposit()
+    assert clerk.balance == 0
+
+
+@pytest.fixture
+def strict_clerk(clerk: Bank) -> Bank:
+    """A clerk who may not ask for a transaction's id, as opposed to the user."""
+    clerk.ask("CREATE ROLE owner LOGIN PASSWORD 'x' IN ROLE clerk")
+    clerk.ask("GRANT ALL ON account, django_pooled_token TO owner")
+    for function in ("pg_current_xact_id_if_assigned", "pg_current_xact_id"):
+        clerk.ask(f"REVOKE EXECUTE ON FUNCTION {function}() FROM PUBLIC")
+        clerk.ask(f"GRANT EXECUTE ON FUNCTION {function}() TO owner")
+    connections[clerk.alias].settings_dict.update(USER="owner", PASSWORD="x")
+    return clerk
+
+
+@pytest.mark.parametrize("mode", ["xid", "token"])
+@pytest.mark.parametrize("many", [False, True], ids=["execute", "executemany"])
+def test_a_role_that_may_not_ask_writes_all_the_same(
+    strict_clerk: Bank, mode: str, many: bool
+) -> None:
+    bank = strict_clerk
+
+    @retry_transaction(using=bank.alias, commit_check=mode, backoff=QUICK, max_attempts=1)
+    def deposit() -> None:
+        with connections[bank.alias].cursor() as cursor:
+            cursor.execute("SET LOCAL ROLE clerk")
+            if many:
+                cursor.executemany("UPDATE account SET balance = balance + %s", [[1]])
+            else:
+                cursor.execute("UPDATE account SET balance = balance + 1")
+
+    deposit()
+    assert bank.balance == 1
+    bank.proxy.fault_at_commit("answer_lost")
+    with pytest.raises(AmbiguousCommit):
+        deposit()
+    assert bank.balance == 2
+
+
+def test_a_role_that_may_not_ask_reads_all_the_same(strict_clerk: Bank) -> None:
+    @retry_transaction(using=strict_clerk.alias, backoff=QUICK, max_attempts=1)
+    def read() -> int:
+        with connections[strict_clerk.alias].cursor() as cursor:
+            cursor.execute("SET LOCAL ROLE clerk")
+            cursor.execute("SELECT balance FROM account")
+            balance: int = cursor.fetchone()[0]
+            return balance
+
+    assert read() == 0
 
 
 TELL = "NOTIFY paid"

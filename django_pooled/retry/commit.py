@@ -160,8 +160,15 @@ def _refuse_if_failed_by_us(wrapper: DatabaseWrapper, attempt: Attempt) -> None:
     Raises:
         django.db.Error: The server refuses now what could be asked when the attempt began.
     """
+    if not attempt.failures or attempt.questions is None or is_idle(wrapper):
+        return
+    check = attempt.commit_check
+    blamed = next((each for each in attempt.failures if check.is_to_blame(each.error)), None)
+    if blamed is not None:
+        with wrapper.wrap_database_errors:
+            raise blamed.error
     suspect = next((each for each in attempt.failures if is_refusal(each.error)), None)
-    if suspect is None or attempt.questions is None or is_idle(wrapper):
+    if suspect is None:
         return
     with wrapper.wrap_database_errors:
         if not set(refusals(wrapper.connection)) <= set(attempt.questions.refused):

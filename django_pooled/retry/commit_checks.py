@@ -10,10 +10,11 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_pooled.log_facts import facts
 from django_pooled.redaction import stand_in, told
-from django_pooled.sqlstates import is_connection_lost, is_refusal
+from django_pooled.sqlstates import READ_ONLY, is_connection_lost, is_refusal
 from django_pooled.tokens.table import TABLE, Token, sweep_now_and_then
 
 from .phase import Phase
+from .server_identity import is_about_a_question
 from .witness import Finding, Kinship, kinship_of, look
 
 if TYPE_CHECKING:
@@ -61,6 +62,23 @@ class CommitCheck:
     def proves_earlier_commit(self, error: psycopg.Error) -> bool:
         """Tell whether an attempt failed because an earlier one was committed after all."""
         return False
+
+    def is_to_blame(self, error: psycopg.Error) -> bool:
+        """Tell whether an error may be that of what rides with a statement, and not its own.
+
+        The body may have taken on a role that may do less, or have made the transaction READ ONLY.
+        """
+        return not self.never_asks and is_about_a_question(error)
+
+    def concede(self, connection: PooledConnection, error: psycopg.Error) -> bool:
+        """Do without what is to blame, for the rest of the call; tell whether that may help.
+
+        Args:
+            connection: One in autocommit, under its own role.
+            error: One that `is_to_blame`.
+        """
+        self.never_asks = True
+        return True
 
     def refuse_to_go_without(self, error: psycopg.Error, wrapper: DatabaseWrapper) -> None:
         """Explain an error if the transaction's record could not be made.
@@ -111,6 +129,22 @@ class _ByToken(CommitCheck):
 
     def succeeded(self, wrapper: DatabaseWrapper) -> None:
         sweep_now_and_then(wrapper)
+
+    def is_to_blame(self, error: psycopg.Error) -> bool:
+        return super().is_to_blame(error) or self._may_have_failed(error)
+
+    def concede(self, connection: PooledConnection, error: psycopg.Error) -> bool:
+        if not self._may_have_failed(error):
+            return super().concede(connection, error)
+        if not self._token.can_be_left(connection):
+            return False
+        # A row that is missing proves nothing any more; the id has to tell.
+        self.record = None
+        return True
+
+    def _may_have_failed(self, error: psycopg.Error) -> bool:
+        is_refused = is_refusal(error) and TABLE in str(error)
+        return self.record is not None and (is_refused or error.sqlstate == READ_ONLY)
 
     def proves_earlier_commit(self, error: psycopg.Error) -> bool:
         # The token is there already, and unique.

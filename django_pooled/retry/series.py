@@ -258,14 +258,17 @@ class Series(Generic[R]):
             failure is None
             or failure.lost
             or attempt.questions is None
-            or not is_refusal(failure.error)
+            or not (is_refusal(failure.error) or self._check.is_to_blame(failure.error))
             or attempt.phase in _NOT_TO_BE_REPEATED
             or monotonic() >= self._deadline
         ):
             return False
         try:
             self._wrapper.ensure_connection()
-            refused = learn_anew(self._wrapper.connection, attempt.questions)
+            connection = self._wrapper.connection
+            refused = learn_anew(connection, attempt.questions)
+            if not refused and self._check.is_to_blame(failure.error):
+                refused = self._check.concede(connection, failure.error)
         except (psycopg.Error, Error):
             return False
         return refused and self._obstacle(attempt) is None

@@ -7,6 +7,7 @@ merely speaks PostgreSQL's protocol has none of them. A refusal inside a transac
 from __future__ import annotations
 
 import os
+import re
 import socket
 from contextlib import closing, nullcontext
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ __all__ = [
     "Server",
     "ask",
     "ask_backend",
+    "is_about_a_question",
     "known",
     "learn",
     "learn_anew",
@@ -90,6 +92,11 @@ _ADDRESS = """SELECT pg_catalog.host(pg_catalog.inet_server_addr()),
 
 # pgpool-II answers this itself: https://www.pgpool.net/docs/latest/en/html/sql-commands.html
 _POOLER = "SHOW pool_version"
+
+
+_NAMES = re.compile(
+    "|".join(set(re.findall(r"pg_(?!catalog)\w+|set_config", f"{_PARTS}{_INSTEAD}{_OTHERS}")))
+)
 
 
 class Server(NamedTuple):
@@ -250,6 +257,11 @@ def read_backend(connection: PooledConnection, values: list[str | None]) -> Back
     stays = connection.life.direct and not backend.server.in_recovery
     connection.life.backend = backend if stays else None
     return backend
+
+
+def is_about_a_question(error: psycopg.Error) -> bool:
+    """Tell whether a role may not ask what is asked: names are in messages of any language."""
+    return error.sqlstate == "42501" and _NAMES.search(str(error)) is not None
 
 
 def refusals(connection: psycopg.Connection[Any]) -> list[str]:

@@ -116,9 +116,21 @@ class Token:
             psycopg.errors.ReadOnlySqlTransaction: The server cannot tell, being a standby.
             psycopg.Error: Anything else.
         """
+        with connection.unobserved():
+            self._insert(connection, _tables(psycopg.ClientCursor(connection)))
+
+    def can_be_left(self, connection: PooledConnection) -> bool:
+        """Tell whether the connection's own role may leave it, in the schemas of its own."""
+        try:
+            self._insert(connection, [TABLE])
+        except psycopg.Error:
+            return False
+        return True
+
+    def _insert(self, connection: PooledConnection, tables: list[str]) -> None:
+        """Insert it into each table, and leave nothing behind."""
         cursor = psycopg.ClientCursor(connection)
         with connection.unobserved():
-            tables = _tables(cursor)
             # A higher level may say 40001 in place of 23505.
             cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
             try:
