@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -23,6 +24,7 @@ from psycopg import sql
 
 from django_pooled import AmbiguousCommit, Backoff, retry_transaction
 from django_pooled.registry import snapshots
+from django_pooled.replay import copy_of
 from django_pooled.tokens import table
 from django_pooled.tokens.models import CommitToken
 from tests.pgbouncer import PROGRAM, PgBouncer
@@ -434,6 +436,37 @@ def test_a_caller_s_own_check_decides(
         deposit(1, to="me")
     assert asked == [((1,), {"to": "me"})]
     assert (bank.attempts, bank.called_back) == (attempts, callbacks)
+
+
+def test_a_caller_s_own_check_gets_lists_that_the_body_has_used_up(bank: Bank) -> None:
+    asked: list[object] = []
+
+    def was_committed(rows: list[dict[str, int]], *, tags: set[str]) -> bool:
+        asked.append((rows, tags))
+        return True
+
+    @retry_transaction(using=bank.alias, commit_check=was_committed, backoff=QUICK)
+    def deposit(rows: list[dict[str, int]], *, tags: set[str]) -> None:
+        rows.pop()["amount"] = 0
+        tags.clear()
+        bank.deposit()
+
+    rows, tags = [{"amount": 1}], {"new"}
+    bank.proxy.fault_at_commit("answer_lost")
+    deposit(rows, tags=tags)
+    assert asked == [([{"amount": 1}], {"new"})]
+    # What was committed keeps what it did to them.
+    assert (rows, tags) == ([], set())
+
+
+def test_the_copy_of_containers_is_as_deep_as_they_go_and_holds_the_same_objects() -> None:
+    thing = object()
+    given: Any = ({"a": [thing, deque([{1}])]}, frozenset({2}))
+    copied = copy_of(given)
+    given[0]["a"][1][0].add(3)
+    given[0]["a"].append(4)
+    assert copied == ({"a": [thing, deque([{1}])]}, frozenset({2}))
+    assert copied[0]["a"][0] is thing
 
 
 def test_a_caller_s_own_check_is_asked_only_when_the_transaction_is_over(bank: Bank) -> None:

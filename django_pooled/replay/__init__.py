@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .containers import copy_of
 from .inputs import Inputs
 from .refusal import CannotReplay
 
-__all__ = ["CannotReplay", "Inputs"]
+__all__ = ["CannotReplay", "Inputs", "copy_of"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, Any
 
-from .memory import EXACTLY, Kept, keeps
+from .memory import DEPTH, EXACTLY, Kept, keeps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .memory import Memory
 
-__all__ = ["KeptDict", "KeptList"]
+__all__ = ["KeptDict", "KeptList", "copy_of"]
 
 
 class KeptDict(Kept):
@@ -107,3 +107,19 @@ for _name in (
 ):
     keeps(_name)(KeptDict)
 keeps("rest_framework.utils.serializer_helpers.ReturnList")(KeptList)
+
+
+def copy_of(value: Any, depth: int = DEPTH) -> Any:
+    """Return a copy of Python's own containers; what else they hold is the same object."""
+    if type(value) not in EXACTLY or depth < 0:
+        return value
+    if isinstance(value, tuple):
+        return tuple(copy_of(item, depth - 1) for item in value)
+    copied: Any = value.copy()
+    if isinstance(value, dict):
+        for key, item in value.items():
+            copied[key] = copy_of(item, depth - 1)
+    elif isinstance(value, list | deque):
+        for index, item in enumerate(value):
+            copied[index] = copy_of(item, depth - 1)
+    return copied

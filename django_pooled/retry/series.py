@@ -11,7 +11,7 @@ import psycopg
 from django.db import Error, connections
 from django.db.transaction import TransactionManagementError, atomic
 
-from django_pooled.replay import Inputs
+from django_pooled.replay import Inputs, copy_of
 from django_pooled.replay.remembered import forget_rows
 from django_pooled.replay.responses import (
     asks_for_rollback,
@@ -90,7 +90,10 @@ class Series(Generic[R]):
         self._holdings = Holdings(wrapper)
         check = policy.commit_check
         self._check = commit_checks.make(
-            check if isinstance(check, str) else partial(check, *args, **kwargs)
+            check
+            if isinstance(check, str)
+            # A body may empty a list that it was given.
+            else partial(check, *copy_of(args), **copy_of(kwargs))
         )
         self._ghost: Testimony | None = None
         self._rolled_back: object = None
