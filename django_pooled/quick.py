@@ -130,7 +130,8 @@ class QuickWrapper(postgresql.DatabaseWrapper):
     def give_back(self) -> None:
         """Close, as Django does, past its questions where nobody has put more into it."""
         has_its_own = type(self).close is not QuickWrapper.close or "close" in vars(self)
-        if has_its_own or self.in_atomic_block:
+        # Without a pool it is Django that forgets the closed connection.
+        if has_its_own or self.in_atomic_block or self.checked_out_from is None:
             self.close()
         else:
             self.run_on_commit = []
