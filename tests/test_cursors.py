@@ -242,16 +242,18 @@ def test_a_query_that_nobody_waits_for_any_more_is_ended_on_the_server(
     wrapper.ensure_connection()
     pid = wrapper.connection.info.backend_pid
     wrapper.connection.pgconn.send_query(b"SELECT pg_sleep(300)")
-    wrapper.close()
 
-    def is_gone() -> bool:
+    def is_running() -> bool:
         with psycopg.connect(**server.parameters("postgres"), autocommit=True) as admin:
             row = admin.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND state = 'active'", [pid]
             ).fetchone()
-        return row == (0,)
+        return row == (1,)
 
-    wait_until(is_gone)
+    # A request to cancel is about what is being run.
+    wait_until(is_running)
+    wrapper.close()
+    wait_until(lambda: not is_running())
 
 
 @pytest.mark.parametrize("binding", [False, True], ids=["client", "server"])
