@@ -131,8 +131,12 @@ class QuickWrapper(postgresql.DatabaseWrapper):
         """Close, as Django does, past its questions where nobody has put more into it."""
         has_its_own = type(self).close is not QuickWrapper.close or "close" in vars(self)
         # Without a pool it is Django that forgets the closed connection.
-        if has_its_own or self.in_atomic_block or self.checked_out_from is None:
+        unpooled = self.connection is not None and self.checked_out_from is None
+        if has_its_own or self.in_atomic_block or unpooled:
+            closings = self.closings
             self.close()
+            # The request goes on, and its cursors may be lent another connection.
+            self.closings = closings
         else:
             self.run_on_commit = []
             self._close()  # type: ignore[attr-defined]
