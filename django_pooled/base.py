@@ -26,7 +26,7 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 
-from . import conf, other_pools, registry, uwsgi_seam
+from . import conf, other_pools, registry, tenants_seam, uwsgi_seam
 from .addresses import refuse_addresses
 from .celery_seam import closes_around_a_task
 from .connection import PooledConnection
@@ -286,6 +286,11 @@ class DatabaseWrapper(LendingWrapper):
         other.connection = other.checked_out_from = None
         if isinstance(self.connection, PooledConnection):  # pragma: no branch - told to mypy
             self.connection.owner = ref(self)
+
+    @property
+    def is_setting_up(self) -> bool:
+        """Whether a tenant's wrapper leads a connection to its tables, as it does each one."""
+        return tenants_seam.is_setting_up(self)
 
     def keeps(self, connection: PooledConnection) -> bool:
         """Tell whether this wrapper, whose thread has ended, goes on holding the connection.

@@ -125,6 +125,10 @@ class Owner(Protocol):
     def keeps(self, connection: PooledConnection) -> bool:
         """Tell whether it goes on using it, though the thread of the checkout has ended."""
 
+    @property
+    def is_setting_up(self) -> bool:
+        """Whether it sends now what it sends by itself on each connection that it gets."""
+
     def pin(self, connection: PooledConnection, state: str) -> None:
         """Take note that a statement on *connection* gives its session *state*, or may do so."""
 
@@ -290,7 +294,8 @@ class PooledConnection(psycopg.Connection[Any]):
             else:
                 # Kept and used beyond its owner, until that is noticed and it goes back.
                 self.pinned_by = graver(self.pinned_by, effect.leaves)
-            if not sets_a_time_limit(query):
+            renewed = owner is not None and owner.is_setting_up
+            if not renewed and not sets_a_time_limit(query):
                 self.relied_on = self.pinned_by
         if not effect.reads:
             self.wrote = True

@@ -18,7 +18,7 @@ class Slot:
     __slots__ = ("__weakref__", "number")
 
     def __init__(self, number: int) -> None:
-        self.number = number
+        self.number: int = number
 
 
 class Slots:

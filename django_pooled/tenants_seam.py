@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .base import DatabaseWrapper
 
-__all__ = ["follow"]
+__all__ = ["follow", "is_setting_up"]
 
 
 def follow(wrapper: DatabaseWrapper, stand_in: DatabaseWrapper) -> None:
@@ -20,3 +20,12 @@ def follow(wrapper: DatabaseWrapper, stand_in: DatabaseWrapper) -> None:
     set_tenant = getattr(stand_in, "set_tenant", None)
     if tenant is not None and set_tenant is not None:
         set_tenant(tenant, include_public=getattr(wrapper, "include_public_schema", True))
+
+
+def is_setting_up(wrapper: DatabaseWrapper) -> bool:
+    """Tell whether *wrapper* sends the search_path of its tenant, as on each connection it gets.
+
+    django-tenants has no public name for that. Without this one, what it sends would count as
+    state of the caller, which another connection lacks.
+    """
+    return bool(getattr(wrapper, "_setting_search_path", False))

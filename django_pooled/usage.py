@@ -81,7 +81,7 @@ class Checkout:
     ) -> None:
         self.number: int = next(_numbers)
         self.connection: ref[PooledConnection] = ref(connection)
-        self.home = home
+        self.home: Home = home
         self.since: float = monotonic()
         self.waited: float = self.since - asked
         self.where: Line = caller(above=4)  # Past Usage.begin() and Pool.checkout().
@@ -90,10 +90,10 @@ class Checkout:
             self.due: float = self.since + leak_after
             """When it is logged next."""
             self.stack = callers(above=4)
-        self.thread = thread
+        self.thread: Thread = thread
         self.activity: str | None = current.get()
         """What it is for, where something has named it."""
-        self.returning = False
+        self.returning: bool = False
         """Whether it is being given back; guarded by the lock."""
 
     def take_back(self, connection: PooledConnection) -> bool:

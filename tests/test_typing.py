@@ -29,7 +29,9 @@ LEFT_TO_DJANGO = {
     "django_pooled.base.DatabaseWrapper",
     "django_pooled.base.DatabaseWrapper.atomic_blocks",
     "django_pooled.base.DatabaseWrapper.connection",
+    "django_pooled.base.DatabaseWrapper.in_atomic_block",
     "django_pooled.base.DatabaseWrapper.isolation_level",
+    "django_pooled.base.DatabaseWrapper.needs_rollback",
     "django_pooled.base.DatabaseWrapper.run_on_commit",
     "django_pooled.base.DatabaseWrapper.savepoint_ids",
 }
