@@ -604,7 +604,7 @@ def test_an_iterator_ends_with_the_request_that_began_it(
     close_old_connections()
     # Another request may have the connection by now.
     assert ask(alias, CURSORS) == 0
-    with pytest.raises(DatabaseFault, match="is closed|went back to its pool"):
+    with pytest.raises(DatabaseFault, match=r"is closed|went back to its pool"):
         list(rows)
     assert ask(alias, "SELECT 42") == 42
 

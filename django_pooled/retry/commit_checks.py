@@ -35,7 +35,7 @@ logger = logging.getLogger("django_pooled.retry")
 class CommitCheck:
     """Believes what the server says of the transaction's id, and nothing else ("xid")."""
 
-    never_asks = False
+    never_asks: bool = False
     """Whether a COMMIT without an answer is unknown at once."""
 
     runs_again = False
@@ -177,7 +177,7 @@ class _ByToken(CommitCheck):
 class _Never(CommitCheck):
     """Leaves every lost answer to the caller ("raise")."""
 
-    never_asks = True
+    never_asks: bool = True
 
 
 class _Idempotent(CommitCheck):
