@@ -68,10 +68,13 @@ class LendingWrapper(QuickWrapper):
         self.give_back()
         return True
 
-    def ensure_connection(self) -> None:
-        if self.connection is None:
-            with self._lending:
-                super().ensure_connection()
+    def connect(self) -> None:
+        with self._lending:
+            pool = self.checked_out_from
+            if self.connection is not None and pool is not None and pool.lends:
+                # Another thread that shares this wrapper was first.
+                return
+            super().connect()
 
     def create_cursor(self, name: str | None = None) -> Any:
         with self._lending:
