@@ -311,6 +311,8 @@ class DatabaseWrapper(LendingWrapper):
             super()._close()  # type: ignore[misc]
             return
         self.close_named_cursors()
+        # An exception may have kept a statement from its end.
+        self._under_way = 0
         self.connection = self.checked_out_from = connection.observer = connection.owner = None
         pool.checkin(connection)
 
