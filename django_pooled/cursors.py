@@ -30,7 +30,7 @@ class Lender(Protocol):
         """Lend it the connection for a statement, until `statement_ended`."""
 
     def statement_ended(self) -> None:
-        """Give the connection back, unless something on it is under way."""
+        """A statement that was begun needs the connection no more."""
 
     def give_back_if_idle(self) -> None:
         """Give the connection back, unless something on it is under way."""
@@ -92,10 +92,7 @@ class _Observed(_AnyCursor):
             self._note_error(error)
             raise
         finally:
-            if not outer:
-                connection.expect_nothing()
-            if self.lender is not None:
-                self.lender.statement_ended()
+            self._ended(connection, outer)
         return self
 
     def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
@@ -152,10 +149,14 @@ class _Observed(_AnyCursor):
             self._note_error(error)
             raise
         finally:
-            if not outer:
-                connection.expect_nothing()
-            if self.lender is not None:
-                self.lender.statement_ended()
+            self._ended(connection, outer)
+
+    def _ended(self, connection: PooledConnection, outer: bool) -> None:
+        """A statement has ended, in whatever way; *outer* was announced around it, or not."""
+        if not outer:
+            connection.expect_nothing()
+        if self.lender is not None:
+            self.lender.statement_ended()
 
     def _take(self) -> PooledConnection | None:
         """Have a connection to run a statement on; None for one that no pool knows.
