@@ -1,6 +1,6 @@
 """A fleet of instances and one server, as discrete events: no thread, no socket, no waiting.
 
-What is the project's own or psycopg_pool's is used as it is: `django_pooled.connecting.Waits` and
+What is the project's own or psycopg_pool's is used as it is: `django_pooled.pool.connector.Waits` and
 psycopg_pool's ``AttemptWithBackoff`` say how long is waited. The rules around them are those of
 ``django_pooled/connecting.py`` and ``psycopg_pool/pool.py``, told in a few lines each;
 tests/test_fleet.py compares them with the real pools.
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg_pool.base import AttemptWithBackoff
 
-from django_pooled.backoff import Backoff
-from django_pooled.connecting import LONGEST_WHEN_FULL, Waits
+from django_pooled.pool.backoff import Backoff
+from django_pooled.pool.connector import LONGEST_WHEN_FULL, Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from _fleet import Clock, Fleet, Ours, Process, Server
 
-from django_pooled.connecting import LONGEST_WHEN_FULL
+from django_pooled.pool.connector import LONGEST_WHEN_FULL
 
 __all__ = ["CAPS", "EXPLAINED", "Seen", "lone_pool", "table"]
 

@@ -27,8 +27,8 @@ from _fleet import Client, Clock, Fleet, Native, Ours, PerRequest, Server
 from _fleet_full import table as caps_when_full
 from _fleet_plot import lines
 
-from django_pooled.backoff import Backoff
-from django_pooled.sqlstates import is_server_full
+from django_pooled.pool.backoff import Backoff
+from django_pooled.sql.sqlstates import is_server_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

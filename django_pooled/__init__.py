@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .backoff import Backoff
+    from .pool.backoff import Backoff
     from .errors import (
         AmbiguousCommit,
         CheckoutTimeout,
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         PoolExhausted,
     )
     from .retry.deadline import retry_deadline
-    from .transaction import retry_transaction, run_transaction
+    from .retry.decorator import retry_transaction, run_transaction
 
 __all__ = [
     "AmbiguousCommit",

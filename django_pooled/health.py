@@ -14,18 +14,18 @@ from django.utils.log import log_response
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from .base import DatabaseWrapper
-from .exempt import never_atomic
-from .log_facts import Telling, facts
+from .backend.wrapper import DatabaseWrapper
+from .backend.non_atomic import never_atomic
+from .diagnostics.log_fields import Telling, facts
 from .poolstats.sources import pooled_aliases
-from .redaction import one_line
+from .diagnostics.redaction import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from django.http import HttpRequest
 
-    from .pool import Pool
+    from .pool.pool import Pool
 
 __all__ = ["liveness", "readiness"]
 

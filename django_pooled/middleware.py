@@ -16,9 +16,9 @@ from django.utils.log import log_response
 from django.views.defaults import server_error
 
 from .errors import AmbiguousCommit, PoolError
-from .log_facts import Telling, facts
-from .redaction import one_line, stand_in, told
-from .sqlstates import history, is_server_away, sqlstate_of
+from .diagnostics.log_fields import Telling, facts
+from .diagnostics.redaction import one_line, stand_in, told
+from .sql.sqlstates import history, is_server_away, sqlstate_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.db import connections
 
-from .base import DatabaseWrapper
+from .backend.wrapper import DatabaseWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

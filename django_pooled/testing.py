@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from .retry import rehearsal, series
+from .retry import fault_injection, loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,10 +20,10 @@ __all__ = ["fail_next_transaction", "no_waiting"]
 def fail_next_transaction(
     sqlstate: str | None = "40001",
     *,
-    phase: rehearsal.Moment = "body",
+    phase: fault_injection.Moment = "body",
     times: int = 1,
     using: str = DEFAULT_DB_ALIAS,
-) -> Iterator[rehearsal.Fault]:
+) -> Iterator[fault_injection.Fault]:
     """Make the next attempts of ``retry_transaction`` in this block fail, for real.
 
     The server itself raises the error, so that the connection is in the state that goes with
@@ -45,8 +45,8 @@ def fail_next_transaction(
     """
     if sqlstate is not None and not re.fullmatch("[0-9A-Z]{5}", sqlstate):
         raise ValueError(f"sqlstate is {sqlstate!r}; expected five digits or capitals, or None")
-    if phase not in get_args(rehearsal.Moment):
-        raise ValueError(f"phase is {phase!r}; expected one of {get_args(rehearsal.Moment)}")
+    if phase not in get_args(fault_injection.Moment):
+        raise ValueError(f"phase is {phase!r}; expected one of {get_args(fault_injection.Moment)}")
     if phase == "answer" and sqlstate is not None:
         raise ValueError("phase='answer' is the loss of an answer: pass sqlstate=None")
     if times < 1:
@@ -63,12 +63,12 @@ def fail_next_transaction(
             "sqlstate=None loses the connection, and with it the transaction of a TestCase: use "
             "TransactionTestCase or pytest.mark.django_db(transaction=True)."
         )
-    fault = rehearsal.Fault(using, phase, sqlstate, times)
-    rehearsal.ordered.append(fault)
+    fault = fault_injection.Fault(using, phase, sqlstate, times)
+    fault_injection.ordered.append(fault)
     try:
         yield fault
     finally:
-        rehearsal.ordered.remove(fault)
+        fault_injection.ordered.remove(fault)
 
 
 @contextmanager
@@ -77,10 +77,10 @@ def no_waiting() -> Iterator[list[float]]:
 
     Gives a list of the waits that were left out, in seconds.
     """
-    before = series.pause
+    before = loop.pause
     left_out: list[float] = []
-    series.pause = lambda sleep, seconds: left_out.append(seconds)
+    loop.pause = lambda sleep, seconds: left_out.append(seconds)
     try:
         yield left_out
     finally:
-        series.pause = before
+        loop.pause = before

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
 
-from django_pooled.trusted_folder import make_folder
+from django_pooled.stats.trusted_folder import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

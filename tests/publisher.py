@@ -17,8 +17,8 @@ if __name__ == "__main__" and "--gevent" in sys.argv:
 
     monkey.patch_all()
 
-from django_pooled import publish
-from django_pooled.stats import Counters, PoolSnapshot, process_report
+from django_pooled.stats import publisher
+from django_pooled.stats.snapshot import Counters, PoolSnapshot, process_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,11 +123,11 @@ def _main(pools: str, options: str) -> None:
         os.setgid(uid)
         os.setuid(uid)
     snapshots = [snapshot(**pool) for pool in json.loads(pools)]
-    hooks = [publish.after_fork_in_child]
+    hooks = [publisher.after_fork_in_child]
     os.register_at_fork(after_in_child=lambda: [hook() for hook in hooks])
 
     def start() -> None:
-        publish.start(folder, lambda: process_report(snapshots))
+        publisher.start(folder, lambda: process_report(snapshots))
 
     def fork(then: Callable[[], None] = lambda: None) -> int:
         if child := os.fork():
@@ -139,10 +139,10 @@ def _main(pools: str, options: str) -> None:
 
     do: dict[str, Callable[[], object]] = {
         "start": start,
-        "stop": publish.stop,
+        "stop": publisher.stop,
         "fork": fork,
         "fork and start": lambda: fork(start),
-        "fork and stop": lambda: fork(publish.stop),
+        "fork and stop": lambda: fork(publisher.stop),
         "forget hooks": hooks.clear,
         "break": lambda: snapshots.append(object()),  # type: ignore[arg-type]
         "processor time": time.process_time,
@@ -151,7 +151,7 @@ def _main(pools: str, options: str) -> None:
     # select() and not a plain read, which would hold up everything else under gevent.
     while select.select([sys.stdin], [], []) and (line := sys.stdin.readline()):
         _say(do[line.strip()]())
-    publish.stop()
+    publisher.stop()
 
 
 def _say(result: object) -> None:

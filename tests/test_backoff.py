@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from django_pooled.backoff import Backoff, retry_until
+from django_pooled.pool.backoff import Backoff, retry_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,10 +16,11 @@ from django.core.checks.database import check_database_backends
 from django.db import ProgrammingError, connections
 from django.db.transaction import atomic
 
-from django_pooled import publish, registry
+from django_pooled.stats import publisher
+from django_pooled.pool import registry
 from django_pooled.checks import server as server_checks
 from django_pooled.checks.facts import look
-from django_pooled.parameters import server_of
+from django_pooled.backend.parameters import server_of
 from django_pooled.poolstats.probe import NoAnswer, Probe
 from example_project.embedded_postgres import free_port
 from tests import pgbouncer
@@ -375,7 +376,7 @@ def test_w010_counts_the_processes_that_postgresql_sees_now(
 def test_w010_asks_the_processes_of_this_host_for_their_own_max_size(
     server: EmbeddedServer, make_database: MakeDatabase, tmp_path: Path
 ) -> None:
-    publish.stop()
+    publisher.stop()
     alias = make_database(server, max_size=10, stats_dir=str(tmp_path))
     place = server_of(connections[alias].settings_dict)
     mine = {"alias": alias, "server": place, "max_size": 31}

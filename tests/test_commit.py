@@ -23,7 +23,7 @@ from django.db import (
 from psycopg import sql
 
 from django_pooled import AmbiguousCommit, Backoff, retry_transaction
-from django_pooled.registry import snapshots
+from django_pooled.pool.registry import snapshots
 from django_pooled.replay import copy_of
 from django_pooled.tokens import table
 from django_pooled.tokens.models import CommitToken
@@ -33,7 +33,7 @@ from tests.servers import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from django_pooled.base import DatabaseWrapper
+    from django_pooled.backend.wrapper import DatabaseWrapper
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy, StatementFaultKind
     from tests.pools import MakeDatabase

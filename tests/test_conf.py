@@ -7,7 +7,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from django_pooled import Backoff
-from django_pooled.conf import PoolOptions, is_pooled, parse
+from django_pooled.backend.options import PoolOptions, is_pooled, parse
 
 
 def database(pool: object = True, **settings: Any) -> dict[str, Any]:

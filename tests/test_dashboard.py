@@ -21,16 +21,17 @@ from django.db import connection, connections
 from django.test import Client
 from django.urls import include, path
 
-from django_pooled import registry, stats
-from django_pooled.dashboard import content, passes, watch
+from django_pooled.pool import registry
+from django_pooled.stats import snapshot
+from django_pooled.dashboard import content, access_tokens, watch
 from django_pooled.dashboard.server_watch import Answer, ServerWatch
 from django_pooled.dashboard.watch import Look, Watch
-from django_pooled.parameters import server_of
+from django_pooled.backend.parameters import server_of
 from django_pooled.poolstats import sources
 from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.server_view import ServerView, SessionGroup
-from django_pooled.stats import Counters, process_report
+from django_pooled.stats.snapshot import Counters, process_report
 from tests.dashboard_site import settings as site_settings
 from tests.publisher import Publisher, snapshot
 from tests.servers import backend_count, wait_until
@@ -161,9 +162,9 @@ def test_what_is_no_pass_is_refused(site: Any, given: str) -> None:
 def test_a_pass_is_good_for_an_hour(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     given = pass_of(staff)
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + passes.LIFETIME - 10)
+    monkeypatch.setattr(time, "time", lambda: now + access_tokens.LIFETIME - 10)
     assert poll(given).status_code == 200
-    monkeypatch.setattr(time, "time", lambda: now + passes.LIFETIME + 10)
+    monkeypatch.setattr(time, "time", lambda: now + access_tokens.LIFETIME + 10)
     assert poll(given).status_code == 403
 
 
@@ -433,7 +434,7 @@ def test_a_calm_site_is_told_so_in_a_sentence() -> None:
     assert told["sentence"] == "All is well: 3 of 10 connections in use in 1 process, nobody waits."
     assert told["notes"] == []
     assert told["taken"] == 1e9
-    assert told["bounds"] == list(stats.BOUNDS)
+    assert told["bounds"] == list(snapshot.BOUNDS)
 
 
 def test_several_processes_are_counted() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from django_pooled.poolstats.collect import collect
-from django_pooled.stats import BOUNDS, Histogram
+from django_pooled.stats.snapshot import BOUNDS, Histogram
 from example_project.embedded_postgres import free_port
 from tests import browser as browsers
 from tests.browser import browser, wait_until

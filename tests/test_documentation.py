@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import django_pooled
-from django_pooled import conf
+from django_pooled.backend import options
 from django_pooled.management.commands.poolstats import Command
 from tests.public import NAMES, WHOLE_MODULES, resolve
 
@@ -128,9 +128,9 @@ def test_a_public_class_describes_its_attributes_and_the_arguments_of_its_method
     assert [it for it in undescribed if not it.startswith("_")] == []
 
 
-@pytest.mark.parametrize("option", [field.name for field in fields(conf.PoolOptions)])
+@pytest.mark.parametrize("option", [field.name for field in fields(options.PoolOptions)])
 def test_an_option_of_the_pool_says_what_it_is(option: str) -> None:
-    assert option in attributes(conf.PoolOptions)
+    assert option in attributes(options.PoolOptions)
 
 
 def test_each_option_of_poolstats_has_a_help_text() -> None:

@@ -10,9 +10,9 @@ import pytest
 from django.db import Error, OperationalError, connections, transaction
 
 from django_pooled import AmbiguousCommit, Backoff, retry_transaction
-from django_pooled.registry import snapshots
-from django_pooled.retry import inquiry
-from django_pooled.sqlstates import sqlstate_of
+from django_pooled.pool.registry import snapshots
+from django_pooled.retry import resolve
+from django_pooled.sql.sqlstates import sqlstate_of
 from tests.servers import backend_pids, wait_until
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def test_a_black_hole_that_outlasts_the_deadline_is_found_out_about(
 def test_without_that_time_it_would_be_ambiguous(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inquiry, "GRACE", 0.0)
+    monkeypatch.setattr(resolve, "GRACE", 0.0)
     scene.strike = lambda: scene.proxy.fault_at_commit("stranded", silence=1.0)
     with pytest.raises(AmbiguousCommit):
         retry_transaction(using=scene.alias, deadline=0.5, backoff=QUICK)(scene.body)()

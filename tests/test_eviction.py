@@ -13,8 +13,8 @@ from tests.servers import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from django_pooled.connection import PooledConnection
-    from django_pooled.pool import Pool
+    from django_pooled.pool.connection import PooledConnection
+    from django_pooled.pool.pool import Pool
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy
     from tests.pools import MakePool

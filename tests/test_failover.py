@@ -14,14 +14,15 @@ import psycopg
 import pytest
 from django.db import InternalError, close_old_connections, connections
 
-from django_pooled import AmbiguousCommit, Backoff, registry, retry_transaction
+from django_pooled import AmbiguousCommit, Backoff, retry_transaction
+from django_pooled.pool import registry
 from django_pooled.errors import CheckoutTimeout, PoolError
 from tests.servers import backend_count, kill_backends, versions, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from django_pooled.pool import Pool
+    from django_pooled.pool.pool import Pool
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy
     from tests.pools import MakeDatabase, MakePool

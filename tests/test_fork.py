@@ -20,7 +20,8 @@ import django
 import pytest
 from django.db import connection, connections, transaction
 
-from django_pooled import publish, registry
+from django_pooled.stats import publisher
+from django_pooled.pool import registry
 from tests.servers import backend_pids, wait_until
 from tests.workers_site import running
 
@@ -482,7 +483,7 @@ def parent_with_every_lock_held() -> None:
     held, told = threading.Event(), threading.Event()
 
     def keep() -> None:
-        with registry._lock, publish._lock, pool.record.lock, pool._pool._lock:
+        with registry._lock, publisher._lock, pool.record.lock, pool._pool._lock:
             held.set()
             assert told.wait(PATIENCE)
 

@@ -11,9 +11,9 @@ from weakref import ref
 
 import pytest
 
-from django_pooled.conf import parse
+from django_pooled.backend.options import parse
 from django_pooled.errors import CheckoutTimeout, ConnectFailed, PoolExhausted
-from django_pooled.pool import Pool
+from django_pooled.pool.pool import Pool
 from example_project.embedded_postgres import free_port
 from tests.pools import query
 from tests.servers import wait_until
@@ -21,7 +21,7 @@ from tests.servers import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from django_pooled.connection import PooledConnection
+    from django_pooled.pool.connection import PooledConnection
     from example_project.embedded_postgres import EmbeddedServer
 
     Story = Callable[[Pool, dict[str, Any]], object]

@@ -19,10 +19,10 @@ from django.db import connections
 from django.test import AsyncClient, Client, RequestFactory
 from django.urls import path
 
-from django_pooled import registry
-from django_pooled.base import DatabaseWrapper
+from django_pooled.pool import registry
+from django_pooled.backend.wrapper import DatabaseWrapper
 from django_pooled.health import liveness, readiness
-from django_pooled.readiness import State
+from django_pooled.pool.readiness import State
 from example_project.embedded_postgres import free_port
 from tests.pools import fill
 from tests.servers import backend_count, backend_pids, kill_backends, stopped, wait_until
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from django.http import JsonResponse
     from pytest_django import Settings
 
-    from django_pooled.pool import Pool
+    from django_pooled.pool.pool import Pool
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy
     from tests.pools import MakeDatabase, MakePool

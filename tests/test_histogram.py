@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from django_pooled.histogram import BOUNDS, Histogram
+from django_pooled.stats.histogram import BOUNDS, Histogram
 
 
 def recorded(*seconds: float) -> Histogram:

@@ -18,9 +18,11 @@ from django.db import OperationalError, connections
 from django.db.transaction import atomic
 from psycopg import sql
 
-from django_pooled import publish, registry, retry_transaction
+from django_pooled.stats import publisher
+from django_pooled.pool import registry
+from django_pooled import retry_transaction
 from django_pooled.errors import CheckoutTimeout, ConnectFailed
-from django_pooled.stats import process_report
+from django_pooled.stats.snapshot import process_report
 from django_pooled.testing import fail_next_transaction
 from tests.pools import fill, query
 from tests.servers import backend_count, backend_pids, versions, wait_until
@@ -28,7 +30,7 @@ from tests.servers import backend_count, backend_pids, versions, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from django_pooled.pool import Pool
+    from django_pooled.pool.pool import Pool
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy
     from tests.pools import MakeDatabase, MakePool
@@ -459,7 +461,7 @@ def test_a_password_is_never_shown(
 def test_poolstats_never_shows_a_password(
     server: EmbeddedServer, make_database: MakeDatabase, layout: str, tmp_path: Any
 ) -> None:
-    publish.stop()
+    publisher.stop()
     alias = make_database(server, stats_dir=str(tmp_path))
     connections.settings[alias]["PASSWORD"] = "s3cret-and-wrong"
     with pytest.raises(ConnectFailed):
@@ -470,7 +472,7 @@ def test_poolstats_never_shows_a_password(
             "poolstats", format=layout, stats_dir=str(tmp_path), stdout=output, stderr=output
         )
     finally:
-        publish.stop()
+        publisher.stop()
     assert alias in output.getvalue()
     if layout != "prometheus":
         assert "password authentication failed" in output.getvalue()

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from django_pooled import liveness, readable
-from django_pooled.liveness import answers, looks_alive
+from django_pooled.pool import liveness, socket_check
+from django_pooled.pool.liveness import answers, looks_alive
 from tests.servers import kill_backends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from django_pooled.connection import PooledConnection
+    from django_pooled.pool.connection import PooledConnection
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy
     from tests.pools import MakePool
@@ -71,7 +71,7 @@ def test_a_dead_connection_is_seen_whatever_the_platform_lacks(
 ) -> None:
     connection.life.is_readable = None
     if missing != "nothing":
-        monkeypatch.setattr(readable, "_poll", None)
+        monkeypatch.setattr(socket_check, "_poll", None)
     if missing == "poll":
         monkeypatch.delattr(select, "poll")
     assert looks_alive(connection)
@@ -85,7 +85,7 @@ def test_a_dead_connection_is_seen_whatever_the_platform_lacks(
 
 def test_a_python_without_ctypes_has_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ctypes", None)
-    spec = importlib.util.find_spec("django_pooled.readable")
+    spec = importlib.util.find_spec("django_pooled.pool.socket_check")
     assert spec is not None
     assert spec.loader is not None
     without = importlib.util.module_from_spec(spec)
@@ -99,13 +99,13 @@ def test_a_python_without_ctypes_has_poll(monkeypatch: pytest.MonkeyPatch) -> No
         assert is_readable()
 
 
-@pytest.mark.skipif(readable._poll is None, reason="this platform's C library has no poll()")
+@pytest.mark.skipif(socket_check._poll is None, reason="this platform's C library has no poll()")
 def test_a_look_lets_no_other_thread_run_meanwhile() -> None:
     ours, theirs = socket.socketpair()
     before = sys.getswitchinterval()
     busy = threading.Event()
     with ours, theirs:
-        is_readable = readable.look_at(ours.fileno())
+        is_readable = socket_check.look_at(ours.fileno())
 
         def compute() -> None:
             while not busy.is_set():

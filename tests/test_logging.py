@@ -17,9 +17,9 @@ from django.test import RequestFactory
 
 import django_pooled
 from django_pooled import CheckoutTimeout, retry_transaction
-from django_pooled.log_facts import facts
+from django_pooled.diagnostics.log_fields import facts
 from django_pooled.middleware import unavailable_response
-from django_pooled.registry import snapshots
+from django_pooled.pool.registry import snapshots
 from django_pooled.retry.budget import RetryBudget
 from django_pooled.testing import fail_next_transaction, no_waiting
 from tests.pools import query

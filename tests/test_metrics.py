@@ -27,16 +27,17 @@ from django.views.decorators.cache import never_cache
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from django_pooled import publish, registry, stats_folder
-from django_pooled.metrics import book as book_module
+from django_pooled.stats import publisher, socket_folder
+from django_pooled.pool import registry
+from django_pooled.metrics import sums as book_module
 from django_pooled.metrics import page, prometheus
-from django_pooled.metrics.book import Book
+from django_pooled.metrics.sums import Book
 from django_pooled.metrics.exposition import of_pools
-from django_pooled.metrics.farewell import write_down
-from django_pooled.metrics.ledger import KEPT_FOR, open_book
+from django_pooled.metrics.process_exit import write_down
+from django_pooled.metrics.sums_file import KEPT_FOR, open_book
 from django_pooled.metrics.site import Look, PoolOfProcess, Site
-from django_pooled.parameters import server_of
-from django_pooled.stats import BOUNDS, Counters, process_report
+from django_pooled.backend.parameters import server_of
+from django_pooled.stats.snapshot import BOUNDS, Counters, process_report
 from tests.publisher import Publisher, snapshot
 from tests.servers import wait_until
 from tests.workers_site import running
@@ -111,9 +112,9 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def unpublished() -> Iterator[None]:
     """The test's own process, which publishes nothing before and after."""
-    publish.stop()
+    publisher.stop()
     yield
-    publish.stop()
+    publisher.stop()
 
 
 @pytest.fixture
@@ -221,7 +222,7 @@ def test_this_processs_own_pools_are_in_the_sums_whether_it_publishes_or_not(
         found = samples(scrape())
         assert found["checkouts_total"] == {(alias,): 1}
         assert found["pool_in_use"] == {(alias,): 1}
-        publish.start(str(folder), lambda: process_report(registry.snapshots()))
+        publisher.start(str(folder), lambda: process_report(registry.snapshots()))
         assert samples(scrape())["checkouts_total"] == {(alias,): 1}
 
 
@@ -338,7 +339,7 @@ def test_a_pool_without_an_identity_goes_by_its_process() -> None:
 
 
 def ledger_of(folder: Path, site: Site) -> Path:
-    return publish.default_folder(str(folder)) / f"metrics-{site.key}.json"
+    return publisher.default_folder(str(folder)) / f"metrics-{site.key}.json"
 
 
 def kept(**odd: Any) -> bytes:
@@ -393,7 +394,7 @@ def test_a_pipe_in_the_place_of_a_ledger_holds_nobody_up(
 
 
 def test_an_entry_of_the_future_is_forgotten_too(folder: Path, site: Site) -> None:
-    publish.default_folder(str(folder))
+    publisher.default_folder(str(folder))
     for seen in (time.time() + 1e6, float("nan")):
         ledger_of(folder, site).write_bytes(kept(seen=seen))
         with open_book(str(folder), site.key, 1.0) as book:
@@ -432,7 +433,7 @@ def test_a_ledger_is_waited_for_while_somebody_writes_in_it(folder: Path, site: 
 
 
 def test_ledgers_of_sites_that_are_no_more_are_swept(folder: Path, site: Site) -> None:
-    home = publish.default_folder(str(folder))
+    home = publisher.default_folder(str(folder))
     old, young, foreign = (
         home / name
         for name in (f"metrics-{'a' * 16}.json", f"metrics-{'b' * 16}.lock", "mine.json")
@@ -462,7 +463,7 @@ def test_without_a_ledger_each_process_goes_by_itself_and_the_page_says_why(
     make_sibling: Callable[..., Publisher], folder: Path
 ) -> None:
     sibling = make_sibling()
-    blocked = publish.default_folder(str(folder)) / f"metrics-{Site.of_settings().key}.lock"
+    blocked = publisher.default_folder(str(folder)) / f"metrics-{Site.of_settings().key}.lock"
     blocked.mkdir()
     text = scrape()
     assert text.startswith("# Not added up over processes: [Errno 21] Is a directory")
@@ -481,7 +482,7 @@ def test_without_publishing_the_page_has_this_process_alone(
 def test_without_unix_sockets_the_page_has_this_process_alone(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stats_folder, "available", lambda: False)
+    monkeypatch.setattr(socket_folder, "available", lambda: False)
     text = scrape()
     assert text.startswith("# Not added up over processes: ")
     assert samples(text)["processes"] == {(): 1}
@@ -528,7 +529,7 @@ def test_the_end_of_a_process_is_not_held_up_by_a_folder_that_is_lost(
     alias = make_database(server, stats_dir=False)
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT 1")
-    publish.default_folder(folder).chmod(0o755)
+    publisher.default_folder(folder).chmod(0o755)
     with caplog.at_level(logging.DEBUG, "django_pooled.metrics"):
         write_down()
     assert "The last figures were not written down: " in caplog.text
@@ -548,7 +549,7 @@ def test_a_site_is_told_by_its_pooled_databases(
     monkeypatch.setitem(connections.settings, "broken", broken)
     found = Site.of_settings()
     assert {alias for alias, _ in found.databases} == {"default", alias}
-    assert found.folders == (str(folder), *stats_folder.BASES)
+    assert found.folders == (str(folder), *socket_folder.BASES)
     assert found.ledger_folder == str(folder)
     assert found.key != site.key
     with pytest.raises(ImproperlyConfigured):
@@ -658,6 +659,6 @@ def test_counters_of_a_site_never_go_down_while_workers_are_killed_and_replaced(
             os.kill(worker, signal.SIGTERM)
             wait_until(partial(replaced, worker), timeout=20)
         assert checkouts() >= seen[-1] + 20
-        assert {path.suffix for path in publish.default_folder(folder).iterdir()} <= {
+        assert {path.suffix for path in publisher.default_folder(folder).iterdir()} <= {
             ".sock", ".json", ".lock"
         }  # fmt: skip

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from django_pooled.background import LeftBehind, in_a_thread, over_within, start
+from django_pooled.pool.time_limit import LeftBehind, in_a_thread, over_within, start
 from django_pooled.errors import CheckoutTimeout, ConnectFailed
-from django_pooled.failures import AttemptFailed
+from django_pooled.sql.connect_errors import AttemptFailed
 from django_pooled.signals import connection_discarded, connection_opened
 from tests.pools import fill, query
 from tests.servers import backend_count, wait_until
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from django.dispatch import Signal
 
-    from django_pooled.connection import PooledConnection
+    from django_pooled.pool.connection import PooledConnection
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy
     from tests.pools import MakePool

@@ -20,8 +20,8 @@ from django.core.checks.database import check_database_backends
 from django.db import connections, transaction
 
 from django_pooled import Backoff, CheckoutTimeout, ConnectFailed, PoolError, retry_transaction
-from django_pooled.registry import snapshots
-from django_pooled.sqlstates import is_server_away
+from django_pooled.pool.registry import snapshots
+from django_pooled.sql.sqlstates import is_server_away
 from tests import pgbouncer
 from tests.pgbouncer import PgBouncer
 from tests.servers import backend_pids, kill_backends, wait_until
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from django.core.checks import CheckMessage
 
-    from django_pooled.pool import Pool
-    from django_pooled.stats import PoolSnapshot
+    from django_pooled.pool.pool import Pool
+    from django_pooled.stats.snapshot import PoolSnapshot
     from example_project.embedded_postgres import EmbeddedServer
     from tests.pools import MakeDatabase, MakePool
     from tests.servers import Servers

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_pooled import publish, stats_folder
+from django_pooled.stats import publisher, socket_folder
 from django_pooled.poolstats import report
 
 if TYPE_CHECKING:
@@ -238,9 +238,9 @@ def test_the_commands_fall_back_to_what_the_server_sees(
 
 def test_default_folder_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "geteuid")
-    assert not stats_folder.available()
+    assert not socket_folder.available()
     with pytest.raises(OSError, match="the platform has no Unix sockets"):
-        publish.default_folder(None)
+        publisher.default_folder(None)
 
 
 @pytest.mark.parametrize("error", [KeyError, OSError])

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from django_pooled.backoff import Backoff
-from django_pooled.connecting import Connector
-from django_pooled.connection import PooledConnection
+from django_pooled.pool.backoff import Backoff
+from django_pooled.pool.connector import Connector
+from django_pooled.pool.connection import PooledConnection
 from django_pooled.errors import (
     CheckoutTimeout,
     ConnectFailed,
@@ -20,7 +20,7 @@ from django_pooled.errors import (
     PoolError,
     PoolExhausted,
 )
-from django_pooled.waiter import Waiter
+from django_pooled.pool.waiter import Waiter
 from example_project.embedded_postgres import free_port
 from tests.pools import fill, query
 from tests.servers import backend_count, backend_pids, kill_backends, wait_until
@@ -28,7 +28,7 @@ from tests.servers import backend_count, backend_pids, kill_backends, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from django_pooled.pool import Pool
+    from django_pooled.pool.pool import Pool
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy
     from tests.pools import MakePool

@@ -23,7 +23,7 @@ from django.core.management import CommandError, call_command
 from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.server_view import ServerView
-from django_pooled.stats import ProcessReport, process_report, session_name
+from django_pooled.stats.snapshot import ProcessReport, process_report, session_name
 from tests.publisher import Publisher, snapshot
 from tests.servers import backend_count, wait_until
 

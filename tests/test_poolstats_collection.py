@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from django_pooled import publish
+from django_pooled.stats import publisher
 from django_pooled.poolstats.collect import _Question, _read, collect
-from django_pooled.poolstats.places import Place
-from django_pooled.stats_folder import Entry
+from django_pooled.poolstats.socket_folders import Place
+from django_pooled.stats.socket_folder import Entry
 from tests.publisher import Publisher
 from tests.servers import wait_until
 
@@ -135,9 +135,9 @@ def test_a_forked_and_killed_family_leaves_nothing(folder: Path) -> None:
 def test_a_socket_that_is_gone_when_it_is_asked_is_no_news(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish.default_folder(folder)
+    publisher.default_folder(folder)
     gone = Entry("4121.00c0ffee.sock", 4121, listens=True)
-    monkeypatch.setattr("django_pooled.stats_folder.entries", lambda descriptor: [gone])
+    monkeypatch.setattr("django_pooled.stats.socket_folder.entries", lambda descriptor: [gone])
     found = collect(folder, timeout=5.0)
     assert (found.reports, found.silent, found.problems) == ([], [], [])
 

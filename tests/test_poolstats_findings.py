@@ -11,9 +11,9 @@ from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.findings import Finding, Level
 from django_pooled.poolstats.server_view import ServerView, SessionGroup, summed
 from django_pooled.poolstats.sessions import Session
-from django_pooled.poolstats.suspects import root_of
+from django_pooled.poolstats.session_owners import root_of
 from django_pooled.poolstats.thresholds import Limit, Thresholds, verdict
-from django_pooled.stats import session_name
+from django_pooled.stats.snapshot import session_name
 from tests.looks import connection, overview, pool, process, times
 
 if TYPE_CHECKING:

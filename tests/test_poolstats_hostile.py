@@ -16,14 +16,14 @@ import pytest
 from django.core.management import call_command
 from django.db import connections
 
-from django_pooled import stats_folder
+from django_pooled.stats import socket_folder
 from django_pooled.dashboard.watch import Watch
-from django_pooled.parameters import server_of
-from django_pooled.poolstats import csv_format, findings, prometheus, shares
+from django_pooled.backend.parameters import server_of
+from django_pooled.poolstats import csv_format, findings, prometheus, read_limits
 from django_pooled.poolstats.collect import _Question, collect, collect_all
-from django_pooled.poolstats.places import Place, find_places
-from django_pooled.poolstats.shares import Share
-from django_pooled.stats_folder import Entry
+from django_pooled.poolstats.socket_folders import Place, find_places
+from django_pooled.poolstats.read_limits import Share
+from django_pooled.stats.socket_folder import Entry
 from tests.hostile import Hostile
 from tests.looks import overview, pool, process
 from tests.publisher import Publisher
@@ -114,7 +114,7 @@ def test_a_stranger_s_junk_leaves_the_answers_of_others(
         other.close()
     mine = {report["pid"]: report["user"] for report in found.reports if report["pid"] != 1}
     assert mine == {genuine.pid: 0, other.pid: STRANGER + 1}
-    assert len(found.problems) <= 2 * shares.MOST_PROBLEMS
+    assert len(found.problems) <= 2 * read_limits.MOST_PROBLEMS
     # Two seconds, and what a busy machine adds.
     assert took < 15.0
 
@@ -156,7 +156,7 @@ def test_junk_of_the_own_user_leaves_its_other_processes(
     if junk == "a byte now and then":
         assert len(found.silent) == 39
     else:
-        assert len(found.problems) == shares.MOST_PROBLEMS + 1
+        assert len(found.problems) == read_limits.MOST_PROBLEMS + 1
         assert found.problems[-1].endswith(f"more of the kind about user {OWN}.")
 
 
@@ -251,7 +251,7 @@ def test_a_socket_is_asked_once_whatever_number_of_names_it_has(share: Share) ->
 
 
 def test_of_too_many_sockets_some_are_asked(share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shares, "MOST_SOCKETS", 3)
+    monkeypatch.setattr(read_limits, "MOST_SOCKETS", 3)
     assert [share.add(question(number, (1, number))) for number in range(4)] == [True] * 3 + [False]
     assert share.problems() == [
         f"User {STRANGER} has more than 3 sockets; the others are not asked."
@@ -260,7 +260,7 @@ def test_of_too_many_sockets_some_are_asked(share: Share, monkeypatch: pytest.Mo
 
 def test_what_all_answers_may_have_is_said_once(share: Share) -> None:
     share.add(question(1, (1, 1)))
-    assert share.read(shares.MOST_BYTES)
+    assert share.read(read_limits.MOST_BYTES)
     assert not share.read(1)
     assert not share.read(1)
     assert len(share.problems()) == 1
@@ -270,14 +270,14 @@ def test_what_all_answers_may_have_is_said_once(share: Share) -> None:
 def test_names_beyond_the_limit_are_not_looked_at(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stats_folder, "MOST_NAMES", 10)
+    monkeypatch.setattr(socket_folder, "MOST_NAMES", 10)
     for number in range(50):
         (folder / f"{number}.00c0ffee.sock").touch()
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         looked: list[Any] = []
-        monkeypatch.setattr(stats_folder, "_ENTRY", _Counting(looked.append))
-        assert list(stats_folder.entries(descriptor)) == []
+        monkeypatch.setattr(socket_folder, "_ENTRY", _Counting(looked.append))
+        assert list(socket_folder.entries(descriptor)) == []
         assert len(looked) == 10
     finally:
         os.close(descriptor)

@@ -21,16 +21,16 @@ from django_pooled.poolstats import findings
 from django_pooled.poolstats.collect import Collection, collect
 from django_pooled.poolstats.observer import Observer
 from django_pooled.poolstats.overview import Overview
-from django_pooled.poolstats.places import find_places
+from django_pooled.poolstats.socket_folders import find_places
 from django_pooled.poolstats.server_view import ServerProbe, ServerView
-from django_pooled.stats import process_report
+from django_pooled.stats.snapshot import process_report
 from tests.publisher import snapshot
 from tests.servers import kill_backends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from django_pooled.stats import ProcessReport
+    from django_pooled.stats.snapshot import ProcessReport
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy
     from tests.pools import MakeDatabase

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from django_pooled.histogram import BOUNDS
+from django_pooled.stats.histogram import BOUNDS
 from django_pooled.poolstats import prometheus
 from django_pooled.poolstats.server_view import ServerView
 from tests.looks import overview, pool, process, times

@@ -12,13 +12,13 @@ import psycopg
 import pytest
 from django.db import connections
 
-from django_pooled import registry
+from django_pooled.pool import registry
 from django_pooled.poolstats import findings
 from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.findings import Level
 from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.server_view import ServerProbe, ServerView
-from django_pooled.stats import process_report
+from django_pooled.stats.snapshot import process_report
 from tests import pgbouncer
 from tests.servers import wait_until
 

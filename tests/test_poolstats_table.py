@@ -9,16 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_pooled.poolstats import (
-    arguments,
-    connection_table,
-    csv_format,
-    details,
-    pool_table,
-    server_table,
-    table,
-    words,
-)
+from django_pooled.poolstats import arguments, connection_table, csv_format, details, pool_table, server_table, table, formatting
 from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.findings import Finding, Level
 from django_pooled.poolstats.server_view import ServerView, SessionGroup, summed
@@ -61,7 +52,7 @@ def server_of(*sessions: Session, **figures: Any) -> ServerView:
     ],
 )
 def test_a_duration_has_the_unit_that_fits(seconds: float | None, shown: str) -> None:
-    assert words.duration(seconds) == shown
+    assert formatting.duration(seconds) == shown
     assert len(shown) <= 6
 
 
@@ -70,23 +61,23 @@ def test_a_duration_has_the_unit_that_fits(seconds: float | None, shown: str) ->
     [(0, "0"), (99_999, "99999"), (123_456, "123k"), (1_234_567, "1.2M"), (10**10, "10.0G")],
 )
 def test_a_count_has_few_digits(number: int, shown: str) -> None:
-    assert words.count(number) == shown
+    assert formatting.count(number) == shown
 
 
 def test_what_never_occurred_is_not_listed() -> None:
-    assert words.kinds({"idle": 0, "dead": 2, "error": 5}) == "5 error, 2 dead"
-    assert words.kinds({"40001": 2}, times="x ") == "2 x 40001"
-    assert words.kinds({}) == ""
+    assert formatting.kinds({"idle": 0, "dead": 2, "error": 5}) == "5 error, 2 dead"
+    assert formatting.kinds({"40001": 2}, times="x ") == "2 x 40001"
+    assert formatting.kinds({}) == ""
 
 
 @pytest.mark.parametrize("width", range(12))
 def test_a_cut_text_is_never_too_long(width: int) -> None:
-    assert len(words.cut("votes.views", width)) <= max(width, 0)
-    assert len(words.cut_left("votes.views", width)) <= max(width, 0)
+    assert len(formatting.cut("votes.views", width)) <= max(width, 0)
+    assert len(formatting.cut_left("votes.views", width)) <= max(width, 0)
 
 
 def test_the_end_of_a_dotted_name_stays() -> None:
-    assert words.cut_left("shop.votes.views.cast", 13) == "...views.cast"
+    assert formatting.cut_left("shop.votes.views.cast", 13) == "...views.cast"
 
 
 # The pools

@@ -10,8 +10,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from django_pooled import registry
-from django_pooled.conf import is_pooled
+from django_pooled.pool import registry
+from django_pooled.backend.options import is_pooled
 from tests.servers import versions
 
 try:

@@ -15,7 +15,7 @@ from tests.pools import fill, query
 from tests.servers import backend_count, wait_until
 
 if TYPE_CHECKING:
-    from django_pooled.connection import PooledConnection
+    from django_pooled.pool.connection import PooledConnection
     from example_project.embedded_postgres import EmbeddedServer
     from tests.pools import MakePool
 

@@ -10,8 +10,8 @@ import pytest
 from psycopg import Pipeline, _connection_base, _cursor_base, generators
 from psycopg import transaction as psycopg_transaction
 
-from django_pooled import psycopg_internals
-from django_pooled.connection import PooledConnection
+from django_pooled.pool import psycopg_private
+from django_pooled.pool.connection import PooledConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ def connection(server: EmbeddedServer) -> Iterator[PooledConnection]:
     made.close()
 
 
-@pytest.mark.parametrize("name", sorted(psycopg_internals._SILENT | psycopg_internals._SAVEPOINTS))
+@pytest.mark.parametrize("name", sorted(psycopg_private._SILENT | psycopg_private._SAVEPOINTS))
 def test_psycopg_still_waits_for_generators_of_these_names(name: str) -> None:
     home, _, method = name.rpartition(".")
     found = getattr(HOMES[home], method) if home else getattr(generators, method)
@@ -97,7 +97,7 @@ def test_a_question_is_run_while_psycopg_holds_its_lock(connection: PooledConnec
 def test_results_of_an_addition_are_taken_away(connection: PooledConnection) -> None:
     with psycopg.ClientCursor(connection) as cursor:
         cursor.execute("SELECT 1; SELECT 2")
-        taken = psycopg_internals.take_results(cursor, 1, "; SELECT 2")
+        taken = psycopg_private.take_results(cursor, 1, "; SELECT 2")
         assert taken.get_value(0, 0) == b"2"
         assert not cursor.nextset()
         assert cursor._query is not None
@@ -110,7 +110,7 @@ def test_a_cursor_can_be_moved_to_another_connection(
     other = PooledConnection.connect(**server.parameters("postgres"), autocommit=True)
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
-        psycopg_internals.move_cursor(cursor, other)
+        psycopg_private.move_cursor(cursor, other)
         assert cursor.fetchone() == (connection.info.backend_pid,)
         cursor.execute("SELECT pg_backend_pid()")
         assert cursor.fetchone() == (other.info.backend_pid,)
@@ -118,16 +118,16 @@ def test_a_cursor_can_be_moved_to_another_connection(
 
 
 def test_a_pipeline_is_noticed(connection: PooledConnection) -> None:
-    assert not psycopg_internals.is_piping(connection)
+    assert not psycopg_private.is_piping(connection)
     with connection.pipeline():
-        assert psycopg_internals.is_piping(connection)
+        assert psycopg_private.is_piping(connection)
 
 
 def test_prepared_statements_that_are_gone_are_forgotten(connection: PooledConnection) -> None:
     connection.prepare_threshold = 0
     psycopg.Cursor(connection).execute("SELECT 7")
     psycopg.ClientCursor(connection).execute("DISCARD ALL")
-    psycopg_internals.forget_prepared(connection)
+    psycopg_private.forget_prepared(connection)
     assert not connection._prepared._names
     assert not connection._prepared._to_flush
     for _ in range(2):
@@ -141,14 +141,14 @@ def test_the_time_limit_of_a_connect_is_psycopg_s(
     given: Any, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
-    assert psycopg_internals.connect_timeout_of({"connect_timeout": given}) == seconds
+    assert psycopg_private.connect_timeout_of({"connect_timeout": given}) == seconds
 
 
 def test_a_time_limit_in_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGCONNECT_TIMEOUT", "5")
-    assert psycopg_internals.connect_timeout_of({"connect_timeout": None}) == 5.0
+    assert psycopg_private.connect_timeout_of({"connect_timeout": None}) == 5.0
 
 
 def test_a_time_limit_that_is_none_is_refused() -> None:
     with pytest.raises(psycopg.ProgrammingError, match="bad value for connect_timeout: 'soon'"):
-        psycopg_internals.connect_timeout_of({"connect_timeout": "soon"})
+        psycopg_private.connect_timeout_of({"connect_timeout": "soon"})

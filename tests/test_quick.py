@@ -11,13 +11,14 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from psycopg import IsolationLevel
 
-from django_pooled import base, quick, registry
-from django_pooled.base import DatabaseWrapper
+from django_pooled.backend import wrapper, quick
+from django_pooled.pool import registry
+from django_pooled.backend.wrapper import DatabaseWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from django_pooled.pool import Pool
+    from django_pooled.pool.pool import Pool
     from example_project.embedded_postgres import EmbeddedServer
     from tests.pools import MakeDatabase
 
@@ -169,7 +170,7 @@ def test_a_backend_with_something_of_its_own_takes_the_long_way(
 
     def own(self: Any, *args: Any, **kwargs: Any) -> Any:
         called.append(hook)
-        return getattr(base.DatabaseWrapper, hook)(self, *args, **kwargs)
+        return getattr(wrapper.DatabaseWrapper, hook)(self, *args, **kwargs)
 
     called: list[str] = []
     setattr(Other, hook, own)

@@ -12,9 +12,9 @@ import pytest
 
 from django_pooled import activity, signals
 from django_pooled.errors import CheckoutTimeout, ConnectFailed, PoolExhausted
-from django_pooled.pool import Pool
-from django_pooled.record import REASONS, Record
-from django_pooled.stats import process_report
+from django_pooled.pool.pool import Pool
+from django_pooled.stats.counters import REASONS, Record
+from django_pooled.stats.snapshot import process_report
 from tests.pools import fill, query
 from tests.servers import wait_until
 

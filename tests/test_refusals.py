@@ -18,7 +18,7 @@ from tests.servers import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from django_pooled.pool import Pool
+    from django_pooled.pool.pool import Pool
     from example_project.embedded_postgres import EmbeddedServer
     from tests.pools import MakePool
 

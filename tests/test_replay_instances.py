@@ -12,7 +12,7 @@ from django.core.files.base import ContentFile, File
 from django.core.files.uploadedfile import TemporaryUploadedFile
 
 from django_pooled import retry_transaction
-from django_pooled.replay.instances import current
+from django_pooled.replay.model_instances import current
 from tests.app.models import Ballot, Counter, Note
 from tests.replaying import attempts, fail_with, retried
 

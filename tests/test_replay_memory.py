@@ -14,9 +14,9 @@ from django.utils.datastructures import MultiValueDict
 from django.utils.functional import SimpleLazyObject
 from django.views import View
 
-from django_pooled.replay import CannotReplay, Inputs, memory
+from django_pooled.replay import CannotReplay, Inputs, object_state
 from django_pooled.replay.closures import _MOST_LOOKED_AT
-from django_pooled.replay.memory import DEPTH, kinds
+from django_pooled.replay.object_state import DEPTH, kinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -310,7 +310,7 @@ def test_a_container_too_large_to_look_through_is_watched_as_a_whole(
 def test_classes_that_come_and_go_are_not_remembered_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "_MOST_TYPES", 3)
+    monkeypatch.setattr(object_state, "_MOST_TYPES", 3)
     for number in range(10):
         after(lambda: None, type(f"Made{number}", (), {})())
-        assert len(memory._kind_by_type) <= 3
+        assert len(object_state._kind_by_type) <= 3

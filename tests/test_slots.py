@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.db import connections, transaction
 
-from django_pooled import garbage, registry
+from django_pooled.pool import garbage_collection, registry
 from django_pooled.errors import CheckoutTimeout, PoolExhausted
-from django_pooled.record import Record
-from django_pooled.slots import Slots
-from django_pooled.waiter import Place, Waiter
+from django_pooled.stats.counters import Record
+from django_pooled.pool.slots import Slots
+from django_pooled.pool.waiter import Place, Waiter
 from tests.pools import fill, nothing_in_use, query
 from tests.servers import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from django_pooled.pool import Pool
+    from django_pooled.pool.pool import Pool
     from example_project.embedded_postgres import EmbeddedServer
     from tests.pools import MakeDatabase, MakePool
 
@@ -119,7 +119,7 @@ def test_what_only_refers_to_itself_is_found_before_max_waiting_refuses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pool = make_pool(server, max_size=1, max_waiting=1, timeout=5.0)
-    monkeypatch.setattr("django_pooled.psycopg_seam.PATIENCE", 4.0)
+    monkeypatch.setattr("django_pooled.pool.queue.PATIENCE", 4.0)
     knot: list[Any] = [pool.checkout()]
     knot.append(knot)
     waiter = threading.Thread(target=query, args=(pool,))
@@ -189,8 +189,8 @@ def no_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is collected but on demand, and then always."""
     gc.collect()
     gc.disable()
-    monkeypatch.setattr(garbage, "SHARE", 1e9)
-    monkeypatch.setattr(garbage, "_next_at", float("-inf"))
+    monkeypatch.setattr(garbage_collection, "SHARE", 1e9)
+    monkeypatch.setattr(garbage_collection, "_next_at", float("-inf"))
     yield
     gc.enable()
 
@@ -200,14 +200,14 @@ def test_garbage_is_collected_for_a_share_of_the_time_alone(
 ) -> None:
     collections: list[None] = []
     monkeypatch.setattr(gc, "collect", lambda: collections.append(None))
-    monkeypatch.setattr(garbage, "SHARE", 1e-9)
-    monkeypatch.setattr(garbage, "_next_at", float("-inf"))
+    monkeypatch.setattr(garbage_collection, "SHARE", 1e-9)
+    monkeypatch.setattr(garbage_collection, "_next_at", float("-inf"))
     for _ in range(3):
-        garbage.collect_garbage()
+        garbage_collection.collect_garbage()
     assert len(collections) == 1
     began = time.monotonic()
     for _ in range(3):
-        garbage.collect_garbage(since=began)
+        garbage_collection.collect_garbage(since=began)
     assert len(collections) == 2
 
 

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from django_pooled import sql_text
-from django_pooled.sql_functions import READS, WRITES
-from django_pooled.sql_text import only_reads, session_state_of, text_of
+from django_pooled.sql import effects
+from django_pooled.sql.functions import READS, WRITES
+from django_pooled.sql.effects import only_reads, session_state_of, text_of
 from tests.servers import versions
 
 if TYPE_CHECKING:
@@ -239,13 +239,13 @@ def test_the_worst_of_several_statements_counts() -> None:
 
 
 def test_long_statements_are_judged_and_not_remembered() -> None:
-    sql_text._remembered.cache_clear()
+    effects._remembered.cache_clear()
     rows = ", ".join(["(%s, %s)"] * 2000)
     assert session_state_of(f"INSERT INTO t (a, b) VALUES {rows}") is None
     assert session_state_of(f"INSERT INTO t (a, b) VALUES {rows}, (%s, months(1))") == "function"
-    assert sql_text._remembered.cache_info().currsize == 0
+    assert effects._remembered.cache_info().currsize == 0
     assert session_state_of("SELECT 1") is None
-    assert sql_text._remembered.cache_info().currsize == 1
+    assert effects._remembered.cache_info().currsize == 1
 
 
 def test_the_text_of_a_statement_is_that_of_every_form_that_psycopg_takes() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from django_pooled.sql_text import only_reads, session_state_of
+from django_pooled.sql.effects import only_reads, session_state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from django_pooled import publish, stats_folder
-from django_pooled.stats_folder import Entry, FolderRefused
+from django_pooled.stats import publisher, socket_folder
+from django_pooled.stats.socket_folder import Entry, FolderRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def private() -> Iterator[Path]:
 
 @pytest.fixture
 def descriptor(private: Path) -> Iterator[int]:
-    found = stats_folder.open_folder(private, os.geteuid())
+    found = socket_folder.open_folder(private, os.geteuid())
     yield found
     os.close(found)
 
@@ -41,7 +41,7 @@ def descriptor(private: Path) -> Iterator[int]:
 def listener(private: Path) -> Iterator[socket.socket]:
     """A socket that nobody accepts connections of, by a name as a process of this project's has."""
     with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(private / stats_folder.socket_name(os.getpid())))
+        made.bind(str(private / socket_folder.socket_name(os.getpid())))
         made.listen(0)
         yield made
 
@@ -58,7 +58,7 @@ def test_a_folder_that_is_opened_to_others_after_the_first_look_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr(os, "lstat", looked_at_too_early)
         with pytest.raises(FolderRefused):
-            stats_folder.open_folder(private, os.geteuid())
+            socket_folder.open_folder(private, os.geteuid())
     if before:
         assert os.listdir("/proc/self/fd") == before
 
@@ -66,32 +66,32 @@ def test_a_folder_that_is_opened_to_others_after_the_first_look_is_refused(
 def test_a_socket_that_goes_while_the_folder_is_read_is_passed_over(
     private: Path, descriptor: int, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone, listdir = stats_folder.socket_name(1), os.listdir
+    gone, listdir = socket_folder.socket_name(1), os.listdir
 
     def read_a_moment_ago(folder: int) -> list[str]:
         return [gone, *listdir(folder)]
 
     monkeypatch.setattr(os, "listdir", read_a_moment_ago)
-    assert [entry.pid for entry in stats_folder.entries(descriptor)] == [os.getpid()]
+    assert [entry.pid for entry in socket_folder.entries(descriptor)] == [os.getpid()]
 
 
 def test_a_socket_that_somebody_else_has_removed_counts_as_removed(
     private: Path, descriptor: int
 ) -> None:
-    entry = Entry(stats_folder.socket_name(1), 1, listens=True)
-    assert stats_folder.remove_abandoned(private, descriptor, entry)
+    entry = Entry(socket_folder.socket_name(1), 1, listens=True)
+    assert socket_folder.remove_abandoned(private, descriptor, entry)
 
 
 def test_a_process_with_more_readers_than_it_can_answer_keeps_its_socket(
     private: Path, descriptor: int, listener: socket.socket
 ) -> None:
-    [entry] = stats_folder.entries(descriptor)
+    [entry] = socket_folder.entries(descriptor)
     readers: list[socket.socket] = []
     try:
         while not readers or readers[-1].connect_ex(listener.getsockname()) == 0:
             readers.append(socket.socket(socket.AF_UNIX))
             readers[-1].setblocking(False)
-        assert not stats_folder.remove_abandoned(private, descriptor, entry)
+        assert not socket_folder.remove_abandoned(private, descriptor, entry)
     finally:
         for reader in readers:
             reader.close()
@@ -99,7 +99,7 @@ def test_a_process_with_more_readers_than_it_can_answer_keeps_its_socket(
 
 
 def test_a_number_that_no_process_can_have_is_not_taken_for_a_dead_one() -> None:
-    assert stats_folder.process_exists(9_999_999_999)
+    assert socket_folder.process_exists(9_999_999_999)
 
 
 def test_nothing_is_said_of_the_peer_where_the_platform_does_not_tell(
@@ -108,13 +108,13 @@ def test_nothing_is_said_of_the_peer_where_the_platform_does_not_tell(
     one, other = socket.socketpair()
     with one, other:
         monkeypatch.setattr(sys, "platform", "freebsd14")
-        assert stats_folder.peer_of(one) is None
+        assert socket_folder.peer_of(one) is None
 
 
 def test_a_folder_that_is_gone_is_left_unswept_with_a_word_of_why(
     private: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    publish._sweep(private / "gone")
+    publisher._sweep(private / "gone")
     [record] = [found for found in caplog.records if "could not be swept" in found.getMessage()]
     assert "No such file" in record.getMessage()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from django_pooled import stats_folder
-from django_pooled.trusted_folder import NotTrusted, make_folder, refuse_planted_links
+from django_pooled.stats import socket_folder
+from django_pooled.stats.trusted_folder import NotTrusted, make_folder, refuse_planted_links
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,5 +126,5 @@ def test_no_folder_of_sockets_is_made_through_a_stranger_s_link(shared: Path) ->
     (shared / "stats").symlink_to(target)
     os.lchown(shared / "stats", STRANGER, STRANGER)
     with pytest.raises(NotTrusted, match="is a symbolic link of user"):
-        stats_folder.prepare(shared / "stats" / "django_pooled-0")
+        socket_folder.prepare(shared / "stats" / "django_pooled-0")
     assert list(target.iterdir()) == []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from django_pooled.uwsgi_seam import call_after_fork, warn_without_threads
+from django_pooled.integrations.uwsgi import call_after_fork, warn_without_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable

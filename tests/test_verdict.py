@@ -14,7 +14,7 @@ import pytest
 from django.db import Error, connections, transaction
 
 from django_pooled import Backoff, retry_transaction, signals
-from django_pooled.registry import snapshots
+from django_pooled.pool.registry import snapshots
 from tests.servers import backend_pids, versions, wait_until
 
 if TYPE_CHECKING:

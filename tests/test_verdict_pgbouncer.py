@@ -12,8 +12,8 @@ import pytest
 from django.db import OperationalError, connections
 
 from django_pooled import Backoff, retry_transaction, signals
-from django_pooled.registry import snapshots
-from django_pooled.sqlstates import is_server_away, sqlstate_of
+from django_pooled.pool.registry import snapshots
+from django_pooled.sql.sqlstates import is_server_away, sqlstate_of
 from tests import pgbouncer
 from tests.pgbouncer import PgBouncer
 from tests.servers import wait_until

@@ -156,9 +156,9 @@ def _ours() -> dict[str, Callable[[], object]]:
     from django.db import connection as wrapper
     from django.db import connections
 
-    from django_pooled.liveness import looks_alive
-    from django_pooled.own_code import caller
-    from django_pooled.reset import is_as_new
+    from django_pooled.pool.liveness import looks_alive
+    from django_pooled.diagnostics.call_site import caller
+    from django_pooled.pool.reset import is_as_new
 
     wrapper.ensure_connection()
     wrapper.close()

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage
 from django.core.checks import Warning as CheckWarning
 
-from django_pooled.celery_seam import FIXUP
+from django_pooled.integrations.celery import FIXUP
 
 from .databases import pooled
 

@@ -13,16 +13,16 @@ from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
 from django.db.utils import load_backend
 
-from django_pooled import stats_folder
-from django_pooled.addresses import refuse_addresses
-from django_pooled.conf import is_ours, is_pooled, parse
-from django_pooled.other_pools import refuse_leftovers
-from django_pooled.redaction import shown
+from django_pooled.stats import socket_folder
+from django_pooled.backend.addresses import refuse_addresses
+from django_pooled.backend.options import is_ours, is_pooled, parse
+from django_pooled.backend.foreign_options import refuse_leftovers
+from django_pooled.diagnostics.redaction import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from django_pooled.conf import PoolOptions
+    from django_pooled.backend.options import PoolOptions
 
 __all__ = ["check_databases", "pooled", "refused"]
 
@@ -178,15 +178,15 @@ def _check_stats_dir(alias: str, folder: str) -> list[CheckMessage]:
                 id="django_pooled.W003",
             )
         )
-    if stats_folder.available():
-        private = stats_folder.candidates(folder, os.geteuid())[0]
+    if socket_folder.available():
+        private = socket_folder.candidates(folder, os.geteuid())[0]
         # The longest process id that Linux gives has seven digits.
-        length = len(os.fsencode(private / stats_folder.socket_name(4_194_304)))
-        if length > stats_folder.SUN_PATH_LIMIT:
+        length = len(os.fsencode(private / socket_folder.socket_name(4_194_304)))
+        if length > socket_folder.SUN_PATH_LIMIT:
             messages.append(
                 CheckWarning(
                     f"{place} is too long for a Unix socket: with the file's name it makes "
-                    f"{length} bytes of {stats_folder.SUN_PATH_LIMIT}, so poolstats will see "
+                    f"{length} bytes of {socket_folder.SUN_PATH_LIMIT}, so poolstats will see "
                     f"no process of this site.",
                     hint="Choose a folder with a shorter path.",
                     id="django_pooled.W004",

@@ -6,12 +6,12 @@ from socket import gethostname
 from typing import TYPE_CHECKING
 
 from django_pooled.poolstats.collect import collect
-from django_pooled.stats import session_name
+from django_pooled.stats.snapshot import session_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from django_pooled.conf import PoolOptions
+    from django_pooled.backend.options import PoolOptions
 
 __all__ = ["live_processes"]
 

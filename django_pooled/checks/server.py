@@ -11,8 +11,8 @@ from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from django_pooled.conf import is_pooled, parse
-from django_pooled.parameters import server_of
+from django_pooled.backend.options import is_pooled, parse
+from django_pooled.backend.parameters import server_of
 from django_pooled.poolstats.probe import NoAnswer, Probe
 
 from .capacity import Neighbour, check_capacity, limits_of
@@ -27,8 +27,8 @@ from .sessions import check_timeouts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from django_pooled.base import DatabaseWrapper
-    from django_pooled.conf import PoolOptions
+    from django_pooled.backend.wrapper import DatabaseWrapper
+    from django_pooled.backend.options import PoolOptions
 
     from .facts import ServerFacts
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from django.core.checks import CheckMessage, Info
 from django.core.checks import Warning as CheckWarning
 
-from django_pooled import uwsgi_seam
+from django_pooled.integrations import uwsgi
 
 from . import uwsgi_options
 from .databases import pooled
 from .processes import declared
 
 if TYPE_CHECKING:
-    from django_pooled.conf import PoolOptions
+    from django_pooled.backend.options import PoolOptions
 
 __all__ = ["check_workers"]
 
@@ -29,7 +29,7 @@ def check_workers(**kwargs: object) -> list[CheckMessage]:
 
 
 def _check_uwsgi() -> list[CheckMessage]:
-    asleep = uwsgi_seam.threads_sleep()
+    asleep = uwsgi.threads_sleep()
     if not asleep and not uwsgi_options.has_threads_by_itself():
         options = uwsgi_options.read(os.environ)
         asleep = options is not None and options.whole and not options.enables_threads

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django_pooled.poolstats import findings
-from django_pooled.stats import BOUNDS
+from django_pooled.stats.snapshot import BOUNDS
 
 if TYPE_CHECKING:
     from django_pooled.poolstats.findings import Finding
     from django_pooled.poolstats.overview import Overview
     from django_pooled.poolstats.server_view import ServerView
-    from django_pooled.stats import ProcessReport
+    from django_pooled.stats.snapshot import ProcessReport
 
     from .watch import Look
 

@@ -14,9 +14,9 @@ from django.urls import NoReverseMatch, reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from django_pooled.exempt import never_atomic
+from django_pooled.backend.non_atomic import never_atomic
 
-from . import passes, watch
+from . import access_tokens, watch
 from .content import content
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _for_staff(view: View) -> View:
 @_for_staff
 def page(request: HttpRequest) -> HttpResponse:
     """Show the page."""
-    context = {"pass": passes.issue(request)}
+    context = {"pass": access_tokens.issue(request)}
     return render(request, "django_pooled_dashboard/page.html", context)
 
 
@@ -61,7 +61,7 @@ def page(request: HttpRequest) -> HttpResponse:
 @_for_staff
 def new_pass(request: HttpRequest) -> JsonResponse:
     """Renew the pass of a page that is open, after the same check."""
-    return JsonResponse({"pass": passes.issue(request)})
+    return JsonResponse({"pass": access_tokens.issue(request)})
 
 
 @never_atomic
@@ -70,6 +70,6 @@ def new_pass(request: HttpRequest) -> JsonResponse:
 @never_cache
 def snapshot(request: HttpRequest) -> JsonResponse:
     """Answer with the figures, without the database: who may have them is told by the pass."""
-    if not passes.accepts(request):
+    if not access_tokens.accepts(request):
         return JsonResponse({"error": "The pass is missing, expired or not genuine."}, status=403)
     return JsonResponse(content(watch.look()))

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from django.db import connections
 
-from django_pooled import registry
+from django_pooled.pool import registry
 from django_pooled.poolstats.answers import parse_report
 from django_pooled.poolstats.collect import collect_all
 from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.sources import databases, of_site, pooled_aliases, stats_dirs
-from django_pooled.stats import process_report
-from django_pooled.stats_folder import this_user
+from django_pooled.stats.snapshot import process_report
+from django_pooled.stats.socket_folder import this_user
 
 from .server_watch import LINGER, ServerWatch
 
 if TYPE_CHECKING:
-    from django_pooled.stats import ProcessReport
+    from django_pooled.stats.snapshot import ProcessReport
 
     from .server_watch import Answer
 

@@ -10,12 +10,12 @@ import re
 import socket
 from typing import TYPE_CHECKING
 
-from django_pooled.log_facts import facts
+from django_pooled.diagnostics.log_fields import facts
 from django_pooled.poolstats.overview import PoolRow
 from django_pooled.poolstats.prometheus import SILENT, gauge_lines, pool_lines
-from django_pooled.redaction import told
+from django_pooled.diagnostics.redaction import told
 
-from .ledger import open_book
+from .sums_file import open_book
 from .site import Site, own_pools
 
 if TYPE_CHECKING:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.metrics import CallbackOptions, Observation, get_meter
 
 import django_pooled
-from django_pooled import registry
+from django_pooled.pool import registry
 from django_pooled.signals import (
     connection_checked_in,
     connection_checked_out,
     connection_opened,
 )
-from django_pooled.stats import BOUNDS
+from django_pooled.stats.snapshot import BOUNDS
 
-from .book import Book
+from .sums import Book
 from .site import Look, PoolOfProcess
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from django.dispatch import Signal
     from opentelemetry.metrics import Histogram, Meter, MeterProvider
 
-    from django_pooled.stats import PoolSnapshot
+    from django_pooled.stats.snapshot import PoolSnapshot
 
     Gauge = Callable[[PoolSnapshot], Iterable[tuple[dict[str, str], int]]]
 

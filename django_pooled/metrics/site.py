@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from django_pooled import registry, stats_folder
+from django_pooled.pool import registry
+from django_pooled.stats import socket_folder
 from django_pooled.poolstats.collect import collect_all
 from django_pooled.poolstats.sources import databases, of_site, pooled_aliases, stats_dirs
-from django_pooled.stats import process_report
+from django_pooled.stats.snapshot import process_report
 
 if TYPE_CHECKING:
-    from django_pooled.stats import ProcessReport
-    from django_pooled.stats_folder import StrPath
+    from django_pooled.stats.snapshot import ProcessReport
+    from django_pooled.stats.socket_folder import StrPath
 
 __all__ = ["Look", "PoolOfProcess", "Site", "own_pools"]
 
@@ -72,7 +73,7 @@ class Site:
         for folder in given:
             # By name, since for the default collect_all() would look for processes that have
             # another view of the file system: those are no siblings.
-            folders += stats_folder.BASES if folder is None else [folder]
+            folders += socket_folder.BASES if folder is None else [folder]
         return cls(databases(aliases), tuple(folders), next(iter(given), None))
 
     @property
@@ -88,7 +89,7 @@ class Site:
         """
         own = process_report(registry.snapshots())
         look = self._look_at(own)
-        if self.folders and stats_folder.available():
+        if self.folders and socket_folder.available():
             found = collect_all(self.folders, timeout, uid=os.geteuid())
             look.silent.update(found.silent)
             for report in found.reports:

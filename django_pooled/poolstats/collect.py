@@ -11,22 +11,22 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from django_pooled import stats_folder
-from django_pooled.redaction import masked, one_line
-from django_pooled.stats_folder import FolderRefused
+from django_pooled.stats import socket_folder
+from django_pooled.diagnostics.redaction import masked, one_line
+from django_pooled.stats.socket_folder import FolderRefused
 
 from .answers import LARGEST_ANSWER, Nonsense, parse_report
-from .places import find_places
-from .shares import MOST_POOLS, MOST_USERS, Share
+from .socket_folders import find_places
+from .read_limits import MOST_POOLS, MOST_USERS, Share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from django_pooled.stats import ProcessReport
-    from django_pooled.stats_folder import Entry, Peer, StrPath
+    from django_pooled.stats.snapshot import ProcessReport
+    from django_pooled.stats.socket_folder import Entry, Peer, StrPath
 
-    from .places import Place
+    from .socket_folders import Place
 
 __all__ = ["Collection", "collect", "collect_all"]
 
@@ -83,7 +83,7 @@ def collect_all(
             where very many are there or do not answer, the look takes twice as long at most.
         uid: The user that runs the site. None is the current one, or for root all of them.
     """
-    collection = Collection(askable=stats_folder.available())
+    collection = Collection(askable=socket_folder.available())
     if not collection.askable:
         collection.problems.append(NOT_ASKABLE)
         return collection
@@ -134,7 +134,7 @@ def _find(
         if not folders_left or not share.has_folders_left():
             continue
         try:
-            descriptor = stats_folder.open_folder(place.path, place.owner)
+            descriptor = socket_folder.open_folder(place.path, place.owner)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -144,7 +144,7 @@ def _find(
         stack.callback(os.close, descriptor)
         folders_left -= 1
         try:
-            for entry in stats_folder.entries(descriptor):
+            for entry in socket_folder.entries(descriptor):
                 if not share.add(_Question(place, descriptor, entry)):
                     break
         except OSError as error:
@@ -216,13 +216,13 @@ def _connect(question: _Question, share: Share, collection: Collection) -> socke
     try:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         client.setblocking(False)
-        client.connect(stats_folder.reachable(path, question.descriptor))
-        question.peer = stats_folder.peer_of(client)
+        client.connect(socket_folder.reachable(path, question.descriptor))
+        question.peer = socket_folder.peer_of(client)
     except OSError as error:
         if client is not None:
             client.close()
         if error.errno == errno.ECONNREFUSED:
-            stats_folder.remove(question.descriptor, entry)
+            socket_folder.remove(question.descriptor, entry)
         elif error.errno == errno.EAGAIN:
             # Its queue is full of readers that it never answered.
             collection.silent.append(entry.pid)
@@ -262,9 +262,9 @@ def _read(client: socket.socket, question: _Question) -> bool:
 def _give_up(one: _Open, collection: Collection) -> None:
     question = one.question
     peer = question.peer
-    if peer is not None and peer.pid and not stats_folder.process_exists(peer.pid):
+    if peer is not None and peer.pid and not socket_folder.process_exists(peer.pid):
         # A child that the process left behind still holds its listening socket open.
-        stats_folder.remove(question.descriptor, question.entry)
+        socket_folder.remove(question.descriptor, question.entry)
     else:
         collection.silent.append(question.entry.pid)
 
@@ -281,7 +281,7 @@ def _take(one: _Open, collection: Collection) -> None:
             raise ValueError(f"brings the pools of user {share.owner} to more than {MOST_POOLS}")
     except ValueError as error:
         whole = isinstance(error, Nonsense)
-        if not whole and stats_folder.remove_abandoned(place.path, question.descriptor, entry):
+        if not whole and socket_folder.remove_abandoned(place.path, question.descriptor, entry):
             return  # It ended while it answered.
         how = "answered nonsense:" if whole else "gave an answer that"
         share.complain(f"Process {entry.pid} {how} {error}.")

@@ -8,7 +8,7 @@ import re
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from django_pooled.redaction import printable
+from django_pooled.diagnostics.redaction import printable
 
 if TYPE_CHECKING:
     from .overview import Overview

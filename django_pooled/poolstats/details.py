@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .words import brief, count, duration, kinds, labelled, many, plain
+from .formatting import brief, count, duration, kinds, labelled, many, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from django_pooled.histogram import Histogram
+    from django_pooled.stats.histogram import Histogram
 
     from .overview import Overview
     from .rows import Group

@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from django_pooled.stats import nested
+from django_pooled.stats.snapshot import nested
 
 from .rows import COUNTED, COUNTED_BY_KIND, TIMES, PoolRow
 
 if TYPE_CHECKING:
-    from django_pooled.histogram import Histogram
-    from django_pooled.stats import ProcessReport
+    from django_pooled.stats.histogram import Histogram
+    from django_pooled.stats.snapshot import ProcessReport
 
     from .overview import Overview
 

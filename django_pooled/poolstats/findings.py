@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .finding import Finding, Level
 from .pool_findings import of_group
 from .server_findings import of_server
-from .words import many
+from .formatting import many
 
 if TYPE_CHECKING:
     from .overview import Overview

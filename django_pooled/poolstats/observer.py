@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from django_pooled.redaction import told
+from django_pooled.diagnostics.redaction import told
 
 from .collect import collect_all
 from .overview import Overview
@@ -16,7 +16,7 @@ from .server_view import ServerProbe
 from .sources import pooled_aliases, stats_dirs
 
 if TYPE_CHECKING:
-    from django_pooled.stats_folder import StrPath
+    from django_pooled.stats.socket_folder import StrPath
 
 __all__ = ["Observer"]
 

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from django_pooled.stats import session_name
+from django_pooled.stats.snapshot import session_name
 
 from .rows import Group, PoolRow
-from .words import cut
+from .formatting import cut
 
 if TYPE_CHECKING:
-    from django_pooled.stats import ProcessReport
+    from django_pooled.stats.snapshot import ProcessReport
 
     from .collect import Collection
     from .server_view import ServerView, SessionGroup

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from .words import count, cut, duration, many
+from .formatting import count, cut, duration, many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 
-from django_pooled.parameters import resolved
-from django_pooled.redaction import told
+from django_pooled.backend.parameters import resolved
+from django_pooled.diagnostics.redaction import told
 
-from .words import brief
+from .formatting import brief
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from django_pooled.histogram import Histogram
-from django_pooled.stats import nested
+from django_pooled.stats.histogram import Histogram
+from django_pooled.stats.snapshot import nested
 
 __all__ = ["COUNTED", "COUNTED_BY_KIND", "GAUGES", "TIMES", "Group", "PoolRow"]
 

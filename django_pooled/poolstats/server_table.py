@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .words import cut, duration, kinds, labelled, many
+from .formatting import cut, duration, kinds, labelled, many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from django_pooled.redaction import printable
+from django_pooled.diagnostics.redaction import printable
 
 if TYPE_CHECKING:
     import psycopg

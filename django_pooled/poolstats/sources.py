@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from django_pooled.conf import is_pooled
-from django_pooled.parameters import server_of
-from django_pooled.redaction import told
+from django_pooled.backend.options import is_pooled
+from django_pooled.backend.parameters import server_of
+from django_pooled.diagnostics.redaction import told
 
 if TYPE_CHECKING:
-    from django_pooled.stats import ProcessReport
-    from django_pooled.stats_folder import StrPath
+    from django_pooled.stats.snapshot import ProcessReport
+    from django_pooled.stats.socket_folder import StrPath
 
 __all__ = ["databases", "of_site", "pooled_aliases", "stats_dirs"]
 

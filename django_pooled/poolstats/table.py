@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from . import connection_table, details, pool_table, server_table
 from .findings import Level, status
-from .words import many, plain
+from .formatting import many, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .finding import Finding, Level
 from .findings import worst_first
-from .words import plain
+from .formatting import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

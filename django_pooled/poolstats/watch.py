@@ -13,7 +13,7 @@ from .difference import since
 from .findings import find
 from .pool_table import FEW, ORDERS
 from .report import as_table
-from .words import cut
+from .formatting import cut
 
 if TYPE_CHECKING:
     from .findings import Finding

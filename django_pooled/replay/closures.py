@@ -8,14 +8,14 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from django_pooled.log_facts import facts
+from django_pooled.diagnostics.log_fields import facts
 
-from .memory import is_container
+from .object_state import is_container
 
 if TYPE_CHECKING:
     from types import CellType, CodeType
 
-    from .memory import Memory
+    from .object_state import Memory
 
 __all__ = ["Surroundings"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, Any
 
-from .memory import DEPTH, EXACTLY, Kept, keeps
+from .object_state import DEPTH, EXACTLY, Kept, keeps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .memory import Memory
+    from .object_state import Memory
 
 __all__ = ["KeptDict", "KeptList", "copy_of"]
 

@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .memory import KeptAttributes, keeps
+from .object_state import KeptAttributes, keeps
 from .refusal import CannotReplay
 
 if TYPE_CHECKING:
-    from .memory import Memory
+    from .object_state import Memory
 
 __all__ = ["KeptFile", "rewind"]
 

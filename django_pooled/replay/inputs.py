@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 # For what they register.
-from . import containers, files, known, requests, sessions, streams  # noqa: F401
+from . import containers, files, kinds, requests, sessions, streams  # noqa: F401
 from .activation import Activation
 from .clients import client_has_gone
 from .closures import Surroundings
-from .instances import Saves, current, listen
-from .memory import Memory
+from .model_instances import Saves, current, listen
+from .object_state import Memory
 from .refusal import CannotReplay
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django_pooled.redaction import masked, one_line
+from django_pooled.diagnostics.redaction import masked, one_line
 
 __all__ = ["CannotReplay"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .bodies import Body
-from .memory import KeptAttributes, keeps
+from .object_state import KeptAttributes, keeps
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
-    from .memory import Memory
+    from .object_state import Memory
 
 __all__ = ["KeptRequest"]
 

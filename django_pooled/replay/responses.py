@@ -11,7 +11,7 @@ from django.http import FileResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.template.response import SimpleTemplateResponse
 
-from django_pooled.log_facts import facts
+from django_pooled.diagnostics.log_fields import facts
 
 logger = logging.getLogger("django_pooled.retry")
 

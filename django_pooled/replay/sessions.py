@@ -10,15 +10,15 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.cache import caches
 
-from django_pooled.redaction import told
+from django_pooled.diagnostics.redaction import told
 
-from .memory import KeptAttributes, keeps
+from .object_state import KeptAttributes, keeps
 from .refusal import CannotReplay
 
 if TYPE_CHECKING:
     from django.contrib.sessions.backends.base import SessionBase
 
-    from .memory import Memory
+    from .object_state import Memory
 
 __all__ = ["KeptSession"]
 

@@ -8,11 +8,11 @@ from operator import length_hint
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from .memory import DEPTH, Kept, keeps
+from .object_state import DEPTH, Kept, keeps
 from .refusal import CannotReplay
 
 if TYPE_CHECKING:
-    from .memory import Memory
+    from .object_state import Memory
 
 __all__ = ["KeptIterator", "KeptStream"]
 

@@ -11,18 +11,18 @@ from django.db import Error
 from django.db.transaction import TransactionManagementError
 from psycopg.pq import TransactionStatus
 
-from django_pooled.connection import PooledConnection
-from django_pooled.sqlstates import history, is_connection_lost, psycopg_error
+from django_pooled.pool.connection import PooledConnection
+from django_pooled.sql.sqlstates import history, is_connection_lost, psycopg_error
 
 from .phase import Phase
-from .riding import Rider
+from .transaction_id import Rider
 from .server_identity import known, learn
-from .verdict import Failure
+from .classify import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from django_pooled.base import DatabaseWrapper
+    from django_pooled.backend.wrapper import DatabaseWrapper
 
     from .commit_checks import CommitCheck
     from .server_identity import Questions

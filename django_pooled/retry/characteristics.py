@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from django_pooled.base import DatabaseWrapper
+    from django_pooled.backend.wrapper import DatabaseWrapper
 
     from .policy import Policy
 

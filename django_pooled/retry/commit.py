@@ -11,25 +11,25 @@ from django.db.backends.utils import debug_transaction
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from django_pooled.errors import AmbiguousCommit
-from django_pooled.liveness import ending_of
-from django_pooled.log_facts import facts
-from django_pooled.sqlstates import UNKNOWN_OUTCOME, is_refusal, psycopg_error
+from django_pooled.pool.liveness import ending_of
+from django_pooled.diagnostics.log_fields import facts
+from django_pooled.sql.sqlstates import UNKNOWN_OUTCOME, is_refusal, psycopg_error
 
-from . import rehearsal
+from . import fault_injection
 from .attempt import is_idle
-from .inquiry import inquire
+from .resolve import inquire
 from .phase import Phase
 from .server_identity import known, refusals
-from .witness import has_foreign_tables
+from .transaction_status import has_foreign_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from django_pooled.base import DatabaseWrapper
-    from django_pooled.connection import PooledConnection
+    from django_pooled.backend.wrapper import DatabaseWrapper
+    from django_pooled.pool.connection import PooledConnection
 
     from .attempt import Attempt
-    from .riding import Rider
+    from .transaction_id import Rider
 
 __all__ = ["ambiguous", "commit", "commit_once", "resolve", "unless_interrupted"]
 
@@ -124,14 +124,14 @@ def _send(wrapper: DatabaseWrapper, attempt: Attempt, send: Callable[[], None]) 
     _refuse_if_ended(wrapper)
     _refuse_if_failed_by_us(wrapper, attempt)
     attempt.phase = Phase.COMMIT_SENT
-    rehearsal.strike(wrapper, "commit")
+    fault_injection.strike(wrapper, "commit")
     rider = attempt.rider
     if rider is None or not rider.asks or is_idle(wrapper):
         attempt.wrote_nothing = True
         send()
     elif not _committed_with_proof(wrapper, attempt, rider):
         send()
-    rehearsal.strike(wrapper, "answer")
+    fault_injection.strike(wrapper, "answer")
 
 
 def _refuse_if_ended(wrapper: DatabaseWrapper) -> None:

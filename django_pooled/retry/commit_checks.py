@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING
 import psycopg
 from django.core.exceptions import ImproperlyConfigured
 
-from django_pooled.log_facts import facts
-from django_pooled.redaction import stand_in, told
-from django_pooled.sqlstates import READ_ONLY, is_connection_lost, is_refusal
+from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.redaction import stand_in, told
+from django_pooled.sql.sqlstates import READ_ONLY, is_connection_lost, is_refusal
 from django_pooled.tokens.table import TABLE, Token, sweep_now_and_then
 
 from .phase import Phase
 from .server_identity import is_about_a_question
-from .witness import Finding, Kinship, kinship_of, look
+from .transaction_status import Finding, Kinship, kinship_of, look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from django_pooled.base import DatabaseWrapper
-    from django_pooled.connection import PooledConnection
+    from django_pooled.backend.wrapper import DatabaseWrapper
+    from django_pooled.pool.connection import PooledConnection
 
-    from .riding import Record
+    from .transaction_id import Record
     from .server_identity import Questions
-    from .witness import Testimony
+    from .transaction_status import Testimony
 
 __all__ = ["MODES", "CommitCheck", "make"]
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from psycopg import IsolationLevel
 
-from django_pooled.backoff import Backoff
+from django_pooled.pool.backoff import Backoff
 
 from .commit_checks import MODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .verdict import RetryOn
+    from .classify import RetryOn
 
 __all__ = ["BACKOFF", "Policy", "TransactionOptions"]
 

@@ -7,15 +7,15 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
-from django_pooled.log_facts import facts
+from django_pooled.diagnostics.log_fields import facts
 from django_pooled.signals import transaction_restarting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from django_pooled.pool import Pool
+    from django_pooled.pool.pool import Pool
 
-    from .verdict import Failure
+    from .classify import Failure
 
 __all__ = ["Refusal", "Report"]
 

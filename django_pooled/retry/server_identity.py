@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from django_pooled.connection import PooledConnection
-from django_pooled.sqlstates import READ_ONLY, is_refusal
+from django_pooled.pool.connection import PooledConnection
+from django_pooled.sql.sqlstates import READ_ONLY, is_refusal
 from django_pooled.tokens.table import MARK
 
 __all__ = [

@@ -12,13 +12,13 @@ from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error
 
-from django_pooled.log_facts import facts
-from django_pooled.redaction import told
-from django_pooled.sqlstates import is_refusal
+from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.redaction import told
+from django_pooled.sql.sqlstates import is_refusal
 
 if TYPE_CHECKING:
-    from django_pooled.base import DatabaseWrapper
-    from django_pooled.connection import PooledConnection
+    from django_pooled.backend.wrapper import DatabaseWrapper
+    from django_pooled.pool.connection import PooledConnection
 
 __all__ = ["MARK", "TABLE", "Token", "sweep_now_and_then"]
 

@@ -7,7 +7,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from django_pooled.stats import session_name
+from django_pooled.stats.snapshot import session_name
 
 if TYPE_CHECKING:
     from .channel import Line

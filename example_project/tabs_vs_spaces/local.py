@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from django_pooled.trusted_folder import make_folder
+from django_pooled.stats.trusted_folder import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

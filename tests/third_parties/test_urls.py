@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.db import connections
 
-from django_pooled.conf import parse
+from django_pooled.backend.options import parse
 from tests.third_parties.running import documented
 
 if TYPE_CHECKING:

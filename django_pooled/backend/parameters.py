@@ -1,0 +1,116 @@
+"""Connection parameters: their defaults, what is fetched anew, what tells one set from another."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ImproperlyConfigured
+from psycopg import IsolationLevel
+
+from django_pooled.diagnostics.redaction import masked, one_line, remember, shown
+from django_pooled.stats.snapshot import session_name
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+__all__ = [
+    "CONNECT_TIMEOUT",
+    "FALLBACK_NAME",
+    "copied",
+    "fingerprint",
+    "isolation_level_of",
+    "resolved",
+    "server_of",
+    "with_defaults",
+]
+
+# A silent network loss ends in bounded time. Settings' OPTIONS win; a service file is left
+# alone, since parameters given here would override it.
+# https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+CONNECT_TIMEOUT = 10  # seconds
+NETWORK_DEFAULTS = {
+    "connect_timeout": CONNECT_TIMEOUT,
+    "keepalives": 1,
+    "keepalives_idle": 30,  # seconds
+    "keepalives_interval": 10,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
+FALLBACK_NAME = "fallback_application_name"
+
+
+def with_defaults(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what the settings leave open: bounds for a network that is lost, and the session's name.
+
+    A name from OPTIONS, from a service file or in PGAPPNAME comes first.
+    """
+    name = session_name(os.getpid(), socket.gethostname())
+    defaults = {} if "service" in params else NETWORK_DEFAULTS
+    return {**defaults, FALLBACK_NAME: name, **params}
+
+
+def resolved(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Call what has to be fetched anew for each connection, such as a token for a password.
+
+    What a callable raises is waited out, unless it says that waiting will not help: see
+    `sqlstates.is_mistake`.
+    """
+    resolved = dict(params)
+    for key in ("user", "password"):
+        if callable(resolved.get(key)):
+            resolved[key] = resolved[key]()
+            if key == "password":
+                remember(resolved[key])
+    return resolved
+
+
+def fingerprint(params: Mapping[str, Any]) -> Hashable:
+    """Return what tells one set of connection parameters from another."""
+    items = []
+    for key, value in sorted(params.items()):
+        if isinstance(value, type):
+            # Packages that watch cursors make a class of them for each wrapper, all alike.
+            value = tuple((kind.__module__, kind.__qualname__) for kind in value.__mro__)
+        try:
+            hash(value)
+        except TypeError:
+            value = repr(value)
+        items.append((key, value))
+    return tuple(items)
+
+
+def server_of(settings: Mapping[str, Any]) -> str:
+    """Say which database an entry of ``settings.DATABASES`` leads to, for people."""
+    options = settings["OPTIONS"]
+    host = settings["HOST"] or options.get("host", "local socket")
+    port = settings["PORT"] or options.get("port", 5432)
+    name = options.get("dbname") or settings["NAME"] or f"service {options.get('service')}"
+    return one_line(masked(f"{host}:{port}/{name}"))
+
+
+def isolation_level_of(alias: str, settings: Mapping[str, Any]) -> IsolationLevel:
+    """Return the level that the settings ask for.
+
+    Raises:
+        ImproperlyConfigured: There is no such level.
+    """
+    value = settings["OPTIONS"].get("isolation_level", IsolationLevel.READ_COMMITTED)
+    try:
+        return IsolationLevel(value)
+    except ValueError:
+        levels = ", ".join(f"psycopg.IsolationLevel.{level.name}" for level in IsolationLevel)
+        # Django's words first, which may be looked for.
+        raise ImproperlyConfigured(
+            f"Invalid transaction isolation level {shown(value)} specified. Use one of the "
+            f"psycopg.IsolationLevel values. DATABASES[{alias!r}]['OPTIONS']['isolation_level'] "
+            f"is {shown(value)}; expected one of {levels}."
+        ) from None
+
+
+def copied(settings: Any) -> Any:
+    """Copy dictionaries, and what they hold by reference."""
+    if isinstance(settings, dict):
+        return {key: copied(value) for key, value in settings.items()}
+    return settings

@@ -1,0 +1,390 @@
+"""The database backend: Django's PostgreSQL wrapper, with connections checked out of a pool."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
+
+try:
+    import psycopg
+except ImportError as error:
+    # Django answers an ImportError with a list of its own backends.
+    raise ImproperlyConfigured(
+        "ENGINE 'django_pooled' needs psycopg 3: pip install 'psycopg[binary]'"
+    ) from error
+
+from django.db import connections
+from django.db.backends.base.base import NO_DB_ALIAS
+from django.db.backends.postgresql import base as postgresql
+from django.db.utils import DatabaseErrorWrapper
+from django.utils.asyncio import async_unsafe
+from django.utils.functional import cached_property
+
+from . import options, foreign_options
+from django_pooled.pool import registry
+from django_pooled.integrations import tenants, uwsgi
+from .addresses import refuse_addresses
+from django_pooled.integrations.celery import closes_around_a_task
+from django_pooled.pool.connection import PooledConnection
+from .cursors import observed
+from django_pooled.errors import PoolError
+from .transaction_mode import LendingWrapper
+from .parameters import (
+    FALLBACK_NAME,
+    copied,
+    fingerprint,
+    isolation_level_of,
+    resolved,
+    server_of,
+    with_defaults,
+)
+from django_pooled.pool.pool import Pool
+from django_pooled.retry.commit import commit, commit_once, unless_interrupted
+from .sql_comments import Commenter
+from django_pooled.checks.validation import DatabaseValidation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+
+    from django_pooled.retry.attempt import Attempt
+
+__all__ = ["DatabaseWrapper"]
+
+# The "type: ignore"s below stand where django-stubs does not know a method that Django has.
+
+
+class _ErrorWatch(DatabaseErrorWrapper):
+    """Django's translation of psycopg's errors, which also shows each to the wrapper."""
+
+    wrapper: DatabaseWrapper
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # A PoolError is psycopg's too, for those who look for it, and is Django's already.
+        if exc_type is not None and not issubclass(exc_type, PoolError):
+            if isinstance(exc_value, psycopg.Error):
+                self.wrapper.note_error(exc_value)
+            super().__exit__(exc_type, exc_value, traceback)
+
+
+class DatabaseWrapper(LendingWrapper):
+    """One thread's view of a database; its connection comes from the process's pool.
+
+    It takes its place in front of another backend over Django's PostgreSQL backend::
+
+        class DatabaseWrapper(django_pooled.base.DatabaseWrapper, other.DatabaseWrapper): ...
+
+    What that one has to do once for each connection goes into ``_configure_connection()``, which
+    the pool calls when it has opened one; its ``get_new_connection()`` is left out.
+    """
+
+    validation_class: type[DatabaseValidation] = DatabaseValidation
+    """What ``check --database`` asks of the server."""
+
+    rollback_exc: BaseException | None
+    """Django's own, which django-stubs does not know."""
+
+    attempt: Attempt | None = None
+    """Set by retry_transaction for as long as one attempt of a transaction lasts."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._last: tuple[tuple[dict[str, Any], str, str | None, int], Pool] | None = None
+        pool = self.settings_dict["OPTIONS"].get("pool")
+        if isinstance(pool, Mapping) and (comments := pool.get("sql_comments")):
+            self.execute_wrappers.append(Commenter(comments if comments is not True else None))
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether connections come from a pool.
+
+        Those for maintenance do not, nor do any with ``OPTIONS["pool"] = False``: they are
+        opened, kept and closed as Django's own backend does.
+        """
+        return self.alias != NO_DB_ALIAS and self.settings_dict["OPTIONS"].get("pool") is not False
+
+    @property
+    def pool(self) -> Pool | None:
+        """The pool of this wrapper's connection; without one, that which its settings lead to.
+
+        None where `is_pooled` is false. Django asks before it configures a connection, since
+        those of a pool have been configured when they were opened.
+        """
+        if self.connection is not None or not self.is_pooled:
+            return self.checked_out_from
+        return self._find_pool(self.get_connection_params())
+
+    def get_connection_params(self) -> dict[str, Any]:
+        # Before Django's own look at them: it quotes a NAME that is too long.
+        refuse_addresses(self.alias, self.settings_dict)
+        params = with_defaults(super().get_connection_params())
+        factory = params["cursor_factory"]
+        # A cursor of another class that is on no pool's connection stays what it is. Its connection
+        # sees that something is sent, though not what.
+        if self.is_pooled or factory is postgresql.Cursor:
+            params["cursor_factory"] = observed(factory)
+        return params
+
+    @async_unsafe
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        self.isolation_level = isolation_level_of(self.alias, self.settings_dict)
+        if self.is_pooled:
+            pool = self._find_pool(conn_params)
+            connection = pool.checkout()
+            self.checked_out_from = pool
+            self.note_way(pool)
+        else:
+            foreign_options.refuse_leftovers(self.alias, self.settings_dict)
+            connection = PooledConnection.connect(**resolved(conn_params))
+        # Without an owner, nobody looks at its statements.
+        connection.owner = ref(self)
+        if "isolation_level" in self.settings_dict["OPTIONS"]:
+            connection.isolation_level = self.isolation_level
+        return connection
+
+    def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
+        # Atomic.__exit__ ends a transaction whose connection was lost with set_autocommit(True),
+        # for which Django would connect anew: with the server away, a long wait whose error
+        # replaces the one that matters. The next use connects, and starts in autocommit.
+        if self.connection is None and autocommit and self._starts_in_autocommit:
+            self.validate_no_atomic_block()
+            self.autocommit = True
+            if self.run_commit_hooks_on_set_autocommit_on:
+                # The transaction was found committed, by a connection that did not outlive that.
+                self.run_and_clear_commit_hooks()
+                self.run_commit_hooks_on_set_autocommit_on = False
+            return
+        super().set_autocommit(autocommit, *args, **kwargs)
+
+    def get_autocommit(self) -> bool:
+        # Without a checkout: in transaction mode the connection would stay until a statement.
+        if self.connection is None and not self.in_atomic_block and self._starts_in_autocommit:
+            return True
+        return bool(super().get_autocommit())
+
+    def close_pool(self) -> None:
+        """Close this process's connections to the database; the next use opens new ones.
+
+        Django does so before it drops or copies a database, which fails as long as any session is
+        in it: so those of other aliases of the same database (test mirrors) are closed too. A
+        call that Celery makes around a task has no effect: see celery_seam.py.
+        """
+        if not closes_around_a_task():
+            registry.close_pools_of(self.alias, timeout=1.0, server=server_of(self.settings_dict))
+
+    def ensure_timezone(self) -> bool:
+        self.close_pool()
+        if self.connection is None:
+            return False
+        return bool(self._configure_timezone(self.connection))  # type: ignore[attr-defined]
+
+    @cached_property
+    def wrap_database_errors(self) -> _ErrorWatch:
+        return _ErrorWatch(self)
+
+    def note_error(self, error: psycopg.Error) -> None:
+        """Take note of an error on this wrapper's connection, before anything swallows it."""
+        if self.attempt is not None:
+            self.attempt.note(self, error)
+        super().note_error(error)
+
+    def forget_connection(self) -> None:
+        """After fork(): let go of the parent's connection without a word to the server."""
+        self.connection = self.checked_out_from = self._last = None
+        self.in_atomic_block = self.needs_rollback = False
+        self.savepoint_ids, self.atomic_blocks, self.run_on_commit = [], [], []
+        self.attempt = None
+        # Nothing is left to close, but a backend built on this one forgets there what it knew of
+        # the session. Where an event loop runs, Django refuses, but only after that.
+        with suppress(SynchronousOnlyOperation):
+            self.close()
+
+    def _commit(self) -> None:
+        if self.connection is None:
+            return
+        send = super()._commit  # type: ignore[misc]
+        with self._unobserved():
+            if self.attempt is None:
+                commit_once(self, send)
+            else:
+                commit(self, self.attempt, send)
+                # on_commit callbacks, which run next, have transactions of their own.
+                self.attempt.end(self)
+
+    def _rollback(self) -> None:
+        with self._unobserved(), unless_interrupted(self):
+            super()._rollback()  # type: ignore[misc]
+
+    def _unobserved(self) -> AbstractContextManager[None]:
+        """Return a block in which the transaction is ended by Django, and not by its body."""
+        connection = self.connection
+        return (
+            connection.unobserved() if isinstance(connection, PooledConnection) else nullcontext()
+        )
+
+    def set_rollback(self, rollback: bool) -> None:
+        super().set_rollback(rollback)
+        if self.attempt is not None:
+            # Django's atomic blocks set the attribute, without a call.
+            self.attempt.rollback_wanted = rollback
+
+    def _savepoint_rollback(self, sid: str) -> None:
+        attempt = self.attempt
+        if attempt is not None:
+            # What was asked for is done, or fails for another reason.
+            attempt.rollback_wanted = False
+        with nullcontext() if attempt is None else attempt.noting_interruption(self):
+            super()._savepoint_rollback(sid)  # type: ignore[misc]
+        if attempt is not None:
+            self.rollback_exc = None
+            attempt.forgive()
+            attempt.forgive_interruption(self)
+
+    def _savepoint_commit(self, sid: str) -> None:
+        with nullcontext() if self.attempt is None else self.attempt.noting_interruption(self):
+            super()._savepoint_commit(sid)  # type: ignore[misc]
+
+    def abandon_block(self) -> None:
+        """Leave every atomic block, whose transaction is rolled back as the connection goes."""
+        self.in_atomic_block = self.needs_rollback = self.closed_in_transaction = False
+        self.savepoint_ids, self.atomic_blocks = [], []
+        self.close()
+
+    @property
+    def _starts_in_autocommit(self) -> bool:
+        return self.is_pooled and bool(self.settings_dict["AUTOCOMMIT"])
+
+    def copy(self, alias: str | None = None) -> DatabaseWrapper:
+        """Return a wrapper of its own for the same settings, without a connection.
+
+        Django's copies everything in them, which fails for what has a lock: a callable that
+        fetches credentials may be the method of a client of some service.
+        """
+        return type(self)(copied(self.settings_dict), alias or self.alias)
+
+    def drop_connection(self) -> None:
+        """Give back a connection whose transaction is of no use any more, in whatever state."""
+        # Through close(), where a backend built on this one forgets what it knew of the session,
+        # such as its search_path. The callbacks wait for what becomes of the transaction.
+        callbacks = self.run_on_commit
+        self.give_back()
+        self.run_on_commit = callbacks
+
+    def adopt_connection(self, other: DatabaseWrapper) -> None:
+        """Go on with the connection of *other*, which has none any more."""
+        self.connection, self.checked_out_from = other.connection, other.checked_out_from
+        other.connection = other.checked_out_from = None
+        if isinstance(self.connection, PooledConnection):  # pragma: no branch - told to mypy
+            self.connection.owner = ref(self)
+
+    @property
+    def is_setting_up(self) -> bool:
+        """Whether a tenant's wrapper leads a connection to its tables, as it does each one."""
+        return tenants.is_setting_up(self)
+
+    def keeps(self, connection: PooledConnection) -> bool:
+        """Tell whether this wrapper, whose thread has ended, goes on holding the connection.
+
+        It does while other threads may use it, as Django's live server does in tests. Else it
+        lets go, since the connection will have other users.
+        """
+        if self.connection is not connection:
+            return False
+        if self.allow_thread_sharing:
+            return True
+        self.connection = self.checked_out_from = None
+        return False
+
+    def _close(self) -> None:
+        connection, pool = self.connection, self.checked_out_from
+        if not isinstance(connection, PooledConnection) or pool is None:
+            super()._close()  # type: ignore[misc]
+            return
+        self.close_named_cursors()
+        # An exception may have kept a statement from its end.
+        self._under_way = 0
+        self.connection = self.checked_out_from = connection.observer = connection.owner = None
+        pool.checkin(connection)
+
+    def _find_pool(self, params: dict[str, Any]) -> Pool:
+        role = self.settings_dict["OPTIONS"].get("assume_role")
+        # The process counts too: not every fork() calls hooks.
+        target = (params, self.timezone_name, role, os.getpid())
+        # Comparing with the last one is an order of magnitude cheaper than finding by hash.
+        if self._last is None or self._last[0] != target or self._last[1].closed:
+            key = (fingerprint(params), self.timezone_name, role)
+            self._last = (
+                target,
+                registry.pool_for(self.alias, key, partial(self._make_pool, params)),
+            )
+        return self._last[1]
+
+    def _make_pool(self, params: dict[str, Any]) -> Pool:
+        options = options.parse(self.alias, self.settings_dict)
+        if not options.application_name and FALLBACK_NAME not in self.settings_dict["OPTIONS"]:
+            params = {key: value for key, value in params.items() if key != FALLBACK_NAME}
+        return Pool(
+            self.alias,
+            options,
+            parameters=partial(resolved, {**params, "autocommit": True}),
+            configure=self._with_wrapper("_configure_connection"),
+            assume_role=self._role_assumption(),
+            credentials_change=any(callable(params.get(key)) for key in ("user", "password")),
+            server=server_of(self.settings_dict),
+            # As psycopg does: without one, that of the environment or its own.
+            connect_timeout=params.get("connect_timeout"),
+        )
+
+    def _with_wrapper(self, method: str) -> Callable[[PooledConnection], object]:
+        # The pool outlives this wrapper and works in threads of its own, while composing SQL
+        # asks the wrapper for a connection. So each connection gets a wrapper for the time of
+        # its configuration, with the settings as they were when the pool was made.
+        template, timezone_name = self.copy(), self.timezone_name
+
+        def configure(connection: PooledConnection) -> None:
+            wrapper = template.copy()
+            wrapper.timezone_name = timezone_name
+            wrapper.connection = connection
+            getattr(wrapper, method)(connection)
+            wrapper.connection = None
+
+        return configure
+
+    def _role_assumption(self) -> Callable[[PooledConnection], object] | None:
+        """Return what gives a connection its role again, which a statement may have taken.
+
+        A backend built on this one may set a role wherever it configures connections.
+        """
+        for method in ("_configure_connection", "_configure_role"):
+            definer = next(kind for kind in type(self).__mro__ if method in vars(kind))
+            if not definer.__module__.startswith(("django.", "django_pooled.")):
+                return self._with_wrapper(method)
+        if self.settings_dict["OPTIONS"].get("assume_role"):
+            return self._with_wrapper("_configure_role")
+        return None
+
+
+DatabaseWrapper.remember_hooks()
+
+
+def _after_fork_in_child() -> None:
+    for wrapper in connections.all(initialized_only=True):
+        if isinstance(wrapper, DatabaseWrapper):
+            wrapper.forget_connection()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+uwsgi.call_after_fork(_after_fork_in_child)

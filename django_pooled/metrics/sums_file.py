@@ -1,0 +1,183 @@
+"""The file in which the processes of a site keep their common book, one of them at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import stat
+from dataclasses import asdict
+from time import monotonic, sleep, time
+from typing import TYPE_CHECKING, Any
+
+from django_pooled.stats import publisher, socket_folder
+from django_pooled.diagnostics.log_fields import facts
+from django_pooled.poolstats.answers import check_counters
+from django_pooled.diagnostics.redaction import told
+from django_pooled.stats.snapshot import BOUNDS
+
+from .sums import Book, Entry
+
+with contextlib.suppress(ModuleNotFoundError):  # Windows, where stats_folder.require() refuses
+    import fcntl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django_pooled.stats.socket_folder import StrPath
+
+__all__ = ["is_kept", "open_book"]
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+LARGEST = 64 * 1024 * 1024
+"""Bytes of a ledger that is read; one pool takes two thousand."""
+
+KEPT_FOR = 30 * 86400.0
+"""Seconds after which a ledger that nobody has written in is removed: its site is no more."""
+
+_NAME = re.compile(r"metrics-[0-9a-f]{16}\.(json|lock|new)\Z")
+# Not held up by what is no file: a pipe, for one.
+_CAREFULLY = (
+    getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+)
+_READ = os.O_RDONLY | _CAREFULLY
+_WRITE = os.O_WRONLY | os.O_CREAT | _CAREFULLY
+
+
+def is_kept(folder: StrPath | None, site: str) -> bool:
+    """Tell whether the site has a book: nobody scrapes it where there is none.
+
+    Args:
+        folder: The ``stats_dir`` option, None for the default folder.
+        site: A name for the site.
+
+    Raises:
+        OSError: The folder can't be used.
+    """
+    return (publisher.default_folder(folder) / f"metrics-{site}.json").exists()
+
+
+@contextlib.contextmanager
+def open_book(folder: StrPath | None, site: str, patience: float) -> Iterator[Book]:
+    """Read the book of a site, and write it when the block has ended.
+
+    Nobody else writes in it meanwhile: what others see is written down after what was seen before.
+    Where another process holds it for too long (it may have been stopped), the book is only read.
+
+    Args:
+        folder: The ``stats_dir`` option, None for the default folder.
+        site: A name for the site.
+        patience: Seconds to wait for others.
+
+    Raises:
+        OSError: It can't be kept there.
+    """
+    socket_folder.require()
+    path = publisher.default_folder(folder)
+    descriptor = socket_folder.open_folder(path, os.geteuid())
+    name = f"metrics-{site}"
+    try:
+        lock = os.open(f"{name}.lock", _WRITE, 0o600, dir_fd=descriptor)
+        try:
+            mine = _lock(lock, patience)
+            book = _read(descriptor, f"{name}.json")
+            yield book
+            if mine:
+                _write(descriptor, name, book)
+        finally:
+            # By itself it would last as long as a child of this process that was forked meanwhile.
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            os.close(lock)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(lock: int, patience: float) -> bool:
+    deadline = monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if monotonic() >= deadline:
+                logger.debug(
+                    "The ledger of the metrics is held by another process.",
+                    extra=facts("ledger_held"),
+                )
+                return False
+            sleep(0.01)
+        else:
+            # Who sweeps takes it for as old as the last look.
+            os.utime(lock)
+            return True
+
+
+def _read(descriptor: int, name: str) -> Book:
+    try:
+        file = os.open(name, _READ, dir_fd=descriptor)
+    except FileNotFoundError:
+        _sweep(descriptor)
+        return Book()
+    with open(file, "rb") as stream:
+        # What is no file could have no end.
+        is_file = stat.S_ISREG(os.fstat(file).st_mode)
+        content = stream.read(LARGEST + 1) if is_file else b""
+    try:
+        if len(content) > LARGEST:
+            raise ValueError(f"it has more than {LARGEST} bytes")
+        return _parse(json.loads(content))
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        logger.debug(
+            "The ledger of the metrics is begun anew, since it can't be read: %s",
+            told(error),
+            extra=facts("ledger_begun_anew", error=error),
+        )
+        return Book()
+
+
+def _parse(content: Any) -> Book:
+    if content["version"] != VERSION or content["bounds"] != list(BOUNDS):
+        raise ValueError("it was written by another version")
+    now = time()
+    entries = {
+        identity: Entry(
+            alias=str(entry["alias"]),
+            host=str(entry["host"]),
+            pid=int(entry["pid"]),
+            # One of the future, after a clock was set, would never be forgotten.
+            seen=seen if (seen := float(entry["seen"])) <= now else now,
+            counts=check_counters(entry["counts"], "counts"),
+        )
+        for identity, entry in content["entries"].items()
+    }
+    retired = {
+        alias: check_counters(counts, "counts") for alias, counts in content["retired"].items()
+    }
+    return Book(entries, retired)
+
+
+def _write(descriptor: int, name: str, book: Book) -> None:
+    content = {"version": VERSION, "bounds": list(BOUNDS), **asdict(book)}
+    file = os.open(f"{name}.new", _WRITE | os.O_TRUNC, 0o600, dir_fd=descriptor)
+    with open(file, "w", encoding="utf-8") as stream:
+        json.dump(content, stream)
+    # In one step: a process that is killed here leaves the old one.
+    os.rename(f"{name}.new", f"{name}.json", src_dir_fd=descriptor, dst_dir_fd=descriptor)
+
+
+def _sweep(descriptor: int) -> None:
+    """Remove what sites that are no more have left."""
+    for name in filter(_NAME.match, os.listdir(descriptor)):
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(name, dir_fd=descriptor).st_mtime < time() - KEPT_FOR:
+                os.unlink(name, dir_fd=descriptor)

@@ -1,0 +1,315 @@
+"""What is checked out of one pool: since when, by which line of code, for which thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from itertools import count
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol, TypedDict
+from weakref import WeakMethod, ref
+
+from django_pooled.activity import activity_of, current
+from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.call_site import caller, callers, quoted
+from .thread_exit import Threads
+
+if TYPE_CHECKING:
+    from .connection import PooledConnection
+    from django_pooled.diagnostics.call_site import Line
+    from .thread_exit import Thread
+    from django_pooled.stats.counters import Counters, Record
+
+__all__ = ["Checkout", "ConnectionFigures", "Home", "Usage", "described"]
+
+logger = logging.getLogger("django_pooled.pool")
+
+FOLD = 100
+"""Ends of checkouts that are counted together."""
+
+_numbers = count()
+
+
+class Home(Protocol):
+    """The pool that a connection was checked out of."""
+
+    def left_behind(self, checkout: Checkout) -> None:
+        """A thread has ended without giving it back.
+
+        Called in that thread, which is no more as far as threading knows: it must not log.
+        """
+
+    def take_back(self, checkout: Checkout, connection: PooledConnection) -> bool:
+        """Bring back what nobody can use any more; return whether it was in use until now."""
+
+
+class Checkout:
+    """One connection in use by the thread that makes this.
+
+    It refers to the connection only weakly: what nobody can use any more is freed, which is how
+    the pool learns of it.
+
+    Args:
+        connection: What it got.
+        asked: The monotonic moment at which it began to ask for one.
+        thread: Which thread that is.
+        home: The pool, which is held for as long as something is in use.
+        leak_after: Seconds after which it is logged first, with its stack; None for never.
+    """
+
+    __slots__ = (
+        "activity",
+        "connection",
+        "due",
+        "home",
+        "number",
+        "returning",
+        "since",
+        "stack",
+        "thread",
+        "waited",
+        "where",
+    )
+
+    def __init__(
+        self,
+        connection: PooledConnection,
+        asked: float,
+        thread: Thread,
+        home: Home,
+        leak_after: float | None,
+    ) -> None:
+        self.number: int = next(_numbers)
+        self.connection: ref[PooledConnection] = ref(connection)
+        self.home: Home = home
+        self.since: float = monotonic()
+        self.waited: float = self.since - asked
+        self.where: Line = caller(above=4)  # Past Usage.begin() and Pool.checkout().
+        self.stack: list[Line] | None = None
+        if leak_after is not None:
+            self.due: float = self.since + leak_after
+            """When it is logged next."""
+            self.stack = callers(above=4)
+        self.thread: Thread = thread
+        self.activity: str | None = current.get()
+        """What it is for, where something has named it."""
+        self.returning: bool = False
+        """Whether it is being given back; guarded by the lock."""
+
+    def take_back(self, connection: PooledConnection) -> bool:
+        """Bring back a connection that nobody can use any more; tell whether it was in use."""
+        return self.home.take_back(self, connection)
+
+
+class ConnectionFigures(TypedDict):
+    """One connection of a pool at one moment; times are seconds."""
+
+    backend_pid: int
+    age: float
+    state: str
+    """'idle', 'in use' or 'returning': while it is reset at its checkin."""
+    since: float
+    """How long it has been in that state."""
+    by: str | None
+    """The view, task or command that has it in use, if that can be told."""
+    where: str | None
+    """The line that checked it out, as 'module.function:line'; None while it is idle."""
+    pinned_by: str | None
+    """The session state that keeps it with its request, in transaction mode."""
+    doomed_by: str | None
+    """Why it will be closed at its checkin."""
+
+
+def described(connection: PooledConnection, checkout: Checkout | None = None) -> ConnectionFigures:
+    """Describe a connection: idle, or in use since *checkout*."""
+    life, now = connection.life, monotonic()
+    state = "returning" if checkout and checkout.returning else "in use" if checkout else "idle"
+    return ConnectionFigures(
+        backend_pid=life.backend_pid,
+        age=now - life.opened_at,
+        state=state,
+        since=max(0.0, now - (checkout.since if checkout else life.idle_since)),
+        by=(checkout.activity or activity_of(checkout.thread.ident)) if checkout else None,
+        where=str(checkout.where) if checkout else None,
+        pinned_by=connection.pinned_by,
+        doomed_by=life.doomed_by,
+    )
+
+
+class Usage:
+    """The connections of one pool that are in use, and the record of those that were.
+
+    Args:
+        alias: The pool's alias, for log lines.
+        record: Where what has ended is counted; its lock guards the sums.
+        leak_after: Seconds after which the log tells where a connection was checked out.
+    """
+
+    def __init__(self, alias: str, record: Record, leak_after: float | None) -> None:
+        self._alias = alias
+        self._record = record
+        self._leak_after = leak_after
+        # By number. A checkout adds itself without a lock, under a key of its own; the record's
+        # lock guards what is taken away, which is counted first.
+        self._checkouts: dict[int, Checkout] = {}
+        self._inherited: list[PooledConnection] = []
+        self._threads = Threads(WeakMethod(self._thread_ended))
+        self._changed = threading.Condition(record.lock)
+        self._watched = False
+
+    def __len__(self) -> int:
+        return len(self._checkouts)
+
+    def connections(self) -> list[PooledConnection]:
+        """The connections in use now."""
+        return [
+            connection
+            for checkout in list(self._checkouts.values())
+            if not checkout.returning and (connection := checkout.connection()) is not None
+        ]
+
+    def begin(self, connection: PooledConnection, asked: float, home: Home) -> float:
+        """Note that this thread has checked out *connection*.
+
+        Args:
+            connection: What it got.
+            asked: The monotonic moment at which it began to ask for one.
+            home: The pool.
+
+        Returns:
+            How many seconds that took.
+        """
+        checkout = Checkout(connection, asked, self._threads.this, home, self._leak_after)
+        connection.checkout = checkout
+        self._checkouts[checkout.number] = checkout
+        return checkout.waited
+
+    def describe(self) -> list[ConnectionFigures]:
+        """Describe the connections in use now, and those that are being given back."""
+        return [
+            described(connection, checkout)
+            for checkout in list(self._checkouts.values())
+            if (connection := checkout.connection()) is not None
+        ]
+
+    def counters(self) -> Counters:
+        """Return the counters of the record, and in them what is in use now."""
+        return self._record.counters(self._waits)
+
+    def _waits(self) -> list[float]:
+        self._fold()
+        return [checkout.waited for checkout in list(self._checkouts.values())]
+
+    def claim(self, connection: PooledConnection) -> Checkout | None:
+        """Begin to give a connection back; under the record's lock.
+
+        Returns:
+            Its checkout, for `end`; None if it was not checked out, or is being given back already.
+        """
+        checkout = connection.checkout
+        if checkout is None or checkout.returning or checkout.number not in self._checkouts:
+            return None
+        checkout.returning = True
+        return checkout
+
+    def end(self, checkout: Checkout, now: float, kept: bool) -> None:
+        """Note and count the end of a checkout; under the record's lock. Twice does no harm.
+
+        Args:
+            checkout: What `claim` returned.
+            now: The monotonic moment.
+            kept: Whether the connection goes back, and is not closed.
+        """
+        record = self._record
+        if len(record.noted) >= FOLD:
+            self._fold()
+        record.ended(checkout.number, checkout.waited, now - checkout.since, kept)
+        self._checkouts.pop(checkout.number, None)
+        if self._watched:
+            self._changed.notify_all()
+
+    def _fold(self) -> None:
+        # Under the lock. What an exception has kept from leaving is counted, so it leaves now.
+        for number in list(self._record.noted):
+            self._checkouts.pop(number, None)
+        self._record.fold()
+
+    def is_current(self, checkout: Checkout) -> bool:
+        """Tell whether that checkout has not ended; its connection may have had others since."""
+        return checkout.number in self._checkouts
+
+    def end_lost(self) -> int:
+        """End the checkouts whose connection has been freed, wherever it was let go of; how many.
+
+        As a rule its finalizer hands such a connection over; but where an exception interrupts
+        that, or once the pool is closed, it just goes.
+        """
+        now = monotonic()
+        with self._record.lock:
+            self._fold()
+            lost = [c for c in list(self._checkouts.values()) if c.connection() is None]
+            for checkout in lost:
+                self._record.add("reclaimed")
+                self.end(checkout, now, kept=False)
+        return len(lost)
+
+    def log_overdue(self) -> float:
+        """Log what is in use for longer than ``leak_after``, then twice, four times as long, ...
+
+        Returns:
+            The seconds until something may be due again.
+        """
+        assert self._leak_after is not None
+        now, pause = monotonic(), self._leak_after
+        for checkout in list(self._checkouts.values()):
+            if checkout.due <= now:
+                held = now - checkout.since
+                while checkout.due <= now:
+                    checkout.due += checkout.due - checkout.since
+                self._log_overdue(checkout, held)
+            pause = min(pause, checkout.due - now)
+        return pause
+
+    def _log_overdue(self, checkout: Checkout, held: float) -> None:
+        logger.warning(
+            "pool %r: a connection is in use for %.1f s, checked out at:\n%s",
+            self._alias,
+            held,
+            "".join(map(quoted, checkout.stack or [checkout.where])),
+            extra=facts(
+                "connection_held", alias=self._alias, seconds=held, where=str(checkout.where)
+            ),
+        )
+
+    def wait_for_other_threads(self, timeout: float) -> None:
+        """Wait until nothing is in use but by this thread, at most *timeout* seconds."""
+        mine, deadline = self._threads.this, monotonic() + timeout
+
+        def is_over() -> bool:
+            self.end_lost()
+            left = list(self._checkouts.values())
+            return all(checkout.thread is mine and not checkout.returning for checkout in left)
+
+        with self._changed:
+            self._watched = True
+            # What is let go of from now on is freed without a word.
+            while not is_over() and (left := deadline - monotonic()) > 0:
+                self._changed.wait(min(left, 0.1))
+
+    def abandon(self) -> None:
+        """After fork(), and after the record: what is in use is the parent's.
+
+        The connections stay referenced, so that nothing frees them.
+        """
+        self._changed = threading.Condition(self._record.lock)
+        self._inherited += [
+            connection
+            for checkout in self._checkouts.values()
+            if (connection := checkout.connection()) is not None
+        ]
+        self._checkouts = {}
+
+    def _thread_ended(self, thread: Thread) -> None:
+        for checkout in list(self._checkouts.values()):
+            if checkout.thread is thread:
+                checkout.home.left_behind(checkout)

@@ -1,0 +1,447 @@
+"""The psycopg connection that a pool holds: one object for each checkout of a server's session."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from threading import get_ident
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from . import psycopg_private
+from django_pooled.diagnostics.redaction import masked, one_line, scrub
+from django_pooled.sql.effects import effect_of, graver, hides_what_it_does, sets_a_time_limit
+from django_pooled.sql.sqlstates import CONNECTION_LOST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from weakref import ref
+
+    from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGconn, PGresult
+    from psycopg.rows import RowFactory
+    from typing_extensions import Self
+
+    from django_pooled.stats.counters import Reason
+    from django_pooled.retry.server_identity import Backend, KnownServer
+    from .slots import Slot
+    from .checkouts import Checkout
+
+__all__ = ["UNKNOWN", "Life", "Observer", "Owner", "PooledConnection", "Unknown"]
+
+
+class Unknown:
+    """A statement whose text is not known."""
+
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+UNKNOWN = Unknown()
+"""In place of a statement: psycopg itself sends something, past the cursors of this package."""
+
+# What psycopg's own transaction() may send at an end of its block, as far as it matters.
+_SAVEPOINTS = "ROLLBACK TO SAVEPOINT x"
+
+
+class Life:
+    """When a connection was opened, has to go, became idle; and why it must not be kept.
+
+    An object of its own, so that the notice handler below makes no reference cycle
+    with the connection: a connection that nobody holds is then freed at once.
+    """
+
+    __slots__ = (
+        "backend",
+        "backend_pid",
+        "clears_state",
+        "closed_for",
+        "configuration",
+        "direct",
+        "doomed_by",
+        "expires_at",
+        "goodbye",
+        "idle_since",
+        "is_readable",
+        "opened_at",
+        "server",
+        "slot",
+        "was_written",
+    )
+
+    def __init__(self) -> None:
+        self.opened_at: float = monotonic()
+        self.idle_since: float = self.opened_at
+        self.expires_at: float = float("inf")
+        self.backend_pid: int = 0
+        self.closed_for: Reason | None = None
+        """Why the pool closes it, once that is decided."""
+        self.slot: Slot | None = None
+        """Its slot of the pool, from the end of the attempt that opened it until it is closed."""
+        self.doomed_by: str | None = None
+        self.is_readable: Callable[[], object] | None = None
+        """Tells whether the socket has something to read; made at the first look."""
+        self.goodbye: str | None = None
+        """SQLSTATE with which the server ended the session, where it came as a notice."""
+        self.server: KnownServer | None = None
+        """What its server answers, once retry_transaction has asked for it."""
+        self.direct: bool = False
+        """Whether the server's process is the one that logged the connection in: no pooler's."""
+        self.backend: Backend | None = None
+        """What works for a direct connection, once retry_transaction has asked for it."""
+        self.configuration: psycopg_private.Configuration | None = None
+        """What every object of the session begins with, once it is configured."""
+        self.was_written: bool = False
+        """Whether the session, in another checkout, may have drawn from a sequence."""
+        self.clears_state: bool = False
+        """Whether what statements leave in the session is cleared at the checkin."""
+
+    def doom(self, reason: str) -> None:
+        """Have the connection closed instead of kept when it comes back."""
+        if self.doomed_by is None:
+            self.doomed_by = one_line(masked(reason))
+
+    def notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        """Take note of a server that ends an idle session: its error arrives as a notice.
+
+        libpq: https://www.postgresql.org/docs/current/libpq-notice-processing.html
+        """
+        # Where all sessions end at once (an immediate shutdown, the crash of one), it is a WARNING.
+        # PgBouncer has no severity but the one that others translate, and adds an error of its own
+        # to that of a server.
+        severity = diagnostic.severity_nonlocalized or diagnostic.severity
+        if severity in ("FATAL", "PANIC") or diagnostic.sqlstate in CONNECTION_LOST:
+            self.goodbye = self.goodbye or diagnostic.sqlstate
+            self.doom(diagnostic.message_primary or "ended by the server")
+
+
+class Owner(Protocol):
+    """Who uses a connection that is checked out."""
+
+    def keeps(self, connection: PooledConnection) -> bool:
+        """Tell whether it goes on using it, though the thread of the checkout has ended."""
+
+    @property
+    def is_setting_up(self) -> bool:
+        """Whether it sends now what it sends by itself on each connection that it gets."""
+
+    def pin(self, connection: PooledConnection, state: str) -> None:
+        """Take note that a statement on *connection* gives its session *state*, or may do so."""
+
+
+class Observer(Protocol):
+    """Sees each statement on a connection before it is sent, and when it was."""
+
+    def see(self, query: object, *, carries: bool, locked: bool) -> str | None:
+        """Take note of *query*, and return what should be sent along with it, if anything.
+
+        Args:
+            query: As a cursor got it, or `UNKNOWN`.
+            carries: Whether something can be sent along.
+            locked: Whether psycopg's lock of the connection is held.
+
+        Raises:
+            Exception: It must not be sent.
+        """
+
+    def seen(
+        self, cursor: psycopg.Cursor[Any] | None, addition: str | None, *, locked: bool
+    ) -> None:
+        """The statement has been run.
+
+        Args:
+            cursor: What ran it; None for psycopg itself.
+            addition: What was sent along with it.
+            locked: Whether psycopg's lock of the connection is held.
+
+        Raises:
+            Exception: It should not have been.
+        """
+
+
+RV = TypeVar("RV")
+
+
+class PooledConnection(psycopg.Connection[Any]):
+    """A connection opened by a pool.
+
+    Each checkout of a session gets an object of its own. When it comes back, `renewed` makes the
+    one for the next checkout, and the old one is closed for good: cursors of any kind, generators
+    and blocks that are kept beyond a request reach no other's transaction, and what was set on
+    the object (adapters, row factory, handlers) goes with it. What this cannot help is a
+    ``pgconn`` that was taken from it before.
+    """
+
+    life: Life
+
+    owner: ref[Owner] | None = None
+    """Who has it, while it is in use."""
+
+    checkout: Checkout | None = None
+    """What is known of its present use, or of the last one."""
+
+    pinned_by: str | None = None
+    """The session state that a statement has left, or may have left; cleared at the checkin."""
+
+    relied_on: str | None = None
+    """The same without time limits, which nothing but a wait depends on."""
+
+    observer: Observer | None = None
+    """Sees the statements of an attempt under retry_transaction."""
+
+    in_use: bool = False
+    """Whether it is checked out, by a wrapper or by code that asks the pool itself."""
+
+    wrote: bool = False
+    """Whether anything was sent, since the checkout, that does more than read."""
+
+    drew: bool = False
+    """Whether any of it may have drawn a value from a sequence."""
+
+    _expects: int = 0
+    """Of which thread's doing the connection knows; psycopg lets several threads use it."""
+
+    _given_back = False
+
+    @classmethod
+    def connect(cls, *args: Any, **kwargs: Any) -> Self:
+        """As psycopg's, and a connection of this class even after psycopg's was patched.
+
+        opentelemetry-instrumentation-psycopg leaves psycopg.Connection, when it is taken away
+        again, with a connect() that makes instances of that class only.
+        """
+        connect: Any = super().connect
+        if getattr(connect, "__self__", cls) is not cls:
+            connect = partial(connect.__func__, cls)
+        try:
+            made: Self = connect(*args, **kwargs)
+        except psycopg.Error as error:
+            # libpq quotes what it does not understand, a connection string for one.
+            scrub(error)
+            raise
+        return made
+
+    def __init__(
+        self,
+        pgconn: PGconn,
+        row_factory: RowFactory[Any] = tuple_row,
+        *,
+        life: Life | None = None,
+    ) -> None:
+        super().__init__(pgconn, row_factory)
+        if life is None:
+            life = Life()
+            # Asked for now, since a closed connection does not tell.
+            life.backend_pid = pgconn.backend_pid
+            self.add_notice_handler(life.notice)
+        self.life = life
+
+    def remember_configuration(self) -> None:
+        """Have every later object of this session begin as this one is now."""
+        self.life.configuration = psycopg_private.configuration_of(self)
+
+    def stop_preparing(self) -> None:
+        """Have psycopg prepare no statement in this session any more, nor use those it has."""
+        self.prepare_threshold = None
+        if self.life.configuration is not None:
+            self.life.configuration = self.life.configuration._replace(prepare_threshold=None)
+
+    def renewed(self) -> Self:
+        """Return another object for the same session, as new; this one is closed for good."""
+        made = self.life.configuration
+        if made is None:
+            made = self.life.configuration = psycopg_private.configuration_of(self)
+        self.life.was_written |= self.wrote
+        new = type(self)(self.pgconn, life=self.life)
+        new.pinned_by = self.pinned_by
+        self._given_back = True
+        psycopg_private.succeed(self, new, made)
+        return new
+
+    def announce(self, query: object, *, carries: bool = False, locked: bool = False) -> str | None:
+        """Something is about to run *query*; return what should be sent along, if anything.
+
+        Args:
+            query: As a cursor got it, or `UNKNOWN`.
+            carries: Whether something can be sent along.
+            locked: Whether psycopg's lock of the connection is held.
+
+        Raises:
+            psycopg.InterfaceError: The connection went back to its pool.
+            Exception: The observer's, if the statement must not be sent.
+        """
+        self.refuse_if_given_back()
+        if self.announced or (self.owner is None and not self.in_use):
+            return None
+        # Also where it is not cleared: what a caller has in its session must not be taken from it.
+        self._watch_state(query, locked)
+        if self.observer is None:
+            return None
+        return self.observer.see(query, carries=carries, locked=locked)
+
+    def _watch_state(self, query: object, locked: bool) -> None:
+        effect = effect_of(query)
+        if effect.leaves is not None:
+            if self.life.clears_state and self.life.was_written and not self.drew:
+                self._forget_sequences(effect.leaves, locked)
+            owner = None if self.owner is None else self.owner()
+            if owner is not None:
+                owner.pin(self, effect.leaves)
+            else:
+                # Kept and used beyond its owner, until that is noticed and it goes back.
+                self.pinned_by = graver(self.pinned_by, effect.leaves)
+            renewed = owner is not None and owner.is_setting_up
+            if not renewed and not sets_a_time_limit(query):
+                self.relied_on = self.pinned_by
+        if not effect.reads:
+            self.wrote = True
+            self.drew = self.drew or effect.draws
+
+    def _forget_sequences(self, state: str, locked: bool) -> None:
+        """Have lastval() fail, as in a new session, where another checkout has drawn a value."""
+        asks = state == "SEQUENCE" or hides_what_it_does(state)
+        can_answer = self.pgconn.transaction_status in (
+            TransactionStatus.IDLE,
+            TransactionStatus.INTRANS,
+        )
+        if state == "SEQUENCE" and psycopg_private.is_piping(self):
+            raise psycopg.NotSupportedError(
+                "lastval() and currval() within a pipeline may tell what another request has "
+                "drawn; ask before it, or after a nextval() of the same request"
+            )
+        if asks and can_answer and not psycopg_private.is_piping(self):
+            self.ask("DISCARD SEQUENCES", locked=locked)
+            self.life.was_written = False
+
+    def refuse_if_given_back(self) -> None:
+        """Refuse what is kept from a checkout that has ended.
+
+        Raises:
+            psycopg.InterfaceError: The connection went back to its pool.
+        """
+        if self._given_back:
+            raise psycopg.InterfaceError("the connection went back to its pool")
+
+    @contextmanager
+    def unobserved(self) -> Iterator[None]:
+        """Within the block, statements are none of the user's: nobody looks at them."""
+        outer = self.announced
+        self.expect()
+        try:
+            yield
+        finally:
+            if not outer:
+                self.expect_nothing()
+
+    @property
+    def announced(self) -> bool:
+        """Whether what this thread does now was announced, or is none of the user's."""
+        return self._expects == get_ident()
+
+    def expect(self) -> None:
+        """What this thread does from here on was announced."""
+        self._expects = get_ident()
+
+    def expect_nothing(self) -> None:
+        """What this thread does from here on was not."""
+        if self._expects == get_ident():
+            self._expects = 0
+
+    def commit(self) -> None:
+        """As psycopg's."""
+        self.announce("COMMIT")
+        super().commit()
+
+    def rollback(self) -> None:
+        """As psycopg's."""
+        self.announce("ROLLBACK")
+        super().rollback()
+
+    def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
+        """As psycopg's, which all that it does with the server goes through.
+
+        What no cursor of ours has announced comes from psycopg's own classes, and may be anything.
+        """
+        if self.announced or psycopg_private.is_silent(gen):
+            self.refuse_if_given_back()
+            return super().wait(gen, *args, **kwargs)
+        savepoints = psycopg_private.works_with_savepoints(gen)
+        self.announce(_SAVEPOINTS if savepoints else UNKNOWN, locked=True)
+        if savepoints and self.observer is not None:
+            # Else psycopg takes the block for the whole transaction, and commits at its end.
+            psycopg_private.begin(self, super().wait)
+        result = super().wait(gen, *args, **kwargs)
+        if self.observer is not None:
+            self.observer.seen(None, None, locked=True)
+        return result
+
+    @contextmanager
+    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+        """As psycopg's; since nothing can be asked within it, that is done before and after."""
+        observer = None if self.announced or psycopg_private.is_piping(self) else self.observer
+        if observer is not None:
+            observer.see(UNKNOWN, carries=False, locked=False)
+        with super().pipeline() as pipeline:
+            yield pipeline
+        if observer is not None and self.observer is observer:
+            observer.seen(None, None, locked=False)
+
+    def ask(self, question: str, *, locked: bool = False) -> list[PGresult]:
+        """Run statements of ours amid those of the user, who does not see them.
+
+        Args:
+            question: One or more statements without parameters.
+            locked: Whether psycopg's lock of the connection is held.
+
+        Raises:
+            psycopg.Error: The server's answer, or the loss of the connection.
+        """
+        with nullcontext() if locked else self.lock:
+            return psycopg_private.run(self, super().wait, question)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the server is amid a statement of the user's.
+
+        A COMMIT is none: it is left to finish, since one that waits for a standby would be
+        committed without it.
+        """
+        busy = self.pgconn.transaction_status == TransactionStatus.ACTIVE
+        return busy and not self.announced
+
+    def __del__(self) -> None:  # type: ignore[override]
+        # psycopg_pool's mark of a connection that is not idle. Nothing refers to this one any
+        # more, so nobody can use it, and nobody can give it back either.
+        pool = vars(self).get("_pool")
+        if pool is None or self._given_back:
+            super().__del__()
+        else:
+            pool.found(self)
+
+    def rescue(self) -> Checkout | None:
+        """Return the checkout of a connection that was left behind, to the first who asks.
+
+        Its finalizer may ask at the same moment as the finder of an ended thread's connections.
+        """
+        # One operation, which no other thread divides.
+        found: Checkout | None = vars(self).pop("checkout", None)
+        return found
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and port of the server, which of several hosts it is."""
+        return self.info.hostaddr or self.info.host, self.info.port
+
+    @property
+    def server_is_read_only(self) -> bool:
+        """Whether the server last said that sessions there cannot write.
+
+        It reports both settings, and each change of them, by itself:
+        https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQPARAMETERSTATUS
+        """
+        status = self.info.parameter_status
+        return "on" in (status("in_hot_standby"), status("default_transaction_read_only"))

@@ -1,0 +1,128 @@
+"""The option ``check``: the project's own say on which connections may be used."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .time_limit import LEAVE, over_within, start
+from .cancellation import interrupt
+from django_pooled.sql.connect_errors import AttemptFailed
+from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.redaction import told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .time_limit import LeftBehind
+    from .connector import Connector
+    from .connection import PooledConnection
+
+__all__ = ["ProjectCheck"]
+
+logger = logging.getLogger("django_pooled.pool")
+
+
+class ProjectCheck:
+    """Asks the project's check, and has the pool open fewer connections while it keeps failing.
+
+    While each new connection fails, or each one that is used again, a pool that goes on replacing
+    them opens one after another. So those that were opened since then are counted, and the pool
+    holds off, longer each time.
+
+    Args:
+        alias: The pool's alias, for log lines.
+        check: The option; None lets everything pass.
+        connector: Is told to hold off.
+        left_behind: Counts the threads of checks that never end.
+    """
+
+    def __init__(
+        self,
+        alias: str,
+        check: Callable[[PooledConnection], object] | None,
+        connector: Connector,
+        left_behind: LeftBehind,
+    ) -> None:
+        self._alias = alias
+        self._check = check
+        self._connector = connector
+        self._left_behind = left_behind
+        self._lock = threading.RLock()  # guards all below
+        self._opened = 0  # connections since one last passed that was like those that fail
+        self._failure: Exception | None = None  # the last check's, likewise
+        self._new_ones_fail = False
+
+    def note_opened(self) -> None:
+        """Take note of a new connection, which has not been checked yet."""
+        if self._check is not None:
+            with self._lock:
+                self._opened += 1
+                self._hold_off()
+
+    def passes(
+        self,
+        connection: PooledConnection,
+        timeout: float,
+        run: Callable[[Callable[[], object]], None],
+    ) -> bool:
+        """Tell whether the project wants a connection, within *timeout* seconds.
+
+        Args:
+            connection: Which one.
+            timeout: After which it is not wanted.
+            run: Runs an action in a thread of its own.
+
+        Raises:
+            BaseException: What the check has raised and is no Exception, or what ended the wait.
+        """
+        if self._check is None:
+            return True
+        # In a thread of its own, since nothing else ends a wait of the project's.
+        work = partial(copy_context().run, self._check, connection)
+        future = start(work, run)
+        over, wait = False, 0.0
+        try:
+            over = over_within(future, timeout)
+        finally:
+            if not over:
+                interrupt(connection, run)
+                over_within(future, LEAVE)
+                wait = self._left_behind.add(future, timeout)
+        error = future.exception() if over else _hung(timeout)
+        is_new = connection.life.idle_since == connection.life.opened_at
+        if error is None:
+            self._passed(is_new)
+            return True
+        logger.info(
+            "pool %r: the project's check failed: %s",
+            self._alias,
+            told(error),
+            extra=facts("check_failed", alias=self._alias, error=error),
+        )
+        with self._lock:
+            self._failure = AttemptFailed("OPTIONS['pool']['check']", error)
+            self._new_ones_fail = is_new
+            self._hold_off(wait)
+        if not isinstance(error, Exception):
+            raise error
+        return False
+
+    def _passed(self, is_new: bool) -> None:
+        # Where those that are used again fail, a new one that passes tells nothing.
+        with self._lock:
+            if self._failure is None or not is_new or self._new_ones_fail:
+                self._opened, self._failure = 0, None
+                self._connector.go_on()
+
+    def _hold_off(self, wait: float = 0.0) -> None:
+        # Those that were opened before and fail now may all be idle since a failover.
+        if self._failure is not None and (self._opened or wait):
+            self._connector.hold_off(self._failure, self._opened, wait)
+
+
+def _hung(timeout: float) -> TimeoutError:
+    return TimeoutError(f"given up after {timeout:.3g} s")

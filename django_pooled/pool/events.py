@@ -1,0 +1,55 @@
+"""What happens to a pool's connections: counted, and told by signals to whoever listens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django_pooled.signals import connection_checked_in, connection_checked_out, connection_discarded, connection_opened
+
+if TYPE_CHECKING:
+    from django.dispatch import Signal
+
+    from django_pooled.stats.counters import Reason, Record
+
+__all__ = ["Announcer"]
+
+
+class Announcer:
+    """Tells of one pool's connections; what is in use has counted checkouts and checkins itself.
+
+    Args:
+        record: Where connects and closes are counted.
+        sender: The signals' sender: the class of the pool.
+        alias: The pool's alias.
+        name: The pool's name.
+    """
+
+    def __init__(self, record: Record, sender: type, alias: str, name: str) -> None:
+        self._record = record
+        self._sender = sender
+        self._alias = alias
+        self._name = name
+
+    def opened(self, seconds: float) -> None:
+        """A connection was opened, which took that many seconds; it is counted when it is kept."""
+        if connection_opened.receivers:
+            self._send(connection_opened, seconds=seconds)
+
+    def closed(self, reason: Reason) -> None:
+        """A connection was closed."""
+        self._record.add("closed", reason)
+        if connection_discarded.receivers:
+            self._send(connection_discarded, reason=reason)
+
+    def checked_out(self, waited: float) -> None:
+        """A thread was given a connection, after that many seconds."""
+        if connection_checked_out.receivers:
+            self._send(connection_checked_out, waited=waited)
+
+    def checked_in(self, used: float, kept: bool) -> None:
+        """A connection came back after that many seconds, and was kept or not."""
+        if connection_checked_in.receivers:
+            self._send(connection_checked_in, used=used, kept=kept)
+
+    def _send(self, signal: Signal, **facts: object) -> None:
+        signal.send_robust(sender=self._sender, using=self._alias, pool_name=self._name, **facts)

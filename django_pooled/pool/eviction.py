@@ -1,0 +1,167 @@
+"""Which connections in use must not come back, and which idle ones leave with them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from .connector import LONGEST_WHEN_REFUSED
+from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.redaction import told
+from django_pooled.sql.sqlstates import READ_ONLY, is_connection_lost, is_stale_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import psycopg
+
+    from .backoff import Backoff
+    from .connection import Life, PooledConnection
+    from .queue import RecoveringPool
+    from .checkouts import Usage
+
+__all__ = ["Eviction"]
+
+logger = logging.getLogger("django_pooled.pool")
+
+
+Place = tuple[str, int]
+"""Host and port of a server."""
+
+NEVER = float("-inf")
+
+
+class Eviction:
+    """Decides by the errors on connections in use which ones have to leave the pool.
+
+    What has changed on the server is found out once, and the connections that were opened before
+    leave. Those opened since know the server as it is: to replace them changes nothing, unless
+    their address leads elsewhere by now. That is tried with one of them at a time, now and then.
+
+    Args:
+        alias: The pool's alias, for log lines.
+        backoff: Waits between two of those.
+        pool: The connections.
+        usage: Which of them are in use.
+    """
+
+    def __init__(self, alias: str, backoff: Backoff, pool: RecoveringPool, usage: Usage) -> None:
+        self._alias = alias
+        self._pool = pool
+        self._usage = usage
+        self._waits = replace(
+            backoff, maximum=max(backoff.maximum, LONGEST_WHEN_REFUSED), jitter=False
+        )
+        self._lock = threading.RLock()  # guards all below
+        self._read_only: set[Place] = set()
+        self._drained: dict[Place | str, float] = {}  # when, by what the drain was for
+        self._spared: dict[Place | str, float] = {}  # until when there is no other
+        self._replaced = 0  # one by one, since the last of them led to a server that can write
+        self._replaced_at = NEVER
+        self._leaving: Life | None = None  # that of the one to be replaced
+        self._replace_at = NEVER
+
+    def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:
+        """Take note of an error on a connection in use: some say that it must not come back.
+
+        A server that refuses to write because it has been demoted (25006) loses all of its
+        connections at once; one whose client asked for a read-only transaction does not.
+        """
+        if is_connection_lost(error):
+            connection.life.doom(f"{error.sqlstate or 'lost'}: {told(error)}")
+        elif error.sqlstate == READ_ONLY and connection.server_is_read_only:
+            self._note_read_only(connection, f"{READ_ONLY}: {told(error)}")
+        elif is_stale_plan(error):
+            self._note_stale_plan(connection, told(error))
+
+    def note_use(self, connection: PooledConnection) -> None:
+        """Take note of what a connection that is about to be used says of its server."""
+        # Both are empty unless a write has been refused.
+        if not (self._read_only or self._replaced) or connection.server_is_read_only:
+            return
+        place = connection.place
+        with self._lock:
+            if connection.life.opened_at >= self._replaced_at:
+                self._replaced, self._replace_at = 0, NEVER
+            can_write_again = place in self._read_only
+            self._read_only.discard(place)
+        if can_write_again:
+            # Its address leads to another server by now, and the others still to the one before.
+            self._evict(
+                lambda other: other.place == place and other.server_is_read_only,
+                f"{READ_ONLY}: opened while {place[0]}:{place[1]} was read-only",
+            )
+
+    def note_closed(self, connection: PooledConnection) -> None:
+        """Take note of a connection that was closed and not kept."""
+        # The object is another by now: see `PooledConnection.renewed`.
+        if connection.life is self._leaving:
+            self._leaving = None
+            # Whether or not it is missed: where it leads is to be found out.
+            self._pool.open_one()
+
+    def _note_read_only(self, connection: PooledConnection, reason: str) -> None:
+        place, now, opened_at = connection.place, monotonic(), connection.life.opened_at
+        with self._lock:
+            is_news = place not in self._read_only and self._may_drain(place, now)
+            self._read_only.add(place)
+            if not is_news:
+                if opened_at <= self._drained.get(place, NEVER):
+                    connection.life.doom(reason)
+                elif now >= self._replace_at:
+                    connection.life.doom(reason)
+                    self._replaced += 1
+                    self._replaced_at, self._leaving = now, connection.life
+                    self._replace_at = now + self._waits.wait(self._replaced)
+                return
+        self._evict(lambda other: other.place == place, reason)
+        logger.warning(
+            "pool %r: %s:%s is read-only; its connections are closed",
+            *(self._alias, *place),
+            extra=facts("server_read_only", alias=self._alias, host=place[0], port=place[1]),
+        )
+
+    def _note_stale_plan(self, connection: PooledConnection, reason: str) -> None:
+        """A prepared statement no longer fits its tables: it would fail on each connection.
+
+        psycopg keeps it, and has no public way to forget it. On a connection opened since then it
+        may become stale again and again, as where two schemas have tables of the same name: there
+        nothing is prepared any more.
+        """
+        now, opened_at = monotonic(), connection.life.opened_at
+        with self._lock:
+            before = opened_at <= self._drained.get("tables", NEVER)
+            is_news = not before and self._may_drain("tables", now)
+        if not is_news:
+            if before or connection.prepare_threshold is None:
+                # Prepared before, or by SQL: it stays for as long as the session.
+                connection.life.doom(reason)
+            connection.stop_preparing()
+            return
+        self._evict(lambda other: True, reason)
+        logger.info(
+            "pool %r: tables have changed; new connections prepare anew",
+            self._alias,
+            extra=facts("tables_changed", alias=self._alias),
+        )
+
+    def _may_drain(self, what_for: Place | str, now: float) -> bool:
+        """Tell whether connections may leave together; under the lock.
+
+        Each is one to open anew. So the next time comes as late as if they had left one by one.
+        """
+        if now < self._spared.get(what_for, NEVER):
+            return False
+        size = self._pool.idle + len(self._usage)
+        self._drained[what_for] = now
+        self._spared[what_for] = now + LONGEST_WHEN_REFUSED * size
+        return True
+
+    def _evict(self, leaves: Callable[[PooledConnection], bool], reason: str) -> None:
+        for connection in self._usage.connections():
+            if leaves(connection):
+                connection.life.doom(reason)
+        self._pool.sweep(lambda other: not leaves(other), "drained")

@@ -1,0 +1,99 @@
+"""Which idle connections may be used."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from .liveness import answers, looks_alive
+from django_pooled.diagnostics.log_fields import facts
+
+if TYPE_CHECKING:
+    from django_pooled.backend.options import PoolOptions
+    from .connector import Connector
+    from .connection import PooledConnection
+    from .custom_check import ProjectCheck
+    from .queue import RecoveringPool
+    from django_pooled.stats.counters import Reason
+
+__all__ = ["Judge"]
+
+logger = logging.getLogger("django_pooled.pool")
+
+
+class Judge:
+    """Judges a pool's connections at a checkout.
+
+    Args:
+        alias: The pool's alias, for log lines.
+        options: The pool's options.
+        connector: Is told of connections that were lost.
+        pool: The connections.
+        check: The project's own.
+    """
+
+    def __init__(
+        self,
+        alias: str,
+        options: PoolOptions,
+        connector: Connector,
+        pool: RecoveringPool,
+        check: ProjectCheck,
+    ) -> None:
+        self._alias = alias
+        self._check_after = options.check_after
+        self._check_timeout = options.check_timeout
+        self._check = check
+        self._connector = connector
+        self._pool = pool
+
+    def unusable(self, connection: PooledConnection, deadline: float) -> Reason | None:
+        """Return why a connection that was idle cannot be used; None if it can.
+
+        Args:
+            connection: Taken from the pool.
+            deadline: The monotonic moment at which its answer comes too late.
+        """
+        now, life = monotonic(), connection.life
+        if now >= life.expires_at:
+            return "lifetime"
+        if not looks_alive(connection):
+            return self._dead(now, silent=False)
+        # Idle for so long that only a round trip tells.
+        if now - life.idle_since >= self._check_after and not answers(
+            connection, min(self._check_timeout, deadline - now)
+        ):
+            return self._dead(now, silent=looks_alive(connection))
+        # The answer may have taken its time.
+        left = min(self._check_timeout, deadline - monotonic())
+        if not self._check.passes(connection, left, self._pool.start):
+            self._connector.suspect()
+            return "dead"
+        return None
+
+    def spoilt(self, connection: PooledConnection) -> Reason:
+        """Say why a connection that came back is not kept."""
+        if self._pool.closed:
+            return "drained"
+        spoilt = connection.broken or connection.life.doomed_by is not None
+        return "error" if spoilt else "reset"
+
+    def _dead(self, now: float, *, silent: bool) -> Reason:
+        """Look at the other idle connections, since where one died they may have too.
+
+        Each would cost a later checkout its own discovery. Where one only kept silent, those that
+        need a round trip too go unasked: each would cost another check_timeout.
+        """
+        self._connector.suspect()
+        unasked = now - self._check_after if silent else float("-inf")
+        dead = self._pool.sweep(
+            lambda other: looks_alive(other) and other.life.idle_since > unasked, "dead"
+        )
+        logger.info(
+            "pool %r: found %d dead connections",
+            self._alias,
+            dead + 1,
+            extra=facts("connections_dead", alias=self._alias, connections=dead + 1),
+        )
+        return "dead"

@@ -1,0 +1,436 @@
+"""One pool: checkout within a deadline, checkin whatever happened, and how full it is."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import partial
+from random import uniform
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod, ref
+
+from . import queue as seam
+from .events import Announcer
+from .time_limit import LeftBehind
+from .cancellation import cancel
+from .connector import Connector
+from django_pooled.errors import CheckoutTimeout, ConnectFailed, Gauges, PoolClosed, PoolError, PoolExhausted
+from .eviction import Eviction
+from django_pooled.sql.connect_errors import AttemptFailed
+from .garbage_collection import collect_garbage
+from .idle_checks import Judge
+from django_pooled.diagnostics.log_fields import facts
+from .opener import Opener
+from django_pooled.backend.parameters import CONNECT_TIMEOUT
+from .custom_check import ProjectCheck
+from .readiness import Readiness
+from django_pooled.stats.counters import Record
+from django_pooled.diagnostics.redaction import told
+from .reset import Reset, is_as_new
+from django_pooled.retry.budget import RetryBudget
+from django_pooled.stats.snapshot import PoolSnapshot
+from .checkouts import Usage, described
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import psycopg
+
+    from django_pooled.backend.options import PoolOptions
+    from .connection import PooledConnection
+    from .readiness import Look
+    from .checkouts import Checkout
+
+__all__ = ["Pool"]
+
+logger = logging.getLogger("django_pooled.pool")
+
+
+class Pool:
+    """The connections of this process to one database.
+
+    Args:
+        alias: Key of the database in ``settings.DATABASES``.
+        options: Its pool's options.
+        parameters: Called for each new connection; returns psycopg's connection parameters,
+            so that credentials that expire can be fetched anew.
+        configure: Called with each new connection, and again with one that was cleared.
+        server: Where the connections lead to, for people: never with a password.
+        credentials_change: Whether *parameters* fetches credentials anew each time.
+        connect_timeout: Seconds that each step of opening a connection may take, as psycopg's
+            parameter of that name has it.
+        assume_role: Called with a connection whose role a statement may have changed; None
+            where roles do not matter.
+    """
+
+    def __init__(
+        self,
+        alias: str,
+        options: PoolOptions,
+        parameters: Callable[[], Mapping[str, Any]],
+        configure: Callable[[PooledConnection], object],
+        server: str,
+        credentials_change: bool = False,
+        connect_timeout: Any = CONNECT_TIMEOUT,
+        assume_role: Callable[[PooledConnection], object] | None = None,
+    ) -> None:
+        self.alias = alias
+        self.options = options
+        self.server = server
+        self.lends: bool = options.pool_mode == "transaction"
+        """Whether a checkout lasts for a transaction, and not for a request."""
+        self.record: Record = Record()
+        self.retry_budget: RetryBudget = RetryBudget(options.retry_budget)
+        self._made_at = monotonic()
+        self._id = os.urandom(8).hex()
+        self._reset = Reset(alias, options.reset, self.lends, configure, assume_role)
+        # None of its parts holds the pool: closed and let go of, it is freed at once, and not
+        # when the garbage collector comes by.
+        self._announcer = Announcer(self.record, type(self), alias, options.name or alias)
+        self._usage = Usage(alias, self.record, options.leak_after)
+        self._connector = Connector(
+            alias,
+            options.backoff,
+            options.reconnect_timeout,
+            opened=self.record.connect,
+            credentials_change=credentials_change,
+        )
+        left_behind = LeftBehind(options.max_size, options.reconnect_timeout)
+        check = ProjectCheck(alias, options.check, self._connector, left_behind)
+        announcer = self._announcer
+
+        def opened(seconds: float) -> None:
+            check.note_opened()
+            announcer.opened(seconds)
+
+        opener = Opener(
+            alias,
+            parameters,
+            configure=partial(
+                _configure_new,
+                configure,
+                options.max_lifetime,
+                clears_state=self._reset.clears_what_is_left,
+            ),
+            opened=opened,
+            connect_timeout=connect_timeout,
+            left_behind=left_behind,
+        )
+        self._pool = seam.RecoveringPool(
+            self._connector,
+            opener,
+            self._announcer.closed,
+            self.record.lock,
+            name=options.name or alias,
+            min_size=options.min_size,
+            max_size=options.max_size,
+            timeout=options.timeout,
+            max_waiting=options.max_waiting,
+            max_lifetime=options.max_lifetime,
+            max_idle=options.max_idle,
+            reconnect_timeout=options.reconnect_timeout,
+            reconnect_failed=options.reconnect_failed,
+            num_workers=options.num_workers,
+        )
+        self._judge = Judge(alias, options, self._connector, self._pool, check)
+        self._eviction = Eviction(alias, options.backoff, self._pool, self._usage)
+        self._readiness = Readiness(
+            alias, options.timeout, self._connector, self._pool, self._usage
+        )
+
+    def open(self) -> None:
+        """Start the workers and open ``min_size`` connections; without effect on an open pool."""
+        self._pool.open()
+        if self.options.leak_after is not None:
+            self._pool.repeat(WeakMethod(self._usage.log_overdue), self.options.leak_after)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it refuses checkouts: not opened yet, or closed for good."""
+        return self._pool.closed
+
+    def checkout(self) -> PooledConnection:
+        """Take a connection that is alive; wait for one, within ``timeout`` seconds in all.
+
+        Raises:
+            CheckoutTimeout: None became available in time; ``__cause__`` is the last error
+                in connecting, if the server could not be reached.
+            ConnectFailed: The server refuses connections for a reason that waiting does not mend.
+            PoolExhausted: ``max_waiting`` threads were waiting already.
+            PoolClosed: The pool is closed.
+        """
+        started = monotonic()
+        deadline = started + self.options.timeout
+        while True:
+            connection = self._pool.take_idle() or self._wait(started, deadline)
+            if self._begin(connection, started, deadline):
+                return connection
+
+    def checkin(self, connection: PooledConnection) -> None:
+        """Give a connection back, in whatever state; from any thread. A second time is no error.
+
+        An open transaction is rolled back. A connection that broke, or on which the server
+        said that it is going away or read-only, is closed instead.
+        """
+        now = monotonic()
+        if (
+            self._reset.may_be_left_out
+            and is_as_new(connection)
+            and now < connection.life.expires_at
+        ):
+            with self.record.lock:
+                checkout = self._usage.claim(connection)
+                if checkout is None:
+                    return
+                kept = not self._pool.closed
+                # Counted before it is given: then whatever comes in between, it has one user.
+                self._usage.end(checkout, now, kept)
+                self._pool.give(connection.renewed(), now)
+        else:
+            with self.record.lock:
+                checkout = self._usage.claim(connection)
+            if checkout is None:
+                return
+            kept = self._reset_and_give(checkout, connection)
+            now = monotonic()
+        self._announcer.checked_in(now - checkout.since, kept)
+
+    def look(self, timeout: float) -> Look:
+        """Begin to find out whether the pool can serve, without queuing; see `Readiness.look`."""
+        return self._readiness.look(timeout, self._ping)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Refuse checkouts, close what is idle, and let other threads finish what is in use.
+
+        What is still in use after that, and what this thread holds, is closed at its checkin.
+
+        Args:
+            timeout: Seconds to wait for both.
+        """
+        deadline = monotonic() + timeout
+        self._pool.close(timeout)
+        self._pool.take_back_found()
+        self._usage.wait_for_other_threads(max(0.0, deadline - monotonic()))
+
+    def abandon(self) -> None:
+        """Forget a pool inherited through fork(); its sockets and locks are the parent's."""
+        self._pool.abandon()
+        self.record.abandon()
+        self._usage.abandon()
+
+    def gauges(self) -> Gauges:
+        """How full the pool is now."""
+        self._usage.end_lost()
+        idle, in_use = self._pool.idle, len(self._usage)
+        return Gauges(
+            size=idle + in_use,
+            idle=idle,
+            in_use=in_use,
+            waiting=self._pool.waiting,
+            max_size=self.options.max_size,
+        )
+
+    def snapshot(self) -> PoolSnapshot:
+        """Describe the pool for `manage.py poolstats`."""
+        gauges = self.gauges()
+        counters = self._usage.counters()
+        counters.connect_failures = self._connector.failures
+        error = self._connector.last_error
+        return PoolSnapshot(
+            alias=self.alias,
+            pool_mode=self.options.pool_mode,
+            min_size=self.options.min_size,
+            max_size=gauges.max_size,
+            size=gauges.size,
+            idle=gauges.idle,
+            in_use=gauges.in_use,
+            waiting=gauges.waiting,
+            longest_waiting=self._pool.longest_waiting,
+            connecting=self._pool.opening,
+            server=self.server,
+            age=monotonic() - self._made_at,
+            retry_budget_left=self.retry_budget.left,
+            last_error=told(error) if error else None,
+            last_error_age=monotonic() - self._connector.last_error_at if error else None,
+            counters=counters,
+            connections=[*self._usage.describe(), *map(described, self._pool.idle_connections)],
+            name=self.options.name or self.alias,
+            id=self._id,
+        )
+
+    def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:
+        """Take note of an error on a connection in use: some say that it must not come back."""
+        self._eviction.note_error(connection, error)
+
+    def _wait(self, started: float, deadline: float) -> PooledConnection:
+        cause: BaseException | None
+        counter = "timeouts"
+        try:
+            return self._pool.take(deadline - monotonic(), self._look_for_lost)
+        except seam.PoolTimeout:
+            error = self._error(
+                CheckoutTimeout, started, f"no connection within {self.options.timeout:g} s"
+            )
+            cause = _cause_of(self._connector.trouble)
+        except seam.TooManyRequests:
+            waiting = self.options.max_waiting
+            error = self._error(PoolExhausted, started, f"{waiting} threads are waiting already")
+            counter = "exhausted"
+            cause = _cause_of(self._connector.trouble)
+        except seam.PoolClosed:
+            raise self._error(PoolClosed, started, "the pool is closed") from None
+        except seam.Refused as refused:
+            counter = "refused"
+            refusal = refused.__cause__ or refused
+            cause = _cause_of(refusal)
+            error = self._error(ConnectFailed, started, f"cannot connect: {told(refusal)}")
+        self.record.add(counter)
+        try:
+            raise error from cause
+        finally:
+            # Its traceback holds this frame.
+            del error, cause
+
+    def _begin(self, connection: PooledConnection, started: float, deadline: float) -> bool:
+        """Check a connection that was idle out, or close it if it is not usable; tell which."""
+        try:
+            unusable = self._judge.unusable(connection, deadline)
+            if unusable is None:
+                self._eviction.note_use(connection)
+                waited = self._usage.begin(connection, started, self)
+        except BaseException:
+            self._pool.discard(connection, "error")
+            raise
+        if unusable is not None:
+            self._pool.discard(connection, unusable)
+            return False
+        connection.in_use = True
+        self._announcer.checked_out(waited)
+        return True
+
+    def _reset_and_give(self, checkout: Checkout, connection: PooledConnection) -> bool:
+        """Reset a connection and give it back, or close it; tell which."""
+        kept, amid_statement = False, connection.is_under_way
+        # What is kept of the checkout, say a generator that holds the lock, has no part in this.
+        renewed = connection.renewed()
+        # Should an exception keep it from its end, it is this object that is found.
+        renewed.checkout, checkout.connection = checkout, ref(renewed)
+        try:
+            kept = not self._pool.closed and self._reset(renewed)
+        finally:
+            # Whatever ended the reset, Ctrl-C included, the connection leaves or goes back.
+            now = monotonic()
+            with self.record.lock:
+                self._usage.end(checkout, now, kept)
+            if kept:
+                # Its configuration may have registered more.
+                self._pool.give(renewed.renewed(), now)
+            else:
+                if renewed.broken:
+                    self._connector.suspect()
+                elif amid_statement:
+                    # A thread that may be hit by an exception starts no other: see `start`.
+                    cancel(renewed, self._pool.start)
+                self._pool.discard(renewed, self._judge.spoilt(renewed))
+                self._eviction.note_closed(renewed)
+        return kept
+
+    def _ping(self) -> bool | None:
+        """Make a round trip on an idle connection; None if there is none."""
+        started = monotonic()
+        connection = self._pool.take_idle()
+        if connection is None:
+            return None
+        connection.life.idle_since = float("-inf")  # So only a round trip tells.
+        if not self._begin(connection, started, started + self.options.check_timeout):
+            return False
+        self.checkin(connection)
+        return True
+
+    def _error(self, kind: type[PoolError], started: float, what: str) -> PoolError:
+        elapsed, gauges = monotonic() - started, self.gauges()
+        message = f"pool {self.alias!r}: {what} (after {elapsed:.2f} s; {gauges})"
+        trouble, opening = self._connector.trouble, self._pool.opening
+        if kind is CheckoutTimeout and trouble is not None:
+            message += f"; the last attempt to connect failed: {told(trouble)}"
+        elif kind is CheckoutTimeout and opening:
+            message += f"; {opening} being opened, without an answer yet from {self.server}"
+        return kind(message, alias=self.alias, elapsed=elapsed, gauges=gauges)
+
+    def _look_for_lost(self, since: float | None) -> bool:
+        """Find out whether all that is in use is used by anybody; tell whether something was not.
+
+        Asked before a checkout is refused. What nothing refers to any more has been handed over by
+        its finalizer, or is found missing here; what only refers to itself, as a wrapper of
+        Django's does with its features, is freed by the garbage collector.
+        """
+        if self._pool.opening == 0 and self._pool.idle == 0:
+            collect_garbage(since)
+        found = self._pool.take_back_found()
+        return self._usage.end_lost() > 0 or found
+
+    def left_behind(self, checkout: Checkout) -> None:
+        """A thread has ended without giving its connection back; see `Home`."""
+        self._pool.run_later(partial(self._reclaim, checkout))
+
+    def _reclaim(self, checkout: Checkout) -> None:
+        connection = checkout.connection()
+        if connection is None or checkout.returning or not self._usage.is_current(checkout):
+            return
+        owner = connection.owner() if connection.owner is not None else None
+        if owner is not None and owner.keeps(connection):
+            # Until nothing refers to it any more.
+            return
+        if connection.rescue() is None:
+            # Its finalizer has handed it over already.
+            return
+        connection.checkout, connection.owner, connection.observer = checkout, None, None
+        logger.warning(
+            "pool %r: a thread ended with a connection checked out at %s; it goes back now. "
+            "Close it with connections.close_all() at the end of the thread.",
+            self.alias,
+            checkout.where,
+            extra=facts("connection_reclaimed", alias=self.alias, where=str(checkout.where)),
+        )
+        self.record.add("reclaimed")
+        self.checkin(connection)
+
+    def take_back(self, checkout: Checkout, connection: PooledConnection) -> bool:
+        """Bring back what nobody can use any more; see `Home`."""
+        with self.record.lock:
+            if not self._usage.is_current(checkout):
+                return False
+            checkout.returning = True
+        logger.warning(
+            "pool %r: a connection checked out at %s was dropped without being closed; "
+            "it goes back now.",
+            self.alias,
+            checkout.where,
+            extra=facts("connection_reclaimed", alias=self.alias, where=str(checkout.where)),
+        )
+        self.record.add("reclaimed")
+        connection.owner = connection.observer = None
+        if connection.pinned_by is None:
+            # Nobody has closed its cursors, or knows what else was under way.
+            connection.pinned_by = "dropped"
+        kept = self._reset_and_give(checkout, connection)
+        self._announcer.checked_in(monotonic() - checkout.since, kept)
+        return True
+
+
+def _cause_of(failure: BaseException | None) -> BaseException | None:
+    """Return the project's own error, where it is the project that failed."""
+    return failure.__cause__ if isinstance(failure, AttemptFailed) else failure
+
+
+def _configure_new(
+    configure: Callable[[PooledConnection], object],
+    max_lifetime: float,
+    connection: PooledConnection,
+    clears_state: bool,
+) -> None:
+    connection.life.expires_at = connection.life.opened_at + uniform(0.9, 1.0) * max_lifetime
+    connection.life.clears_state = clears_state
+    configure(connection)
+    connection.remember_configuration()

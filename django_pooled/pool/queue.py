@@ -1,0 +1,632 @@
+"""Everything that reaches below the public interface of psycopg_pool.
+
+psycopg_pool opens connections one at a time, retries each with a backoff of its own that has
+no cap, lets nobody end a wait early, and keeps waiters that timed out in its queue. None of
+it can be changed by its options, so this subclass replaces the methods that decide when and
+where a connection is opened, and touches the queue of waiters and the deque of idle connections
+under psycopg_pool's own lock. tests/test_psycopg_seam.py fails when what is used here changes.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import traceback
+from collections import deque
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod, ref
+
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from psycopg_pool.pool import AddConnection, MaintenanceTask, Schedule
+
+from .connection import PooledConnection
+from .slots import Slots
+from django_pooled.sql.sqlstates import is_permanent_refusal
+from .waiter import Place, Waiter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .connector import Connector
+    from .opener import Opener
+    from django_pooled.stats.counters import Reason
+    from .slots import Slot
+    from .checkouts import Checkout
+
+__all__ = [
+    "PoolClosed",
+    "PoolTimeout",
+    "RecoveringPool",
+    "Refused",
+    "TooManyRequests",
+]
+
+
+PATIENCE = 1.0
+"""Seconds that a thread waits before it asks whether everything in use is used by anybody."""
+
+
+def _nothing() -> None:
+    """As a weak reference to what exists no more."""
+
+
+class Refused(Exception):
+    """Ends a wait: no connection can be opened; ``__cause__`` is why."""
+
+
+class _Call(MaintenanceTask):
+    """Any action as a task; it is run even if the pool was closed meanwhile."""
+
+    def __init__(self, pool: ConnectionPool[Any], action: Callable[[], object]) -> None:
+        super().__init__(pool)
+        self._action = action
+
+    def run(self) -> None:
+        self._action()
+
+    _run = None  # type: ignore[assignment]  # abstract, and called by the run() replaced above
+
+
+class _Start(MaintenanceTask):
+    """Starts a thread for another task, which may take long; in the pool's worker.
+
+    Not in the thread that wants it done, which would wait for the new one's first sign of life: an
+    exception that is thrown into it (PyThreadState_SetAsyncExc) may end the new one instead, since
+    CPython gives both the same number for a moment, and it would wait for ever.
+    """
+
+    def __init__(self, pool: RecoveringPool, task: MaintenanceTask, name: str) -> None:
+        super().__init__(pool)
+        self._task: MaintenanceTask | None = task
+        self._name = name
+
+    def run(self) -> None:
+        # The worker keeps this one until it has another, and would keep what the task has.
+        task, self._task = self._task, None
+        if task is None:
+            return
+        try:
+            threading.Thread(target=task.run, name=self._name, daemon=True).start()
+        except RuntimeError:
+            # No more threads can be had.
+            task.run()
+
+    _run = None  # type: ignore[assignment]  # as above
+
+
+class _Later(MaintenanceTask):
+    """A moment at which the pool looks after itself; it does not keep the pool from being freed."""
+
+    def __init__(self, pool: RecoveringPool, action: Callable[[RecoveringPool], None]) -> None:
+        super().__init__(pool)
+        self._action = action
+
+    def tick(self) -> None:
+        # In the scheduler's thread: a worker may be busy with something that hangs.
+        pool = self.pool()
+        if isinstance(pool, RecoveringPool) and not pool.closed:
+            self._action(pool)
+
+    _run = None  # type: ignore[assignment]  # abstract, and called by nobody but ticks
+
+
+class RecoveringPool(ConnectionPool[PooledConnection]):
+    """A psycopg_pool whose connections are opened by a `Connector`.
+
+    Args:
+        connector: Decides when a connection is opened, and knows whether the server is away.
+        opener: Opens one.
+        closed: Called for each connection that is closed for good, with the reason.
+        lock: Guards what psycopg_pool's own lock does, instead of it.
+        options: psycopg_pool's own.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        opener: Opener,
+        closed: Callable[[Reason], None],
+        lock: threading.RLock,
+        **options: Any,
+    ) -> None:
+        self._connector = connector
+        self._opener = opener
+        self._report_closed = closed
+        # All guarded by the lock.
+        self._slots = Slots()
+        self._successes = 0  # connections that were opened
+        self._grows_later: Callable[[], object] = _nothing  # who waits for a pause to end
+        self._patience_ends = False  # whether reconnect_timeout runs
+        self._reported = False  # whether it has run out since the last success
+        # What was let go of while it was in use. Only ever appended to and popped from, which takes
+        # no lock: finalizers append.
+        self._found: deque[tuple[PooledConnection, Checkout | None]] = deque()
+        self._abandoned = False
+        super().__init__(connection_class=PooledConnection, open=False, **options)
+        self._lock = lock
+
+    @property
+    def idle(self) -> int:
+        """Connections ready for a checkout."""
+        return len(self._pool)
+
+    @property
+    def idle_connections(self) -> list[PooledConnection]:
+        """The connections ready for a checkout, which may be in use the next moment."""
+        return list(self._pool)
+
+    @property
+    def opening(self) -> int:
+        """Connections being opened, or about to be."""
+        return self._slots.opening
+
+    @property
+    def waiting(self) -> int:
+        """Waiters that have neither a connection nor an error yet."""
+        return len(self._waiters())
+
+    @property
+    def longest_waiting(self) -> float | None:
+        """Seconds that the waiter who is next has waited; None without waiters."""
+        since = [waiter.since for waiter in self._waiters()]
+        return max(0.0, monotonic() - min(since)) if since else None
+
+    def _waiters(self) -> list[Waiter]:
+        now = monotonic()
+        found = [place.waiter for place in self._places]
+        return [waiter for waiter in found if waiter is not None and now < waiter.deadline]
+
+    def take_idle(self) -> PooledConnection | None:
+        """Take an idle connection, or return None, without a place in the queue.
+
+        Nobody waits while one is idle: whoever gives one back hands it to a waiter.
+        """
+        # Where all are in use, the queue is next, and its turn under the lock is enough.
+        if not self._pool:
+            return None
+        with self._lock:
+            return self._pop()
+
+    def _pop(self) -> PooledConnection | None:
+        # Under the lock. The deque may be empty by now all the same: a signal handler of this
+        # thread may have been here since anyone looked.
+        with suppress(IndexError):
+            connection = self._pool.popleft()
+            connection._pool = self
+            # Those that were never needed are what psycopg_pool may close after max_idle.
+            if len(self._pool) < self._nconns_min:
+                self._nconns_min = len(self._pool)
+            return connection
+        return None
+
+    def take(
+        self, timeout: float, look_for_lost: Callable[[float | None], bool] = lambda since: False
+    ) -> PooledConnection:
+        """Take an idle connection, or queue for one; as getconn(), without its own checks.
+
+        Who leaves the queue, on a timeout or by whatever else ends the wait (gevent's timeouts and
+        Ctrl-C are no Exceptions), leaves nothing behind: getconn() would count the timed-out
+        against max_waiting, and hand a connection to the interrupted.
+
+        Args:
+            timeout: Seconds to wait at most.
+            look_for_lost: Called during a wait, and before a refusal, without a lock: finds out
+                whether all that is in use is used by anybody, and tells whether something was not.
+                With a moment, it is thorough unless it was since then.
+
+        Raises:
+            PoolTimeout, PoolClosed, TooManyRequests: As getconn().
+            Refused: No connection can be opened.
+        """
+        waiter = Waiter(monotonic() + timeout)
+        try:
+            try:
+                connection = self._take_or_queue(waiter, timeout, self.max_waiting)
+            except TooManyRequests:
+                if not look_for_lost(None):
+                    raise
+                # What was lost is on its way back, to one waiter more.
+                connection = self._take_or_queue(waiter, timeout, 0)
+            if connection is None:
+                connection = self._wait(waiter, look_for_lost)
+        except BaseException:
+            self._leave(waiter)
+            raise
+        return connection
+
+    def _take_or_queue(
+        self, waiter: Waiter, timeout: float, max_waiting: int
+    ) -> PooledConnection | None:
+        with self._lock:
+            self._check_open_getconn()
+            if timeout <= 0.0:
+                raise PoolTimeout
+            connection = self._pop()
+            if connection is None:
+                if max_waiting and len(self._waiting) >= max_waiting:
+                    self._drop_empty_places()
+                    if len(self._waiting) >= max_waiting:
+                        raise TooManyRequests
+                self._waiting.append(Place(waiter))  # type: ignore[arg-type]
+                self._maybe_grow_pool()
+        return connection
+
+    def _wait(
+        self, waiter: Waiter, look_for_lost: Callable[[float | None], bool]
+    ) -> PooledConnection:
+        started, deadline = waiter.since, waiter.deadline
+        # Early enough for what is found to come back in time.
+        last_look_at = deadline - min(PATIENCE, (deadline - started) / 4)
+        look_at = min(started + PATIENCE, last_look_at)
+        while True:
+            self._work_without_threads()
+            waiter.sleep(look_at)
+            with self._lock:
+                if waiter.error is not None:
+                    raise waiter.error
+                if waiter.connection is not None:
+                    return waiter.connection
+                now = monotonic()
+                if now >= deadline:
+                    raise PoolTimeout
+            if now >= look_at:
+                is_last = now >= last_look_at
+                look_for_lost(started if is_last else None)
+                look_at = deadline if is_last else min(now + PATIENCE, last_look_at)
+
+    def give(self, connection: PooledConnection, now: float) -> bool:
+        """Hand a connection that came back to the waiter who is next, or keep it; as putconn().
+
+        Returns whether it was kept, and not closed since the pool is.
+        """
+        kept = not self._closed
+        connection.life.idle_since = now
+        if now >= connection.life.expires_at:
+            self.discard(connection, "lifetime")
+        else:
+            self._add_to_pool(connection)
+        return kept
+
+    def _leave(self, waiter: Waiter) -> None:
+        # Connections are handed over under this lock, so from here on none is handed to it.
+        with self._lock:
+            self._remove([place for place in self._places if place.is_of(waiter)])
+            connection, waiter.connection = waiter.connection, None
+        # It has been raised, and its frames hold the waiter, and this pool.
+        waiter.error = None
+        if connection is not None:
+            self._add_to_pool(connection)
+
+    def found(self, connection: PooledConnection) -> None:
+        """Take a connection that is in use and that nothing refers to any more; for finalizers.
+
+        Those run in any thread, amid anything that it does and under any lock, at the exit of the
+        interpreter and in forked processes too. So it is handed to the pool's worker, without one.
+        """
+        checkout = connection.rescue()
+        if self._abandoned or (checkout is not None and not self._closed):
+            slot = connection.life.slot
+            if slot is not None and not self._slots.restore(slot):
+                connection.life.doom("it was believed lost")
+            if checkout is not None:
+                # Cleared by the garbage collector too.
+                checkout.connection = ref(connection)
+            # In a forked process it stays here for good, since its session is the parent's.
+            self._found.append((connection, checkout))
+        # Else it is closed as it is freed, and its slot is found free.
+        if not self._closed:
+            self.run_later(self.take_back_found)
+
+    def take_back_found(self) -> bool:
+        """Bring back what was found; return whether that freed anything."""
+        any_found = False
+        while self._found:
+            with suppress(IndexError):
+                connection, checkout = self._found.popleft()
+                any_found = True
+                if checkout is None or not checkout.take_back(connection):
+                    # Let go of on its way to a user or back, in a state that nobody knows.
+                    self.discard(connection, "error")
+        return self.recount() or any_found
+
+    def recount(self) -> bool:
+        """Put right what interrupted threads left wrong; return whether a connection was lost."""
+        with self._lock:
+            lost = self._slots.give_up_lost()
+            self._drop_empty_places()
+            self._grow(at_least=self._min_size)
+        for _ in range(lost):
+            self._report_closed("error")
+        return lost > 0
+
+    def _drop_empty_places(self) -> None:
+        self._remove([place for place in self._places if place.waiter is None])
+
+    @property
+    def _places(self) -> list[Place]:
+        # A queue of psycopg_pool's, whose own places lose what is given to an interrupted thread.
+        return list(self._waiting)  # type: ignore[arg-type]
+
+    def _remove(self, places: list[Place]) -> None:
+        for place in places:
+            # Unless a signal handler of this thread has done so.
+            with suppress(ValueError):
+                self._waiting.remove(place)  # type: ignore[arg-type]
+
+    def open_one(self) -> bool:
+        """Have one connection opened, unless one is on its way or there is a pause; tell if so."""
+        with self._lock:
+            wanted = not self._slots.opening and self._may_grow() and not self._connector.pause
+            if wanted:
+                self._add_one()
+        return wanted
+
+    def discard(self, connection: PooledConnection, reason: Reason) -> None:
+        """Close a connection that was taken; open another only if it will be missed."""
+        connection.life.closed_for = reason
+        try:
+            self._close_connection(connection)
+        finally:
+            with self._lock:
+                self._grow(at_least=self._min_size)
+
+    def sweep(self, alive: Callable[[PooledConnection], bool], reason: Reason) -> int:
+        """Discard every idle connection for which *alive* is false; return how many."""
+        with self._lock:
+            connections = list(self._pool)
+            self._pool.clear()
+        dead = 0
+        for connection in connections:
+            if alive(connection):
+                self._add_to_pool(connection)
+            else:
+                dead += 1
+                self.discard(connection, reason)
+        return dead
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Close the pool; end a probe that waits for the server instead of joining it."""
+        self._connector.close()
+        # psycopg_pool waits that long for each of its threads, one after another.
+        super().close(timeout / (self.num_workers + 1))
+        # What was found too late for the workers.
+        self.take_back_found()
+
+    def _close_connection(self, conn: PooledConnection) -> None:
+        # Whatever psycopg_pool closes by itself comes by here too, without a word of why.
+        super()._close_connection(conn)
+        slot, conn.life.slot = conn.life.slot, None
+        if slot is None:
+            return
+        with self._lock:
+            if not self._slots.give_up(slot):
+                return
+        reason = conn.life.closed_for
+        if reason is None:
+            reason = "drained" if self._closed else "idle"
+        self._report_closed(reason)
+
+    def abandon(self) -> None:
+        """Forget a pool inherited through fork(): its threads, locks and sockets are the parent's.
+
+        Without this mark its finalizer would take a lock that a thread of the parent may hold.
+        """
+        self._closed = self._abandoned = True
+
+    def run_later(self, action: Callable[[], object]) -> None:
+        """Run *action* in a thread of its own; at once, if the pool is closed."""
+        if self._closed:
+            action()
+        else:
+            self.start(action)
+
+    def start(self, action: Callable[[], object]) -> None:
+        """Run *action* in a thread of its own, which the pool's worker starts; see `_Start`."""
+        task = _Start(self, _Call(self, action), f"{self.name}-helps")
+        if self._closed or not self._workers:
+            task.run()
+        else:
+            super().run_task(task)
+
+    def repeat(self, action: WeakMethod[Callable[[], float]], delay: float) -> None:
+        """Run *action* in a thread of its own after *delay* seconds, and after what it returns."""
+
+        def run() -> None:
+            pool, method = this(), action()
+            if pool is not None and method is not None and not pool.closed:
+                pool.repeat(action, method())
+
+        this = ref(self)
+        self.schedule_task(_Later(self, lambda pool: pool.run_later(run)), delay)
+
+    def run_task(self, task: MaintenanceTask) -> None:
+        if not isinstance(task, AddConnection):
+            super().run_task(task)
+            return
+        with self._lock:
+            # psycopg_pool hands that on to _add_connection(), without a look at it.
+            task.attempt = self._slots.take()  # type: ignore[assignment]
+        # A thread for each connection, which ends with it: as many as are wanted are opened
+        # side by side, an idle process keeps none, and one that hangs on a silent server holds
+        # up neither the pool's workers nor the process's exit.
+        super().run_task(_Start(self, task, f"{self.name}-opens"))
+
+    def _maybe_grow_pool(self) -> None:
+        # Called under the lock when a waiter has queued. One connection on its way for each
+        # waiter, where psycopg_pool has one on its way for all of them.
+        refusal = self._connector.standing_refusal()
+        if refusal is not None and not len(self._slots):
+            # Neither is one on its way, nor will one come back to serve the waiter.
+            self._fail([self._places[-1]], refusal)
+            self._waiting.pop()
+        else:
+            self._grow()
+
+    def _grow(self, at_least: int = 0) -> None:
+        """Have connections opened for those that wait, and up to *at_least*; under the lock."""
+        waiting = self.waiting
+        while self._may_grow() and (self._slots.opening < waiting or len(self._slots) < at_least):
+            if self._connector.holds_off and self._slots.opening:
+                return  # That one comes first: it may be of no use either.
+            pause = self._connector.pause
+            if pause:
+                if waiting and self._grows_later() is None:
+                    task = _Later(self, RecoveringPool._grow_after_a_pause)
+                    self._grows_later = ref(task)
+                    # By way of a worker: psycopg_pool's scheduler has locks that an exception
+                    # in this thread could leave held.
+                    self.run_task(Schedule(self, task, pause))
+                return
+            self._add_one()
+
+    def _may_grow(self) -> bool:
+        return not self._closed and len(self._slots) < self._max_size
+
+    def _add_one(self) -> None:
+        self.run_task(AddConnection(self))
+
+    def _grow_after_a_pause(self) -> None:
+        with self._lock:
+            self._grows_later = _nothing
+            if self._connector.pause:
+                self._grow()  # There has been another refusal meanwhile.
+            elif self.waiting and not self._slots.opening and self._may_grow():
+                # One, whose answer is for all. If it is a good one, the others follow.
+                self._add_one()
+
+    def _shrink_pool(self) -> None:
+        with self._lock:
+            self._nconns = len(self._slots)
+        super()._shrink_pool()
+
+    def _add_to_pool(self, conn: PooledConnection) -> None:
+        # As psycopg_pool's, which takes a waiter out of the queue before it is served: an
+        # exception in between would leave it waiting for nobody.
+        conn._pool = self
+        with self._lock:
+            for place in self._places:
+                served = not self._closed and place.set(conn)
+                self._remove([place])
+                if served:
+                    return
+            if not self._closed:
+                self._pool.append(conn)
+                # Only now: until then it would be lost with this frame, and nobody told.
+                conn._pool = None
+                return
+        self._close_connection(conn)
+
+    def _add_connection(self, attempt: Any, growing: bool = False) -> None:
+        slot: Slot = attempt
+        try:
+            connection = self._connector.open(
+                self._attempt, lambda: self.waiting > 0, self._has_room
+            )
+        except BaseException as error:
+            # What retried keeps it, and is kept by its frames, pool and all.
+            traceback.clear_frames(error.__traceback__)
+            self._give_up(error, slot)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._welcome(connection, slot)
+
+    def _has_room(self) -> bool:
+        return self._slots.in_place < self._max_size
+
+    def _attempt(self) -> PooledConnection:
+        try:
+            # Whoever has been given up holds nothing of the pool.
+            return self._opener.open(WeakMethod(self._arrived_late))
+        except Exception:
+            self._watch_patience()
+            raise
+
+    def _arrived_late(self, connection: PooledConnection, seconds: float) -> None:
+        """Keep a connection whose attempt had been given up, if there is room."""
+        self._connector.arrived(seconds)
+        with self._lock:
+            slot = self._slots.take()
+        self._welcome(connection, slot)
+
+    def _welcome(self, connection: PooledConnection, slot: Slot) -> None:
+        """Keep a new connection, unless others have taken its place meanwhile."""
+        connection.life.slot = slot
+        with self._lock:
+            self._successes += 1
+            self._reported = False
+            # Those on their way hold slots too; the first to arrive is the one that stays.
+            room = self._has_room()
+            if room:
+                self._slots.connected(slot)
+        if room:
+            self._add_to_pool(connection)
+        else:
+            self._close_connection(connection)
+        with self._lock:
+            self._grow()
+
+    def _give_up(self, error: BaseException, slot: Slot) -> None:
+        waiting = []
+        with self._lock:
+            self._slots.give_up(slot)
+            if self._closed:
+                return
+            if is_permanent_refusal(error) and not self._slots.in_place:
+                # No connection will come back to serve those that wait.
+                waiting = self._places
+                self._waiting.clear()
+            # The probe ended since nobody waited; somebody may have come meanwhile.
+            self._grow()
+        self._fail(waiting, error)
+
+    def _watch_patience(self) -> None:
+        """An attempt has failed: see what has become of it when reconnect_timeout has passed."""
+        with self._lock:
+            if self._reconnect_failed is None or self._patience_ends or self._closed:
+                return
+            if self._reported and not self._waiting:
+                return  # The last attempt of a probe that was for nobody.
+            self._patience_ends = True
+            successes = self._successes
+
+        def end(pool: RecoveringPool) -> None:
+            with pool._lock:
+                pool._patience_ends = False
+                failed = pool._reported = pool._successes == successes
+            if failed:
+                # What it does is the project's: it may take long, or raise SystemExit.
+                name = f"{pool.name}-reconnect-failed"
+                threading.Thread(target=pool.reconnect_failed, name=name, daemon=True).start()
+
+        self.schedule_task(_Later(self, end), self.reconnect_timeout)
+
+    def _start_workers(self) -> None:
+        # A finalizer may hand something over amid another put() of its thread, for which
+        # psycopg_pool's own queue would wait for ever: it has a lock that is not reentrant.
+        self._tasks = queue.SimpleQueue()  # type: ignore[assignment]
+        with suppress(RuntimeError):
+            # It is raised where no thread can be had, as at the exit of the interpreter.
+            super()._start_workers()
+
+    def _start_initial_tasks(self) -> None:
+        if self._workers:
+            super()._start_initial_tasks()
+
+    def _work_without_threads(self) -> None:
+        """Where the pool has no thread that does what is to be done, who waits for it does."""
+        while not self._workers and not self._closed:
+            try:
+                task = self._tasks.get_nowait()
+            except queue.Empty:
+                return
+            task.run()
+
+    @staticmethod
+    def _fail(waiting: list[Place], error: BaseException) -> None:
+        for waiter in waiting:
+            refusal = Refused(str(error))
+            refusal.__cause__ = error
+            waiter.fail(refusal)

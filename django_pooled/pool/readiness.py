@@ -1,0 +1,183 @@
+"""Can this pool serve: found out in a moment, once for all who ask at the same time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from enum import Enum
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, TypeAlias
+
+from django_pooled.diagnostics.log_fields import facts
+from django_pooled.sql.sqlstates import is_permanent_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .connector import Connector
+    from .queue import RecoveringPool
+    from .checkouts import Usage
+
+__all__ = ["Look", "Readiness", "State"]
+
+logger = logging.getLogger("django_pooled.pool")
+
+FRESH = 0.5
+"""Seconds for which a look answers those who ask later too."""
+
+STEP = 0.01
+"""Seconds between two glances at a pool that something is about to happen to."""
+
+
+class State(Enum):
+    """What a look at a pool came to, in words that tell a stranger nothing of it."""
+
+    READY = "ready"
+    BUSY = "busy"
+    """No connection is idle, but those in use keep coming back."""
+    SATURATED = "saturated"
+    """All are in use, and for as long as a checkout may take none has come back."""
+    AWAY = "server away"
+    """No connection can be opened: the server is stopped, out of reach, or full."""
+    REFUSED = "refused"
+    """The server refuses connections for a reason that waiting does not mend."""
+    SILENT = "no answer"
+    """Nothing was heard of the server in time."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether requests can be served."""
+        return self in (State.READY, State.BUSY)
+
+
+Ping: TypeAlias = "Callable[[], bool | None]"
+"""Tells whether an idle connection is alive; None if there is none."""
+
+
+class Look:
+    """One look at a pool, in a thread of its own: whoever asks waits no longer than it likes."""
+
+    def __init__(self, find_out: Callable[[], State]) -> None:
+        self._over = threading.Event()
+        self._over_at = 0.0
+        self._state = State.SILENT
+        thread = threading.Thread(target=self._run, args=(find_out,), name="readiness", daemon=True)
+        thread.start()
+
+    def result(self, timeout: float) -> State:
+        """Return what was found out; SILENT where that takes longer than *timeout* seconds."""
+        self._over.wait(max(0.0, timeout))
+        return self._state
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it has been over for too long to be believed."""
+        return self._over.is_set() and monotonic() - self._over_at >= FRESH
+
+    def _run(self, find_out: Callable[[], State]) -> None:
+        try:
+            self._state = find_out()
+        finally:
+            self._over_at = monotonic()
+            self._over.set()
+
+
+class Readiness:
+    """Whether one pool can serve.
+
+    It never queues for a connection. Of those that are idle, so that nobody waits, it asks one;
+    where none is, it looks at what comes back and at what is being opened, and has one opened only
+    where the pool could open more and is opening none. So an outage costs the server nothing
+    beyond the pool's own probe, however many ask.
+
+    Args:
+        alias: The pool's alias, for log lines.
+        timeout: Longest that a checkout may take, in seconds.
+        connector: Opens the pool's connections, and knows whether the server is away.
+        pool: The connections.
+        usage: Which of them are in use.
+    """
+
+    def __init__(
+        self,
+        alias: str,
+        timeout: float,
+        connector: Connector,
+        pool: RecoveringPool,
+        usage: Usage,
+    ) -> None:
+        self._alias = alias
+        self._timeout = timeout
+        self._connector = connector
+        self._pool = pool
+        self._usage = usage
+        self._lock = threading.RLock()  # guards the look
+        self._look: Look | None = None
+        self._last = State.READY
+        self._doubted_at = float("-inf")  # Older signs of life do not count.
+
+    def look(self, timeout: float, ping: Ping) -> Look:
+        """Begin a look, or join the one that is under way or has just been.
+
+        Args:
+            timeout: Seconds that a new one waits for a connection that is being opened. An idle
+                one that does not answer takes the pool's ``check_timeout`` to be given up, as at
+                a checkout: to close it sooner would have a server that is slow log in more.
+            ping: Makes a round trip on an idle connection.
+        """
+        with self._lock:
+            if self._look is None or self._look.is_stale:
+                deadline = monotonic() + timeout
+                self._look = Look(lambda: self._note(self._find_out(deadline, ping)))
+            return self._look
+
+    def _find_out(self, deadline: float, ping: Ping) -> State:
+        failures: int | None = None  # Those before the attempt to wait for; -1 without one.
+        while True:
+            alive = ping()
+            if alive:
+                return State.READY
+            if alive is None:
+                if len(self._usage) >= self._pool.max_size:
+                    return self._busy_or(State.SATURATED)
+                if failures is None:
+                    before = self._connector.failures
+                    failures = before if self._pool.open_one() else -1
+                trouble = self._connector.trouble
+                if trouble is not None and self._connector.failures != failures:
+                    refused = is_permanent_refusal(trouble)
+                    return self._busy_or(State.REFUSED if refused else State.AWAY)
+                sleep(STEP)
+            else:
+                self._doubted_at = monotonic()
+            if monotonic() >= deadline:
+                return self._busy_or(State.SILENT)
+
+    def _busy_or(self, state: State) -> State:
+        """Judge a pool without an idle connection by the last one that came back alive.
+
+        If that is no longer ago than a checkout may take, more may be expected to come back, unless
+        an idle one has failed to answer since.
+        """
+        came_back_at = max(
+            (connection.life.idle_since for connection in self._usage.connections()),
+            default=float("-inf"),
+        )
+        moves = came_back_at > max(monotonic() - self._timeout, self._doubted_at)
+        return State.BUSY if moves else state
+
+    def _note(self, state: State) -> State:
+        if state is not self._last and not (state.serves and self._last.serves):
+            if state.serves:
+                logger.info(
+                    "pool %r: ready again", self._alias, extra=facts("ready", alias=self._alias)
+                )
+            else:
+                logger.warning(
+                    "pool %r: not ready: %s",
+                    self._alias,
+                    state.value,
+                    extra=facts("not_ready", alias=self._alias, state=state.value),
+                )
+        self._last = state
+        return state

@@ -1,0 +1,130 @@
+"""The pools of this process: found by database, forgotten after fork(), closed at exit."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from django_pooled.stats import publisher
+from django_pooled.integrations import uwsgi
+from django_pooled.stats.snapshot import process_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from .pool import Pool
+    from django_pooled.stats.snapshot import PoolSnapshot, ProcessReport
+
+__all__ = ["close_all", "close_pools_of", "pool_for", "snapshots"]
+
+# Reentrant: a signal handler that queries may interrupt the thread that holds it.
+_lock = threading.RLock()
+_pools: dict[tuple[str, Hashable], Pool] = {}
+
+# Pools inherited through fork(). They are kept for ever: a freed connection or pool would
+# reach for sockets and locks that are the parent's.
+_inherited: list[Pool] = []
+_owner = os.getpid()
+
+
+def pool_for(alias: str, target: Hashable, make: Callable[[], Pool]) -> Pool:
+    """Return the open pool of *alias* that leads to *target*, making it on first use.
+
+    Args:
+        alias: Key of the database in ``settings.DATABASES``.
+        target: Everything that tells one server, database, role and configuration from
+            another; when it changes (a test database, a time zone), so does the pool.
+        make: Makes the pool.
+    """
+    key = (alias, target)
+    # Here too, for a process forked by something that called no hook.
+    _after_fork_in_child()
+    pool = _pools.get(key)
+    if pool is not None and not pool.closed:
+        return pool
+    with _lock:
+        pool = _pools.get(key)
+        if pool is None or pool.closed:
+            if not _pools:
+                uwsgi.warn_without_threads()
+            made = make()
+            # Unless a signal handler of this thread has come by meanwhile.
+            if _pools.get(key) is pool:
+                _pools[key] = made
+            pool = _pools[key]
+            pool.open()
+            _publish(pool.options.stats_dir)
+    return pool
+
+
+def close_pools_of(alias: str, timeout: float = 5.0, server: str | None = None) -> None:
+    """Close the pools of *alias*; what is still in use is closed when it comes back.
+
+    Args:
+        alias: Key of the database in ``settings.DATABASES``.
+        timeout: Seconds that other threads have to finish what they have in use.
+        server: Those of other aliases that lead to this database are closed too, as `Pool.server`.
+    """
+    with _lock:
+        keys = [key for key, pool in _pools.items() if key[0] == alias or pool.server == server]
+        pools = [_pools.pop(key) for key in keys]
+    for pool in pools:
+        pool.close(timeout)
+
+
+def close_all(timeout: float = 5.0) -> None:
+    """Close every pool of this process, as at its exit.
+
+    Args:
+        timeout: Seconds, in all, that other threads have to finish what they have in use.
+    """
+    deadline = monotonic() + timeout
+    with _lock:
+        pools = list(_pools.values())
+        _pools.clear()
+    for pool in pools:
+        pool.close(max(0.05, deadline - monotonic()))
+
+
+def snapshots() -> list[PoolSnapshot]:
+    """Describe the open pools of this process."""
+    return [pool.snapshot() for pool in list(_pools.values()) if not pool.closed]
+
+
+def _publish(stats_dir: str | os.PathLike[str] | bool | None) -> None:
+    if stats_dir is not False:
+        folder = os.fspath(stats_dir) if isinstance(stats_dir, (str, os.PathLike)) else None
+        publisher.start(folder, _report)
+
+
+def _report() -> ProcessReport:
+    return process_report(snapshots())
+
+
+def _after_fork_in_child() -> None:
+    global _lock, _owner
+    if _owner == os.getpid():
+        return
+    _owner = os.getpid()
+    _lock = threading.RLock()
+    for pool in _pools.values():
+        pool.abandon()
+        _inherited.append(pool)
+    _pools.clear()
+    publisher.after_fork_in_child()
+
+
+def _at_exit() -> None:
+    _after_fork_in_child()
+    publisher.stop()
+    # Threads that could still give something back have ended, but for daemons.
+    close_all(timeout=0.2)
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+uwsgi.call_after_fork(_after_fork_in_child)

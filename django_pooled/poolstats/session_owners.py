@@ -1,0 +1,66 @@
+"""Who stands behind a session of the server: a view, a task, or a program of somebody else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .formatting import duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .overview import Overview
+    from .rows import PoolRow
+    from .server_view import ServerView
+    from .sessions import Session
+
+__all__ = ["name_connection", "name_process", "name_session", "root_of"]
+
+
+def name_process(rows: Iterable[PoolRow]) -> str:
+    """Name the process of these pools, or say how many there are."""
+    names = dict.fromkeys(f"process {row.pid} ({row.command})" for row in rows)
+    return next(iter(names)) if len(names) == 1 else f"{len(names)} processes"
+
+
+def name_connection(connection: dict[str, Any]) -> str:
+    """Say by which view or line of code a connection is in use: " by votes.views.cast"."""
+    by, where = connection.get("by"), connection.get("where")
+    if by:
+        return f" by {by}"
+    return f" by {where}" if where else ""
+
+
+def name_session(overview: Overview, server: ServerView, pid: int) -> str:
+    """Name a session by what uses it, with what it is at if it holds others up."""
+    if pid == 0:
+        return "a prepared transaction"
+    session = server.session(pid)
+    if session is None:
+        return f"session {pid}"
+    if owner := overview.owner(pid):
+        row, connection = owner
+        name = f"session {pid}{name_connection(connection)} in {name_process([row])}"
+    else:
+        name = f'session {pid} ("{session.application_name}")'
+    if session.asks_nothing and session.since is not None:
+        return f"{name}, {session.state} for {duration(session.since)}"
+    return name
+
+
+def root_of(server: ServerView, session: Session) -> int | None:
+    """Return the session at the end of the queue for a lock, which waits for none itself.
+
+    None where that is not known, or they wait for each other.
+    """
+    seen: set[int] = set()
+    found: Session | None = session
+    while found is not None and found.is_blocked:
+        if found.pid in seen or not found.blocked_by:
+            return None
+        seen.add(found.pid)
+        first = found.blocked_by[0]
+        found = server.session(first)
+        if found is None:
+            return first
+    return None if found is None else found.pid

@@ -1,0 +1,43 @@
+"""The classes whose objects belong to one call, and are put back whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .object_state import KeptAttributes, keeps
+
+if TYPE_CHECKING:
+    from .object_state import Memory
+
+__all__: list[str] = []
+
+for _name in (
+    "django.contrib.messages.storage.base.BaseStorage",
+    "django.core.files.uploadhandler.FileUploadHandler",
+    "django.core.management.base.BaseCommand",
+    "django.db.models.base.Model",
+    "django.db.models.base.ModelState",
+    "django.db.models.fields.files.FieldFile",
+    "django.db.models.query.QuerySet",
+    "django.db.models.query.RawQuerySet",
+    "django.forms.forms.BaseForm",
+    "django.forms.formsets.BaseFormSet",
+    "django.forms.utils.ErrorList",
+    "django.http.response.HttpResponseBase",
+    "django.http.response.ResponseHeaders",
+    "django.utils.functional.SimpleLazyObject",
+    "django.views.generic.base.View",
+    "rest_framework.request.Request",
+    "rest_framework.serializers.BaseSerializer",
+):
+    keeps(_name)(KeptAttributes)
+
+
+@keeps("pydantic.main.BaseModel")
+class KeptPayload(KeptAttributes):
+    __slots__ = ()
+
+    def __init__(self, value: Any, memory: Memory, depth: int) -> None:
+        super().__init__(value, memory, depth)
+        # What tells a field that was sent from one that has its default; no attribute of it.
+        memory.keep(value.model_fields_set, depth - 1)

@@ -1,0 +1,81 @@
+"""Model instances that an attempt saves, as they were before."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from django.db.models.signals import pre_save
+
+from .object_state import Memory
+
+if TYPE_CHECKING:
+    from django.db.models import Model
+
+__all__ = ["Saves"]
+
+_DEPTH = 4
+"""As far as the instances that are related to it."""
+
+
+class Saves:
+    """The instances that are saved during one attempt, and what they were before the first time.
+
+    Only those that somebody else holds on to: what an attempt creates and drops is not kept
+    alive by this.
+
+    Args:
+        known: What is put back anyway.
+        outer: Those of the attempt around this one, on another database.
+    """
+
+    def __init__(self, known: Memory, outer: Saves | None) -> None:
+        self._known = known
+        self._outer = outer
+        self._noted: dict[int, tuple[ref[Model], dict[str, Any], Memory]] = {}
+
+    def note(self, instance: Model) -> None:
+        """Remember *instance*, which is about to be saved."""
+        if self._outer is not None:
+            self._outer.note(instance)
+        number = id(instance)
+        if number in self._noted or self._known.holds(instance):
+            return
+        parts = Memory()
+        attributes = vars(instance).copy()
+        parts.keep_all(attributes.values(), _DEPTH)
+        # The function must not know self, or it would live as long as the instance does.
+        forget = partial(_forget, self._noted, number)
+        self._noted[number] = (ref(instance, forget), attributes, parts)
+
+    def restore(self) -> None:
+        """Put back those that are still there."""
+        # A list, since one may go meanwhile.
+        for reference, attributes, parts in list(self._noted.values()):
+            instance = reference()
+            if instance is not None:
+                vars(instance).clear()
+                vars(instance).update(attributes)
+                parts.restore()
+        self._noted.clear()
+
+
+def _forget(noted: dict[int, Any], number: int, _: object) -> None:
+    noted.pop(number, None)
+
+
+# A context follows the work through asgiref's switches between threads.
+current: ContextVar[Saves | None] = ContextVar("django_pooled.saves", default=None)
+
+
+def listen() -> None:
+    """Have every save of this process noted, if it happens during an attempt."""
+    pre_save.connect(_before_save, weak=False, dispatch_uid="django_pooled.replay")
+
+
+def _before_save(instance: Model, **_: object) -> None:
+    saves = current.get()
+    if saves is not None:
+        saves.note(instance)

@@ -1,0 +1,80 @@
+"""What a caller has on the connection, which a restart must not take from it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from django_pooled.pool.connection import PooledConnection
+from django_pooled.diagnostics.log_fields import facts
+
+if TYPE_CHECKING:
+    from django_pooled.backend.wrapper import DatabaseWrapper
+
+__all__ = ["Holdings"]
+
+logger = logging.getLogger("django_pooled.retry")
+
+
+class Holdings:
+    """What the caller of a decorated function has on its connection when it calls.
+
+    Between two attempts a connection goes back to its pool, where other threads may take it. One
+    on which the caller has an open cursor, or session state such as an advisory lock, a setting
+    or a temporary table, stays where it is. If it is lost, a cursor fails by itself where it
+    needs the connection. The session state is lost with it, though: another attempt would run
+    without the lock, or as another tenant.
+
+    Args:
+        wrapper: Outside of a transaction; within one, nothing goes back in any case.
+    """
+
+    __slots__ = ("_connection", "_has_something", "_wrapper", "state")
+
+    def __init__(self, wrapper: DatabaseWrapper) -> None:
+        self._wrapper = wrapper
+        self._connection = wrapper.connection
+        self._has_something = False
+        self.state: str | None = None
+        """Which kind of session state it relies on, as counters have it."""
+        connection = wrapper.connection
+        if isinstance(connection, PooledConnection) and not wrapper.in_atomic_block:
+            self._has_something = wrapper.has_open_cursors() or connection.pinned_by is not None
+            self.state = connection.relied_on
+
+    @property
+    def keep_connection(self) -> bool:
+        """Whether the connection has to stay."""
+        return self._has_something and not self._is_gone()
+
+    @property
+    def lost(self) -> str | None:
+        """The session state that is gone with its connection, if any."""
+        return self.state if self.state is not None and self._is_gone() else None
+
+    def _is_gone(self) -> bool:
+        connection = self._connection
+        return (
+            connection is not self._wrapper.connection
+            or connection.closed
+            or connection.life.doomed_by is not None
+        )
+
+    def refuse_to_go_on(self) -> None:
+        """Have the caller's next statement fail, though its call has succeeded.
+
+        That is so where COMMIT was done and its answer lost with the connection: the caller would
+        go on and believe that it still has its lock. As after any other loss outside of a
+        transaction, the wrapper keeps the dead connection until it is closed, at the end of the
+        request at the latest.
+        """
+        wrapper = self._wrapper
+        wrapper.close()
+        wrapper.connection = self._connection
+        wrapper.errors_occurred = True
+        logger.warning(
+            "database %r: session state of the caller (%s) was lost with the connection",
+            wrapper.alias,
+            self.state,
+            extra=facts("caller_lost", alias=wrapper.alias),
+        )

@@ -1,0 +1,150 @@
+"""What a failure means for its transaction: run it again, find out first, or raise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from psycopg.pq import ConnStatus
+
+from django_pooled.sql.sqlstates import CONNECTION_LOST, READ_ONLY, SERIALIZATION, UNKNOWN_OUTCOME
+
+if TYPE_CHECKING:
+    import psycopg
+
+__all__ = ["Failure", "RetryOn", "Verdict", "judge"]
+
+
+class Verdict(Enum):
+    """What is to be done about a failure before the answer to COMMIT."""
+
+    RESTART = "restart"
+    RESOLVE = "resolve"
+    """Find out whether the transaction was committed, and restart it if not."""
+    RAISE = "raise"
+
+
+# A FATAL that says more than "the connection is gone": the transaction itself was at fault, its
+# time limits (25P03, 25P04) or the server's resources; the next attempt would end likewise.
+_FATAL_FOR_GOOD = re.compile("25P0[34]|28|3D|42|53")
+
+# On a live connection these are about another one, that of dblink or a foreign server: refused or
+# misunderstood, which another attempt does not mend.
+_OTHERS_FOR_GOOD = frozenset({"08004", "08P01"})
+
+# PgBouncer ends connections with 08P01 whatever the reason, in words that it never translates. In
+# these the transaction itself was at fault, as in 57014, 25P03 and 25P04, or all of the server's
+# connections were taken, as in CheckoutTimeout: an attempt more would queue, and wait as long,
+# behind everybody else.
+_POOLERS_LIMITS = re.compile("query_wait_timeout|(query|idle transaction|transaction)[ _]timeout")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A database error, and what was left of its connection."""
+
+    error: psycopg.Error
+    lost: bool
+    """Whether the connection is dead: judged by its state, not by what the error says."""
+    sqlstate: str | None
+    """The error's, or the one with which the server had ended the session."""
+
+    @classmethod
+    def of(cls, error: psycopg.Error, connection: psycopg.Connection[object] | None) -> Failure:
+        """Look at *connection* right after *error*; None stands for one that is gone."""
+        lost = connection is None or connection.pgconn.status != ConnStatus.OK
+        goodbye = getattr(getattr(connection, "life", None), "goodbye", None) if lost else None
+        return cls(error, lost, error.sqlstate or goodbye)
+
+    @property
+    def reason(self) -> str:
+        """The SQLSTATE, or 'lost' where there is none; for logs and counters."""
+        return self.sqlstate or "lost"
+
+
+@dataclass(frozen=True)
+class RetryOn:
+    """Failures that a caller declared retryable.
+
+    Each is an SQLSTATE, or an SQLSTATE and the name of a constraint: ``"23505:app_slot_unique"``.
+    """
+
+    sqlstates: frozenset[str]
+    constraints: frozenset[tuple[str, str]]
+
+    @classmethod
+    def parse(cls, given: Iterable[str]) -> RetryOn:
+        """Read the argument ``retry_on``.
+
+        Raises:
+            TypeError: It is no collection.
+            ValueError: Something else than an SQLSTATE, with or without a constraint's name.
+        """
+        if not isinstance(given, Iterable):
+            raise TypeError(f"retry_on is {given!r}; expected SQLSTATEs, such as ['55P03']")
+        sqlstates, constraints = set(), set()
+        for item in [given] if isinstance(given, str) else given:
+            found = re.fullmatch("([0-9A-Z]{5})(?::(.+))?", item) if isinstance(item, str) else None
+            if found is None:
+                raise ValueError(
+                    f"retry_on has {item!r}; expected SQLSTATEs, five digits or capitals each, "
+                    f"or '23505:name_of_the_constraint'"
+                )
+            sqlstate, constraint = found.groups()
+            if constraint is None:
+                sqlstates.add(sqlstate)
+            else:
+                constraints.add((sqlstate, constraint))
+        return cls(frozenset(sqlstates), frozenset(constraints))
+
+    def includes(self, failure: Failure) -> bool:
+        """Whether *failure* is one of them."""
+        sqlstate = failure.sqlstate or ""
+        name = failure.error.diag.constraint_name or ""
+        return sqlstate in self.sqlstates or (sqlstate, name) in self.constraints
+
+
+def judge(failure: Failure, retry_on: RetryOn, *, read_only: bool = False) -> Verdict:
+    """Judge the failure that ended an attempt before its COMMIT, or that COMMIT answered with.
+
+    The connection's state comes first, since psycopg knows no SQLSTATE for a socket that broke,
+    and since an SQLSTATE of class 08 on a live connection is about somebody else's.
+
+    Args:
+        failure: The first one that nothing in the attempt has undone.
+        retry_on: What the caller declared retryable.
+        read_only: Whether the transaction was meant to write nothing.
+
+    Returns:
+        What to do. The table in docs/retry.md is executed by tests/test_verdict.py.
+    """
+    sqlstate = failure.sqlstate
+    if sqlstate in UNKNOWN_OUTCOME:
+        return Verdict.RESOLVE
+    if sqlstate in SERIALIZATION or retry_on.includes(failure):
+        return Verdict.RESTART
+    if sqlstate == READ_ONLY:
+        return Verdict.RAISE if read_only else Verdict.RESTART
+    if failure.lost:
+        return _of_a_lost_connection(failure)
+    if sqlstate is None or sqlstate in _OTHERS_FOR_GOOD:
+        return Verdict.RAISE
+    about_a_connection = sqlstate in CONNECTION_LOST or sqlstate.startswith("08")
+    return Verdict.RESTART if about_a_connection else Verdict.RAISE
+
+
+def _of_a_lost_connection(failure: Failure) -> Verdict:
+    sqlstate = failure.sqlstate
+    if sqlstate is None:
+        # Neither the server nor psycopg said anything but that it broke.
+        return Verdict.RESTART
+    if _FATAL_FOR_GOOD.match(sqlstate):
+        return Verdict.RAISE
+    message = failure.error.diag.message_primary or str(failure.error)
+    if sqlstate == "08P01" and _POOLERS_LIMITS.fullmatch(message):
+        return Verdict.RAISE
+    ended_by_it = failure.error.diag.severity_nonlocalized in ("FATAL", "PANIC", None)
+    return Verdict.RESTART if ended_by_it else Verdict.RAISE

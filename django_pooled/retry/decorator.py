@@ -1,0 +1,204 @@
+"""``@retry_transaction``: a whole transaction, run again from its start when that is safe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import WRAPPER_ASSIGNMENTS, WRAPPER_UPDATES, wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.transaction import TransactionManagementError
+
+from django_pooled.backend.wrapper import DatabaseWrapper
+from django_pooled.replay.responses import tell_if_it_reads_later
+from .callables import REBINDING, refuse_what_cannot_be_run_again
+from .policy import BACKOFF, Policy
+from .loop import Series
+from .classify import RetryOn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from psycopg import IsolationLevel
+    from typing_extensions import Unpack
+
+    from django_pooled.pool.backoff import Backoff
+    from .policy import TransactionOptions
+
+__all__ = ["retry_transaction", "run_transaction"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def retry_transaction(function: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
+def retry_transaction(
+    **options: Unpack[TransactionOptions],
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def retry_transaction(
+    function: Callable[P, R] | None = None,
+    /,
+    *,
+    using: str = DEFAULT_DB_ALIAS,
+    max_attempts: int = 10,
+    deadline: float = 30.0,
+    isolation_level: IsolationLevel | None = None,
+    read_only: bool | None = None,
+    retry_on: Iterable[str] = (),
+    commit_check: str | Callable[..., bool | None] = "xid",
+    backoff: Backoff = BACKOFF,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
+    """Run a callable in a transaction, and all of it again after a retryable failure.
+
+    Retryable are serialization failures and deadlocks (SQLSTATE 40001, 40P01), also when COMMIT
+    raises them, the loss of the connection before COMMIT was sent, and a server that turned
+    read-only (25006); docs/retry.md has the whole table. A COMMIT whose answer was lost is looked
+    up on the server: committed is success, aborted is run again. Saturation of the pool is never
+    retried.
+
+    The decorated callable opens the transaction itself. Under ``ATOMIC_REQUESTS`` it replaces
+    the handler's own; decorate a class-based view's ``dispatch``, by ``method_decorator``. Called
+    within another call decorated for the same database, it joins that one's transaction.
+
+    Args:
+        function: What to decorate; left out where there are options, which are keywords.
+        using: Key of the database in ``settings.DATABASES``.
+        max_attempts: Most runs, the first included.
+        deadline: Seconds from the first attempt after which no other is started; see also
+            `django_pooled.retry_deadline`.
+        isolation_level: Of the transaction; None for the connection's own. Without effect in a
+            ``TestCase``, whose transaction has begun.
+        read_only: Whether the transaction is ``READ ONLY``; None for the session's default.
+        retry_on: Further failures that are worth another attempt: SQLSTATEs such as ``"55P03"``,
+            or with the name of a constraint, ``"23505:app_slot_unique"``.
+        commit_check: Whose word counts when the answer to COMMIT was lost. "xid": the server's, of
+            the transaction's id; where it can't tell, `AmbiguousCommit` is raised. "token": that of
+            a row that the transaction left in a table of ``django_pooled.tokens``, on any server,
+            after a crash or a failover too. "idempotent": the server's, and where it can't tell the
+            callable is run again. "raise": nobody's, `AmbiguousCommit` is always raised. Or a
+            callable, called with the arguments of the call once the transaction is not in progress
+            any more: it tells whether the transaction was committed, or None if it can't tell.
+        backoff: Waits between attempts.
+        sleep: Waits the given seconds; tests pass their own, or use `django_pooled.testing`.
+
+    Raises:
+        TransactionManagementError: Called inside an ``atomic`` block, which it could not restart.
+        AmbiguousCommit: Whether the transaction was committed cannot be told.
+        ImproperlyConfigured: The database's ENGINE is not django_pooled.
+        TypeError, ValueError: At decoration, for a callable or argument that cannot work.
+
+    The callable's own exceptions pass through; the last one bears a note of the attempts made.
+    """
+    policy = Policy(
+        using=using,
+        max_attempts=max_attempts,
+        deadline=deadline,
+        isolation_level=isolation_level,
+        read_only=read_only,
+        retry_on=RetryOn.parse(retry_on),
+        commit_check=commit_check,
+        backoff=backoff,
+        sleep=sleep,
+    )
+
+    def decorate(decorated: Callable[P, R]) -> Callable[P, R]:
+        if type(decorated) in REBINDING:
+            # It goes on telling the class how to call the function that is returned.
+            method: Any = decorated
+            return type(method)(decorate(method.__func__))  # type: ignore[no-any-return]
+        refuse_what_cannot_be_run_again(decorated)
+
+        @wraps(decorated, *_describing(decorated))
+        def run_again(*args: P.args, **kwargs: P.kwargs) -> R:
+            wrapper = _wrapper(using)
+            if wrapper.attempt is not None and wrapper.in_atomic_block:
+                return decorated(*args, **kwargs)
+            _refuse_foreign_transaction(wrapper)
+            result = Series(policy, wrapper, decorated, args, kwargs).run()
+            tell_if_it_reads_later(decorated, result)
+            return result
+
+        # Where the handler looks whether to open a transaction of its own (ATOMIC_REQUESTS):
+        # the attribute behind django.db.transaction.non_atomic_requests().
+        theirs = getattr(decorated, "_non_atomic_requests", None)
+        ours = {using, *theirs} if isinstance(theirs, set | frozenset) else {using}
+        run_again._non_atomic_requests = ours  # type: ignore[attr-defined]
+        return run_again
+
+    return decorate if function is None else decorate(function)
+
+
+def run_transaction(function: Callable[[], R], /, **options: Unpack[TransactionOptions]) -> R:
+    """Run *function* at once, as `retry_transaction` would run it, and return its result.
+
+    The form for a block of code: a ``with`` block cannot be run twice, and a loop around one
+    cannot tell its end from a ``return`` in it when COMMIT fails. ::
+
+        @run_transaction
+        def moved():  # the function's result, not the function
+            ...
+
+    Args:
+        function: Called without arguments, once for each attempt.
+        options: As for `retry_transaction`, whose errors are raised here.
+    """
+    return retry_transaction(**options)(function)()
+
+
+_KINDS: dict[str, Any] = {
+    "__name__": str,
+    "__qualname__": str,
+    "__annotations__": dict,
+    "__annotate__": Callable,
+    "__type_params__": tuple,
+}
+"""What a function takes for its attributes; for the others, anything."""
+
+
+def _describing(decorated: object) -> tuple[list[str], list[str]]:
+    """Return which attributes describe *decorated*, and which are updated by its own.
+
+    A callable object may have an answer for every attribute, a mock for one.
+    """
+    assigned: list[str] = [
+        name
+        for name in WRAPPER_ASSIGNMENTS
+        if isinstance(getattr(decorated, name, None), _KINDS.get(name, object))
+    ]
+    return assigned, list(WRAPPER_UPDATES) if isinstance(
+        getattr(decorated, "__dict__", None), dict
+    ) else []
+
+
+def _wrapper(using: str) -> DatabaseWrapper:
+    wrapper = connections[using]
+    if not isinstance(wrapper, DatabaseWrapper):
+        engine = wrapper.settings_dict["ENGINE"]
+        raise ImproperlyConfigured(
+            f"retry_transaction(using={using!r}) needs ENGINE 'django_pooled'; "
+            f"DATABASES[{using!r}]['ENGINE'] is {engine!r}."
+        )
+    return wrapper
+
+
+def _refuse_foreign_transaction(wrapper: DatabaseWrapper) -> None:
+    blocks = wrapper.atomic_blocks
+    if wrapper.in_atomic_block and not all(
+        getattr(block, "_from_testcase", False) for block in blocks
+    ):
+        raise TransactionManagementError(
+            f"retry_transaction was called inside an atomic block on {wrapper.alias!r}, which it "
+            f"could not run again from its start. Decorate the outermost function instead; for a "
+            f"class-based view under ATOMIC_REQUESTS that is dispatch: "
+            f"@method_decorator(retry_transaction, name='dispatch')."
+        )
+    if not wrapper.in_atomic_block and not wrapper.get_autocommit():
+        raise TransactionManagementError(
+            f"retry_transaction was called with autocommit off on {wrapper.alias!r}; it opens and "
+            f"ends its transaction itself."
+        )

@@ -1,0 +1,117 @@
+"""What an attempt may have written to other databases, which a restart would not undo."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING
+
+from django.db import connections
+from django.db.backends.signals import connection_created
+
+from django_pooled.pool.connection import PooledConnection
+
+from .watched_cursors import WatchedCursors, leaves_rows_alone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import psycopg
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from django_pooled.backend.wrapper import DatabaseWrapper
+
+__all__ = ["watch_others"]
+
+
+@contextmanager
+def watch_others(wrapper: DatabaseWrapper, written: set[str]) -> Iterator[None]:
+    """Note in *written* the aliases of other databases that may have been written to.
+
+    Whatever their engine is. What is not shown to only read counts as a write, and so does a write
+    that was rolled back there. Looked at are the databases that have a connection in this thread,
+    or get one meanwhile: an entry that nobody uses may lack its driver. With an engine other than
+    ours or SQLite's, what goes to the driver past Django's cursors is not seen.
+    """
+    connection_created.connect(_join, dispatch_uid=__name__)
+    watch = _Watch(wrapper.alias, written)
+    for other in connections.all(initialized_only=True):
+        watch.add(other)
+    token = _watches.set((*_watches.get(), watch))
+    try:
+        yield
+    finally:
+        _watches.reset(token)
+        watch.end()
+
+
+# Of attempts around each other, on different databases. A context follows the work through
+# asgiref's switches between threads.
+_watches: ContextVar[tuple[_Watch, ...]] = ContextVar("django_pooled.watches", default=())
+
+
+def _join(connection: BaseDatabaseWrapper, **_: object) -> None:
+    for watch in _watches.get():
+        watch.add(connection)
+
+
+class _Watch:
+    """The other databases of one attempt."""
+
+    def __init__(self, alias: str, written: set[str]) -> None:
+        self._alias = alias
+        self._written = written
+        self._watched: dict[BaseDatabaseWrapper, WatchedCursors] = {}
+        self._observers: dict[BaseDatabaseWrapper, _Observer] = {}
+
+    def add(self, other: BaseDatabaseWrapper) -> None:
+        # By alias: the question for a lost COMMIT is asked by another wrapper of the attempt's own.
+        if other.alias == self._alias or other.connection is None:
+            return
+        note = partial(self._written.add, other.alias)
+        connection: object = other.connection
+        if isinstance(connection, PooledConnection) and connection.owner is not None:
+            # In place of one whose connection went back meanwhile.
+            self._observers[other] = _Observer(connection, note)
+        elif other in self._watched:
+            self._watched[other].connected()
+        else:
+            self._watched[other] = WatchedCursors(other, note)
+
+    def end(self) -> None:
+        for observer in reversed(self._observers.values()):
+            observer.end()
+        for watched in reversed(self._watched.values()):
+            watched.end()
+
+
+class _Observer:
+    """Sees every statement on a connection of ours, however it is sent.
+
+    Args:
+        connection: Which has one observer at a time: this one hands on to the one before.
+        note: Called when there may have been a write.
+    """
+
+    def __init__(self, connection: PooledConnection, note: Callable[[], None]) -> None:
+        self._connection = connection
+        self._note = note
+        self._outer = connection.observer
+        connection.observer = self
+
+    def end(self) -> None:
+        if self._connection.observer is self:
+            self._connection.observer = self._outer
+
+    def see(self, query: object, *, carries: bool, locked: bool) -> str | None:
+        if not leaves_rows_alone("postgresql", query):
+            self._note()
+        outer = self._outer
+        return None if outer is None else outer.see(query, carries=carries, locked=locked)
+
+    def seen(
+        self, cursor: psycopg.Cursor[object] | None, addition: str | None, *, locked: bool
+    ) -> None:
+        if self._outer is not None:
+            self._outer.seen(cursor, addition, locked=locked)

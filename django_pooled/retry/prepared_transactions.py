@@ -1,0 +1,59 @@
+"""A transaction that its body has prepared for a second phase, which nobody else would end."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import psycopg
+from django.db import Error
+from psycopg import sql
+
+from django_pooled.diagnostics.log_fields import facts
+
+from .server_identity import learn
+from .transaction_status import Kinship, kinship_of
+
+if TYPE_CHECKING:
+    from django_pooled.backend.wrapper import DatabaseWrapper
+
+    from .transaction_status import Testimony
+
+__all__ = ["roll_back_prepared"]
+
+logger = logging.getLogger("django_pooled.retry")
+
+# The view has the id without its epoch:
+# https://www.postgresql.org/docs/current/view-pg-prepared-xacts.html
+_PREPARED = """SELECT gid FROM pg_catalog.pg_prepared_xacts
+WHERE transaction = '{xid}'::pg_catalog.xid AND database = pg_catalog.current_database()"""
+
+
+def roll_back_prepared(wrapper: DatabaseWrapper, testimony: Testimony | None) -> None:
+    """Roll back what an attempt has prepared in a way that could not be refused before.
+
+    It would hold its locks for ever, also through restarts of the server.
+
+    Args:
+        wrapper: Outside of its transaction, which a statement of the body has ended.
+        testimony: What is known of that; without an id, nothing can be looked up.
+    """
+    if testimony is None or testimony.xid is None:
+        return
+    try:
+        wrapper.ensure_connection()
+        connection = wrapper.connection
+        learn(connection)
+        # Any session will do, if the id means the same transaction there.
+        if kinship_of(connection, testimony) is not Kinship.SAME_LIFE:
+            return
+        [found] = connection.ask(_PREPARED.format(xid=int(testimony.xid) % 2**32))
+        for row in range(found.ntuples):
+            gid = (found.get_value(row, 0) or b"").decode(connection.info.encoding)
+            connection.ask(sql.SQL("ROLLBACK PREPARED {}").format(gid).as_string(connection))
+    except (psycopg.Error, Error) as error:
+        logger.warning(
+            "database %r: whether a transaction stays prepared cannot be told",
+            wrapper.alias,
+            extra=facts("prepared_stays", alias=wrapper.alias, error=error),
+        )

@@ -1,0 +1,251 @@
+"""A question that rides with a statement: the transaction's id comes with its first write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from django.db.transaction import TransactionManagementError
+from psycopg.pq import TransactionStatus
+
+from django_pooled.pool.connection import UNKNOWN
+from django_pooled.pool.psycopg_private import is_piping, take_results
+from django_pooled.sql.effects import ends_transaction, is_plain_write, precedes_queries, undoes_savepoint, writes_nothing
+
+from .server_identity import known
+from .transaction_status import Testimony, testify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import psycopg
+    from psycopg.pq.abc import PGresult
+
+    from django_pooled.pool.connection import PooledConnection
+
+__all__ = ["Rider"]
+
+
+_INTRANS = TransactionStatus.INTRANS
+# Told by every server, and another one for each transaction of a session.
+_START = "SELECT EXTRACT(epoch FROM pg_catalog.transaction_timestamp())::pg_catalog.text"
+
+
+class Record(Protocol):
+    """Something that a transaction leaves behind if, and only if, it is committed."""
+
+    insertion: str
+    """A statement that inserts it, or has no effect while the transaction has no id."""
+
+    insertion_if_missing: str
+    """One that inserts it unless the transaction has done so already."""
+
+    proof: str | None
+    """A condition that holds where the transaction has it; None where it takes a look."""
+
+
+class Rider:
+    """What has to be known of a transaction before its COMMIT, asked without a round trip.
+
+    It sees each statement of the transaction. Whatever may write has the question ride along;
+    where nothing can ride (parameters bound by the server, COPY, executemany, psycopg's own
+    cursors) the question is asked before COMMIT. Text saves the question where it shows that a
+    statement only reads; it never answers it.
+
+    Args:
+        connection: That of the transaction.
+        record: What is to be inserted along with the first write, if anything.
+        asks: Whether anybody wants to know the answers.
+    """
+
+    def __init__(
+        self, connection: PooledConnection, record: Record | None = None, *, asks: bool = True
+    ) -> None:
+        self.testimony: Testimony | None = None
+        """Set once the transaction has an id."""
+        self.has_to_ask: bool = False
+        """Whether COMMIT must not be sent before `ask`."""
+        self.may_have_ended: bool = False
+        """Whether something was sent that may have ended the transaction, without an answer yet."""
+        self.was_ended: bool = False
+        """Whether the transaction was ended by one of its own statements."""
+        self.succeeded: Callable[[], None] | None = None
+        """Called after a statement that left the transaction intact."""
+        self._connection = connection
+        self._record = record
+        self.asks = asks
+        """Whether its answers are wanted."""
+        self._began = False
+        self._started: bytes | None = None
+        self._outer = connection.observer
+        connection.observer = self
+
+    @property
+    def statements(self) -> int:
+        """Of how many statements an addition consists."""
+        return 1 if self._record is None else 2
+
+    def dismount(self) -> None:
+        """The transaction is over, and with it the ride."""
+        if self._connection.observer is self:
+            self._connection.observer = self._outer
+
+    def savepoint_was_rolled_back(self) -> None:
+        """Take note that the record may be gone with it; the id stays."""
+        self.has_to_ask = self.has_to_ask or self._record is not None
+
+    def refuse_if_ended(self, *, locked: bool = False) -> None:
+        """Notice that the body has ended the transaction by itself.
+
+        Raises:
+            TransactionManagementError: It has; what was done by that cannot be undone.
+        """
+        idle = self._connection.pgconn.transaction_status == TransactionStatus.IDLE
+        if self.was_ended or (self._began and idle):
+            self._refuse_as_ended()
+        self._began = True
+        if self.may_have_ended:
+            # Within a pipeline it could not be asked.
+            self._verify(locked)
+
+    def see(self, query: object, *, carries: bool, locked: bool) -> str | None:
+        """Take note of *query*, and return what to send along with it, if anything.
+
+        Raises:
+            TransactionManagementError: It ends the transaction, or one before it did.
+        """
+        if self._outer is not None:
+            # Of an attempt around this one, on another database.
+            self._outer.see(query, carries=False, locked=locked)
+        self.refuse_if_ended(locked=locked)
+        ends = ends_transaction(query)
+        if ends:
+            raise TransactionManagementError(
+                f"{_beginning(query)!r} would end the transaction of retry_transaction, which does "
+                f"that itself. Leave COMMIT, ROLLBACK and PREPARE TRANSACTION to the decorator."
+            )
+        if ends is None:
+            self._identify(locked)
+            self.may_have_ended = True
+            self.has_to_ask = self.asks
+        elif undoes_savepoint(query):
+            self.savepoint_was_rolled_back()
+        if not self.asks or self.testimony is not None or writes_nothing(query):
+            return None
+        if carries and isinstance(query, str) and not precedes_queries(query):
+            return self._addition(query)
+        self.has_to_ask = True
+        return None
+
+    def seen(
+        self, cursor: psycopg.Cursor[Any] | None, addition: str | None, *, locked: bool
+    ) -> None:
+        """A statement has been run: take the answer to what was sent along with it.
+
+        Raises:
+            TransactionManagementError: It has ended the transaction.
+        """
+        if addition is not None and cursor is not None:
+            answer = take_results(cursor, self.statements, addition)
+            self._hear(answer, cursor.rowcount)
+        if self.may_have_ended:
+            self._verify(locked)
+        if self.succeeded and self._connection.pgconn.transaction_status == _INTRANS:
+            self.succeeded()
+
+    @property
+    def ghost(self) -> Testimony | None:
+        """What may hold locks for the transaction when its connection is lost before COMMIT."""
+        backend = self._connection.life.backend
+        return self.testimony or (Testimony(None, backend) if backend is not None else None)
+
+    def ask(self, *, locked: bool = False) -> None:
+        """Ask in a round trip of its own, and let the transaction have an id if it has none.
+
+        For what nothing could ride with, and for what a savepoint undid.
+
+        Args:
+            locked: Whether psycopg's lock of the connection is held.
+
+        Raises:
+            TransactionManagementError: It is another transaction than it was.
+        """
+        questions, before = known(self._connection), self.testimony
+        question = questions.assigning or questions.full
+        self._ask(question, self._record.insertion_if_missing if self._record else None, locked)
+        after = self.testimony
+        if before is not None and after is not None and before.xid != after.xid:
+            self._refuse_as_ended()
+
+    def ask_whether_it_wrote(self) -> bool:
+        """Ask in a round trip of its own whether the transaction has written anything.
+
+        Its text did not show that it has, but a trigger or a view may. Then it has an id
+        afterwards, even if its only rows are those of a foreign server.
+        """
+        self._ask(known(self._connection).unless_reading, None, locked=False)
+        return self.testimony is not None
+
+    def _ask(self, question: str | None, insertion: str | None, locked: bool) -> None:
+        statements = [statement for statement in (question, insertion) if statement is not None]
+        if statements:
+            answers = self._connection.ask(";\n".join(statements), locked=locked)
+            if question is not None:
+                self._hear(answers[0], rows=0)
+
+    def _addition(self, query: str) -> str | None:
+        questions = known(self._connection)
+        question = questions.quick if self._connection.life.backend is not None else questions.full
+        if question is None:
+            return None
+        if not is_plain_write(query):
+            # Rows of a foreign server, and NOTIFY, give no id before COMMIT is under way, when
+            # nobody can ask any more: "no id" must not be taken for "nothing to lose".
+            question = questions.assigning or question
+        # On a line of its own, since the statement may end in a comment.
+        return f"\n;{question}" + (f";\n{self._record.insertion}" if self._record else "")
+
+    def _hear(self, answer: PGresult, rows: int) -> None:
+        """Take the answer to the question that went along with a statement of so many rows."""
+        testimony = testify(self._connection, answer)
+        if testimony is not None and testimony.xid is not None:
+            self.testimony = testimony
+        elif rows > 0:
+            # Rows of a foreign server, whose transaction ends with this one.
+            self.has_to_ask = True
+
+    def _identify(self, locked: bool) -> None:
+        """Know by what to tell this transaction from the next one of the session."""
+        # In a transaction that failed, and within a pipeline, nothing can be asked.
+        failed = self._connection.pgconn.transaction_status == TransactionStatus.INERROR
+        if failed or is_piping(self._connection):
+            return
+        if self._started is None:
+            self._started = self._ask_when_it_started(locked)
+        if self.testimony is None:
+            # By its id it is looked up if the connection is lost before that was told.
+            self.ask(locked=locked)
+
+    def _ask_when_it_started(self, locked: bool) -> bytes | None:
+        return self._connection.ask(_START, locked=locked)[0].get_value(0, 0)
+
+    def _verify(self, locked: bool) -> None:
+        """Make sure that the transaction is still the one that it was."""
+        status = self._connection.pgconn.transaction_status
+        if status == TransactionStatus.IDLE:
+            self._refuse_as_ended()
+        askable = status == TransactionStatus.INTRANS and not is_piping(self._connection)
+        if askable and self._started is not None:
+            if self._ask_when_it_started(locked) != self._started:
+                self._refuse_as_ended()
+            self.may_have_ended = False
+
+    def _refuse_as_ended(self) -> None:
+        self.was_ended = True
+        raise TransactionManagementError(
+            "A statement inside a transaction of retry_transaction has ended it. Leave COMMIT "
+            "and ROLLBACK to the decorator."
+        )
+
+
+def _beginning(query: object) -> str:
+    return "COMMIT" if query is UNKNOWN else str(query).strip()[:60]

@@ -1,0 +1,162 @@
+"""Watches what goes to a database through Django's cursors, whatever its engine."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from psycopg.sql import Composable
+
+from django_pooled.sql.effects import only_reads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+__all__ = ["WatchedCursors", "leaves_rows_alone"]
+
+_MAKERS = ("make_cursor", "make_debug_cursor")
+
+
+class WatchedCursors:
+    """Those of one wrapper, as long as an attempt on another database lasts.
+
+    Args:
+        wrapper: Django's.
+        note: Called when there may have been a write.
+    """
+
+    def __init__(self, wrapper: BaseDatabaseWrapper, note: Callable[[], None]) -> None:
+        self._wrapper = wrapper
+        self._note = note
+        self._connection: object = None
+        self._changes: int | None = None
+        self.connected()
+        # Last, and so next to the driver: what is executed is what others have made of it.
+        wrapper.execute_wrappers.append(self._execute)
+        own = vars(wrapper)
+        replaced = (*_MAKERS, "_close")
+        self._outer = {name: own[name] for name in replaced if name in own}
+        self._replaced = {name: partial(self._make, getattr(wrapper, name)) for name in _MAKERS}
+        close = wrapper._close  # type: ignore[attr-defined]
+        self._replaced["_close"] = partial(self._close, close)
+        own.update(self._replaced)
+
+    def connected(self) -> None:
+        """The wrapper has a connection, perhaps another one than before."""
+        if self._wrapper.connection is not self._connection:
+            self._look()
+            self._connection = self._wrapper.connection
+            self._changes = self._count()
+
+    def end(self) -> None:
+        """Watch no more."""
+        wrapper, own = self._wrapper, vars(self._wrapper)
+        wrapper.execute_wrappers.remove(self._execute)
+        for name, method in self._replaced.items():
+            # Unless somebody else has put something before it.
+            if own.get(name) is method:
+                del own[name]
+                if name in self._outer:
+                    own[name] = self._outer[name]
+        self._look()
+
+    def _look(self) -> None:
+        """Note what went to the driver past Django's cursors, as far as it tells."""
+        if self._changes is not None and self._count() != self._changes:
+            self._note()
+
+    def _count(self) -> int | None:
+        """Return how many rows it has changed, where the driver tells, as SQLite's does."""
+        wrapper: Any = self._wrapper
+        try:
+            changes = getattr(self._connection, "total_changes", None)
+        except wrapper.Database.Error:
+            # Closed by hand.
+            return None
+        return changes if isinstance(changes, int) else None
+
+    def _close(self, close: Callable[[], Any]) -> Any:
+        self._look()
+        # What is closed does not tell any more, and has nothing to add.
+        self._connection = self._changes = None
+        return close()
+
+    def _execute(
+        self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any
+    ) -> Any:
+        if not leaves_rows_alone(self._wrapper.vendor, sql):
+            self._note()
+        return execute(sql, params, many, context)
+
+    def _make(self, make: Callable[[Any], Any], cursor: Any) -> Any:
+        made = make(cursor)
+        if not isinstance(made, _NotingCursor):
+            made.__class__ = _noting(type(made))
+            made.notes = []
+        made.notes.append(self._note)
+        return made
+
+
+class _NotingCursor:
+    """Django's cursor; it also tells of statements that reach the driver in other ways."""
+
+    notes: list[Callable[[], None]]
+    """Those of attempts around each other."""
+
+    def callproc(self, *args: Any, **kwargs: Any) -> Any:
+        self._note_write()
+        return super().callproc(*args, **kwargs)  # type: ignore[misc]
+
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)  # type: ignore[misc]
+        # Such as psycopg's copy() and stream(), or executescript() of SQLite.
+        return partial(self._call, found) if callable(found) else found
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        for given in (*args, *kwargs.values()):
+            if isinstance(given, str | bytes | Composable) and not only_reads(given):
+                self._note_write()
+                break
+        return method(*args, **kwargs)
+
+    def _note_write(self) -> None:
+        for note in self.notes:
+            note()
+
+
+_kinds: dict[type, type] = {}
+
+
+def _noting(kind: type) -> type:
+    if kind not in _kinds:
+        _kinds[kind] = type(kind.__name__, (_NotingCursor, kind), {})
+    return _kinds[kind]
+
+
+# SQLite executes one statement at a time, and has functions of Django's own.
+_SELECTS = re.compile(r"(?i)\s*(?:SELECT|VALUES)\b")
+# MySQL reads these otherwise than PostgreSQL; `name` is its "name".
+_UNLIKE_POSTGRESQL = re.compile(r"""["\\#]|/\*!""")
+# Ends or undoes what has been noted already. COMMIT PREPARED does more, and does not match.
+_CONTROLS_TRANSACTION = re.compile(
+    r"""(?ix) \s* (?:
+        BEGIN | START \s+ TRANSACTION | COMMIT | END | ROLLBACK
+        | (?: SAVEPOINT | RELEASE (?:\s+ SAVEPOINT)? | ROLLBACK \s+ TO (?:\s+ SAVEPOINT)? )
+          \s+ ["`]? \w+ ["`]?
+    ) \s* ;? \s*"""
+)
+
+
+def leaves_rows_alone(vendor: str, query: object) -> bool:
+    """Tell whether *query* is shown to write nothing that it would write again."""
+    if isinstance(query, str):
+        if _CONTROLS_TRANSACTION.fullmatch(query):
+            return True
+        if vendor == "sqlite" and _SELECTS.match(query):
+            return True
+        if vendor == "mysql":
+            return not _UNLIKE_POSTGRESQL.search(query) and only_reads(query.replace("`", '"'))
+    return only_reads(query)

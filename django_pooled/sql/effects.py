@@ -1,0 +1,414 @@
+"""What a statement does, as far as its text shows it; and the worst of what it does not show."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache, reduce
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from psycopg import sql
+
+from .calls import calls_in
+from .tokens import tokens_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = [
+    "Effect",
+    "effect_of",
+    "ends_transaction",
+    "graver",
+    "hides_what_it_does",
+    "is_plain_write",
+    "only_reads",
+    "outlives_discard",
+    "precedes_queries",
+    "session_state_of",
+    "sets_a_time_limit",
+    "text_of",
+    "undoes_savepoint",
+    "writes_nothing",
+]
+
+# What is longer is not remembered: long statements, such as one that inserts a thousand rows, are
+# seldom the same twice. Together that bounds the memory, to a few megabytes.
+_REMEMBERED_LENGTH = 4096
+_REMEMBERED = 1024
+
+# The patterns below see a statement as words in lower case with one blank between any two tokens;
+# a quoted name is "q", a literal 's'. So no comment and no literal hides or feigns anything.
+
+# What leaves nothing, and runs no function that its text names. A setting's name may have several
+# parts, of which the first can be LOCAL, CONSTRAINTS or TRANSACTION.
+_UTILITY = re.compile(
+    r"""
+    (?: abort | begin | checkpoint | close | cluster | comment | commit | drop | end | fetch | grant
+        | lock | move | notify | reassign | refresh | reindex | release | revoke | rollback
+        | savepoint | security | show | start | truncate | vacuum | analyze | analyse )\b
+    | import\ foreign\b | prepare\ transaction\ 's' | discard\ (?:plans|sequences|temp|temporary)\b
+    | set\ local\ (?!to\b|[.=]) | set\ constraints\ (?!to\b|[.=])
+    | set\ transaction\ (?:isolation|read|not|deferrable|snapshot)\b
+    | (?:create\ (?:or\ replace\ )?(?:constraint\ |event\ |trusted\ |procedural\ |recursive\ )*
+        |alter\ (?:event\ )?)
+      (?: access\ method | aggregate | cast | collation | conversion | database | default
+        | foreign | function | group | language | large\ object | operator | policy | procedure
+        | publication | role | routine | rule | schema | sequence | server | statistics
+        | subscription | system | tablespace | text\ search | transform | trigger | type | user
+        | view )\b
+    """,
+    re.VERBOSE,
+)
+# What leaves nothing either, but for what the functions leave that it calls.
+_QUERY = re.compile(
+    r"""
+    (?: select | table | values | with | declare | insert | update | delete | merge | copy
+        | create\ (?:(?:local\ |global\ )?temp(?:orary)?\ |unlogged\ )?table
+        | create\ (?:unique\ )?index | create\ materialized\ view
+        | create\ domain | alter\ (?:domain|index|materialized\ view|table) )\b
+    """,
+    re.VERBOSE,
+)
+# PgBouncer's list of what its transaction pooling does not carry over, and some more:
+# https://www.pgbouncer.org/features.html
+_LEAVES = re.compile(
+    r"""
+    (?P<ROLE> (?:set|reset)\ (?:session\ )?(?:role|authorization)\b)
+    | (?P<SET> (?:set|reset)\b)
+    | (?P<LISTEN> (?:un)?listen\b)
+    | (?P<LOAD> load\b)
+    | (?P<PREPARE> (?:prepare|deallocate|execute)\b)
+    | (?P<DISCARD> discard\b)
+    | (?P<EXTENSION> (?:create|alter)\ extension\b)
+    | (?P<DO> do\b)
+    | (?P<CALL> call\b)
+    """,
+    re.VERBOSE,
+)
+_QUERY_BEGINS = frozenset({"(", "select", "table", "values", "with"})
+_EXPLAIN = re.compile(r"explain\b")
+_TEMPORARY = re.compile(
+    r"""
+    create\ (?:or\ replace\ )?(?:(?:local|global)\ )?temp(?:orary)?\b
+        (?!\ table\ .*\bon\ commit\ drop\b)
+    | .*(?<!insert\ )(?<!merge\ )\binto\ (?:(?:local|global)\ )?temp(?:orary)?\b
+    """,
+    re.VERBOSE,
+)
+_EXECUTES = re.compile(r"create\b.*\bas execute\b")
+_WITH_HOLD = re.compile(r"declare\b.*\bwith hold\b")
+_SCHEMA_WITH_PARTS = re.compile(r"create schema\b.*\bcreate\b")
+_CHANGES_OR_LOCKS = re.compile(
+    r"\b(?:insert|update|delete|merge|into)\b|\bfor (?:key )?share\b|\bfor no key\b"
+)
+_READS = re.compile(r"(?:select|table|values|with|declare|show|close)\b|copy\b.* to stdout\b")
+# What ends a transaction, or may: a savepoint is released and rolled back to by other words.
+_ENDS = re.compile(
+    r"(?:commit|end|abort|prepare transaction|rollback(?!(?: work| transaction)? to\b))\b"
+)
+_UNDOES = re.compile(r"rollback(?: work| transaction)? to\b")
+# What works on the transaction alone, and writes nothing.
+_CONTROLS = re.compile(
+    r"(?:savepoint|release|rollback(?: work| transaction)? to|begin|start transaction"
+    r"|set local|set transaction|fetch|move|close|lock)\b"
+)
+_PRECEDES = re.compile(
+    r"(?:set|reset|notify|listen|unlisten|load|lock|discard|deallocate|savepoint|release|begin)\b"
+)
+_DRAWS_NOTHING = re.compile(
+    r"(?:update|delete|truncate|lock|savepoint|release|rollback|commit|begin|set|reset|notify)\b"
+)
+_PLAIN_WRITE = re.compile(r"(?:insert|update|delete|merge)\b")
+# The tables of a session are in a schema of its own.
+_TEMPORARY_SCHEMA = "pg_temp"
+
+
+class Effect(NamedTuple):
+    """What a statement does, as far as its text shows it."""
+
+    leaves: str | None
+    """Kind of state that it may give its session; None where it gives none."""
+    reads: bool
+    """Whether it does nothing but read."""
+    controls: bool = False
+    """Whether it works on the transaction alone."""
+    writes: bool = False
+    """Whether it is one plain write."""
+    ends: bool | None = False
+    """Whether it ends the transaction; None if that cannot be told."""
+    undoes: bool = False
+    """Whether it rolls back to a savepoint."""
+    precedes: bool = False
+    """Whether the transaction may still get its isolation level after it."""
+    draws: bool = True
+    """Whether it may draw a value from a sequence, as far as a session remembers the last."""
+
+
+def text_of(query: object) -> str | None:
+    """Return the text of a statement in any form that psycopg takes; None if it cannot be told.
+
+    The values in a template string are left out.
+    """
+    if isinstance(query, str):
+        return query
+    try:
+        if isinstance(query, bytes):
+            return query.decode()
+        if isinstance(query, sql.Composable):
+            return query.as_string(None)
+        if type(query).__module__ == "string.templatelib":
+            return "".join(_parts_of(query))
+    except Exception:
+        # Values may be of types that only a connection has adapters for, and these may do anything.
+        return None
+    return None
+
+
+def _parts_of(template: Any) -> Iterator[str]:
+    # As in https://www.psycopg.org/psycopg3/docs/basic/tstrings.html
+    for item in template:
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item.value, sql.Composable):
+            yield item.value.as_string(None)
+        elif isinstance(item.value, type(template)):
+            yield from _parts_of(item.value)
+        else:
+            yield sql.Identifier(item.value).as_string(None) if item.format_spec == "i" else "$1"
+
+
+def effect_of(query: object) -> Effect:
+    """Return what the text of *query* shows, and the worst where it does not show it.
+
+    The text does not show what a trigger, a view, an operator, a cast, a default or a policy calls.
+    """
+    # It is asked of every statement, and most have been seen before.
+    text = query if type(query) is str else text_of(query)
+    if text is None:
+        return _NO_TEXT
+    return _remembered(text) if len(text) <= _REMEMBERED_LENGTH else _judge(text)
+
+
+def session_state_of(query: object) -> str | None:
+    """Return which kind of state *query* may give its session that outlives the transaction.
+
+    None only where the text shows that there is none, else one of a few names to count by.
+    """
+    return effect_of(query).leaves
+
+
+def only_reads(query: object) -> bool:
+    """Tell whether the text of *query* shows that it does nothing but read.
+
+    It does not write, notify, lock rows, or begin or end anything, and every function that it
+    calls is known to do none of these.
+    """
+    return effect_of(query).reads
+
+
+def writes_nothing(query: object) -> bool:
+    """Tell whether the text of *query* shows that nothing is written, notified or locked in a row.
+
+    So does what only reads, and what works on the transaction alone: SAVEPOINT, SET LOCAL.
+    """
+    effect = effect_of(query)
+    return effect.reads or effect.controls
+
+
+def is_plain_write(query: object) -> bool:
+    """Tell whether *query* is one INSERT, UPDATE, DELETE or MERGE that calls nothing unknown."""
+    return effect_of(query).writes
+
+
+def ends_transaction(query: object) -> bool | None:
+    """Tell whether *query* ends the transaction that it is run in; None if it cannot be told."""
+    return effect_of(query).ends
+
+
+def precedes_queries(query: object) -> bool:
+    """Tell whether a transaction may still get its isolation level after *query*.
+
+    It is no query itself, and takes no snapshot: SET TRANSACTION has to come before the first.
+    """
+    return effect_of(query).precedes
+
+
+def undoes_savepoint(query: object) -> bool:
+    """Tell whether *query* rolls back to a savepoint."""
+    return effect_of(query).undoes
+
+
+_NOTHING = Effect(None, reads=True)
+_HARMLESS = Effect(None, reads=False)
+_UNKNOWN = Effect("unknown", reads=False)
+_NO_TEXT = _UNKNOWN._replace(ends=None)
+
+
+def _judge(text: str) -> Effect:
+    tokens = tokens_of(text)
+    if tokens is None:
+        return _NO_TEXT
+    statements = list(_statements_of(tokens))
+    if not statements:
+        return _NOTHING
+    if statements[-1] is _UNENDED:
+        return _NO_TEXT
+    verdicts = [_judge_alone(statement) for statement in statements]
+    verdict = verdicts[0] if len(verdicts) == 1 else _worst_of(verdicts)
+    if verdict.leaves is None and not verdict.reads and _TEMPORARY_SCHEMA in text.lower():
+        return verdict._replace(leaves="TEMPORARY")
+    return verdict
+
+
+_UNENDED = ("?",)
+
+
+def _statements_of(tokens: Sequence[str]) -> Iterator[Sequence[str]]:
+    start = depth = 0
+    for place, token in enumerate([*tokens, ";"]):
+        # The body of a function in standard SQL: BEGIN ATOMIC ...; ...; END.
+        if depth:
+            depth += (token == "case") - (token == "end")
+        elif token == "atomic" and tokens[start] == "create" and tokens[place - 1] == "begin":
+            depth = 1
+        elif token == ";":
+            if place > start:
+                yield tokens[start:place]
+            start = place + 1
+    if depth:
+        yield _UNENDED
+
+
+def _worst_of(verdicts: Sequence[Effect]) -> Effect:
+    return Effect(
+        reduce(graver, (verdict.leaves for verdict in verdicts)),
+        reads=all(verdict.reads for verdict in verdicts),
+        controls=all(verdict.reads or verdict.controls for verdict in verdicts),
+        ends=any(verdict.ends for verdict in verdicts),
+        undoes=any(verdict.undoes for verdict in verdicts),
+        precedes=all(verdict.precedes for verdict in verdicts),
+        draws=any(verdict.draws for verdict in verdicts),
+    )
+
+
+def _judge_alone(tokens: Sequence[str]) -> Effect:
+    """Judge one statement: what it leaves and reads, and what it does to the transaction."""
+    words = _words_of(tokens)
+    verdict = _judge_statement(tokens)
+    return verdict._replace(
+        controls=verdict.leaves is None and bool(_CONTROLS.match(words)),
+        writes=verdict.leaves is None and bool(_PLAIN_WRITE.match(words)),
+        ends=bool(_ENDS.match(words)),
+        undoes=bool(_UNDOES.match(words)),
+        precedes=bool(_PRECEDES.match(words)),
+        draws=not verdict.reads and not _DRAWS_NOTHING.match(words),
+    )
+
+
+def graver(one: str | None, other: str | None) -> str | None:
+    """Return the kind of state that is harder to clear; the first, if neither is."""
+    return one if _gravity(one) >= _gravity(other) else other
+
+
+def hides_what_it_does(state: str) -> bool:
+    """Tell whether this kind of state is only a guess: what was run is not in the text."""
+    return state in _HIDDEN
+
+
+def outlives_discard(state: str) -> bool:
+    """Tell whether DISCARD ALL may leave something of this kind of state."""
+    return _gravity(state) > 1
+
+
+_TIME_LIMIT = re.compile(
+    r"""(?ix) \s* SET \s+ (?:SESSION \s+)?
+    (?:statement | lock | transaction | idle_in_transaction_session | idle_session)_timeout
+    \s* (?: = | \bTO\b ) \s* (?: \w+ | '[\w\s.]*' ) \s* ;? \s*"""
+)
+
+
+def sets_a_time_limit(query: object) -> bool:
+    """Tell whether *query* is shown to do nothing but limit how long the session may take."""
+    return isinstance(query, str) and _TIME_LIMIT.fullmatch(query) is not None
+
+
+_HIDDEN = frozenset({"CALL", "DO", "EXTENSION", "PREPARE", "function", "unknown"})
+_GRAVITIES = {"LOAD": 4, "REPLICATION": 4, **dict.fromkeys(_HIDDEN, 3), "DBLINK": 2, "SEED": 2}
+
+
+def _gravity(state: str | None) -> int:
+    return 0 if state is None else _GRAVITIES.get(state, 1)
+
+
+def _words_of(tokens: Sequence[str]) -> str:
+    return " ".join(_WORDS.get(token[0], token) for token in tokens).lstrip("( ")
+
+
+_remembered = lru_cache(_REMEMBERED)(_judge)
+
+
+def _judge_statement(tokens: Sequence[str]) -> Effect:
+    while tokens and _EXPLAIN.match(tokens[0]):
+        tokens = _explained(tokens)
+    words = _words_of(tokens)
+    if not words:
+        return _NOTHING
+    leaves = None
+    if tokens[0] == "create" and _is_in_c(tokens):
+        return Effect("LOAD", reads=False)
+    if _TEMPORARY.match(words):
+        leaves = "TEMPORARY"
+    elif _UTILITY.match(words) and not _SCHEMA_WITH_PARTS.match(words):
+        return _NOTHING if _READS.match(words) else _HARMLESS
+    elif not _QUERY.match(words):
+        found = _LEAVES.match(words)
+        return Effect(found.lastgroup, reads=False) if found else _UNKNOWN
+    elif _EXECUTES.match(words):
+        leaves = "PREPARE"
+    elif _WITH_HOLD.match(words):
+        leaves = "WITH HOLD"
+    elif "pg_settings" in "".join(tokens) and "update" in tokens:
+        # Which is a way to say SET.
+        leaves = "SET"
+    reads = bool(_READS.match(words)) and not _CHANGES_OR_LOCKS.search(words)
+    if not _only_declares(tokens):
+        for call in calls_in(tokens):
+            leaves, reads = graver(leaves, call.leaves), reads and call.reads
+    return Effect(leaves, reads and leaves is None)
+
+
+_WORDS = {'"': '"q"', "'": "'s'"}
+
+
+def _explained(tokens: Sequence[str]) -> Sequence[str]:
+    """Return the statement after EXPLAIN and its options."""
+    place = 1
+    if tokens[1:2] == ["("] and ")" in tokens and tokens[2] not in _QUERY_BEGINS:
+        # Options have no parentheses of their own.
+        place = tokens.index(")") + 1
+    while tokens[place : place + 1] and tokens[place] in ("analyze", "analyse", "verbose"):
+        place += 1
+    return tokens[place:]
+
+
+def _is_in_c(tokens: Sequence[str]) -> bool:
+    """Tell whether a function is created that is in a library, which is loaded then."""
+    return any(
+        token == "language" and tokens[place + 1].strip("\"'").lower() in ("c", "")
+        for place, token in enumerate(tokens[:-1])
+    )
+
+
+def _only_declares(tokens: Sequence[str]) -> bool:
+    """Tell whether it is a CREATE TABLE, which runs none of the expressions in it.
+
+    Unless it takes its rows from a query, or has bounds of a partition, which are computed.
+    """
+    if tokens[0] != "create" or "table" not in tokens[1:4]:
+        return False
+    depth = 0
+    for token in tokens:
+        depth += (token == "(") - (token == ")")
+        if not depth and token in ("as", "values"):
+            return False
+    return True

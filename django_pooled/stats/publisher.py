@@ -1,0 +1,248 @@
+"""The socket on which a process answers what its pools are doing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+from . import socket_folder
+from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.redaction import stand_in, told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .snapshot import ProcessReport
+    from .socket_folder import StrPath
+
+__all__ = ["after_fork_in_child", "default_folder", "start", "stop"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 16
+"""Readers that may queue for an answer."""
+
+PATIENCE = 1.0
+"""Seconds: how long a reader that does not read may hold up the others."""
+
+_PASSING = {errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+# Reentrant: a signal handler that queries may interrupt the thread that holds it.
+_lock = threading.RLock()
+_started_by: int | None = None
+"""The process that called start(), whether or not it could publish anything."""
+_publisher: _Publisher | None = None
+
+
+def start(folder: StrPath | None, report: Callable[[], ProcessReport]) -> None:
+    """Answer from now on whoever asks for this process's pools.
+
+    Only the first call in a process does anything. Where a socket can't be had, a debug line
+    says why and the process goes on without: statistics never cost a request.
+
+    Args:
+        folder: The ``stats_dir`` option, or None for the default folder.
+        report: Called in a thread of its own for each reader.
+    """
+    global _started_by, _publisher
+    with _lock:
+        if _started_by == os.getpid():
+            return
+        # A fork that ran no Python hook got here with the parent's socket still open.
+        _forget()
+        _started_by = os.getpid()
+        try:
+            socket_folder.require()
+            _publisher = _Publisher(folder, report)
+            # RuntimeError: no thread can be started, or not any more at exit.
+        except (OSError, RuntimeError) as error:
+            logger.debug(
+                "The pool statistics of this process are not published: %s",
+                told(error),
+                extra=facts("not_published", error=error),
+            )
+
+
+def stop() -> None:
+    """Take the socket away; a later start() opens another."""
+    global _started_by, _publisher
+    with _lock:
+        if _publisher is not None and _started_by == os.getpid():
+            _publisher.close()
+            _publisher = None
+        _started_by = None
+
+
+def after_fork_in_child() -> None:
+    """Let go of the parent's socket, which stays the parent's: its name is not removed."""
+    global _lock
+    # A thread of the parent may have held it at the fork, and nobody is left to release it.
+    _lock = threading.RLock()
+    _forget()
+
+
+def default_folder(folder: StrPath | None) -> Path:
+    """Return the folder that this process publishes in, created and found private.
+
+    Args:
+        folder: The ``stats_dir`` option, or None for the default folder.
+
+    Raises:
+        OSError: None of the candidates can be used; the message is the first one's reason. Or
+            the platform has no such sockets.
+    """
+    socket_folder.require()
+    return _first_usable(folder, lambda path, descriptor: path)
+
+
+def _first_usable(folder: StrPath | None, use: Callable[[Path, int], T]) -> T:
+    """Do something in the first candidate that lets it be done; it gets path and descriptor."""
+    reason: OSError | None = None
+    for path in socket_folder.candidates(folder, os.geteuid()):
+        try:
+            descriptor = socket_folder.prepare(path)
+            try:
+                return use(path, descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            reason = reason or error
+    assert reason is not None
+    raise reason
+
+
+def _forget() -> None:
+    global _started_by, _publisher
+    if _publisher is not None:
+        # The copy of a listening socket keeps connections coming that nobody would answer
+        # once the parent is dead.
+        with contextlib.suppress(OSError):
+            _publisher.listener.close()
+    _publisher = None
+    _started_by = None
+
+
+class _Publisher:
+    """A listening socket, its name in the folder, and the thread that answers on it."""
+
+    def __init__(self, folder: StrPath | None, report: Callable[[], ProcessReport]) -> None:
+        self.report = report
+        self.pid = os.getpid()
+        self.closed = threading.Event()
+        self.listener, self.path = _first_usable(folder, _listen)
+        try:
+            threading.Thread(target=self.serve, name="django_pooled.stats.publisher", daemon=True).start()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self.closed.set()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        # Closing alone does not wake a thread that is blocked in accept().
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+    def serve(self) -> None:
+        _sweep(self.path.parent)
+        while not self.closed.is_set():
+            try:
+                connection, _ = self.listener.accept()
+            except OSError as error:
+                if os.getpid() != self.pid:
+                    # Greenlets survive a fork, but threading no longer knows this one, and
+                    # would complain if it ended.
+                    threading.Event().wait()  # pragma: no cover - coverage does not follow there
+                if error.errno not in _PASSING:
+                    return
+                # Out of file descriptors, accept() fails at once for as long as it lasts.
+                self.closed.wait(PATIENCE)
+                continue
+            with connection:
+                try:
+                    self.answer(connection)
+                except OSError as error:
+                    logger.debug(
+                        "A reader of the pool statistics went away: %s",
+                        told(error),
+                        extra=facts("reader_gone", error=error),
+                    )
+
+    def answer(self, connection: socket.socket) -> None:
+        peer = socket_folder.peer_of(connection)
+        if peer is not None and peer.uid not in (0, os.geteuid()):
+            logger.debug(
+                "User %d may not read the pool statistics.",
+                peer.uid,
+                extra=facts("reader_refused", uid=peer.uid),
+            )
+            return
+        connection.settimeout(PATIENCE)
+        connection.sendall(_encode(self.report))
+
+
+def _listen(folder: Path, descriptor: int) -> tuple[socket.socket, Path]:
+    """Listen on a socket in a folder; return it and its path."""
+    path = folder / socket_folder.socket_name(os.getpid())
+    length, limit = len(os.fsencode(path)), socket_folder.SUN_PATH_LIMIT
+    if length > limit:
+        reason = f"a socket's path may have {limit} bytes, and this one has {length}"
+        raise OSError(errno.ENAMETOOLONG, reason, os.fspath(path))
+    # A socket that is bound and does not listen yet refuses connections, just as one of a
+    # dead process does: it gets the name that readers look for once it listens.
+    unfinished = path.with_suffix(".new")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(os.fspath(unfinished))
+        listener.listen(BACKLOG)
+        os.rename(unfinished.name, path.name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+    except OSError:
+        listener.close()
+        # On a read-only file system there is nothing to be removed.
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished.name, dir_fd=descriptor)
+        raise
+    return listener, path
+
+
+def _encode(report: Callable[[], ProcessReport]) -> bytes:
+    try:
+        return json.dumps(report()).encode()
+    except Exception as error:
+        # The thread has to outlive whatever is wrong with one report.
+        logger.debug(
+            "The pool statistics could not be put together.",
+            exc_info=stand_in(error),
+            extra=facts("report_failed", error=error),
+        )
+        return json.dumps({"pid": os.getpid(), "error": f"{type(error).__name__}"}).encode()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what dead processes left, so that recycled workers don't pile up sockets."""
+    try:
+        descriptor = socket_folder.open_folder(folder, os.geteuid())
+        try:
+            for entry in socket_folder.entries(descriptor):
+                # Living neighbours are not woken; what they left is swept once they ended.
+                if not socket_folder.process_exists(entry.pid):
+                    socket_folder.remove_abandoned(folder, descriptor, entry)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        logger.debug(
+            "Sockets of ended processes could not be swept: %s",
+            told(error),
+            extra=facts("sweep_failed", error=error),
+        )

@@ -1,0 +1,141 @@
+"""How the pools of this process stand: snapshots, and the report that poolstats reads."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections import Counter
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from .histogram import BOUNDS, Histogram
+from .counters import Counters
+from .socket_folder import this_user
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from django_pooled.pool.checkouts import ConnectionFigures
+
+__all__ = [
+    "BOUNDS",
+    "Counters",
+    "Histogram",
+    "PoolSnapshot",
+    "ProcessReport",
+    "nested",
+    "process_report",
+    "session_name",
+]
+
+REPORT_VERSION = 1
+"""Version of the report's format, raised when a reader has to know the difference."""
+
+
+@dataclass(frozen=True)
+class PoolSnapshot:
+    """One pool at one moment; ``size == idle + in_use``; times are seconds.
+
+    ``connecting`` connections are being opened and in no other sum.
+    """
+
+    alias: str
+    pool_mode: str
+    min_size: int
+    max_size: int
+    size: int
+    idle: int
+    in_use: int
+    waiting: int
+    longest_waiting: float | None
+    """How long the waiter who is next has waited; None without waiters."""
+    connecting: int
+    server: str
+    """Where the pool connects to: host, port and database, never a password."""
+    age: float
+    """How long ago the pool was made."""
+    retry_budget_left: float | None
+    """Restarts that the retry budget allows now to the function that has fewest; None without."""
+    last_error: str | None
+    """The last connect error, in the server's or libpq's words."""
+    last_error_age: float | None
+    """Seconds since then."""
+    counters: Counters
+    connections: list[ConnectionFigures]
+    """Each connection: those in use, then the idle ones."""
+    name: str = ""
+    """The option ``name``, or the alias."""
+    id: str = ""
+    """Tells the pool from every other one, of this process or any other, that is or has been."""
+
+
+class ProcessReport(TypedDict):
+    """What one process answers to ``poolstats``."""
+
+    version: int
+    pid: int
+    user: int
+    """Whose it is; a reader goes by the owner of its socket instead."""
+    host: str
+    command: str
+    threads: int
+    age: float
+    """Seconds since its first pool was made; 0 without one."""
+    pools: list[dict[str, object]]
+
+
+def process_report(pools: list[PoolSnapshot]) -> ProcessReport:
+    """Describe this process and its pools in values that JSON can carry."""
+    return ProcessReport(
+        version=REPORT_VERSION,
+        pid=os.getpid(),
+        user=this_user(),
+        host=socket.gethostname(),
+        command=_command(),
+        threads=threading.active_count(),
+        age=max((pool.age for pool in pools), default=0.0),
+        pools=[_flat(pool) for pool in pools],
+    )
+
+
+def _command() -> str:
+    """Name the program for people: "gunicorn", also when it was started by python -m."""
+    program = Path(sys.argv[0] or sys.executable)
+    return program.parent.name if program.stem == "__main__" else program.name
+
+
+@cache
+def session_name(pid: int, host: str) -> str:
+    """Name a process's sessions in pg_stat_activity, in the 63 bytes that the server keeps.
+
+    https://www.postgresql.org/docs/current/runtime-config-logging.html#GUC-APPLICATION-NAME
+    """
+    return f"django {pid}@{host}".encode()[:63].decode(errors="ignore")
+
+
+def _flat(pool: PoolSnapshot) -> dict[str, object]:
+    own = {f.name: getattr(pool, f.name) for f in fields(pool) if f.name != "counters"}
+    counters = {f.name: _plain(getattr(pool.counters, f.name)) for f in fields(Counters)}
+    return own | counters
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Histogram):
+        return value.as_report()
+    if not isinstance(value, Counter):
+        return value
+    if not any(isinstance(kind, tuple) for kind in value):
+        return dict(value)
+    return nested(value)
+
+
+def nested(outcomes: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    """Return outcomes of restarts as a report has them: by SQLSTATE, then by outcome."""
+    found: dict[str, dict[str, int]] = {}
+    for (sqlstate, outcome), count in outcomes.items():
+        found.setdefault(sqlstate, {})[outcome] = count
+    return found
