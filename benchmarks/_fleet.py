@@ -1,8 +1,8 @@
 """A fleet of instances and one server, as discrete events: no thread, no socket, no waiting.
 
-What is the project's own or psycopg_pool's is used as it is: `django_pooled.pool.connector.Waits` and
-psycopg_pool's ``AttemptWithBackoff`` say how long is waited. The rules around them are those of
-``django_pooled/connecting.py`` and ``psycopg_pool/pool.py``, told in a few lines each;
+What is the project's own or psycopg_pool's is used as it is: `django_pooled.pool.connector.Waits`
+and psycopg_pool's ``AttemptWithBackoff`` say how long is waited. The rules around them are those of
+``django_pooled/pool/connector.py`` and ``psycopg_pool/pool.py``, told in a few lines each;
 tests/test_fleet.py compares them with the real pools.
 """
 

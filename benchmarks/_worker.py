@@ -223,7 +223,7 @@ class Commands:
     def counters(self) -> dict[str, Any]:
         """Return what the engine itself counts."""
         if self._connection.settings_dict["ENGINE"] == "django_pooled":
-            from django_pooled.pool import registry
+            from django_pooled import registry
             from django_pooled.stats.snapshot import process_report
 
             (pool,) = process_report(registry.snapshots())["pools"]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .pool.backoff import Backoff
     from .errors import (
         AmbiguousCommit,
         CheckoutTimeout,
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
         PoolError,
         PoolExhausted,
     )
+    from .pool.backoff import Backoff
     from .retry.deadline import retry_deadline
     from .retry.decorator import retry_transaction, run_transaction
 
@@ -34,10 +34,10 @@ __all__ = [
 
 _HOME = {
     **dict.fromkeys(__all__, "errors"),
-    "Backoff": "backoff",
+    "Backoff": "pool.backoff",
     "retry_deadline": "retry.deadline",
-    "retry_transaction": "transaction",
-    "run_transaction": "transaction",
+    "retry_transaction": "retry.decorator",
+    "run_transaction": "retry.decorator",
 }
 
 

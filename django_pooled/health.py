@@ -14,11 +14,11 @@ from django.utils.log import log_response
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from .backend.wrapper import DatabaseWrapper
 from .backend.non_atomic import never_atomic
+from .backend.wrapper import DatabaseWrapper
 from .diagnostics.log_fields import Telling, facts
-from .poolstats.sources import pooled_aliases
 from .diagnostics.redaction import one_line
+from .poolstats.sources import pooled_aliases
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,9 +15,9 @@ from django.template import TemplateDoesNotExist, loader
 from django.utils.log import log_response
 from django.views.defaults import server_error
 
-from .errors import AmbiguousCommit, PoolError
 from .diagnostics.log_fields import Telling, facts
 from .diagnostics.redaction import one_line, stand_in, told
+from .errors import AmbiguousCommit, PoolError
 from .sql.sqlstates import history, is_server_away, sqlstate_of
 
 if TYPE_CHECKING:

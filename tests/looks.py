@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django_pooled.stats.histogram import Histogram
 from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.server_view import ServerView
+from django_pooled.stats.histogram import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 from django.db import connections
 
-from django_pooled.pool import registry
+from django_pooled import registry
 from django_pooled.backend.options import parse
 from django_pooled.backend.parameters import resolved
 from django_pooled.pool.pool import Pool

@@ -23,9 +23,8 @@ from django.db import (
 from django.db.transaction import atomic
 from django.test import override_settings
 
-from django_pooled import CheckoutTimeout, ConnectFailed
-from django_pooled.pool import registry
-from django_pooled.backend.wrapper import DatabaseWrapper
+from django_pooled import CheckoutTimeout, ConnectFailed, registry
+from django_pooled.base import DatabaseWrapper
 from example_project.embedded_postgres import free_port
 from tests.app.models import Note
 from tests.servers import backend_pids, kill_backends, wait_until

@@ -8,7 +8,7 @@ import pytest
 from django.db import OperationalError, connections
 
 from django_pooled import Backoff, retry_deadline, retry_transaction
-from django_pooled.backend.wrapper import DatabaseWrapper
+from django_pooled.base import DatabaseWrapper
 from django_pooled.retry.budget import MOST_FUNCTIONS, RetryBudget
 from django_pooled.retry.deadline import earliest
 from django_pooled.testing import fail_next_transaction

@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.db import connections
 
-from django_pooled.pool import registry
+from django_pooled import registry
 from django_pooled.checks import check_celery
 from django_pooled.checks.processes import declared
 

@@ -16,12 +16,12 @@ from django.core.checks.database import check_database_backends
 from django.db import ProgrammingError, connections
 from django.db.transaction import atomic
 
-from django_pooled.stats import publisher
-from django_pooled.pool import registry
+from django_pooled import registry
+from django_pooled.backend.parameters import server_of
 from django_pooled.checks import server as server_checks
 from django_pooled.checks.facts import look
-from django_pooled.backend.parameters import server_of
 from django_pooled.poolstats.probe import NoAnswer, Probe
+from django_pooled.stats import publisher
 from example_project.embedded_postgres import free_port
 from tests import pgbouncer
 from tests.emulated_servers import EMULATIONS

@@ -33,7 +33,7 @@ from tests.servers import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from django_pooled.backend.wrapper import DatabaseWrapper
+    from django_pooled.base import DatabaseWrapper
     from example_project.embedded_postgres import EmbeddedServer
     from tests.fault_proxy import FaultProxy, StatementFaultKind
     from tests.pools import MakeDatabase

@@ -21,17 +21,16 @@ from django.db import connection, connections
 from django.test import Client
 from django.urls import include, path
 
-from django_pooled.pool import registry
-from django_pooled.stats import snapshot
-from django_pooled.dashboard import content, access_tokens, watch
+from django_pooled import registry
+from django_pooled.backend.parameters import server_of
+from django_pooled.dashboard import access_tokens, content, watch
 from django_pooled.dashboard.server_watch import Answer, ServerWatch
 from django_pooled.dashboard.watch import Look, Watch
-from django_pooled.backend.parameters import server_of
 from django_pooled.poolstats import sources
 from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.server_view import ServerView, SessionGroup
-from django_pooled.stats.snapshot import Counters, process_report
+from django_pooled.stats.snapshot import BOUNDS, Counters, process_report
 from tests.dashboard_site import settings as site_settings
 from tests.publisher import Publisher, snapshot
 from tests.servers import backend_count, wait_until
@@ -434,7 +433,7 @@ def test_a_calm_site_is_told_so_in_a_sentence() -> None:
     assert told["sentence"] == "All is well: 3 of 10 connections in use in 1 process, nobody waits."
     assert told["notes"] == []
     assert told["taken"] == 1e9
-    assert told["bounds"] == list(snapshot.BOUNDS)
+    assert told["bounds"] == list(BOUNDS)
 
 
 def test_several_processes_are_counted() -> None:

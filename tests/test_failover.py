@@ -14,8 +14,7 @@ import psycopg
 import pytest
 from django.db import InternalError, close_old_connections, connections
 
-from django_pooled import AmbiguousCommit, Backoff, retry_transaction
-from django_pooled.pool import registry
+from django_pooled import AmbiguousCommit, Backoff, registry, retry_transaction
 from django_pooled.errors import CheckoutTimeout, PoolError
 from tests.servers import backend_count, kill_backends, versions, wait_until
 

@@ -20,8 +20,8 @@ import django
 import pytest
 from django.db import connection, connections, transaction
 
-from django_pooled.stats import publisher
 from django_pooled.pool import registry
+from django_pooled.stats import publisher
 from tests.servers import backend_pids, wait_until
 from tests.workers_site import running
 

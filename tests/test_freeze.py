@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from django.db import connection, connections
 
-from django_pooled.pool import registry
+from django_pooled import registry
 from tests.servers import backend_pids, wait_until
 from tests.workers_site import running
 

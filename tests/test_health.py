@@ -19,9 +19,9 @@ from django.db import connections
 from django.test import AsyncClient, Client, RequestFactory
 from django.urls import path
 
-from django_pooled.pool import registry
-from django_pooled.backend.wrapper import DatabaseWrapper
+from django_pooled.base import DatabaseWrapper
 from django_pooled.health import liveness, readiness
+from django_pooled.pool import registry
 from django_pooled.pool.readiness import State
 from example_project.embedded_postgres import free_port
 from tests.pools import fill

@@ -9,8 +9,7 @@ import pytest
 from django.db import Error, OperationalError, close_old_connections, connections, models
 from psycopg import sql
 
-from django_pooled.pool import registry
-from django_pooled import retry_transaction
+from django_pooled import registry, retry_transaction
 from django_pooled.testing import fail_next_transaction
 from tests.replaying import QUICK
 

@@ -18,10 +18,9 @@ from django.db import OperationalError, connections
 from django.db.transaction import atomic
 from psycopg import sql
 
-from django_pooled.stats import publisher
-from django_pooled.pool import registry
-from django_pooled import retry_transaction
+from django_pooled import registry, retry_transaction
 from django_pooled.errors import CheckoutTimeout, ConnectFailed
+from django_pooled.stats import publisher
 from django_pooled.stats.snapshot import process_report
 from django_pooled.testing import fail_next_transaction
 from tests.pools import fill, query

@@ -12,8 +12,7 @@ import psycopg
 import pytest
 from django.db import connections, transaction
 
-from django_pooled import Backoff, retry_transaction
-from django_pooled.pool import registry
+from django_pooled import Backoff, registry, retry_transaction
 from tests.servers import wait_until
 
 if TYPE_CHECKING:

@@ -27,16 +27,16 @@ from django.views.decorators.cache import never_cache
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from django_pooled.stats import publisher, socket_folder
-from django_pooled.pool import registry
-from django_pooled.metrics import sums as book_module
+from django_pooled import registry
+from django_pooled.backend.parameters import server_of
 from django_pooled.metrics import page, prometheus
-from django_pooled.metrics.sums import Book
+from django_pooled.metrics import sums as book_module
 from django_pooled.metrics.exposition import of_pools
 from django_pooled.metrics.process_exit import write_down
-from django_pooled.metrics.sums_file import KEPT_FOR, open_book
 from django_pooled.metrics.site import Look, PoolOfProcess, Site
-from django_pooled.backend.parameters import server_of
+from django_pooled.metrics.sums import Book
+from django_pooled.metrics.sums_file import KEPT_FOR, open_book
+from django_pooled.stats import publisher, socket_folder
 from django_pooled.stats.snapshot import BOUNDS, Counters, process_report
 from tests.publisher import Publisher, snapshot
 from tests.servers import wait_until

@@ -14,8 +14,7 @@ import psycopg
 import pytest
 from django.db import connections
 
-from django_pooled import CheckoutTimeout
-from django_pooled.pool import registry
+from django_pooled import CheckoutTimeout, registry
 from django_pooled.signals import (
     connection_checked_in,
     connection_checked_out,

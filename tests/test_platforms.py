@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_pooled.stats import publisher, socket_folder
 from django_pooled.poolstats import report
+from django_pooled.stats import publisher, socket_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

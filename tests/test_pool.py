@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from django_pooled.pool.backoff import Backoff
-from django_pooled.pool.connector import Connector
-from django_pooled.pool.connection import PooledConnection
 from django_pooled.errors import (
     CheckoutTimeout,
     ConnectFailed,
@@ -20,6 +17,9 @@ from django_pooled.errors import (
     PoolError,
     PoolExhausted,
 )
+from django_pooled.pool.backoff import Backoff
+from django_pooled.pool.connection import PooledConnection
+from django_pooled.pool.connector import Connector
 from django_pooled.pool.waiter import Waiter
 from example_project.embedded_postgres import free_port
 from tests.pools import fill, query

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from django_pooled.stats import publisher
 from django_pooled.poolstats.collect import _Question, _read, collect
 from django_pooled.poolstats.socket_folders import Place
+from django_pooled.stats import publisher
 from django_pooled.stats.socket_folder import Entry
 from tests.publisher import Publisher
 from tests.servers import wait_until
@@ -170,7 +170,7 @@ READ_ONLY = """
 import os, sys
 from django_pooled import publish, stats_folder
 from django_pooled.poolstats.collect import collect
-from django_pooled.stats import process_report
+from django_pooled.stats.snapshot import process_report
 
 # In place of /tmp, in which there may be a folder of this user's from before.
 stats_folder.BASES = ("/usr", "/dev/shm")

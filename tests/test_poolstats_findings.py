@@ -10,8 +10,8 @@ from django_pooled.poolstats import findings
 from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.findings import Finding, Level
 from django_pooled.poolstats.server_view import ServerView, SessionGroup, summed
-from django_pooled.poolstats.sessions import Session
 from django_pooled.poolstats.session_owners import root_of
+from django_pooled.poolstats.sessions import Session
 from django_pooled.poolstats.thresholds import Limit, Thresholds, verdict
 from django_pooled.stats.snapshot import session_name
 from tests.looks import connection, overview, pool, process, times

@@ -16,13 +16,13 @@ import pytest
 from django.core.management import call_command
 from django.db import connections
 
-from django_pooled.stats import socket_folder
-from django_pooled.dashboard.watch import Watch
 from django_pooled.backend.parameters import server_of
+from django_pooled.dashboard.watch import Watch
 from django_pooled.poolstats import csv_format, findings, prometheus, read_limits
 from django_pooled.poolstats.collect import _Question, collect, collect_all
-from django_pooled.poolstats.socket_folders import Place, find_places
 from django_pooled.poolstats.read_limits import Share
+from django_pooled.poolstats.socket_folders import Place, find_places
+from django_pooled.stats import socket_folder
 from django_pooled.stats.socket_folder import Entry
 from tests.hostile import Hostile
 from tests.looks import overview, pool, process

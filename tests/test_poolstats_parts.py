@@ -21,8 +21,8 @@ from django_pooled.poolstats import findings
 from django_pooled.poolstats.collect import Collection, collect
 from django_pooled.poolstats.observer import Observer
 from django_pooled.poolstats.overview import Overview
-from django_pooled.poolstats.socket_folders import find_places
 from django_pooled.poolstats.server_view import ServerProbe, ServerView
+from django_pooled.poolstats.socket_folders import find_places
 from django_pooled.stats.snapshot import process_report
 from tests.publisher import snapshot
 from tests.servers import kill_backends

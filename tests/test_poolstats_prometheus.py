@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from django_pooled.stats.histogram import BOUNDS
 from django_pooled.poolstats import prometheus
 from django_pooled.poolstats.server_view import ServerView
+from django_pooled.stats.histogram import BOUNDS
 from tests.looks import overview, pool, process, times
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from django.db import connections
 
-from django_pooled.pool import registry
+from django_pooled import registry
 from django_pooled.poolstats import findings
 from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.findings import Level

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_pooled.poolstats import arguments, connection_table, csv_format, details, pool_table, server_table, table, formatting
+from django_pooled.poolstats import (
+    arguments,
+    connection_table,
+    csv_format,
+    details,
+    formatting,
+    pool_table,
+    server_table,
+    table,
+)
 from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.findings import Finding, Level
 from django_pooled.poolstats.server_view import ServerView, SessionGroup, summed

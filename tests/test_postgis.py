@@ -10,7 +10,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from django_pooled.pool import registry
+from django_pooled import registry
 from django_pooled.backend.options import is_pooled
 from tests.servers import versions
 

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_pooled.stats import publisher, socket_folder
 from django_pooled.poolstats.answers import parse_report
 from django_pooled.poolstats.collect import collect
+from django_pooled.stats import publisher as publishing
+from django_pooled.stats import socket_folder
 from django_pooled.stats.snapshot import process_report
 from django_pooled.stats.socket_folder import FolderRefused
 from tests.publisher import Publisher, snapshot
@@ -50,7 +51,7 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def private(folder: Path) -> Path:
     """The folder of the user's own inside it."""
-    return publisher.default_folder(str(folder))
+    return publishing.default_folder(str(folder))
 
 
 @pytest.fixture
@@ -70,9 +71,9 @@ def make_publisher(folder: Path) -> Iterator[Callable[..., Publisher]]:
 @pytest.fixture
 def unpublished() -> Iterator[None]:
     """The test's own process, which publishes nothing before and after."""
-    publisher.stop()
+    publishing.stop()
     yield
-    publisher.stop()
+    publishing.stop()
 
 
 def pids(folder: Path) -> list[int]:
@@ -117,7 +118,7 @@ def test_every_process_answers_with_its_own_pools(
 
 def test_figures_are_those_of_the_moment_of_the_question(folder: Path, unpublished: None) -> None:
     pools = [snapshot(in_use=1)]
-    publisher.start(str(folder), lambda: process_report(pools))
+    publishing.start(str(folder), lambda: process_report(pools))
     assert collect(folder).reports[0]["pools"][0]["in_use"] == 1
     pools[0] = snapshot(in_use=5)
     assert collect(folder).reports[0]["pools"][0]["in_use"] == 5
@@ -181,7 +182,7 @@ def test_a_stopped_process_stays_silent_however_often_it_is_asked_and_answers_wh
 ) -> None:
     frozen = make_publisher()
     frozen.freeze()
-    for _ in range(publisher.BACKLOG + 5):
+    for _ in range(publishing.BACKLOG + 5):
         assert collect(folder, timeout=0.01).silent == [frozen.pid]
     frozen.process.send_signal(signal.SIGCONT)
     assert wait_until(lambda: pids(folder)) == [frozen.pid]
@@ -268,10 +269,10 @@ def test_a_publisher_can_stop_and_start_again(
 
 
 def test_the_thread_ends_when_publishing_stops(folder: Path, unpublished: None) -> None:
-    publisher.start(str(folder), lambda: process_report([]))
-    (thread,) = [one for one in threading.enumerate() if one.name == "django_pooled.stats.publisher"]
+    publishing.start(str(folder), lambda: process_report([]))
+    (thread,) = [one for one in threading.enumerate() if one.name == "django_pooled.publish"]
     assert thread.daemon
-    publisher.stop()
+    publishing.stop()
     thread.join(5.0)
     assert not thread.is_alive()
 
@@ -350,12 +351,12 @@ def test_a_folder_in_which_no_socket_can_be_made_gives_way_to_the_next(
     monkeypatch.setattr(
         socket_folder, "candidates", lambda given, uid: [unusable, folder / "private"]
     )
-    publisher.stop()
+    publishing.stop()
     try:
-        publisher.start(None, lambda: process_report([]))
+        publishing.start(None, lambda: process_report([]))
         assert [path.suffix for path in (folder / "private").iterdir()] == [".sock"]
     finally:
-        publisher.stop()
+        publishing.stop()
     assert list((folder / "private").iterdir()) == []
 
 
@@ -373,7 +374,7 @@ def test_a_second_folder_stands_in_for_one_that_cant_be_used(
     blocked, spare = folder / "blocked", folder / "spare"
     blocked.write_text("a file where the folder should be")
     monkeypatch.setattr(socket_folder, "BASES", (str(blocked), str(spare)))
-    publisher.start(None, lambda: process_report([snapshot()]))
+    publishing.start(None, lambda: process_report([snapshot()]))
     assert pids_by_default() == [os.getpid()]
     assert len(list((spare / f"django_pooled-{os.geteuid()}").iterdir())) == 1
 
@@ -421,37 +422,37 @@ def test_a_folder_that_is_not_private_is_neither_written_nor_read(
     unpublished: None,
 ) -> None:
     complaint = spoil(private)
-    caplog.set_level(logging.DEBUG, logger="django_pooled.stats.publisher")
+    caplog.set_level(logging.DEBUG, logger="django_pooled.publish")
 
-    publisher.start(str(folder), lambda: process_report([]))
+    publishing.start(str(folder), lambda: process_report([]))
 
     (record,) = caplog.records
-    assert (record.name, record.levelno) == ("django_pooled.stats.publisher", logging.DEBUG)
+    assert (record.name, record.levelno) == ("django_pooled.publish", logging.DEBUG)
     assert complaint in record.getMessage()
     collection = collect(folder)
     assert collection.reports == []
     (problem,) = collection.problems
     assert complaint in problem
     with pytest.raises(FolderRefused, match=complaint):
-        publisher.default_folder(str(folder))
+        publishing.default_folder(str(folder))
 
 
 def test_a_path_that_is_too_long_turns_publishing_off(
     folder: Path, caplog: pytest.LogCaptureFixture, unpublished: None
 ) -> None:
     deep = folder / ("x" * 100)
-    caplog.set_level(logging.DEBUG, logger="django_pooled.stats.publisher")
-    publisher.start(str(deep), lambda: process_report([]))
+    caplog.set_level(logging.DEBUG, logger="django_pooled.publish")
+    publishing.start(str(deep), lambda: process_report([]))
     (record,) = caplog.records
     assert "a socket's path may have" in record.getMessage()
-    assert list(publisher.default_folder(str(deep)).iterdir()) == []
+    assert list(publishing.default_folder(str(deep)).iterdir()) == []
 
 
 def test_a_path_of_the_greatest_length_still_works(folder: Path, unpublished: None) -> None:
     rest = socket_folder.SUN_PATH_LIMIT - len(str(folder)) - len("//")
     inner = len(f"django_pooled-{os.geteuid()}/") + len(socket_folder.socket_name(os.getpid()))
     deep = folder / ("x" * (rest - inner))
-    publisher.start(str(deep), lambda: process_report([]))
+    publishing.start(str(deep), lambda: process_report([]))
     assert pids(deep) == [os.getpid()]
 
 
@@ -461,12 +462,12 @@ def test_a_process_that_gets_no_more_threads_leaves_no_socket_behind(
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    caplog.set_level(logging.DEBUG, "django_pooled.stats.publisher")
-    publisher.stop()
+    caplog.set_level(logging.DEBUG, "django_pooled.publish")
+    publishing.stop()
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    publisher.start(folder, lambda: process_report([]))
+    publishing.start(folder, lambda: process_report([]))
     monkeypatch.undo()
-    publisher.stop()
+    publishing.stop()
     assert "can't start new thread" in caplog.text
     assert list(private.iterdir()) == []
 
@@ -477,8 +478,8 @@ def test_a_process_that_gets_no_more_threads_leaves_no_socket_behind(
 def test_a_file_system_that_takes_nothing_turns_publishing_off(folder: Path, mount: str) -> None:
     program = (
         "import logging, sys; logging.basicConfig(level='DEBUG', stream=sys.stdout);"
-        "from django_pooled import publish;"
-        f"publish.start({str(folder / 'stats')!r}, dict); print('goes on')"
+        "from django_pooled.stats import publisher as publishing;"
+        f"publishing.start({str(folder / 'stats')!r}, dict); print('goes on')"
     )
     mounted = f'mount -t tmpfs {mount} none {folder} && exec {sys.executable} -c "$0"'
     done = subprocess.run(
@@ -491,7 +492,7 @@ def test_a_file_system_that_takes_nothing_turns_publishing_off(folder: Path, mou
     if "unshare" in done.stderr or "mount" in done.stderr:
         pytest.skip(done.stderr)
     assert done.stdout.endswith("goes on\n"), done.stderr
-    assert done.stdout.count("DEBUG:django_pooled.stats.publisher:") == 1
+    assert done.stdout.count("DEBUG:django_pooled.publish:") == 1
     assert done.stderr == ""
 
 
@@ -545,7 +546,7 @@ def test_a_socket_that_another_user_holds_is_not_trusted(private: Path, folder: 
 def test_a_process_answers_nobody_but_its_own_user_and_root(
     private: Path, folder: Path, unpublished: None
 ) -> None:
-    publisher.start(str(folder), lambda: process_report([]))
+    publishing.start(str(folder), lambda: process_report([]))
     socket_path = next(private.iterdir())
     for path, mode in ((folder, 0o755), (private, 0o755), (socket_path, 0o777)):
         path.chmod(mode)
@@ -604,11 +605,11 @@ def test_a_child_forked_under_gevent_answers_for_itself(folder: Path) -> None:
 # thread that waits in accept() has the one for its next caller already.
 SPENT = """
 import os, resource, sys, threading, time
-from django_pooled import publish
-from django_pooled.stats import process_report
+from django_pooled.stats import publisher as publishing
+from django_pooled.stats.snapshot import process_report
 
-publish.start(sys.argv[1], lambda: process_report([]))
-[listener] = [one for one in threading.enumerate() if one.name == "django_pooled.stats.publisher"]
+publishing.start(sys.argv[1], lambda: process_report([]))
+[listener] = [one for one in threading.enumerate() if one.name == "django_pooled.publish"]
 while sys._current_frames()[listener.ident].f_code.co_name != "accept":
     time.sleep(0.001)
 limit = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -655,6 +656,6 @@ def test_a_socket_that_cannot_get_its_name_leaves_nothing_behind(
 
     with monkeypatch.context() as patch, caplog.at_level(logging.DEBUG, "django_pooled"):
         patch.setattr(os, "rename", refuse)
-        publisher.start(str(folder), lambda: process_report([]))
+        publishing.start(str(folder), lambda: process_report([]))
     assert "are not published: [Errno 28] No space left" in caplog.text
     assert list(private.iterdir()) == []

@@ -11,9 +11,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from psycopg import IsolationLevel
 
-from django_pooled.backend import wrapper, quick
-from django_pooled.pool import registry
-from django_pooled.backend.wrapper import DatabaseWrapper
+from django_pooled import base, registry
+from django_pooled.backend import quick
+from django_pooled.base import DatabaseWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,7 +170,7 @@ def test_a_backend_with_something_of_its_own_takes_the_long_way(
 
     def own(self: Any, *args: Any, **kwargs: Any) -> Any:
         called.append(hook)
-        return getattr(wrapper.DatabaseWrapper, hook)(self, *args, **kwargs)
+        return getattr(base.DatabaseWrapper, hook)(self, *args, **kwargs)
 
     called: list[str] = []
     setattr(Other, hook, own)

@@ -14,10 +14,19 @@ from django.test import RequestFactory
 
 from django_pooled.backend.addresses import refuse_addresses
 from django_pooled.backend.options import parse
-from django_pooled.errors import ConnectFailed
 from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.redaction import (
+    masked,
+    one_line,
+    remember,
+    remember_settings,
+    scrub,
+    shown,
+    stand_in,
+    told,
+)
+from django_pooled.errors import ConnectFailed
 from django_pooled.middleware import unavailable_response
-from django_pooled.diagnostics.redaction import masked, one_line, remember, remember_settings, scrub, shown, stand_in, told
 
 if TYPE_CHECKING:
     from example_project.embedded_postgres import EmbeddedServer

@@ -27,8 +27,7 @@ from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 
-from django_pooled.pool import registry
-from django_pooled import retry_transaction
+from django_pooled import registry, retry_transaction
 from django_pooled.replay import Inputs
 from django_pooled.replay.bodies import BODY, FILES, POST, READ_STARTED, STREAM, RecordedStream
 from tests.replaying import attempts, retried

@@ -11,8 +11,8 @@ from django.db import OperationalError, ProgrammingError, connections
 from django.db.backends.signals import connection_created
 from django.db.transaction import atomic
 
-from django_pooled.pool import registry
-from django_pooled.backend.wrapper import DatabaseWrapper
+from django_pooled import registry
+from django_pooled.base import DatabaseWrapper
 from tests.servers import versions
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.db import connections, transaction
 
-from django_pooled.pool import garbage_collection, registry
 from django_pooled.errors import CheckoutTimeout, PoolExhausted
-from django_pooled.stats.counters import Record
+from django_pooled.pool import garbage_collection, registry
 from django_pooled.pool.slots import Slots
 from django_pooled.pool.waiter import Place, Waiter
+from django_pooled.stats.counters import Record
 from tests.pools import fill, nothing_in_use, query
 from tests.servers import wait_until
 

@@ -19,8 +19,8 @@ from psycopg import sql
 from django_pooled import retry_transaction
 from django_pooled.activity import current
 from django_pooled.backend.options import parse
-from django_pooled.naming import name_celery_tasks
 from django_pooled.backend.sql_comments import comment_of
+from django_pooled.naming import name_celery_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

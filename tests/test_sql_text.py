@@ -10,8 +10,8 @@ import pytest
 from psycopg import sql
 
 from django_pooled.sql import effects
-from django_pooled.sql.functions import READS, WRITES
 from django_pooled.sql.effects import only_reads, session_state_of, text_of
+from django_pooled.sql.functions import READS, WRITES
 from tests.servers import versions
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from django.db import connections
 from django.db.transaction import atomic
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 
-from django_pooled.pool import registry
+from django_pooled import registry
 from django_pooled.streaming import ReleaseBeforeStreamingMiddleware
 
 if TYPE_CHECKING:

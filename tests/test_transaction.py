@@ -18,8 +18,7 @@ from django.test import Client, TestCase
 from django.utils.decorators import method_decorator
 from django.views import View
 
-from django_pooled import AmbiguousCommit, Backoff, retry_transaction, run_transaction
-from django_pooled.pool import registry
+from django_pooled import AmbiguousCommit, Backoff, registry, retry_transaction, run_transaction
 from django_pooled.retry.budget import RetryBudget
 from django_pooled.signals import transaction_restarting
 from django_pooled.testing import fail_next_transaction

@@ -11,14 +11,13 @@ from django.db import DataError, ProgrammingError, connections, transaction
 from django.db.backends.signals import connection_created
 from django.db.transaction import atomic
 
-from django_pooled.pool import registry
-from django_pooled import retry_transaction
+from django_pooled import registry, retry_transaction
 from django_pooled.testing import fail_next_transaction, no_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from django_pooled.backend.wrapper import DatabaseWrapper
+    from django_pooled.base import DatabaseWrapper
     from example_project.embedded_postgres import EmbeddedServer
     from tests.pools import MakeDatabase
 

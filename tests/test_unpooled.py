@@ -10,9 +10,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import close_old_connections, connections
 
-from django_pooled.pool import registry
-from django_pooled import retry_transaction
-from django_pooled.backend.wrapper import DatabaseWrapper
+from django_pooled import registry, retry_transaction
+from django_pooled.base import DatabaseWrapper
 from django_pooled.testing import fail_next_transaction, no_waiting
 
 if TYPE_CHECKING:

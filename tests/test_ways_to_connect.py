@@ -21,7 +21,7 @@ from django.test import override_settings
 from psycopg import IsolationLevel
 
 from django_pooled import ConnectFailed, retry_transaction
-from django_pooled.backend.wrapper import DatabaseWrapper
+from django_pooled.base import DatabaseWrapper
 from django_pooled.testing import fail_next_transaction
 from tests.app.models import Note
 from tests.certificates import Certificates, Client, versions_with_tls

@@ -156,8 +156,8 @@ def _ours() -> dict[str, Callable[[], object]]:
     from django.db import connection as wrapper
     from django.db import connections
 
-    from django_pooled.pool.liveness import looks_alive
     from django_pooled.diagnostics.call_site import caller
+    from django_pooled.pool.liveness import looks_alive
     from django_pooled.pool.reset import is_as_new
 
     wrapper.ensure_connection()

@@ -11,9 +11,10 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_pooled.pool.backoff import Backoff
-from .foreign_options import name_here, refuse_leftovers
 from django_pooled.diagnostics.redaction import remember_settings, shown
+from django_pooled.pool.backoff import Backoff
+
+from .foreign_options import name_here, refuse_leftovers
 
 __all__ = ["PoolOptions", "is_ours", "is_pooled", "parse"]
 

@@ -13,9 +13,10 @@ from psycopg.postgres import types
 from psycopg.pq import Format, PipelineStatus, TransactionStatus
 
 from django_pooled.pool.connection import PooledConnection
+from django_pooled.sql.effects import graver
+
 from .cursors import NamedCursor, ServerBindingNamedCursor
 from .quick import QuickWrapper
-from django_pooled.sql.effects import graver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

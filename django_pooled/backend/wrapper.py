@@ -26,15 +26,18 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 
-from . import options, foreign_options
-from django_pooled.pool import registry
-from django_pooled.integrations import tenants, uwsgi
-from .addresses import refuse_addresses
-from django_pooled.integrations.celery import closes_around_a_task
-from django_pooled.pool.connection import PooledConnection
-from .cursors import observed
 from django_pooled.errors import PoolError
-from .transaction_mode import LendingWrapper
+from django_pooled.integrations import tenants, uwsgi
+from django_pooled.integrations.celery import closes_around_a_task
+from django_pooled.pool import registry
+from django_pooled.pool.connection import PooledConnection
+from django_pooled.pool.pool import Pool
+from django_pooled.retry.commit import commit, commit_once, unless_interrupted
+
+from . import foreign_options
+from . import options as pool_options
+from .addresses import refuse_addresses
+from .cursors import observed
 from .parameters import (
     FALLBACK_NAME,
     copied,
@@ -44,10 +47,8 @@ from .parameters import (
     server_of,
     with_defaults,
 )
-from django_pooled.pool.pool import Pool
-from django_pooled.retry.commit import commit, commit_once, unless_interrupted
 from .sql_comments import Commenter
-from django_pooled.checks.validation import DatabaseValidation
+from .transaction_mode import LendingWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,18 +81,7 @@ class _ErrorWatch(DatabaseErrorWrapper):
 
 
 class DatabaseWrapper(LendingWrapper):
-    """One thread's view of a database; its connection comes from the process's pool.
-
-    It takes its place in front of another backend over Django's PostgreSQL backend::
-
-        class DatabaseWrapper(django_pooled.base.DatabaseWrapper, other.DatabaseWrapper): ...
-
-    What that one has to do once for each connection goes into ``_configure_connection()``, which
-    the pool calls when it has opened one; its ``get_new_connection()`` is left out.
-    """
-
-    validation_class: type[DatabaseValidation] = DatabaseValidation
-    """What ``check --database`` asks of the server."""
+    """Django's wrapper with what differs: where a connection comes from, and where it goes."""
 
     rollback_exc: BaseException | None
     """Django's own, which django-stubs does not know."""
@@ -179,7 +169,7 @@ class DatabaseWrapper(LendingWrapper):
 
         Django does so before it drops or copies a database, which fails as long as any session is
         in it: so those of other aliases of the same database (test mirrors) are closed too. A
-        call that Celery makes around a task has no effect: see celery_seam.py.
+        call that Celery makes around a task has no effect: see integrations/celery.py.
         """
         if not closes_around_a_task():
             registry.close_pools_of(self.alias, timeout=1.0, server=server_of(self.settings_dict))
@@ -332,7 +322,7 @@ class DatabaseWrapper(LendingWrapper):
         return self._last[1]
 
     def _make_pool(self, params: dict[str, Any]) -> Pool:
-        options = options.parse(self.alias, self.settings_dict)
+        options = pool_options.parse(self.alias, self.settings_dict)
         if not options.application_name and FALLBACK_NAME not in self.settings_dict["OPTIONS"]:
             params = {key: value for key, value in params.items() if key != FALLBACK_NAME}
         return Pool(

@@ -13,11 +13,11 @@ from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
 from django.db.utils import load_backend
 
-from django_pooled.stats import socket_folder
 from django_pooled.backend.addresses import refuse_addresses
-from django_pooled.backend.options import is_ours, is_pooled, parse
 from django_pooled.backend.foreign_options import refuse_leftovers
+from django_pooled.backend.options import is_ours, is_pooled, parse
 from django_pooled.diagnostics.redaction import shown
+from django_pooled.stats import socket_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -27,8 +27,8 @@ from .sessions import check_timeouts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from django_pooled.backend.wrapper import DatabaseWrapper
     from django_pooled.backend.options import PoolOptions
+    from django_pooled.backend.wrapper import DatabaseWrapper
 
     from .facts import ServerFacts
 

@@ -11,12 +11,12 @@ import socket
 from typing import TYPE_CHECKING
 
 from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.redaction import told
 from django_pooled.poolstats.overview import PoolRow
 from django_pooled.poolstats.prometheus import SILENT, gauge_lines, pool_lines
-from django_pooled.diagnostics.redaction import told
 
-from .sums_file import open_book
 from .site import Site, own_pools
+from .sums_file import open_book
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_openmetrics", "by_process", "of_pools", "of_this_process", "summed"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("django_pooled.metrics.exposition")
 
 
 def summed(timeout: float) -> str:

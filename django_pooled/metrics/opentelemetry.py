@@ -19,8 +19,8 @@ from django_pooled.signals import (
 )
 from django_pooled.stats.snapshot import BOUNDS
 
-from .sums import Book
 from .site import Look, PoolOfProcess
+from .sums import Book
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -10,7 +10,6 @@ from django.views.decorators.http import require_safe
 
 from django_pooled.poolstats.prometheus import CONTENT_TYPE
 
-from . import process_exit as farewell  # whoever may be scraped says it when it ends
 from .exposition import as_openmetrics, by_process, summed
 
 if TYPE_CHECKING:

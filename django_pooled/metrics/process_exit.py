@@ -5,16 +5,16 @@ from __future__ import annotations
 import atexit
 import logging
 
-from django_pooled.pool import registry
 from django_pooled.diagnostics.log_fields import facts
 from django_pooled.diagnostics.redaction import told
+from django_pooled.pool import registry
 
-from .sums_file import is_kept, open_book
 from .site import Site
+from .sums_file import is_kept, open_book
 
 __all__ = ["write_down"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("django_pooled.metrics.farewell")
 
 PATIENCE = 0.2
 """Seconds that the end of a process waits for others that write."""

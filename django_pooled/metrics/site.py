@@ -8,9 +8,9 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django_pooled.pool import registry
-from django_pooled.stats import socket_folder
 from django_pooled.poolstats.collect import collect_all
 from django_pooled.poolstats.sources import databases, of_site, pooled_aliases, stats_dirs
+from django_pooled.stats import socket_folder
 from django_pooled.stats.snapshot import process_report
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from dataclasses import asdict
 from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any
 
-from django_pooled.stats import publisher, socket_folder
 from django_pooled.diagnostics.log_fields import facts
-from django_pooled.poolstats.answers import check_counters
 from django_pooled.diagnostics.redaction import told
+from django_pooled.poolstats.answers import check_counters
+from django_pooled.stats import publisher, socket_folder
 from django_pooled.stats.snapshot import BOUNDS
 
 from .sums import Book, Entry
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["is_kept", "open_book"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("django_pooled.metrics.ledger")
 
 VERSION = 1
 LARGEST = 64 * 1024 * 1024

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Protocol, TypedDict
 from weakref import WeakMethod, ref
 
 from django_pooled.activity import activity_of, current
-from django_pooled.diagnostics.log_fields import facts
 from django_pooled.diagnostics.call_site import caller, callers, quoted
+from django_pooled.diagnostics.log_fields import facts
+
 from .thread_exit import Threads
 
 if TYPE_CHECKING:
-    from .connection import PooledConnection
     from django_pooled.diagnostics.call_site import Line
-    from .thread_exit import Thread
     from django_pooled.stats.counters import Counters, Record
+
+    from .connection import PooledConnection
+    from .thread_exit import Thread
 
 __all__ = ["Checkout", "ConnectionFigures", "Home", "Usage", "described"]
 

@@ -12,10 +12,11 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from . import psycopg_private
 from django_pooled.diagnostics.redaction import masked, one_line, scrub
 from django_pooled.sql.effects import effect_of, graver, hides_what_it_does, sets_a_time_limit
 from django_pooled.sql.sqlstates import CONNECTION_LOST
+
+from . import psycopg_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from psycopg.rows import RowFactory
     from typing_extensions import Self
 
-    from django_pooled.stats.counters import Reason
     from django_pooled.retry.server_identity import Backend, KnownServer
-    from .slots import Slot
+    from django_pooled.stats.counters import Reason
+
     from .checkouts import Checkout
+    from .slots import Slot
 
 __all__ = ["UNKNOWN", "Life", "Observer", "Owner", "PooledConnection", "Unknown"]
 

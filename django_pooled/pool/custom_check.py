@@ -8,18 +8,19 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .time_limit import LEAVE, over_within, start
-from .cancellation import interrupt
-from django_pooled.sql.connect_errors import AttemptFailed
 from django_pooled.diagnostics.log_fields import facts
 from django_pooled.diagnostics.redaction import told
+from django_pooled.sql.connect_errors import AttemptFailed
+
+from .cancellation import interrupt
+from .time_limit import LEAVE, over_within, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .time_limit import LeftBehind
-    from .connector import Connector
     from .connection import PooledConnection
+    from .connector import Connector
+    from .time_limit import LeftBehind
 
 __all__ = ["ProjectCheck"]
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from django_pooled.signals import connection_checked_in, connection_checked_out, connection_discarded, connection_opened
+from django_pooled.signals import (
+    connection_checked_in,
+    connection_checked_out,
+    connection_discarded,
+    connection_opened,
+)
 
 if TYPE_CHECKING:
     from django.dispatch import Signal

@@ -8,10 +8,11 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from .connector import LONGEST_WHEN_REFUSED
 from django_pooled.diagnostics.log_fields import facts
 from django_pooled.diagnostics.redaction import told
 from django_pooled.sql.sqlstates import READ_ONLY, is_connection_lost, is_stale_plan
+
+from .connector import LONGEST_WHEN_REFUSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     import psycopg
 
     from .backoff import Backoff
+    from .checkouts import Usage
     from .connection import Life, PooledConnection
     from .queue import RecoveringPool
-    from .checkouts import Usage
 
 __all__ = ["Eviction"]
 

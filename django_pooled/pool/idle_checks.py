@@ -6,16 +6,18 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from .liveness import answers, looks_alive
 from django_pooled.diagnostics.log_fields import facts
+
+from .liveness import answers, looks_alive
 
 if TYPE_CHECKING:
     from django_pooled.backend.options import PoolOptions
-    from .connector import Connector
+    from django_pooled.stats.counters import Reason
+
     from .connection import PooledConnection
+    from .connector import Connector
     from .custom_check import ProjectCheck
     from .queue import RecoveringPool
-    from django_pooled.stats.counters import Reason
 
 __all__ = ["Judge"]
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from .time_limit import LEAVE, in_a_thread, over_within, start
+from django_pooled.sql.connect_errors import AttemptFailed, AttemptHung
+from django_pooled.sql.sqlstates import is_mistake
+
 from .cancellation import interrupt
 from .connection import PooledConnection
-from django_pooled.sql.connect_errors import AttemptFailed, AttemptHung
 from .psycopg_private import connect_timeout_of
-from django_pooled.sql.sqlstates import is_mistake
+from .time_limit import LEAVE, in_a_thread, over_within, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -10,27 +10,35 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, ref
 
-from . import queue as seam
-from .events import Announcer
-from .time_limit import LeftBehind
-from .cancellation import cancel
-from .connector import Connector
-from django_pooled.errors import CheckoutTimeout, ConnectFailed, Gauges, PoolClosed, PoolError, PoolExhausted
-from .eviction import Eviction
+from django_pooled.backend.parameters import CONNECT_TIMEOUT
+from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.redaction import told
+from django_pooled.errors import (
+    CheckoutTimeout,
+    ConnectFailed,
+    Gauges,
+    PoolClosed,
+    PoolError,
+    PoolExhausted,
+)
+from django_pooled.retry.budget import RetryBudget
 from django_pooled.sql.connect_errors import AttemptFailed
+from django_pooled.stats.counters import Record
+from django_pooled.stats.snapshot import PoolSnapshot
+
+from . import queue as seam
+from .cancellation import cancel
+from .checkouts import Usage, described
+from .connector import Connector
+from .custom_check import ProjectCheck
+from .events import Announcer
+from .eviction import Eviction
 from .garbage_collection import collect_garbage
 from .idle_checks import Judge
-from django_pooled.diagnostics.log_fields import facts
 from .opener import Opener
-from django_pooled.backend.parameters import CONNECT_TIMEOUT
-from .custom_check import ProjectCheck
 from .readiness import Readiness
-from django_pooled.stats.counters import Record
-from django_pooled.diagnostics.redaction import told
 from .reset import Reset, is_as_new
-from django_pooled.retry.budget import RetryBudget
-from django_pooled.stats.snapshot import PoolSnapshot
-from .checkouts import Usage, described
+from .time_limit import LeftBehind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,9 +46,10 @@ if TYPE_CHECKING:
     import psycopg
 
     from django_pooled.backend.options import PoolOptions
+
+    from .checkouts import Checkout
     from .connection import PooledConnection
     from .readiness import Look
-    from .checkouts import Checkout
 
 __all__ = ["Pool"]
 

@@ -1,6 +1,6 @@
 """What is private of psycopg and needed here, each with the reason.
 
-What is private of psycopg_pool is in psycopg_seam.py. When what is used here changes,
+What is private of psycopg_pool is in queue.py. When what is used here changes,
 tests/test_psycopg_internals.py fails.
 """
 

@@ -21,19 +21,21 @@ from weakref import WeakMethod, ref
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 from psycopg_pool.pool import AddConnection, MaintenanceTask, Schedule
 
+from django_pooled.sql.sqlstates import is_permanent_refusal
+
 from .connection import PooledConnection
 from .slots import Slots
-from django_pooled.sql.sqlstates import is_permanent_refusal
 from .waiter import Place, Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from django_pooled.stats.counters import Reason
+
+    from .checkouts import Checkout
     from .connector import Connector
     from .opener import Opener
-    from django_pooled.stats.counters import Reason
     from .slots import Slot
-    from .checkouts import Checkout
 
 __all__ = [
     "PoolClosed",

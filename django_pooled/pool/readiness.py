@@ -14,9 +14,9 @@ from django_pooled.sql.sqlstates import is_permanent_refusal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .checkouts import Usage
     from .connector import Connector
     from .queue import RecoveringPool
-    from .checkouts import Usage
 
 __all__ = ["Look", "Readiness", "State"]
 

@@ -8,15 +8,16 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from django_pooled.stats import publisher
 from django_pooled.integrations import uwsgi
+from django_pooled.stats import publisher
 from django_pooled.stats.snapshot import process_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from .pool import Pool
     from django_pooled.stats.snapshot import PoolSnapshot, ProcessReport
+
+    from .pool import Pool
 
 __all__ = ["close_all", "close_pools_of", "pool_for", "snapshots"]
 

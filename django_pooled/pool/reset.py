@@ -12,9 +12,10 @@ from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from django_pooled.diagnostics.log_fields import facts
-from .psycopg_private import forget_prepared
 from django_pooled.diagnostics.redaction import told
 from django_pooled.sql.effects import hides_what_it_does, outlives_discard
+
+from .psycopg_private import forget_prepared
 
 if TYPE_CHECKING:
     from collections.abc import Callable

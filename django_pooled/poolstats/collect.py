@@ -11,13 +11,13 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from django_pooled.stats import socket_folder
 from django_pooled.diagnostics.redaction import masked, one_line
+from django_pooled.stats import socket_folder
 from django_pooled.stats.socket_folder import FolderRefused
 
 from .answers import LARGEST_ANSWER, Nonsense, parse_report
-from .socket_folders import find_places
 from .read_limits import MOST_POOLS, MOST_USERS, Share
+from .socket_folders import find_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

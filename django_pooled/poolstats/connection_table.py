@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .session_owners import name_session
 from .formatting import cut, cut_left, duration
+from .session_owners import name_session
 
 if TYPE_CHECKING:
     from .overview import Overview

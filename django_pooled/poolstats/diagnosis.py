@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .session_owners import name_connection, name_session, root_of
 from .formatting import duration
+from .session_owners import name_connection, name_session, root_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

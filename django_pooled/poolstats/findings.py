@@ -6,9 +6,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from .finding import Finding, Level
+from .formatting import many
 from .pool_findings import of_group
 from .server_findings import of_server
-from .formatting import many
 
 if TYPE_CHECKING:
     from .overview import Overview

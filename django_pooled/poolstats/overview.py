@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from django_pooled.stats.snapshot import session_name
 
-from .rows import Group, PoolRow
 from .formatting import cut
+from .rows import Group, PoolRow
 
 if TYPE_CHECKING:
     from django_pooled.stats.snapshot import ProcessReport

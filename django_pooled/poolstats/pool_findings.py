@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from .diagnosis import diagnose
 from .finding import Finding, Level
-from .session_owners import name_connection, name_process
 from .formatting import brief, duration, kinds, many
+from .session_owners import name_connection, name_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,8 +7,8 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
-from django_pooled.stats.histogram import BOUNDS, Histogram
 from django_pooled.diagnostics.redaction import printable
+from django_pooled.stats.histogram import BOUNDS, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .finding import Finding, Level
-from .session_owners import name_session, root_of
 from .formatting import duration, kinds, many
+from .session_owners import name_session, root_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from .difference import since
 from .findings import find
+from .formatting import cut
 from .pool_table import FEW, ORDERS
 from .report import as_table
-from .formatting import cut
 
 if TYPE_CHECKING:
     from .findings import Finding

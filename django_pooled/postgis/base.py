@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib.gis.db.backends.postgis import base as postgis
 
-from django_pooled.backend import wrapper
+from django_pooled import base
 
 if TYPE_CHECKING:
     import psycopg
@@ -16,7 +16,7 @@ __all__ = ["DatabaseWrapper"]
 # The "type: ignore"s below stand where django-stubs does not know a method that Django has.
 
 
-class DatabaseWrapper(wrapper.DatabaseWrapper, postgis.DatabaseWrapper):
+class DatabaseWrapper(base.DatabaseWrapper, postgis.DatabaseWrapper):
     """One thread's view of a spatial database; its connection comes from the process's pool."""
 
     def _configure_connection(self, connection: psycopg.Connection[Any]) -> bool:

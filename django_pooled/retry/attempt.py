@@ -14,10 +14,10 @@ from psycopg.pq import TransactionStatus
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.sql.sqlstates import history, is_connection_lost, psycopg_error
 
-from .phase import Phase
-from .transaction_id import Rider
-from .server_identity import known, learn
 from .classify import Failure
+from .phase import Phase
+from .server_identity import known, learn
+from .transaction_id import Rider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from django_pooled.pool.connection import PooledConnection
 from django_pooled.diagnostics.log_fields import facts
+from django_pooled.pool.connection import PooledConnection
 
 if TYPE_CHECKING:
     from django_pooled.backend.wrapper import DatabaseWrapper

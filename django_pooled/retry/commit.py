@@ -10,15 +10,15 @@ import psycopg
 from django.db.backends.utils import debug_transaction
 from psycopg.pq import ConnStatus, TransactionStatus
 
+from django_pooled.diagnostics.log_fields import facts
 from django_pooled.errors import AmbiguousCommit
 from django_pooled.pool.liveness import ending_of
-from django_pooled.diagnostics.log_fields import facts
 from django_pooled.sql.sqlstates import UNKNOWN_OUTCOME, is_refusal, psycopg_error
 
 from . import fault_injection
 from .attempt import is_idle
-from .resolve import inquire
 from .phase import Phase
+from .resolve import inquire
 from .server_identity import known, refusals
 from .transaction_status import has_foreign_tables
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from django_pooled.backend.wrapper import DatabaseWrapper
     from django_pooled.pool.connection import PooledConnection
 
-    from .transaction_id import Record
     from .server_identity import Questions
+    from .transaction_id import Record
     from .transaction_status import Testimony
 
 __all__ = ["MODES", "CommitCheck", "make"]

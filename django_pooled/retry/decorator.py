@@ -13,10 +13,11 @@ from django.db.transaction import TransactionManagementError
 
 from django_pooled.backend.wrapper import DatabaseWrapper
 from django_pooled.replay.responses import tell_if_it_reads_later
+
 from .callables import REBINDING, refuse_what_cannot_be_run_again
-from .policy import BACKOFF, Policy
-from .loop import Series
 from .classify import RetryOn
+from .loop import Series
+from .policy import BACKOFF, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from django_pooled.pool.backoff import Backoff
+
     from .policy import TransactionOptions
 
 __all__ = ["retry_transaction", "run_transaction"]

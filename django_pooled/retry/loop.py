@@ -22,16 +22,16 @@ from django_pooled.sql.sqlstates import is_refusal
 
 from . import commit_checks, fault_injection
 from .attempt import Attempt, is_broken, is_idle, is_outermost
+from .caller_state import Holdings
 from .characteristics import set_characteristics
+from .classify import Verdict, judge
 from .commit import ambiguous, resolve
 from .deadline import earliest
 from .other_databases import watch_others
-from .caller_state import Holdings
 from .phase import Phase
 from .prepared_transactions import roll_back_prepared
 from .report import Refusal, Report
 from .server_identity import learn_anew
-from .classify import Verdict, judge
 from .transaction_status import end_if_idle
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from django_pooled.backend.wrapper import DatabaseWrapper
 
-    from .policy import Policy
     from .classify import Failure
+    from .policy import Policy
     from .transaction_status import Testimony
 
 __all__ = ["Series"]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import psycopg
 from django.db import Error, connections
 
-from django_pooled.integrations import tenants
-from django_pooled.pool.backoff import Backoff
-from django_pooled.errors import PoolClosed, PoolError
 from django_pooled.diagnostics.log_fields import facts
 from django_pooled.diagnostics.redaction import told
+from django_pooled.errors import PoolClosed, PoolError
+from django_pooled.integrations import tenants
+from django_pooled.pool.backoff import Backoff
 from django_pooled.sql.sqlstates import is_connection_lost
 
 from .attempt import is_idle

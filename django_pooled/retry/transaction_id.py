@@ -9,7 +9,13 @@ from psycopg.pq import TransactionStatus
 
 from django_pooled.pool.connection import UNKNOWN
 from django_pooled.pool.psycopg_private import is_piping, take_results
-from django_pooled.sql.effects import ends_transaction, is_plain_write, precedes_queries, undoes_savepoint, writes_nothing
+from django_pooled.sql.effects import (
+    ends_transaction,
+    is_plain_write,
+    precedes_queries,
+    undoes_savepoint,
+    writes_nothing,
+)
 
 from .server_identity import known
 from .transaction_status import Testimony, testify

@@ -106,7 +106,7 @@ _READS = """
     xpath xpath_exists
 """
 # Of earthdistance, hstore, fuzzystrmatch, ltree, pg_trgm, unaccent, pgcrypto, uuid-ossp, pgvector
-# and PostGIS, whose ST_ functions sql_calls.py knows by the prefix. Names that a project could give
+# and PostGIS, whose ST_ functions calls.py knows by the prefix. Names that a project could give
 # to a function of its own are left out.
 _READS_OF_EXTENSIONS = """
     earth_box earth_distance ll_to_earth akeys avals hstore hstore_to_array hstore_to_json

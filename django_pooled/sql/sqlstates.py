@@ -9,6 +9,7 @@ import psycopg
 from django.core.exceptions import ImproperlyConfigured
 
 from django_pooled.errors import PoolError
+
 from .connect_errors import AttemptFailed
 
 if TYPE_CHECKING:

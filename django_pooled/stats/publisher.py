@@ -11,9 +11,10 @@ import socket
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
-from . import socket_folder
 from django_pooled.diagnostics.log_fields import facts
 from django_pooled.diagnostics.redaction import stand_in, told
+
+from . import socket_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,7 @@ __all__ = ["after_fork_in_child", "default_folder", "start", "stop"]
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("django_pooled.publish")
 
 BACKLOG = 16
 """Readers that may queue for an answer."""
@@ -140,7 +141,7 @@ class _Publisher:
         self.closed = threading.Event()
         self.listener, self.path = _first_usable(folder, _listen)
         try:
-            threading.Thread(target=self.serve, name="django_pooled.stats.publisher", daemon=True).start()
+            threading.Thread(target=self.serve, name="django_pooled.publish", daemon=True).start()
         except BaseException:
             self.close()
             raise

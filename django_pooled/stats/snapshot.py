@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from .histogram import BOUNDS, Histogram
 from .counters import Counters
+from .histogram import BOUNDS, Histogram
 from .socket_folder import this_user
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from django.db import close_old_connections, connection, transaction
 from psycopg import IsolationLevel
 
-from django_pooled import AmbiguousCommit, Backoff, retry_transaction
-from django_pooled.pool import registry
+from django_pooled import AmbiguousCommit, Backoff, registry, retry_transaction
 from tests.proof.peers import PEERS
 
 if TYPE_CHECKING:

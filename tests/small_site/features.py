@@ -11,7 +11,7 @@ from urllib.request import urlopen
 import pytest
 from django.db import connections, transaction
 
-from django_pooled.backend.wrapper import DatabaseWrapper
+from django_pooled.base import DatabaseWrapper
 from tests.app.models import Counter, Note
 from tests.pools import fill
 

@@ -99,8 +99,7 @@ def try_out(alias: str) -> dict[str, Any]:
     from django.conf import settings
     from django.db import connections
 
-    from django_pooled import checks, retry_transaction
-    from django_pooled.pool import registry
+    from django_pooled import checks, registry, retry_transaction
     from django_pooled.streaming import release_connections
     from django_pooled.testing import fail_next_transaction
     from tests.third_parties.backends import theirs

@@ -58,7 +58,7 @@ def look() -> Any:
     from django.core.management import CommandError, call_command
     from django.db import connections
 
-    from django_pooled.pool import registry
+    from django_pooled import registry
     from tests.third_parties.notes.models import Note
 
     def texts() -> list[str]:

@@ -56,8 +56,7 @@ def look() -> Any:
     from django.db import ProgrammingError, connection, connections
     from django_prometheus import db
 
-    from django_pooled.pool import registry
-    from django_pooled import retry_transaction
+    from django_pooled import registry, retry_transaction
     from django_pooled.testing import fail_next_transaction
     from tests.third_parties.notes.models import Note
 

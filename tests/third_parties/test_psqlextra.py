@@ -52,8 +52,7 @@ def look() -> Any:
     from django.db.models import F
     from psqlextra.query import ConflictAction
 
-    from django_pooled.pool import registry
-    from django_pooled import retry_transaction
+    from django_pooled import registry, retry_transaction
     from django_pooled.testing import fail_next_transaction
     from tests.third_parties.extra.models import Tally, Visit
 

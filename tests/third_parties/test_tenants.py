@@ -127,7 +127,7 @@ def visit(schema: str) -> str:
 def take_turns() -> tuple[list[str], int]:
     from django.db import connection
 
-    from django_pooled.pool import registry
+    from django_pooled import registry
 
     connection.close()
     seen: list[str] = []

@@ -142,8 +142,7 @@ def opentelemetry() -> list[str]:
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from django_pooled.pool import registry
-    from django_pooled import retry_transaction
+    from django_pooled import registry, retry_transaction
     from django_pooled.testing import fail_next_transaction
     from tests.third_parties.notes.models import Note
 

@@ -12,8 +12,7 @@ from django.db import OperationalError, connection, transaction
 from django.db.models import F
 from django.http import JsonResponse, StreamingHttpResponse
 
-from django_pooled.pool import registry
-from django_pooled import retry_transaction
+from django_pooled import registry, retry_transaction
 from django_pooled.replay.clients import client_has_gone
 from tests.app.models import Counter
 from tests.servers import wait_until

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django_pooled.backend.wrapper import DatabaseWrapper as Pooled
+from django_pooled.base import DatabaseWrapper as Pooled
 from tests.third_parties.backends import theirs
 
 

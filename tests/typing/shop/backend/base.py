@@ -6,10 +6,10 @@ from typing import Any
 
 from django.conf import settings
 
-from django_pooled.backend import wrapper
+from django_pooled import base
 
 
-class DatabaseWrapper(wrapper.DatabaseWrapper):
+class DatabaseWrapper(base.DatabaseWrapper):
     display_name = "PostgreSQL, pooled"
 
     def get_connection_params(self) -> dict[str, Any]:
