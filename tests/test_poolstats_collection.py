@@ -35,18 +35,18 @@ WORKERS = int(os.environ.get("RECYCLED_WORKERS", "200"))
 # As a server that recycles its workers: some end by themselves, most without any clean-up.
 RECYCLER = """
 import os, signal, sys
-from django_pooled import publish
-from django_pooled.stats import process_report
+from django_pooled.stats import publisher
+from django_pooled.stats.snapshot import process_report
 
 folder, workers = sys.argv[1], int(sys.argv[2])
-os.register_at_fork(after_in_child=publish.after_fork_in_child)
+os.register_at_fork(after_in_child=publisher.after_fork_in_child)
 
 def work(number):
-    publish.start(folder, lambda: process_report([]))
-    if publish._publisher is None:
+    publisher.start(folder, lambda: process_report([]))
+    if publisher._publisher is None:
         os._exit(3)
     if number % 3 == 0:
-        publish.stop()
+        publisher.stop()
         os._exit(0)
     if number % 3 == 1:
         os._exit(0)
@@ -168,22 +168,22 @@ def test_a_process_that_has_nothing_to_say_yet_is_asked_again() -> None:
 
 READ_ONLY = """
 import os, sys
-from django_pooled import publish, stats_folder
+from django_pooled.stats import publisher, socket_folder
 from django_pooled.poolstats.collect import collect
 from django_pooled.stats.snapshot import process_report
 
 # In place of /tmp, in which there may be a folder of this user's from before.
-stats_folder.BASES = ("/usr", "/dev/shm")
+socket_folder.BASES = ("/usr", "/dev/shm")
 try:
     open("/usr/probe", "w")
 except OSError as error:
     print(error.strerror)
 folder = sys.argv[1] or None
-publish.start(folder, lambda: process_report([]))
-print(os.path.dirname(publish._publisher.path))
+publisher.start(folder, lambda: process_report([]))
+print(os.path.dirname(publisher._publisher.path))
 found = collect(folder, timeout=5.0)
 print(os.getpid() in [report["pid"] for report in found.reports], found.problems)
-publish.stop()
+publisher.stop()
 """
 
 
