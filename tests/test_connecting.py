@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from django_pooled.pool.backoff import Backoff
+from django_pooled.pool.connect_errors import AttemptFailed, AttemptHung
 from django_pooled.pool.connector import LONGEST_WHEN_FULL, LONGEST_WHEN_REFUSED, Connector, Waits
-from django_pooled.sql.connect_errors import AttemptFailed, AttemptHung
 from tests.pools import query
 from tests.servers import wait_until
 

@@ -10,9 +10,9 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from django_pooled.errors import CheckoutTimeout, ConnectFailed
+from django_pooled.pool.connect_errors import AttemptFailed
 from django_pooled.pool.time_limit import LeftBehind, in_a_thread, over_within, start
 from django_pooled.signals import connection_discarded, connection_opened
-from django_pooled.sql.connect_errors import AttemptFailed
 from tests.pools import fill, query
 from tests.servers import backend_count, wait_until
 

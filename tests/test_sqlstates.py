@@ -9,15 +9,13 @@ from django.db import InterfaceError, OperationalError
 from psycopg import errors
 
 from django_pooled.errors import CheckoutTimeout, Gauges
-from django_pooled.sql.connect_errors import AttemptFailed
-from django_pooled.sql.sqlstates import (
-    is_connection_lost,
+from django_pooled.pool.connect_errors import (
+    AttemptFailed,
     is_mistake,
     is_permanent_refusal,
-    is_server_away,
     is_server_full,
-    sqlstate_of,
 )
+from django_pooled.sql.sqlstates import is_connection_lost, is_server_away, sqlstate_of
 
 
 def wrapped(error: Exception, by: type[Exception] = OperationalError) -> Exception:

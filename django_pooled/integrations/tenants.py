@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from django_pooled.backend.wrapper import DatabaseWrapper
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
 __all__ = ["follow", "is_setting_up"]
 
 
-def follow(wrapper: DatabaseWrapper, stand_in: DatabaseWrapper) -> None:
+def follow(wrapper: BaseDatabaseWrapper, stand_in: BaseDatabaseWrapper) -> None:
     """Give *stand_in* the tenant of *wrapper*, if it has one."""
     tenant = getattr(wrapper, "tenant", None)
     set_tenant = getattr(stand_in, "set_tenant", None)
@@ -22,7 +22,7 @@ def follow(wrapper: DatabaseWrapper, stand_in: DatabaseWrapper) -> None:
         set_tenant(tenant, include_public=getattr(wrapper, "include_public_schema", True))
 
 
-def is_setting_up(wrapper: DatabaseWrapper) -> bool:
+def is_setting_up(wrapper: BaseDatabaseWrapper) -> bool:
     """Tell whether *wrapper* sends the search_path of its tenant, as on each connection it gets.
 
     django-tenants has no public name for that. Without this one, what it sends would count as

@@ -6,12 +6,13 @@ import logging
 import threading
 from itertools import count
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakMethod, ref
 
 from django_pooled.activity import activity_of, current
 from django_pooled.diagnostics.call_site import caller, callers, quoted
 from django_pooled.diagnostics.log_fields import facts
+from django_pooled.stats.snapshot import ConnectionFigures
 
 from .thread_exit import Threads
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .connection import PooledConnection
     from .thread_exit import Thread
 
-__all__ = ["Checkout", "ConnectionFigures", "Home", "Usage", "described"]
+__all__ = ["Checkout", "Home", "Usage", "described"]
 
 logger = logging.getLogger("django_pooled.pool")
 
@@ -101,25 +102,6 @@ class Checkout:
     def take_back(self, connection: PooledConnection) -> bool:
         """Bring back a connection that nobody can use any more; tell whether it was in use."""
         return self.home.take_back(self, connection)
-
-
-class ConnectionFigures(TypedDict):
-    """One connection of a pool at one moment; times are seconds."""
-
-    backend_pid: int
-    age: float
-    state: str
-    """'idle', 'in use' or 'returning': while it is reset at its checkin."""
-    since: float
-    """How long it has been in that state."""
-    by: str | None
-    """The view, task or command that has it in use, if that can be told."""
-    where: str | None
-    """The line that checked it out, as 'module.function:line'; None while it is idle."""
-    pinned_by: str | None
-    """The session state that keeps it with its request, in transaction mode."""
-    doomed_by: str | None
-    """Why it will be closed at its checkin."""
 
 
 def described(connection: PooledConnection, checkout: Checkout | None = None) -> ConnectionFigures:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from django_pooled.diagnostics.log_fields import facts
 from django_pooled.diagnostics.redaction import scrub, told
-from django_pooled.sql.connect_errors import AttemptFailed, AttemptHung
-from django_pooled.sql.sqlstates import is_permanent_refusal, is_server_full
 
 from .backoff import retry_until
+from .connect_errors import AttemptFailed, AttemptHung, is_permanent_refusal, is_server_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from django_pooled.diagnostics.log_fields import facts
 from django_pooled.diagnostics.redaction import told
-from django_pooled.sql.connect_errors import AttemptFailed
 
 from .cancellation import interrupt
+from .connect_errors import AttemptFailed
 from .time_limit import LEAVE, over_within, start
 
 if TYPE_CHECKING:

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from django_pooled.sql.connect_errors import AttemptFailed, AttemptHung
-from django_pooled.sql.sqlstates import is_mistake
-
 from .cancellation import interrupt
+from .connect_errors import AttemptFailed, AttemptHung, is_mistake
 from .connection import PooledConnection
 from .psycopg_private import connect_timeout_of
 from .time_limit import LEAVE, in_a_thread, over_within, start

@@ -22,13 +22,13 @@ from django_pooled.errors import (
     PoolExhausted,
 )
 from django_pooled.retry.budget import RetryBudget
-from django_pooled.sql.connect_errors import AttemptFailed
 from django_pooled.stats.counters import Record
 from django_pooled.stats.snapshot import PoolSnapshot
 
 from . import queue as seam
 from .cancellation import cancel
 from .checkouts import Usage, described
+from .connect_errors import AttemptFailed
 from .connector import Connector
 from .custom_check import ProjectCheck
 from .events import Announcer

@@ -21,8 +21,7 @@ from weakref import WeakMethod, ref
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 from psycopg_pool.pool import AddConnection, MaintenanceTask, Schedule
 
-from django_pooled.sql.sqlstates import is_permanent_refusal
-
+from .connect_errors import is_permanent_refusal
 from .connection import PooledConnection
 from .slots import Slots
 from .waiter import Place, Waiter

@@ -9,7 +9,8 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeAlias
 
 from django_pooled.diagnostics.log_fields import facts
-from django_pooled.sql.sqlstates import is_permanent_refusal
+
+from .connect_errors import is_permanent_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,9 +8,13 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from django_pooled.diagnostics.redaction import one_line, printable
-from django_pooled.pool.checkouts import ConnectionFigures
 from django_pooled.stats.counters import Counters
-from django_pooled.stats.snapshot import REPORT_VERSION, PoolSnapshot, ProcessReport
+from django_pooled.stats.snapshot import (
+    REPORT_VERSION,
+    ConnectionFigures,
+    PoolSnapshot,
+    ProcessReport,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

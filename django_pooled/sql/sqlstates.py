@@ -1,4 +1,7 @@
-"""What a database error means: SQLSTATEs in named sets, and errors that carry none."""
+"""What a database error means: SQLSTATEs in named sets, and errors that carry none.
+
+Those while connecting, which libpq gives no SQLSTATE, are in pool/connect_errors.py.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,8 @@ import re
 from typing import TYPE_CHECKING
 
 import psycopg
-from django.core.exceptions import ImproperlyConfigured
 
 from django_pooled.errors import PoolError
-
-from .connect_errors import AttemptFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,11 +23,8 @@ __all__ = [
     "UNKNOWN_OUTCOME",
     "history",
     "is_connection_lost",
-    "is_mistake",
-    "is_permanent_refusal",
     "is_refusal",
     "is_server_away",
-    "is_server_full",
     "is_stale_plan",
     "psycopg_error",
     "sqlstate_of",
@@ -55,70 +52,6 @@ _REFUSALS = ("0A", "3F", "42", "55", "P0", "XX")
 
 READ_ONLY = "25006"
 """read_only_sql_transaction: after a failover, the sign of a demoted server."""
-
-# libpq hands over no SQLSTATE for errors while connecting, only the server's or its own words
-# (PQerrorMessage). These are the ones that waiting does not mend; whatever is not recognised,
-# a server with translated messages included, counts as transient and is shown as the cause.
-_PERMANENT = re.compile(
-    r"""
-      authentication\ failed                       # password, SASL, LDAP, Peer, Ident, …
-    | no\ password\ supplied
-    | role\ ".*"\ (does\ not\ exist|is\ not\ permitted\ to\ log\ in)
-    | database\ ".*"\ (does\ not\ exist|is\ not\ currently\ accepting\ connections)
-    | permission\ denied\ for\ database
-    | no\ pg_hba\.conf\ entry | pg_hba\.conf\ rejects
-    | server\ does\ not\ support\ SSL | certificate\ verify\ failed
-    | server\ certificate\ for\ ".*"\ .*does\ not\ match
-    | requires\ a\ valid\ client\ certificate
-    | alert\ (unknown\ ca|bad\ certificate|(unsupported\ )?certificate|protocol\ version)
-    | authentication\ method\ requirement\ ".*"\ failed | channel\ binding\ required
-    | GSSAPI\ encryption\ required
-    | (root\ certificate|certificate|private\ key)\ file\ ".*"
-    | definition\ of\ service\ ".*"\ not\ found
-    | unrecognized\ configuration\ parameter | invalid\ value\ for\ parameter
-    | invalid\ (\w+\ value:|port\ number|SSL\ protocol\ version\ range)
-    | could\ not\ match\ \d+\ .*\ to\ \d+           # HOST and PORT of different lengths
-    # PgBouncer
-    | no\ such\ (database|user) | unsupported\ startup\ parameter
-    | database\ ".*"\ is\ disabled | SSL\ required$ | login\ rejected$
-    """,
-    re.VERBOSE,
-)
-
-# With several hosts one message lists every attempt: as long as one of them may succeed
-# later, the whole is transient.
-_TRANSIENT = re.compile(
-    r"""
-      Connection\ refused | timeout\ expired | timed\ out | Connection\ reset
-    | starting\ up | shutting\ down | in\ recovery\ mode | not\ yet\ accepting\ connections
-    | server\ closed\ the\ connection | No\ route\ to\ host | Network\ is\ unreachable
-    | could\ not\ translate\ host\ name | failed\ to\ resolve\ host
-    | session\ is\ (not\ )?read-only | server\ is\ (not\ )?in\ hot\ standby
-    """,
-    re.VERBOSE,
-)
-
-# Transient too, those of FULL.
-_FULL = re.compile(
-    r"""
-      too\ many\ clients\ already | remaining\ connection\ slots\ are\ reserved
-    | too\ many\ connections\ for\ (role|database)
-    # PgBouncer, Supavisor
-    | no\ more\ connections\ allowed | client\ connections\ exceeded
-    | [Mm]ax\ client\ connections\ reached
-    """,
-    re.VERBOSE,
-)
-
-# What no network brings about: an error in the project's code or settings.
-_MISTAKES = (
-    AttributeError,
-    ImportError,
-    NameError,
-    NotImplementedError,
-    SyntaxError,
-    TypeError,
-)
 
 # What psycopg says to two answers where it expects one.
 _TWO_ENDS = re.compile(r"received \d+ results from command")
@@ -173,57 +106,6 @@ def is_stale_plan(error: psycopg.Error) -> bool:
     name in the server is neither: src/backend/utils/cache/plancache.c.
     """
     return error.sqlstate == "0A000" and error.diag.source_function == "RevalidateCachedQuery"
-
-
-def is_permanent_refusal(error: BaseException) -> bool:
-    """Tell whether an error while opening a connection is one that waiting does not mend.
-
-    Errors of the connection's own configuration (time zone, role) carry a SQLSTATE and are
-    permanent unless the connection was lost meanwhile; the others are known by their text.
-    What came of a network's error is transient. What the project brings says so itself.
-    """
-    if isinstance(error, AttemptFailed):
-        return error.permanent
-    found = psycopg_error(error)
-    if found is None:
-        return not _came_of_the_network(error)
-    if not isinstance(found, psycopg.OperationalError):
-        return True
-    if found.sqlstate is not None:
-        return not is_connection_lost(found) and not found.sqlstate.startswith("53")
-    text = str(found)
-    return bool(_PERMANENT.search(text)) and not (_TRANSIENT.search(text) or _FULL.search(text))
-
-
-def is_mistake(error: BaseException) -> bool:
-    """Tell whether what fetches credentials failed for a reason that waiting will not help.
-
-    The libraries that fetch tokens have their own exceptions for a network that is away, many of
-    which are no OSError. So everything is transient but what says otherwise: ImproperlyConfigured,
-    and the errors of code itself (TypeError, NameError, ImportError and their like), unless an
-    OSError led to them.
-    """
-    if isinstance(error, ImproperlyConfigured):
-        return True
-    return isinstance(error, _MISTAKES) and not _came_of_the_network(error)
-
-
-def _came_of_the_network(error: BaseException) -> bool:
-    return any(isinstance(link, OSError) for link in history(error))
-
-
-def is_server_full(error: BaseException) -> bool:
-    """Tell whether an error while opening a connection is that there is no room for another.
-
-    With several hosts, each that was tried has to be full: one that is away may be back at once.
-    """
-    found = psycopg_error(error)
-    if found is None:
-        return False
-    if found.sqlstate is not None:
-        return found.sqlstate == FULL
-    text = str(found)
-    return bool(_FULL.search(text)) and not _TRANSIENT.search(text)
 
 
 def history(error: BaseException | None) -> Iterator[BaseException]:

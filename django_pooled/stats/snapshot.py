@@ -19,10 +19,9 @@ from .socket_folder import this_user
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from django_pooled.pool.checkouts import ConnectionFigures
-
 __all__ = [
     "BOUNDS",
+    "ConnectionFigures",
     "Counters",
     "Histogram",
     "PoolSnapshot",
@@ -34,6 +33,25 @@ __all__ = [
 
 REPORT_VERSION = 1
 """Version of the report's format, raised when a reader has to know the difference."""
+
+
+class ConnectionFigures(TypedDict):
+    """One connection of a pool at one moment; times are seconds."""
+
+    backend_pid: int
+    age: float
+    state: str
+    """'idle', 'in use' or 'returning': while it is reset at its checkin."""
+    since: float
+    """How long it has been in that state."""
+    by: str | None
+    """The view, task or command that has it in use, if that can be told."""
+    where: str | None
+    """The line that checked it out, as 'module.function:line'; None while it is idle."""
+    pinned_by: str | None
+    """The session state that keeps it with its request, in transaction mode."""
+    doomed_by: str | None
+    """Why it will be closed at its checkin."""
 
 
 @dataclass(frozen=True)

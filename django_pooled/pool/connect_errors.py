@@ -1,0 +1,156 @@
+"""Why an attempt to open a connection failed, and whether waiting will help."""
+
+from __future__ import annotations
+
+import re
+
+import psycopg
+from django.core.exceptions import ImproperlyConfigured
+
+from django_pooled.diagnostics.redaction import told
+from django_pooled.sql.sqlstates import FULL, history, is_connection_lost, psycopg_error
+
+__all__ = ["AttemptFailed", "AttemptHung", "is_mistake", "is_permanent_refusal", "is_server_full"]
+
+# libpq hands over no SQLSTATE for errors while connecting, only the server's or its own words
+# (PQerrorMessage). Waiting does not help with these. All others, those of a server with
+# translated messages included, count as transient and are shown as the cause.
+_PERMANENT = re.compile(
+    r"""
+      authentication\ failed                       # password, SASL, LDAP, Peer, Ident, …
+    | no\ password\ supplied
+    | role\ ".*"\ (does\ not\ exist|is\ not\ permitted\ to\ log\ in)
+    | database\ ".*"\ (does\ not\ exist|is\ not\ currently\ accepting\ connections)
+    | permission\ denied\ for\ database
+    | no\ pg_hba\.conf\ entry | pg_hba\.conf\ rejects
+    | server\ does\ not\ support\ SSL | certificate\ verify\ failed
+    | server\ certificate\ for\ ".*"\ .*does\ not\ match
+    | requires\ a\ valid\ client\ certificate
+    | alert\ (unknown\ ca|bad\ certificate|(unsupported\ )?certificate|protocol\ version)
+    | authentication\ method\ requirement\ ".*"\ failed | channel\ binding\ required
+    | GSSAPI\ encryption\ required
+    | (root\ certificate|certificate|private\ key)\ file\ ".*"
+    | definition\ of\ service\ ".*"\ not\ found
+    | unrecognized\ configuration\ parameter | invalid\ value\ for\ parameter
+    | invalid\ (\w+\ value:|port\ number|SSL\ protocol\ version\ range)
+    | could\ not\ match\ \d+\ .*\ to\ \d+           # HOST and PORT of different lengths
+    # PgBouncer
+    | no\ such\ (database|user) | unsupported\ startup\ parameter
+    | database\ ".*"\ is\ disabled | SSL\ required$ | login\ rejected$
+    """,
+    re.VERBOSE,
+)
+
+# With several hosts one message lists every attempt: as long as one of them may succeed
+# later, the whole is transient.
+_TRANSIENT = re.compile(
+    r"""
+      Connection\ refused | timeout\ expired | timed\ out | Connection\ reset
+    | starting\ up | shutting\ down | in\ recovery\ mode | not\ yet\ accepting\ connections
+    | server\ closed\ the\ connection | No\ route\ to\ host | Network\ is\ unreachable
+    | could\ not\ translate\ host\ name | failed\ to\ resolve\ host
+    | session\ is\ (not\ )?read-only | server\ is\ (not\ )?in\ hot\ standby
+    """,
+    re.VERBOSE,
+)
+
+# Transient too, those of FULL.
+_FULL = re.compile(
+    r"""
+      too\ many\ clients\ already | remaining\ connection\ slots\ are\ reserved
+    | too\ many\ connections\ for\ (role|database)
+    # PgBouncer, Supavisor
+    | no\ more\ connections\ allowed | client\ connections\ exceeded
+    | [Mm]ax\ client\ connections\ reached
+    """,
+    re.VERBOSE,
+)
+
+# What no network brings about: an error in the project's code or settings.
+_MISTAKES = (
+    AttributeError,
+    ImportError,
+    NameError,
+    NotImplementedError,
+    SyntaxError,
+    TypeError,
+)
+
+# Users do not get the two below: their `CheckoutTimeout` or `ConnectFailed` has the words of these.
+
+
+class AttemptFailed(Exception):
+    """What the project brings to a new connection failed; ``__cause__`` is its own error.
+
+    Attributes:
+        permanent: Whether waiting will not help.
+    """
+
+    def __init__(self, what: str, error: BaseException, *, permanent: bool = False) -> None:
+        kind, words = type(error).__name__, told(error)
+        super().__init__(f"{what} raised {kind}" + (f": {words}" if words != kind else ""))
+        self.__cause__ = error
+        self.permanent = permanent
+
+
+class AttemptHung(psycopg.errors.ConnectionTimeout):
+    """An attempt was given up, since one of its steps took too long.
+
+    Attributes:
+        wait: Seconds that the next attempt has to wait, at least.
+    """
+
+    def __init__(self, message: str, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+def is_permanent_refusal(error: BaseException) -> bool:
+    """Tell whether an error while opening a connection is one that waiting does not mend.
+
+    Errors of the connection's own configuration (time zone, role) carry a SQLSTATE and are
+    permanent unless the connection was lost meanwhile; the others are known by their text.
+    What came of a network's error is transient. What the project brings says so itself.
+    """
+    if isinstance(error, AttemptFailed):
+        return error.permanent
+    found = psycopg_error(error)
+    if found is None:
+        return not _came_of_the_network(error)
+    if not isinstance(found, psycopg.OperationalError):
+        return True
+    if found.sqlstate is not None:
+        return not is_connection_lost(found) and not found.sqlstate.startswith("53")
+    text = str(found)
+    return bool(_PERMANENT.search(text)) and not (_TRANSIENT.search(text) or _FULL.search(text))
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Tell whether what fetches credentials failed for a reason that waiting will not help.
+
+    The libraries that fetch tokens have their own exceptions for a network that is away, many of
+    which are no OSError. So everything is transient but what says otherwise: ImproperlyConfigured,
+    and the errors of code itself (TypeError, NameError, ImportError and their like), unless an
+    OSError led to them.
+    """
+    if isinstance(error, ImproperlyConfigured):
+        return True
+    return isinstance(error, _MISTAKES) and not _came_of_the_network(error)
+
+
+def _came_of_the_network(error: BaseException) -> bool:
+    return any(isinstance(link, OSError) for link in history(error))
+
+
+def is_server_full(error: BaseException) -> bool:
+    """Tell whether an error while opening a connection is that there is no room for another.
+
+    With several hosts, each that was tried has to be full: one that is away may be back at once.
+    """
+    found = psycopg_error(error)
+    if found is None:
+        return False
+    if found.sqlstate is not None:
+        return found.sqlstate == FULL
+    text = str(found)
+    return bool(_FULL.search(text)) and not _TRANSIENT.search(text)
