@@ -1,7 +1,7 @@
 """What is private of psycopg and needed here, each with the reason.
 
-What is private of psycopg_pool is in queue.py. When what is used here changes,
-tests/test_psycopg_internals.py fails.
+What is private of psycopg_pool is in queue.py. A name that is gone is found out as this module is
+loaded; when what a name stands for changes, the tests of this module fail.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
-from psycopg import generators, pq
+from psycopg import conninfo, generators, pq
 from psycopg.adapt import AdaptersMap
-from psycopg.conninfo import timeout_from_conninfo
+
+from django_pooled.diagnostics.private_names import Need, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -35,6 +36,40 @@ __all__ = [
 ]
 
 
+def _closed_pgconn() -> PGconn:
+    """Return a libpq connection that is closed, and never was open to any server."""
+    # libpq looks at the parameters before it does anything: it opens no socket for wrong ones.
+    pgconn = pq.PGconn.connect_start(b"closed=1")
+    pgconn.finish()
+    return pgconn
+
+
+_CLOSED = _closed_pgconn()
+
+
+def _require() -> None:
+    connection: psycopg.Connection[Any] = psycopg.Connection(_CLOSED)
+    cursor = psycopg.Cursor(connection)
+    require(
+        "psycopg",
+        (
+            Need(connection, "_adapters _notice_handlers _notify_handlers", "keep configuration"),
+            Need(connection, "_autocommit _closed pgconn", "hand a session to a new object"),
+            Need(connection, "_prepared", "know what a session has prepared"),
+            Need(connection._prepared, "clear _to_flush", "forget what DISCARD has removed"),
+            Need(connection, "_pipeline", "tell a pipeline"),
+            Need(connection, "_start_query lock wait", "begin a transaction"),
+            Need(cursor, "_conn _pgconn _last_query", "run a cursor on another connection"),
+            Need(cursor, "_results _query", "take the answer to a question of ours away"),
+            Need(conninfo, "timeout_from_conninfo", "know the time limit of a connect"),
+            Need(generators, "execute", "run a command under the connection's lock"),
+        ),
+    )
+
+
+_require()
+
+
 def connect_timeout_of(parameters: Mapping[str, Any]) -> float:
     """Return the seconds that psycopg waits for each host.
 
@@ -42,7 +77,7 @@ def connect_timeout_of(parameters: Mapping[str, Any]) -> float:
     name: as in libpq, 0 is no limit (psycopg has one all the same), and 1 is 2.
     """
     given = {key: value for key, value in parameters.items() if value is not None}
-    return float(timeout_from_conninfo(given))
+    return float(conninfo.timeout_from_conninfo(given))
 
 
 # psycopg tells what it is about to do only by the generator that it waits for. These send nothing
@@ -155,17 +190,6 @@ def forget_prepared(connection: psycopg.Connection[Any]) -> None:
     """
     connection._prepared.clear()
     connection._prepared._to_flush.clear()
-
-
-def _closed_pgconn() -> PGconn:
-    """Return a libpq connection that is closed, and never was open to any server."""
-    # libpq looks at the parameters before it does anything: it opens no socket for wrong ones.
-    pgconn = pq.PGconn.connect_start(b"closed=1")
-    pgconn.finish()
-    return pgconn
-
-
-_CLOSED = _closed_pgconn()
 
 
 def is_piping(connection: psycopg.Connection[Any]) -> bool:

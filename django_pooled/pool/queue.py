@@ -4,7 +4,8 @@ psycopg_pool opens connections one at a time, retries each with a backoff of its
 no cap, lets nobody end a wait early, and keeps waiters that timed out in its queue. None of
 it can be changed by its options, so this subclass replaces the methods that decide when and
 where a connection is opened, and touches the queue of waiters and the deque of idle connections
-under psycopg_pool's own lock. tests/test_psycopg_seam.py fails when what is used here changes.
+under psycopg_pool's own lock. A name that is gone is found out as this module is loaded; when what
+a name stands for changes, the tests of this module fail.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, ref
 
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
-from psycopg_pool.pool import AddConnection, MaintenanceTask, Schedule
+from psycopg_pool import pool as inside
+
+from django_pooled.diagnostics.private_names import Need, require
 
 from .connect_errors import is_permanent_refusal
 from .connection import PooledConnection
@@ -45,6 +48,24 @@ __all__ = [
 ]
 
 
+def _require() -> None:
+    pool = ConnectionPool("", min_size=0, max_size=1, open=False)
+    require(
+        "psycopg-pool",
+        (
+            Need(inside, "AddConnection MaintenanceTask Schedule", "give tasks to its threads"),
+            Need(pool, "run_task schedule_task _workers", "give tasks to its threads"),
+            Need(pool, "_start_workers _start_initial_tasks", "do without threads at exit"),
+            Need(pool, "_maybe_grow_pool _add_connection", "decide when a connection is opened"),
+            Need(pool, "_pool _waiting _closed _check_open_getconn", "take an idle connection"),
+            Need(pool, "_nconns _nconns_min _min_size _max_size", "count connections"),
+            Need(pool, "_add_to_pool _close_connection _shrink_pool", "take a connection back"),
+        ),
+    )
+
+
+_require()
+
 PATIENCE = 1.0
 """Seconds that a thread waits before it asks whether everything in use is used by anybody."""
 
@@ -57,7 +78,7 @@ class Refused(Exception):
     """Ends a wait: no connection can be opened; ``__cause__`` is why."""
 
 
-class _Call(MaintenanceTask):
+class _Call(inside.MaintenanceTask):
     """Any action as a task; it is run even if the pool was closed meanwhile."""
 
     def __init__(self, pool: ConnectionPool[Any], action: Callable[[], object]) -> None:
@@ -70,7 +91,7 @@ class _Call(MaintenanceTask):
     _run = None  # type: ignore[assignment]  # abstract, and called by the run() replaced above
 
 
-class _Start(MaintenanceTask):
+class _Start(inside.MaintenanceTask):
     """Starts a thread for another task, which may take long; in the pool's worker.
 
     Not in the thread that wants it done, which would wait for the new one's first sign of life: an
@@ -78,9 +99,9 @@ class _Start(MaintenanceTask):
     CPython gives both the same number for a moment, and it would wait for ever.
     """
 
-    def __init__(self, pool: RecoveringPool, task: MaintenanceTask, name: str) -> None:
+    def __init__(self, pool: RecoveringPool, task: inside.MaintenanceTask, name: str) -> None:
         super().__init__(pool)
-        self._task: MaintenanceTask | None = task
+        self._task: inside.MaintenanceTask | None = task
         self._name = name
 
     def run(self) -> None:
@@ -97,7 +118,7 @@ class _Start(MaintenanceTask):
     _run = None  # type: ignore[assignment]  # as above
 
 
-class _Later(MaintenanceTask):
+class _Later(inside.MaintenanceTask):
     """A moment at which the pool looks after itself; it does not keep the pool from being freed."""
 
     def __init__(self, pool: RecoveringPool, action: Callable[[RecoveringPool], None]) -> None:
@@ -442,8 +463,8 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         this = ref(self)
         self.schedule_task(_Later(self, lambda pool: pool.run_later(run)), delay)
 
-    def run_task(self, task: MaintenanceTask) -> None:
-        if not isinstance(task, AddConnection):
+    def run_task(self, task: inside.MaintenanceTask) -> None:
+        if not isinstance(task, inside.AddConnection):
             super().run_task(task)
             return
         with self._lock:
@@ -478,7 +499,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                     self._grows_later = ref(task)
                     # By way of a worker: psycopg_pool's scheduler has locks that an exception
                     # in this thread could leave held.
-                    self.run_task(Schedule(self, task, pause))
+                    self.run_task(inside.Schedule(self, task, pause))
                 return
             self._add_one()
 
@@ -486,7 +507,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         return not self._closed and len(self._slots) < self._max_size
 
     def _add_one(self) -> None:
-        self.run_task(AddConnection(self))
+        self.run_task(inside.AddConnection(self))
 
     def _grow_after_a_pause(self) -> None:
         with self._lock:

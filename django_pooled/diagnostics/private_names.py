@@ -1,0 +1,54 @@
+"""Names that other packages make no promise about, asked for as this one is loaded."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, NamedTuple
+
+from django.core.exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Need", "require"]
+
+
+class Need(NamedTuple):
+    """A private name that the package cannot do without."""
+
+    owner: object
+    """A module, a class, or an object that has the fields of its class."""
+    names: str
+    """One or several, with spaces between them."""
+    purpose: str
+    """What they are needed for, after "to"."""
+
+
+def require(distribution: str, needs: Iterable[Need]) -> None:
+    """Refuse to start with a release of another package that has changed its inside.
+
+    A name that is gone would otherwise be found out in the middle of a transaction.
+
+    Args:
+        distribution: The package's name on PyPI.
+        needs: What is used of it.
+
+    Raises:
+        ImproperlyConfigured: Names are gone: which ones, and what each is for.
+    """
+    gone = [
+        f"{_title(need.owner)}.{name} (to {need.purpose})"
+        for need in needs
+        for name in need.names.split()
+        if not hasattr(need.owner, name)
+    ]
+    if gone:
+        raise ImproperlyConfigured(
+            f"{distribution} {version(distribution)} does not have what django_pooled needs of "
+            f"its inside: {', '.join(gone)}. Install an older {distribution}, or a newer "
+            f"django_pooled that knows this one."
+        )
+
+
+def _title(owner: object) -> str:
+    return str(getattr(owner, "__name__", None) or type(owner).__name__)
