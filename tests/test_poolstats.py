@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import re
@@ -208,37 +207,6 @@ def test_the_connections_are_listed_when_asked_for(site: Site) -> None:
 
 
 # Other formats
-
-
-def test_csv_has_a_header_and_a_line_for_each_process_and_pool(site: Site) -> None:
-    first = site.publish({"in_use": 2, "last_error": 'no, "really"'}, {"alias": "replica"})
-    second = site.publish()
-    rows = list(csv.DictReader(site.poolstats("--format", "csv").splitlines()))
-    assert {(row["pid"], row["alias"]) for row in rows} == {
-        (str(first.pid), "default"),
-        (str(first.pid), "replica"),
-        (str(second.pid), "default"),
-    }
-    (row,) = [row for row in rows if row["in_use"] == "2"]
-    assert (row["max_size"], row["checkouts"], row["closed_idle"]) == ("10", "7", "0")
-    assert (row["wait_count"], row["wait_max"], row["wait_sum"]) == ("7", "0.1", "0.7")
-    assert row["last_error"] == 'no, "really"'
-    assert row["time"].endswith("+00:00")
-
-
-def test_csv_of_a_watch_has_one_header(site: Site) -> None:
-    publisher = site.publish()
-    command = site.command("--watch", "0.1", "--format", "csv")
-    with subprocess.Popen(
-        command, env=site.environment, stdout=subprocess.PIPE, text=True
-    ) as watch:
-        assert watch.stdout is not None
-        lines = [watch.stdout.readline() for _ in range(4)]
-        watch.send_signal(signal.SIGINT)
-        watch.stdout.read()
-        assert watch.wait(30.0) == 0
-    assert lines[0].startswith("time,host,pid,command,alias,")
-    assert all(f",{publisher.pid},publisher.py," in line for line in lines[1:])
 
 
 def test_json_has_processes_silent_problems_and_the_server(site: Site) -> None:

@@ -61,7 +61,7 @@ def written(look: Overview, earlier: Overview) -> str:
         parts += as_table(one, made.found, Layout(connections=True), recent=recent)
         parts.append(made.written("table", Layout(), check=True))
     assert not any("\x1b" in part for part in parts)
-    parts += [made.written(how, Layout()) for how in ("json", "csv", "prometheus")]
+    parts += [made.written(how, Layout()) for how in ("json", "prometheus")]
     return "\n".join(parts)
 
 

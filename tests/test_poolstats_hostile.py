@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 import shutil
@@ -18,7 +17,7 @@ from django.db import connections
 
 from django_pooled.backend.parameters import server_of
 from django_pooled.dashboard.watch import Watch
-from django_pooled.poolstats import csv_format, findings, prometheus, read_limits
+from django_pooled.poolstats import findings, prometheus, read_limits
 from django_pooled.poolstats.collect import _Question, collect, collect_all
 from django_pooled.poolstats.read_limits import Share
 from django_pooled.poolstats.socket_folders import Place, find_places
@@ -95,7 +94,7 @@ for number in range(1, 20):
 }
 WAYS: list[list[str]] = [
     *([], ["--connections"], ["--processes"], ["--check"], ["--check", "--connections"]),
-    *(["--format=json"], ["--format=csv"], ["--format=prometheus"], ["--over=0.1"]),
+    *(["--format=json"], ["--format=prometheus"], ["--over=0.1"]),
 ]
 
 
@@ -137,7 +136,7 @@ def test_every_way_of_output_shows_the_rest_and_says_what_is_wrong(
     text = output.getvalue()
     text.encode()
     assert all(line.isprintable() for line in text.splitlines())
-    if way in (["--format=csv"], ["--format=prometheus"]):
+    if way == ["--format=prometheus"]:
         assert str(genuine.pid) in text
     else:
         assert (
@@ -291,29 +290,3 @@ class _Counting:
 
     def match(self, name: str) -> None:
         self._tell(name)
-
-
-@pytest.mark.parametrize(
-    ("text", "cell"),
-    [
-        ("=cmd|'/C calc'!A0", "'=cmd|'/C calc'!A0"),
-        ("+1+1", "'+1+1"),
-        ("-2+3", "'-2+3"),
-        ("@SUM(A1)", "'@SUM(A1)"),
-        (" =1", " '=1"),
-        ('"=1', "\"'=1"),
-        ("\uff1d1", "'\uff1d1"),
-        # Escaped, it begins with a backslash.
-        ("\t=1", "\\t=1"),
-        ("\r=1", "\\r=1"),
-        # Where semicolons separate cells, and a line of commas is one.
-        ("x;=1+1", "x;'=1+1"),
-        ("x,@y", "x,'@y"),
-        ("no - not so = there", "no - not so = there"),
-    ],
-)
-def test_no_cell_of_csv_is_a_formula(text: str, cell: str) -> None:
-    look = overview(process(pool(last_error=text, last_error_age=1.0, server=text), command=text))
-    [row] = csv.reader(csv_format.render(look, header=False).splitlines())
-    found = dict(zip(csv_format.HEADER, row, strict=True))
-    assert [found[key] for key in ("command", "server", "last_error")] == [cell] * 3

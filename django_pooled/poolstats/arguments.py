@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--database", metavar="ALIAS", help="Only this key of DATABASES.")
     parser.add_argument(
         "--format",
-        choices=("table", "json", "prometheus", "csv"),
+        choices=("table", "json", "prometheus"),
         default="table",
         help="How to print it; the default is a table.",
     )

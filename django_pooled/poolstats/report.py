@@ -7,7 +7,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from . import csv_format, findings, prometheus, table
+from . import findings, prometheus, table
 from .findings import Level
 from .thresholds import Thresholds, verdict
 
@@ -57,24 +57,21 @@ class Look:
         return findings.status(self.found)
 
     def written(
-        self, how: str, layout: Layout, *, check: bool = False, number: int | None = None
+        self, how: str, layout: Layout, *, check: bool = False, one_line: bool = False
     ) -> str:
         """Return it in a format, complete with its last newline.
 
         Args:
-            how: "table", "json", "prometheus" or "csv".
+            how: "table", "json" or "prometheus".
             layout: Of the table.
             check: Only what is wrong, instead of the table.
-            number: Its place in a series, from 0, in which each is a line of JSON, and CSV has
-                the names of its columns once; None if it is the only one.
+            one_line: Whether JSON has no line breaks.
         """
         if how == "json":
-            indent = 2 if number is None else None
+            indent = None if one_line else 2
             return json.dumps(as_json(self.overview, self.found), indent=indent) + "\n"
         if how == "prometheus":
             return prometheus.render(self.overview)
-        if how == "csv":
-            return csv_format.render(self.overview, header=not number)
         if check:
             return verdict(self.overview, self.found, self.thresholds) + "\n"
         return "\n".join(as_table(self.overview, self.found, layout)) + "\n"

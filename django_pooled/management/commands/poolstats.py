@@ -86,9 +86,9 @@ class Command(BaseCommand):
         overview = since(observer.take(), overview)
         return Look(overview, overview, thresholds)
 
-    def _write(self, look: Look, options: Mapping[str, Any], number: int | None = None) -> None:
+    def _write(self, look: Look, options: Mapping[str, Any], *, one_line: bool = False) -> None:
         layout = self._layout(options)
-        text = look.written(options["format"], layout, check=options["check"], number=number)
+        text = look.written(options["format"], layout, check=options["check"], one_line=one_line)
         self.stdout.write(text, ending="")
         self.stdout.flush()
 
@@ -108,18 +108,16 @@ class Command(BaseCommand):
     def _repeat(self, observer: Observer, options: Mapping[str, Any]) -> None:
         """Write one look below the other, for a file or a program."""
         previous: Overview | None = None
-        number = 0
         while True:
             overview = observer.take()
             if options["format"] == "table" and previous is not None:
                 changed = since(overview, previous)
-                self._write(Look(changed, changed), options, number)
+                self._write(Look(changed, changed), options, one_line=True)
             else:
-                self._write(Look(overview), options, number)
+                self._write(Look(overview), options, one_line=True)
             if options["format"] == "table":
                 self.stdout.write("")
             previous = overview
-            number += 1
             time.sleep(max(0.0, overview.taken + options["watch"] - time.monotonic()))
 
     def _layout(self, options: Mapping[str, Any]) -> Layout:
