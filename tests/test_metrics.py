@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -517,6 +518,35 @@ def test_a_process_that_ends_makes_no_ledger_for_a_site_that_nobody_scrapes(
         cursor.execute("SELECT 1")
     write_down()
     assert not ledger_of(folder, Site.of_settings()).exists()
+
+
+ENDING = """
+import json, sys
+from django.conf import settings
+settings.configure(SECRET_KEY="only for tests", DATABASES=json.loads(sys.argv[1]))
+import django
+django.setup()
+from django.db import connection
+from django.test import RequestFactory
+from django_pooled.metrics import prometheus
+prometheus(RequestFactory().get("/"))
+for _ in range(3):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    connection.close()
+"""
+
+
+def test_the_last_figures_of_a_process_are_written_down_as_it_ends(
+    server: EmbeddedServer, folder: Path
+) -> None:
+    options = {"pool": {"stats_dir": str(folder)}}
+    database = {**server.django_settings(), "ENGINE": "django_pooled", "OPTIONS": options}
+    command = [sys.executable, "-c", ENDING, json.dumps({"default": database})]
+    subprocess.run(command, check=True, timeout=60.0)
+    [ledger] = folder.glob("**/metrics-*.json")
+    [entry] = json.loads(ledger.read_text())["entries"].values()
+    assert (entry["alias"], entry["counts"]["checkouts"]) == ("default", 3)
 
 
 def test_the_end_of_a_process_is_not_held_up_by_a_folder_that_is_lost(

@@ -47,6 +47,7 @@ def _for_staff(view: View) -> View:
     return checked
 
 
+@never_atomic
 @require_safe
 @never_cache
 @_for_staff
@@ -56,6 +57,7 @@ def page(request: HttpRequest) -> HttpResponse:
     return render(request, "django_pooled_dashboard/page.html", context)
 
 
+@never_atomic
 @require_safe
 @never_cache
 @_for_staff

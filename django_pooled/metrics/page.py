@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 from typing import TYPE_CHECKING
 
-from django.db.transaction import non_atomic_requests
 from django.http import HttpResponse
 from django.views.decorators.http import require_safe
 
+from django_pooled.backend.non_atomic import never_atomic
 from django_pooled.poolstats.prometheus import CONTENT_TYPE
 
 from .exposition import as_openmetrics, by_process, summed
+from .process_exit import write_down
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -22,9 +24,12 @@ TIMEOUT = 1.0
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
+# In each process that may be scraped. The pools are closed later, by the handler that was
+# registered before, with pool.registry.
+atexit.register(write_down)
 
-# Under ATOMIC_REQUESTS it would need the database, and a scrape has to work without it.
-@non_atomic_requests
+
+@never_atomic
 @require_safe
 def prometheus(request: HttpRequest) -> HttpResponse:
     """Answer with the metrics of all processes of this site on this host, added up.

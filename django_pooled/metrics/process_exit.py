@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 
 from django_pooled.diagnostics.log_fields import facts
@@ -39,7 +38,3 @@ def write_down() -> None:
             told(error),
             extra=facts("farewell_failed", error=error),
         )
-
-
-# Runs before the pools are closed, since registry.py has been imported before.
-atexit.register(write_down)
