@@ -10,8 +10,9 @@ import pytest
 from psycopg import sql
 
 from django_pooled.sql import effects
-from django_pooled.sql.effects import only_reads, session_state_of, text_of
+from django_pooled.sql.effects import effect_of, only_reads
 from django_pooled.sql.functions import READS, WRITES
+from django_pooled.sql.query_text import text_of
 from tests.servers import versions
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_what_may_outlive_the_transaction_is_told(query: object, told: str) -> None:
-    assert session_state_of(query) == told
+    assert effect_of(query).leaves == told
     assert not only_reads(query)
 
 
@@ -183,7 +184,7 @@ def test_what_may_outlive_the_transaction_is_told(query: object, told: str) -> N
 def test_what_ends_with_its_transaction_leaves_nothing_but_is_more_than_reading(
     query: object,
 ) -> None:
-    assert session_state_of(query) is None
+    assert effect_of(query).leaves is None
     assert not only_reads(query)
 
 
@@ -229,11 +230,11 @@ def test_what_ends_with_its_transaction_leaves_nothing_but_is_more_than_reading(
 )
 def test_what_is_seen_to_read_only_reads(query: object) -> None:
     assert only_reads(query)
-    assert session_state_of(query) is None
+    assert effect_of(query).leaves is None
 
 
 def test_the_worst_of_several_statements_counts() -> None:
-    assert session_state_of("SELECT 1; UPDATE t SET x = 1; LISTEN news; SELECT 2") == "LISTEN"
+    assert effect_of("SELECT 1; UPDATE t SET x = 1; LISTEN news; SELECT 2").leaves == "LISTEN"
     assert only_reads("SELECT 1; SELECT 2")
     assert not only_reads("SELECT 1; UPDATE t SET x = 1; SELECT 2")
 
@@ -241,10 +242,10 @@ def test_the_worst_of_several_statements_counts() -> None:
 def test_long_statements_are_judged_and_not_remembered() -> None:
     effects._remembered.cache_clear()
     rows = ", ".join(["(%s, %s)"] * 2000)
-    assert session_state_of(f"INSERT INTO t (a, b) VALUES {rows}") is None
-    assert session_state_of(f"INSERT INTO t (a, b) VALUES {rows}, (%s, months(1))") == "function"
+    assert effect_of(f"INSERT INTO t (a, b) VALUES {rows}").leaves is None
+    assert effect_of(f"INSERT INTO t (a, b) VALUES {rows}, (%s, months(1))").leaves == "function"
     assert effects._remembered.cache_info().currsize == 0
-    assert session_state_of("SELECT 1") is None
+    assert effect_of("SELECT 1").leaves is None
     assert effects._remembered.cache_info().currsize == 1
 
 
@@ -261,7 +262,7 @@ def test_the_text_of_a_template_string_is_without_its_values() -> None:
     names = {"value": 7, "name": "set_config", "part": sql.SQL("SET x TO y")}
     template = eval('t"SELECT {value}, {name:i} FROM t"', names)
     assert text_of(template) == 'SELECT $1, "set_config" FROM t'
-    assert session_state_of(eval('t"SELECT 1; {part:q}"', names)) == "SET"
+    assert effect_of(eval('t"SELECT 1; {part:q}"', names)).leaves == "SET"
 
 
 @pytest.mark.parametrize("version", versions())

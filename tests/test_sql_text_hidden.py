@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from django_pooled.sql.effects import only_reads, session_state_of
+from django_pooled.sql.effects import effect_of, only_reads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,7 +179,7 @@ def test_no_hidden_call_passes_for_harmless(
         session.rollback()
         if session.execute(SETTING).fetchone() == ("seen",):
             left += 1
-            assert session_state_of(statement) is not None, statement
+            assert effect_of(statement).leaves is not None, statement
             assert not only_reads(statement), statement
         session.execute(
             "SET app.hidden = 'unseen'; DELETE FROM hidden; INSERT INTO hidden DEFAULT VALUES"
@@ -252,7 +252,7 @@ def test_no_state_that_is_left_passes_for_none(
             row = session.execute(STATE).fetchone()
         if row != clean:
             left += 1
-            assert session_state_of(statement) is not None, statement
+            assert effect_of(statement).leaves is not None, statement
             assert not only_reads(statement), statement
             session.execute("RESET SESSION AUTHORIZATION")
             session.execute("DISCARD ALL")

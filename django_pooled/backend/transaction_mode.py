@@ -13,7 +13,7 @@ from psycopg.postgres import types
 from psycopg.pq import Format, PipelineStatus, TransactionStatus
 
 from django_pooled.pool.connection import PooledConnection
-from django_pooled.sql.effects import graver
+from django_pooled.sql.session_state import graver
 
 from .cursors import NamedCursor, ServerBindingNamedCursor
 from .quick import QuickWrapper

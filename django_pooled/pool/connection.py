@@ -13,7 +13,8 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from django_pooled.diagnostics.redaction import masked, one_line, scrub
-from django_pooled.sql.effects import effect_of, graver, hides_what_it_does, sets_a_time_limit
+from django_pooled.sql.effects import effect_of, sets_a_time_limit
+from django_pooled.sql.session_state import graver, hides_what_it_does
 from django_pooled.sql.sqlstates import CONNECTION_LOST
 
 from . import psycopg_private

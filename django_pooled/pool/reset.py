@@ -13,7 +13,7 @@ from psycopg.rows import tuple_row
 
 from django_pooled.diagnostics.log_fields import facts
 from django_pooled.diagnostics.redaction import told
-from django_pooled.sql.effects import hides_what_it_does, outlives_discard
+from django_pooled.sql.session_state import hides_what_it_does, outlives_discard
 
 from .psycopg_private import forget_prepared
 

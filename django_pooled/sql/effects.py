@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache, reduce
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from psycopg import sql
+from typing import TYPE_CHECKING, NamedTuple
 
 from .calls import calls_in
+from .query_text import text_of
+from .session_state import graver
 from .tokens import tokens_of
 
 if TYPE_CHECKING:
@@ -18,15 +18,10 @@ __all__ = [
     "Effect",
     "effect_of",
     "ends_transaction",
-    "graver",
-    "hides_what_it_does",
     "is_plain_write",
     "only_reads",
-    "outlives_discard",
     "precedes_queries",
-    "session_state_of",
     "sets_a_time_limit",
-    "text_of",
     "undoes_savepoint",
     "writes_nothing",
 ]
@@ -144,39 +139,6 @@ class Effect(NamedTuple):
     """Whether it may draw a value from a sequence, as far as a session remembers the last."""
 
 
-def text_of(query: object) -> str | None:
-    """Return the text of a statement in any form that psycopg takes; None if it cannot be told.
-
-    The values in a template string are left out.
-    """
-    if isinstance(query, str):
-        return query
-    try:
-        if isinstance(query, bytes):
-            return query.decode()
-        if isinstance(query, sql.Composable):
-            return query.as_string(None)
-        if type(query).__module__ == "string.templatelib":
-            return "".join(_parts_of(query))
-    except Exception:
-        # Values may be of types that only a connection has adapters for, and these may do anything.
-        return None
-    return None
-
-
-def _parts_of(template: Any) -> Iterator[str]:
-    # As in https://www.psycopg.org/psycopg3/docs/basic/tstrings.html
-    for item in template:
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item.value, sql.Composable):
-            yield item.value.as_string(None)
-        elif isinstance(item.value, type(template)):
-            yield from _parts_of(item.value)
-        else:
-            yield sql.Identifier(item.value).as_string(None) if item.format_spec == "i" else "$1"
-
-
 def effect_of(query: object) -> Effect:
     """Return what the text of *query* shows, and the worst where it does not show it.
 
@@ -186,15 +148,7 @@ def effect_of(query: object) -> Effect:
     text = query if type(query) is str else text_of(query)
     if text is None:
         return _NO_TEXT
-    return _remembered(text) if len(text) <= _REMEMBERED_LENGTH else _judge(text)
-
-
-def session_state_of(query: object) -> str | None:
-    """Return which kind of state *query* may give its session that outlives the transaction.
-
-    None only where the text shows that there is none, else one of a few names to count by.
-    """
-    return effect_of(query).leaves
+    return _remembered(text) if len(text) <= _REMEMBERED_LENGTH else _effect_of_text(text)
 
 
 def only_reads(query: object) -> bool:
@@ -244,7 +198,7 @@ _UNKNOWN = Effect("unknown", reads=False)
 _NO_TEXT = _UNKNOWN._replace(ends=None)
 
 
-def _judge(text: str) -> Effect:
+def _effect_of_text(text: str) -> Effect:
     tokens = tokens_of(text)
     if tokens is None:
         return _NO_TEXT
@@ -253,11 +207,11 @@ def _judge(text: str) -> Effect:
         return _NOTHING
     if statements[-1] is _UNENDED:
         return _NO_TEXT
-    verdicts = [_judge_alone(statement) for statement in statements]
-    verdict = verdicts[0] if len(verdicts) == 1 else _worst_of(verdicts)
-    if verdict.leaves is None and not verdict.reads and _TEMPORARY_SCHEMA in text.lower():
-        return verdict._replace(leaves="TEMPORARY")
-    return verdict
+    effects = [_effect_of_one(statement) for statement in statements]
+    effect = effects[0] if len(effects) == 1 else _worst_of(effects)
+    if effect.leaves is None and not effect.reads and _TEMPORARY_SCHEMA in text.lower():
+        return effect._replace(leaves="TEMPORARY")
+    return effect
 
 
 _UNENDED = ("?",)
@@ -279,45 +233,30 @@ def _statements_of(tokens: Sequence[str]) -> Iterator[Sequence[str]]:
         yield _UNENDED
 
 
-def _worst_of(verdicts: Sequence[Effect]) -> Effect:
+def _worst_of(effects: Sequence[Effect]) -> Effect:
     return Effect(
-        reduce(graver, (verdict.leaves for verdict in verdicts)),
-        reads=all(verdict.reads for verdict in verdicts),
-        controls=all(verdict.reads or verdict.controls for verdict in verdicts),
-        ends=any(verdict.ends for verdict in verdicts),
-        undoes=any(verdict.undoes for verdict in verdicts),
-        precedes=all(verdict.precedes for verdict in verdicts),
-        draws=any(verdict.draws for verdict in verdicts),
+        reduce(graver, (effect.leaves for effect in effects)),
+        reads=all(effect.reads for effect in effects),
+        controls=all(effect.reads or effect.controls for effect in effects),
+        ends=any(effect.ends for effect in effects),
+        undoes=any(effect.undoes for effect in effects),
+        precedes=all(effect.precedes for effect in effects),
+        draws=any(effect.draws for effect in effects),
     )
 
 
-def _judge_alone(tokens: Sequence[str]) -> Effect:
-    """Judge one statement: what it leaves and reads, and what it does to the transaction."""
+def _effect_of_one(tokens: Sequence[str]) -> Effect:
+    """Return what one statement leaves and reads, and what it does to the transaction."""
     words = _words_of(tokens)
-    verdict = _judge_statement(tokens)
-    return verdict._replace(
-        controls=verdict.leaves is None and bool(_CONTROLS.match(words)),
-        writes=verdict.leaves is None and bool(_PLAIN_WRITE.match(words)),
+    effect = _effect_of_tokens(tokens)
+    return effect._replace(
+        controls=effect.leaves is None and bool(_CONTROLS.match(words)),
+        writes=effect.leaves is None and bool(_PLAIN_WRITE.match(words)),
         ends=bool(_ENDS.match(words)),
         undoes=bool(_UNDOES.match(words)),
         precedes=bool(_PRECEDES.match(words)),
-        draws=not verdict.reads and not _DRAWS_NOTHING.match(words),
+        draws=not effect.reads and not _DRAWS_NOTHING.match(words),
     )
-
-
-def graver(one: str | None, other: str | None) -> str | None:
-    """Return the kind of state that is harder to clear; the first, if neither is."""
-    return one if _gravity(one) >= _gravity(other) else other
-
-
-def hides_what_it_does(state: str) -> bool:
-    """Tell whether this kind of state is only a guess: what was run is not in the text."""
-    return state in _HIDDEN
-
-
-def outlives_discard(state: str) -> bool:
-    """Tell whether DISCARD ALL may leave something of this kind of state."""
-    return _gravity(state) > 1
 
 
 _TIME_LIMIT = re.compile(
@@ -332,22 +271,14 @@ def sets_a_time_limit(query: object) -> bool:
     return isinstance(query, str) and _TIME_LIMIT.fullmatch(query) is not None
 
 
-_HIDDEN = frozenset({"CALL", "DO", "EXTENSION", "PREPARE", "function", "unknown"})
-_GRAVITIES = {"LOAD": 4, "REPLICATION": 4, **dict.fromkeys(_HIDDEN, 3), "DBLINK": 2, "SEED": 2}
-
-
-def _gravity(state: str | None) -> int:
-    return 0 if state is None else _GRAVITIES.get(state, 1)
-
-
 def _words_of(tokens: Sequence[str]) -> str:
     return " ".join(_WORDS.get(token[0], token) for token in tokens).lstrip("( ")
 
 
-_remembered = lru_cache(_REMEMBERED)(_judge)
+_remembered = lru_cache(_REMEMBERED)(_effect_of_text)
 
 
-def _judge_statement(tokens: Sequence[str]) -> Effect:
+def _effect_of_tokens(tokens: Sequence[str]) -> Effect:
     while tokens and _EXPLAIN.match(tokens[0]):
         tokens = _explained(tokens)
     words = _words_of(tokens)
