@@ -12,7 +12,7 @@ from django.db import connections
 
 from django_pooled import registry
 from django_pooled.checks import check_celery
-from django_pooled.checks.processes import declared
+from django_pooled.checks.declared_processes import declared
 
 if TYPE_CHECKING:
     from collections.abc import Callable

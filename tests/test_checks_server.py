@@ -19,7 +19,7 @@ from django.db.transaction import atomic
 from django_pooled import registry
 from django_pooled.backend.parameters import server_of
 from django_pooled.checks import server as server_checks
-from django_pooled.checks.facts import look
+from django_pooled.checks.server_facts import ask_server
 from django_pooled.poolstats.probe import NoAnswer, Probe
 from django_pooled.stats import publisher
 from example_project.embedded_postgres import free_port
@@ -193,7 +193,7 @@ def test_a_question_that_is_still_open_is_not_asked_twice(
 ) -> None:
     proxy = make_proxy(server)
     proxy.deaf()
-    probe = Probe(connections[make_database(server, through=proxy)], look, "django check")
+    probe = Probe(connections[make_database(server, through=proxy)], ask_server, "django check")
     for _ in range(2):
         probe.start(0.2)
         with pytest.raises(NoAnswer, match=r"nothing came within 0\.2 s"):

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from django_pooled.backend.options import PoolOptions
 
-    from .facts import ServerFacts
-    from .processes import Workers
+    from .declared_processes import Workers
+    from .server_facts import ServerFacts
 
 __all__ = ["Limit", "Neighbour", "check_capacity", "limits_of"]
 

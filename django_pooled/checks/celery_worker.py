@@ -26,8 +26,8 @@ def check_celery(**kwargs: object) -> list[CheckMessage]:
     """Check what Celery does with connections between tasks.
 
     Its fixup closes a pool that is in ``OPTIONS["pool"]`` around each task, from 5.6 on;
-    `celery_seam` makes that a call without effect. W007 says that the call comes from where
-    `celery_seam` does not expect it.
+    ``integrations/celery.py`` makes that a call without effect. W007 says that the call comes
+    from a place that it does not know.
     """
     modes = {options.pool_mode for options in pooled().values()}
     if not modes:

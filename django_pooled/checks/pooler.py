@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from django_pooled.backend.options import PoolOptions
 
-    from .console import PoolerFacts
-    from .processes import Workers
+    from .declared_processes import Workers
+    from .pgbouncer_console import PoolerFacts
 
 __all__ = ["check_pooler"]
 

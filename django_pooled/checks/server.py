@@ -17,11 +17,11 @@ from django_pooled.poolstats.probe import NoAnswer, Probe
 
 from .capacity import Neighbour, check_capacity, limits_of
 from .databases import pooled, refused
-from .facts import look
-from .live import live_processes
+from .declared_processes import declared
+from .live_processes import live_processes
 from .pooler import check_pooler
-from .processes import declared
 from .row_security import check_row_security
+from .server_facts import ask_server
 from .sessions import check_timeouts
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from django_pooled.backend.options import PoolOptions
     from django_pooled.backend.wrapper import DatabaseWrapper
 
-    from .facts import ServerFacts
+    from .server_facts import ServerFacts
 
 __all__ = ["check_app", "check_server"]
 
@@ -85,7 +85,7 @@ def check_server(wrapper: DatabaseWrapper) -> list[CheckMessage]:
 
 
 def _ask(wrapper: DatabaseWrapper) -> ServerFacts:
-    probe = Probe(wrapper, look, "django check")
+    probe = Probe(wrapper, ask_server, "django check")
     probe.start(TIMEOUT)
     try:
         return probe.wait(TIMEOUT)

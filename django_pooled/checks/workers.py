@@ -12,7 +12,7 @@ from django_pooled.integrations import uwsgi
 
 from . import uwsgi_options
 from .databases import pooled
-from .processes import declared
+from .declared_processes import declared
 
 if TYPE_CHECKING:
     from django_pooled.backend.options import PoolOptions

@@ -1,8 +1,8 @@
-"""Tells Celery's closing of pools around each task from everybody else's.
+"""Recognises the calls by which Celery closes pools around each task.
 
 Celery's Django fixup closes every pool that it finds in settings before and after each task of
-a prefork worker, because a pool that a process inherits through fork() can't be used. Ours
-starts anew in a child by itself, so there the only effect would be two new sessions a task.
+a prefork worker, because a pool that a process inherits through fork() cannot be used. This
+package's pools start anew in a child, so the only effect would be two new sessions for each task.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ FIXUP = "celery.fixups.django"
 
 
 def closes_around_a_task() -> bool:
-    """Tell whether the function that asks was called by Celery's fixup, for a task's sake.
+    """Tell whether the calling function was called by Celery's fixup around a task.
 
-    What the fixup closes when a worker or a process starts is none of that: the worker's main
-    process runs no tasks, and what it opened by then is of no more use.
+    Calls at the start of a worker or of a process are others: the worker's main process runs no
+    tasks, and does not need the connections that it has opened.
     """
     if sys._getframe(2).f_globals.get("__name__") != FIXUP:
         return False

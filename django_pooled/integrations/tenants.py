@@ -1,7 +1,7 @@
-"""Lets a stand-in see the tables that the wrapper sees, where those depend on a tenant.
+"""django-tenants: a stand-in for a wrapper sees the same tenant's tables.
 
-django-tenants, with this engine as its ``ORIGINAL_BACKEND``, keeps the tenant of a thread on the
-thread's wrapper, and a copy of that starts without.
+With this engine as its ``ORIGINAL_BACKEND``, it keeps the tenant of a thread on the thread's
+wrapper; a copy of the wrapper starts without one.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def follow(wrapper: BaseDatabaseWrapper, stand_in: BaseDatabaseWrapper) -> None:
 
 
 def is_setting_up(wrapper: BaseDatabaseWrapper) -> bool:
-    """Tell whether *wrapper* sends the search_path of its tenant, as on each connection it gets.
+    """Tell whether *wrapper* is sending its tenant's search_path, as it does on each connection.
 
-    django-tenants has no public name for that. Without this one, what it sends would count as
-    state of the caller, which another connection lacks.
+    django-tenants has no public name for this. Without it, the SET would count as session state
+    of the caller, which another connection would lack.
     """
     return bool(getattr(wrapper, "_setting_search_path", False))

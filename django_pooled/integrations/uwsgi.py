@@ -1,4 +1,4 @@
-"""What is different under uWSGI: it forks without a word to Python, and may leave threads asleep.
+"""uWSGI: its forks call no hooks of Python's, and its threads may sleep between requests.
 
 https://uwsgi-docs.readthedocs.io/en/latest/ThingsToKnow.html
 """
@@ -20,9 +20,9 @@ logger = logging.getLogger("django_pooled.pool")
 
 
 def call_after_fork(hook: Callable[[], object]) -> None:
-    """Have uWSGI call *hook* in each worker that it forks from now on; nothing elsewhere.
+    """Have uWSGI call *hook* in each worker that it forks; under other servers, do nothing.
 
-    It runs what os.register_at_fork() took only with ``py-call-uwsgi-fork-hooks``.
+    uWSGI runs the hooks of os.register_at_fork() only with ``py-call-uwsgi-fork-hooks``.
     """
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is None:
@@ -32,7 +32,7 @@ def call_after_fork(hook: Callable[[], object]) -> None:
             postfork,
         )
     except Exception:
-        # Not installed, or refused since uWSGI runs without a master process.
+        # Not installed, or refused because uWSGI runs without a master process.
         before = getattr(uwsgi, "post_fork_hook", None)
 
         def both() -> None:
@@ -46,16 +46,16 @@ def call_after_fork(hook: Callable[[], object]) -> None:
 
 
 def threads_sleep() -> bool:
-    """Tell whether this is a process of a uWSGI in which threads run only while a request does."""
+    """Tell whether threads run only during a request, as in a uWSGI without enable-threads."""
     uwsgi = sys.modules.get("uwsgi")
     return uwsgi is not None and not getattr(uwsgi, "has_threads", True)
 
 
 def warn_without_threads() -> None:
-    """Say in the log what does not work where threads run only while a request does.
+    """Log what does not work where threads run only during a request.
 
-    Checkouts do: a thread that waits for a connection lets others run. What should happen
-    between requests happens during the next one.
+    Checkouts do work: a thread that waits for a connection lets others run. Work due between
+    requests is done during the next one.
     """
     if threads_sleep():
         logger.warning(

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from django_pooled.retry.server_identity import refusals
 
-from .console import ask_console
+from .pgbouncer_console import ask_console
 
 if TYPE_CHECKING:
     import psycopg
 
-    from .console import PoolerFacts
+    from .pgbouncer_console import PoolerFacts
 
-__all__ = ["ServerFacts", "look"]
+__all__ = ["ServerFacts", "ask_server"]
 
 # Superusers are under no limit but max_connections. Who may use reserved_connections, members of
 # a role that PostgreSQL 16 has, may not use those that are kept for superusers.
@@ -78,7 +78,7 @@ class ServerFacts:
     """Tables whose policies of row-level security go by a role, or call a function."""
 
 
-def look(connection: psycopg.Connection[Any]) -> ServerFacts:
+def ask_server(connection: psycopg.Connection[Any]) -> ServerFacts:
     """Ask the server, in a few round trips.
 
     A pooler answers a client's login itself, with a number of its own making for the backend.

@@ -1,7 +1,7 @@
 """How many processes and threads a site is told to run, where that can be known in advance.
 
 Not from a configuration file that is a program, not from a command line, and not from what an
-orchestrator starts: those are known once the processes run, by `live`.
+orchestrator starts: those are known once the processes run, by `live_processes`.
 """
 
 from __future__ import annotations
