@@ -7,11 +7,11 @@ import random
 import sys
 from typing import TYPE_CHECKING
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
 from django.db import connections
 from django.http import HttpResponse, JsonResponse
 from django.template import TemplateDoesNotExist, loader
+from django.utils.deprecation import MiddlewareMixin
 from django.utils.log import log_response
 from django.views.defaults import server_error
 
@@ -21,7 +21,7 @@ from .errors import AmbiguousCommit, PoolError
 from .sql.sqlstates import history, is_server_away, sqlstate_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
@@ -57,7 +57,7 @@ PAGE = """\
 """
 
 
-class DatabaseUnavailableMiddleware:
+class DatabaseUnavailableMiddleware(MiddlewareMixin):
     """Answer 503 where a view failed because it got no connection, or lost it.
 
     Works under WSGI and ASGI. It has no code of its own before or after the view, so no
@@ -93,16 +93,7 @@ class DatabaseUnavailableMiddleware:
         retry_after: Least and most seconds of Retry-After.
     """
 
-    sync_capable = True
-    async_capable = True
     retry_after: tuple[int, int] = RETRY_AFTER
-
-    def __init__(
-        self, get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]
-    ) -> None:
-        self.get_response = get_response
-        if iscoroutinefunction(get_response):
-            markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         return self.get_response(request)

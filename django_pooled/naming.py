@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.utils.deprecation import MiddlewareMixin
 
 from .activity import current, name_of
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["NameViewMiddleware", "name_celery_tasks"]
 
 
-class NameViewMiddleware:
+class NameViewMiddleware(MiddlewareMixin):
     """Have what a view does go by the view's name, as ``votes.views.cast``.
 
     Works under WSGI and ASGI, without another thread. The name is there from the moment that
@@ -26,20 +26,18 @@ class NameViewMiddleware:
     does later has none.
     """
 
-    sync_capable = True
-    async_capable = True
+    get_response: Any
+    """The next middleware, or the view."""
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
-        self.get_response = get_response
-        self._is_async = iscoroutinefunction(get_response)
-        if self._is_async:
-            markcoroutinefunction(self)
+        super().__init__(get_response)
+        if self.async_mode:
             # Django would run a plain method in a thread of its own.
             self.process_view = self._aprocess_view  # type: ignore[assignment,method-assign]
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        if self._is_async:
-            return self._acall(request)
+        if self.async_mode:
+            return self.__acall__(request)
         token = current.set(None)
         try:
             response: HttpResponseBase = self.get_response(request)
@@ -48,7 +46,7 @@ class NameViewMiddleware:
             # The thread goes on to other requests.
             current.reset(token)
 
-    async def _acall(self, request: HttpRequest) -> HttpResponseBase:
+    async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         token = current.set(None)
         try:
             response: HttpResponseBase = await self.get_response(request)

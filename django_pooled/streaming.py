@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from asgiref.sync import sync_to_async
 from django.db import connections
+from django.utils.deprecation import MiddlewareMixin
 
 from .backend.wrapper import DatabaseWrapper
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
     from typing import Any
 
     from django.http import HttpRequest
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["ReleaseBeforeStreamingMiddleware"]
 
 
-class ReleaseBeforeStreamingMiddleware:
+class ReleaseBeforeStreamingMiddleware(MiddlewareMixin):
     """Give connections back between the view and the first byte of a streaming response.
 
     Django ends a request, and with it the use of its connection, when the last byte is sent:
@@ -35,24 +36,18 @@ class ReleaseBeforeStreamingMiddleware:
     may need the database too.
     """
 
-    sync_capable = True
-    async_capable = True
-
-    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
-        self.get_response = get_response
-        self._is_async = iscoroutinefunction(get_response)
-        if self._is_async:
-            markcoroutinefunction(self)
+    get_response: Any
+    """The next middleware, or the view."""
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        if self._is_async:
-            return self._acall(request)
+        if self.async_mode:
+            return self.__acall__(request)
         response: HttpResponseBase = self.get_response(request)
         if response.streaming:
             release_connections()
         return response
 
-    async def _acall(self, request: HttpRequest) -> HttpResponseBase:
+    async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         response: HttpResponseBase = await self.get_response(request)
         if response.streaming:
             # In the thread of the request's synchronous code, which is the one that holds it.
