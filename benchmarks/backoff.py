@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from _common import arguments, server
 from psycopg import IsolationLevel, connect
 
-from django_pooled.backend.options import PoolOptions
 from django_pooled.pool.backoff import Backoff
+from django_pooled.pool.options import PoolOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

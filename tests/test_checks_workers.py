@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.conf import settings as django_settings
 
-from django_pooled.backend.options import PoolOptions
 from django_pooled.checks import check_workers, uwsgi_options
 from django_pooled.checks.declared_processes import Workers, declared
+from django_pooled.pool.options import PoolOptions
 from tests.process_life import serving
 from tests.workers_site.running import ROOT
 

@@ -7,7 +7,9 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from django_pooled import Backoff
-from django_pooled.backend.options import PoolOptions, is_pooled, parse
+from django_pooled.backend.databases import is_pooled
+from django_pooled.backend.options import parse
+from django_pooled.pool.options import PoolOptions
 
 
 def database(pool: object = True, **settings: Any) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import django_pooled
-from django_pooled.backend import options
 from django_pooled.management.commands.poolstats import Command
+from django_pooled.pool import options
 from tests.public import NAMES, WHOLE_MODULES, resolve
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.backends.signals import connection_created
 
-from django_pooled.backend.options import PoolOptions, parse
+from django_pooled.backend.options import parse
 from django_pooled.base import DatabaseWrapper
+from django_pooled.pool.options import PoolOptions
 
 if TYPE_CHECKING:
     from example_project.embedded_postgres import EmbeddedServer

@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from django_pooled import registry
-from django_pooled.backend.options import is_pooled
+from django_pooled.backend.databases import is_pooled
 from tests.servers import versions
 
 try:

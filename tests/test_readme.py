@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from django_pooled import retry_transaction
-from django_pooled.backend.options import PoolOptions
+from django_pooled.pool.options import PoolOptions
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

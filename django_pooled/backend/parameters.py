@@ -10,13 +10,13 @@ from django.core.exceptions import ImproperlyConfigured
 from psycopg import IsolationLevel
 
 from django_pooled.diagnostics.redaction import masked, one_line, remember, shown
+from django_pooled.pool.opener import CONNECT_TIMEOUT
 from django_pooled.stats.snapshot import session_name
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
 __all__ = [
-    "CONNECT_TIMEOUT",
     "FALLBACK_NAME",
     "copied",
     "fingerprint",
@@ -29,7 +29,6 @@ __all__ = [
 # A silent network loss ends in bounded time. Settings' OPTIONS win; a service file is left
 # alone, since parameters given here would override it.
 # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
-CONNECT_TIMEOUT = 10  # seconds
 NETWORK_DEFAULTS = {
     "connect_timeout": CONNECT_TIMEOUT,
     "keepalives": 1,

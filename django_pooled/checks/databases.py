@@ -14,15 +14,16 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.utils import load_backend
 
 from django_pooled.backend.addresses import refuse_addresses
+from django_pooled.backend.databases import is_ours, is_pooled
 from django_pooled.backend.foreign_options import refuse_leftovers
-from django_pooled.backend.options import is_ours, is_pooled, parse
+from django_pooled.backend.options import parse
 from django_pooled.diagnostics.redaction import shown
 from django_pooled.stats import socket_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from django_pooled.backend.options import PoolOptions
+    from django_pooled.pool.options import PoolOptions
 
 __all__ = ["check_databases", "pooled", "refused"]
 

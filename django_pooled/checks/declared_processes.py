@@ -15,7 +15,7 @@ from .celery_worker import configured
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from django_pooled.backend.options import PoolOptions
+    from django_pooled.pool.options import PoolOptions
 
 __all__ = ["Workers", "declared"]
 

@@ -11,7 +11,7 @@ from django_pooled.stats.snapshot import session_name
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from django_pooled.backend.options import PoolOptions
+    from django_pooled.pool.options import PoolOptions
 
 __all__ = ["live_processes"]
 

@@ -13,7 +13,7 @@ from .sessions import check_timeouts
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from django_pooled.backend.options import PoolOptions
+    from django_pooled.pool.options import PoolOptions
 
     from .declared_processes import Workers
     from .pgbouncer_console import PoolerFacts

@@ -10,7 +10,7 @@ from django.core.checks import Warning as CheckWarning
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from django_pooled.backend.options import PoolOptions
+    from django_pooled.pool.options import PoolOptions
 
 __all__ = ["check_row_security"]
 

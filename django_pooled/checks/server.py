@@ -11,7 +11,8 @@ from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from django_pooled.backend.options import is_pooled, parse
+from django_pooled.backend.databases import is_pooled
+from django_pooled.backend.options import parse
 from django_pooled.backend.parameters import server_of
 from django_pooled.poolstats.probe import NoAnswer, Probe
 
@@ -27,8 +28,8 @@ from .sessions import check_timeouts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from django_pooled.backend.options import PoolOptions
     from django_pooled.backend.wrapper import DatabaseWrapper
+    from django_pooled.pool.options import PoolOptions
 
     from .server_facts import ServerFacts
 

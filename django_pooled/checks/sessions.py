@@ -8,7 +8,7 @@ from django.core.checks import CheckMessage
 from django.core.checks import Warning as CheckWarning
 
 if TYPE_CHECKING:
-    from django_pooled.backend.options import PoolOptions
+    from django_pooled.pool.options import PoolOptions
 
 __all__ = ["check_timeouts"]
 

@@ -15,7 +15,7 @@ from .databases import pooled
 from .declared_processes import declared
 
 if TYPE_CHECKING:
-    from django_pooled.backend.options import PoolOptions
+    from django_pooled.pool.options import PoolOptions
 
 __all__ = ["check_workers"]
 

@@ -190,8 +190,9 @@ class Usage:
         Returns:
             Its checkout, for `end`; None if it was not checked out, or is being given back already.
         """
-        checkout = connection.checkout
-        if checkout is None or checkout.returning or checkout.number not in self._checkouts:
+        use = connection.checkout
+        checkout = self._checkouts.get(use.number) if use is not None else None
+        if checkout is None or checkout.returning:
             return None
         checkout.returning = True
         return checkout

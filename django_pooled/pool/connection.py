@@ -31,10 +31,9 @@ if TYPE_CHECKING:
     from django_pooled.retry.server_identity import Backend, KnownServer
     from django_pooled.stats.counters import Reason
 
-    from .checkouts import Checkout
     from .slots import Slot
 
-__all__ = ["UNKNOWN", "Life", "Observer", "Owner", "PooledConnection", "Unknown"]
+__all__ = ["UNKNOWN", "Life", "Observer", "Owner", "PooledConnection", "Unknown", "Use"]
 
 
 class Unknown:
@@ -136,6 +135,19 @@ class Owner(Protocol):
         """Take note that a statement on *connection* gives its session *state*, or may do so."""
 
 
+class Use(Protocol):
+    """The checkout that a connection is in use by, or was last."""
+
+    number: int
+    """Tells it from every other checkout."""
+
+    connection: ref[PooledConnection]
+    """The present object of the session."""
+
+    def take_back(self, connection: PooledConnection) -> bool:
+        """Bring back a connection that nobody can use any more; tell whether it was in use."""
+
+
 class Observer(Protocol):
     """Sees each statement on a connection before it is sent, and when it was."""
 
@@ -184,8 +196,8 @@ class PooledConnection(psycopg.Connection[Any]):
     owner: ref[Owner] | None = None
     """Who has it, while it is in use."""
 
-    checkout: Checkout | None = None
-    """What is known of its present use, or of the last one."""
+    checkout: Use | None = None
+    """Its present use, or its last one."""
 
     pinned_by: str | None = None
     """The session state that a statement has left, or may have left; cleared at the checkin."""
@@ -425,13 +437,13 @@ class PooledConnection(psycopg.Connection[Any]):
         else:
             pool.found(self)
 
-    def rescue(self) -> Checkout | None:
+    def rescue(self) -> Use | None:
         """Return the checkout of a connection that was left behind, to the first who asks.
 
         Its finalizer may ask at the same moment as the finder of an ended thread's connections.
         """
         # One operation, which no other thread divides.
-        found: Checkout | None = vars(self).pop("checkout", None)
+        found: Use | None = vars(self).pop("checkout", None)
         return found
 
     @property

@@ -11,12 +11,12 @@ from django_pooled.diagnostics.log_fields import facts
 from .liveness import answers, looks_alive
 
 if TYPE_CHECKING:
-    from django_pooled.backend.options import PoolOptions
     from django_pooled.stats.counters import Reason
 
     from .connection import PooledConnection
     from .connector import Connector
     from .custom_check import ProjectCheck
+    from .options import PoolOptions
     from .queue import RecoveringPool
 
 __all__ = ["Judge"]

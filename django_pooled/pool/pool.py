@@ -10,7 +10,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, ref
 
-from django_pooled.backend.parameters import CONNECT_TIMEOUT
 from django_pooled.diagnostics.log_fields import facts
 from django_pooled.diagnostics.redaction import told
 from django_pooled.errors import (
@@ -35,7 +34,7 @@ from .events import Announcer
 from .eviction import Eviction
 from .garbage_collection import collect_garbage
 from .idle_checks import Judge
-from .opener import Opener
+from .opener import CONNECT_TIMEOUT, Opener
 from .readiness import Readiness
 from .reset import Reset, is_as_new
 from .time_limit import LeftBehind
@@ -45,10 +44,9 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from django_pooled.backend.options import PoolOptions
-
     from .checkouts import Checkout
     from .connection import PooledConnection
+    from .options import PoolOptions
     from .readiness import Look
 
 __all__ = ["Pool"]

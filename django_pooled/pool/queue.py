@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from django_pooled.stats.counters import Reason
 
-    from .checkouts import Checkout
+    from .connection import Use
     from .connector import Connector
     from .opener import Opener
     from .slots import Slot
@@ -164,7 +164,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         self._reported = False  # whether it has run out since the last success
         # What was let go of while it was in use. Only ever appended to and popped from, which takes
         # no lock: finalizers append.
-        self._found: deque[tuple[PooledConnection, Checkout | None]] = deque()
+        self._found: deque[tuple[PooledConnection, Use | None]] = deque()
         self._abandoned = False
         super().__init__(connection_class=PooledConnection, open=False, **options)
         self._lock = lock

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from django_pooled.backend.options import is_pooled
+from django_pooled.backend.databases import is_pooled
 from django_pooled.backend.parameters import server_of
 from django_pooled.diagnostics.redaction import told
 

@@ -1,0 +1,28 @@
+"""Which entries of ``settings.DATABASES`` use this backend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db.utils import load_backend
+
+from .wrapper import DatabaseWrapper
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["is_ours", "is_pooled"]
+
+
+def is_ours(settings_dict: Mapping[str, Any]) -> bool:
+    """Tell whether an entry of ``settings.DATABASES`` uses this backend or one built on it."""
+    wrapper = load_backend(settings_dict["ENGINE"]).DatabaseWrapper
+    return isinstance(wrapper, type) and issubclass(wrapper, DatabaseWrapper)
+
+
+def is_pooled(settings_dict: Mapping[str, Any]) -> bool:
+    """Tell whether an entry of ``settings.DATABASES`` has a pool of this backend.
+
+    With ``OPTIONS["pool"] = False`` it has none.
+    """
+    return is_ours(settings_dict) and settings_dict.get("OPTIONS", {}).get("pool") is not False
