@@ -1,4 +1,4 @@
-"""Every public name says what it is, in its docstring and in docs/reference.md."""
+"""Every public name, file and folder says what it is: in its docstring and in docs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
+PACKAGE = Path(django_pooled.__file__).parent
+DOCS = PACKAGE.parent / "docs"
 GDAL = find_library("gdal") is not None
 MODULES = [
     found.name
@@ -149,3 +151,26 @@ def test_the_page_holds_all_names_of_the_public_modules() -> None:
     # Once is enough for what the package hands on.
     handed_on = {f"django_pooled.errors.{name}" for name in django_pooled.__all__}
     assert names - handed_on <= set(NAMES)
+
+
+def test_the_api_page_describes_each_name() -> None:
+    page = (DOCS / "api.md").read_text("utf-8")
+    described = set(re.findall(r"^\.\. auto\w+:: (\S+)$", page, re.MULTILINE))
+    assert set(NAMES) <= described
+    # Beside them, modules for what their docstrings say.
+    assert described - set(NAMES) <= set(WHOLE_MODULES)
+
+
+def test_the_page_on_architecture_names_each_folder_and_file_of_the_top() -> None:
+    page = (DOCS / "architecture.md").read_text("utf-8")
+    named = re.findall(r"^[├└]── (\S+)", page, re.MULTILINE)
+    folders = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    files = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
+    assert sorted(named) == sorted(folders | files)
+
+
+def test_the_page_on_architecture_names_files_that_exist() -> None:
+    page = (DOCS / "architecture.md").read_text("utf-8")
+    named = re.findall(r"`(\w+/(?:\w+\.py)?)`", page)
+    assert named
+    assert [path for path in named if not (PACKAGE / path).exists()] == []

@@ -1,4 +1,4 @@
-"""The README's tables say what the code does."""
+"""The tables of docs/settings.md say what the code does."""
 
 from __future__ import annotations
 
@@ -12,18 +12,15 @@ import pytest
 from django_pooled import retry_transaction
 from django_pooled.pool.options import PoolOptions
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
 
 
-def table(heading: str, end: str) -> dict[str, str]:
-    """Return name and default of each row between two lines."""
-    text = README[README.index(heading) :]
-    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| .+ \|$", text[: text.index(end)], re.MULTILINE)
-    return dict(rows)
+def table(text: str) -> dict[str, str]:
+    """Return name and default of each row."""
+    return dict(re.findall(r"^\| `(\w+)` \| (.+?) \| .+ \|$", text, re.MULTILINE))
 
 
-OPTIONS = table("Essential:", "Arguments of")
-ARGUMENTS = table("Arguments of", "## Watching")
+OPTIONS, ARGUMENTS = map(table, PAGE.split("## Arguments of `retry_transaction`"))
 
 
 @pytest.mark.parametrize("option", [field.name for field in fields(PoolOptions)])
