@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -33,14 +34,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.fixture(scope="module")
-def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the sdist, and with the wheel that was made from the sdist."""
-    folder = tmp_path_factory.mktemp("built")
+def build(source: Path, folder: Path) -> None:
+    """Build the sdist, and the wheel from it, as a release is built."""
     # Without isolation: setuptools comes with the extra "test", and no package index is asked.
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)]
     result = subprocess.run(
-        build,
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)],
+        env={**os.environ, "SOURCE_DATE_EPOCH": "1767225600"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -49,6 +48,13 @@ def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     assert result.returncode == 0, result.stdout
+
+
+@pytest.fixture(scope="module")
+def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the sdist, and with the wheel that was made from the sdist."""
+    folder = tmp_path_factory.mktemp("built")
+    build(source, folder)
     return folder
 
 
@@ -112,6 +118,15 @@ def test_the_wheel_holds(wheel_files: set[str], name: str) -> None:
     assert name in wheel_files
 
 
+def test_two_builds_make_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
+    clone = shutil.copytree(source, tmp_path / "clone")
+    for path in clone.rglob("*.py"):
+        os.utime(path, (0, 0))
+    build(clone, tmp_path / "again")
+    (again,) = (tmp_path / "again").glob("*.whl")
+    assert again.read_bytes() == wheel.read_bytes()
+
+
 def test_the_wheel_names_its_licence_and_brings_its_text(
     wheel_files: set[str], metadata: Message
 ) -> None:
@@ -153,6 +168,10 @@ def test_the_sdist_holds_what_runs_the_tests(sdist_files: set[str]) -> None:
         "tests/conftest.py",
         "tox.ini",
     } <= sdist_files
+
+
+def test_the_sdist_holds_the_pages_beside_the_readme(sdist_files: set[str]) -> None:
+    assert {"CONTRIBUTING.md", "SECURITY.md"} <= sdist_files
 
 
 def test_the_sdist_leaves_out_caches_and_the_data_of_the_example(sdist_files: set[str]) -> None:
