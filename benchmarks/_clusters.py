@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import psycopg
 from _common import EmbeddedServer, temporary_folder
 
-from example_project.embedded_postgres import free_port
-from tests.servers import wait_until
+from embedded_postgres import free_port
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -26,8 +26,8 @@ sys.path.insert(0, str(ROOT))
 
 from _worker import Request  # noqa: E402
 
-from example_project.embedded_postgres import EmbeddedServer, free_port  # noqa: E402
-from tests.fault_proxy import FaultProxy  # noqa: E402
+from embedded_postgres import EmbeddedServer, free_port  # noqa: E402
+from tests.servers.fault_proxy import FaultProxy  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

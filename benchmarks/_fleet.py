@@ -3,7 +3,7 @@
 What is the project's own or psycopg_pool's is used as it is: `django_pooled.pool.connector.Waits`
 and psycopg_pool's ``AttemptWithBackoff`` say how long is waited. The rules around them are those of
 ``django_pooled/pool/connector.py`` and ``psycopg_pool/pool.py``, told in a few lines each;
-tests/test_fleet.py compares them with the real pools.
+tests/integration/processes/test_fleet.py compares them with the real pools.
 """
 
 from __future__ import annotations

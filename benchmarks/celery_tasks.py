@@ -23,7 +23,8 @@ import psycopg
 from _common import ENGINES, ROOT, arguments, server, temporary_folder
 from _tables import Figures, fewest, plain
 
-from tests.servers import backend_count, wait_until
+from tests.servers.postgresql import backend_count
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,7 @@ COLUMNS = (ENGINES[0], ENGINES[-1])
 """Health checks change nothing for a pool that is closed around each task."""
 PROCESSES = 2
 POOL = {"min_size": 1, "max_size": 4}
-APPLICATION = "tests.process_life.celery_app"
+APPLICATION = "tests.sites.processes.celery_app"
 PATIENCE = 300.0
 """Seconds after which tasks that are not done never will be."""
 
@@ -49,7 +50,7 @@ def run(one: EmbeddedServer, engine: Engine, name: str, tasks: int) -> tuple[int
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-            "DJANGO_SETTINGS_MODULE": "tests.process_life.settings",
+            "DJANGO_SETTINGS_MODULE": "tests.sites.processes.settings",
             "DATABASE_URL": one.url(name),
             "ENGINE": engine.settings["ENGINE"],
             "POOL": json.dumps(POOL),

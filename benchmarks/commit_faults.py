@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING
 
 from _common import arguments
 
-from tests.emulated_servers import EMULATIONS
 from tests.proof.callers import supported
 from tests.proof.crashes import SETTINGS
 from tests.proof.loads import MODES
 from tests.proof.peers import PEERS
 from tests.proof.runs import Proof, crash, promote, strike
-from tests.servers import Servers, versions
+from tests.servers.emulated_servers import EMULATIONS
+from tests.servers.postgresql import Servers, versions
 
 if TYPE_CHECKING:
     import argparse

@@ -21,7 +21,7 @@ from commit_faults import report
 from tests.proof.callers import supported
 from tests.proof.loads import MODES
 from tests.proof.runs import HISTORY_SETTINGS, bank, list_append
-from tests.servers import Servers, versions
+from tests.servers.postgresql import Servers, versions
 
 WORKLOADS = {"bank": bank, "lists": list_append}
 LEVELS = ("SERIALIZABLE", "REPEATABLE_READ")

@@ -32,7 +32,7 @@ import psycopg
 from _common import ROOT, FaultProxy, arguments, server
 from _contestants import CONTESTANTS
 
-from example_project.embedded_postgres import free_port
+from embedded_postgres import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+
+# The server that serve runs comes from embedded_postgres, which lies beside this project.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 
 def main() -> None:

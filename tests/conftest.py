@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from example_project.embedded_postgres import free_port
-from tests import replaying
-from tests.fault_proxy import FaultProxy
-from tests.servers import Servers, versions
+from embedded_postgres import free_port
+from tests.servers.fault_proxy import FaultProxy
+from tests.servers.postgresql import Servers, versions
+from tests.support import attempts as replaying
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from example_project.embedded_postgres import EmbeddedServer
-    from tests.replaying import Attempts
+    from embedded_postgres import EmbeddedServer
+    from tests.support.attempts import Attempts
 
 
-pytest_plugins = ["tests.pools"]
+pytest_plugins = ["tests.support.pools"]
+
+TESTS = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its folder's name, before ``-m`` looks at the marks."""
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        if not folder.endswith(".py"):
+            item.add_marker(folder)
 
 
 @pytest.fixture(scope="session")

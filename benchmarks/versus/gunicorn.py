@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from _common import environment
 
-from example_project.embedded_postgres import free_port
-from tests.servers import wait_until
+from embedded_postgres import free_port
+from tests.support.waiting import wait_until
 
 from .traffic import drive, get
 

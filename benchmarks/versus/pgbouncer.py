@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from example_project.embedded_postgres import free_port
-from tests.pgbouncer import PROGRAM
-from tests.servers import wait_until
+from embedded_postgres import free_port
+from tests.servers.pgbouncer import PROGRAM
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from example_project.embedded_postgres import EmbeddedServer
+    from embedded_postgres import EmbeddedServer
 
     from .contestants import Bouncer
 

@@ -19,7 +19,7 @@ from .venue import Venue
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from example_project.embedded_postgres import EmbeddedServer
+    from embedded_postgres import EmbeddedServer
 
     from .contestants import Contestant
     from .scale import Scale

@@ -16,7 +16,7 @@ from .venue import Venue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from example_project.embedded_postgres import EmbeddedServer
+    from embedded_postgres import EmbeddedServer
 
     from .scale import Scale
 

@@ -12,7 +12,7 @@ from .steps_worker import PARTS
 from .venue import Venue
 
 if TYPE_CHECKING:
-    from example_project.embedded_postgres import EmbeddedServer
+    from embedded_postgres import EmbeddedServer
 
     from .scale import Scale
 

@@ -9,9 +9,9 @@ import psycopg
 import trustme
 from _common import Engine, FaultProxy, Worker, temporary_folder
 
-from example_project.embedded_postgres import EmbeddedServer, all_binaries, free_port
-from tests.certificates import versions_with_tls
-from tests.servers import wait_until
+from embedded_postgres import EmbeddedServer, all_binaries, free_port
+from tests.servers.certificates import versions_with_tls
+from tests.support.waiting import wait_until
 
 from .contestants import ALONE, DJANGO
 from .pgbouncer import PROGRAM, PgBouncer

@@ -9,7 +9,7 @@ from . import cycles, footprint, served, sizes, steps
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from example_project.embedded_postgres import EmbeddedServer
+    from embedded_postgres import EmbeddedServer
 
     from .outcome import Outcome
     from .scale import Scale

@@ -51,7 +51,7 @@ class QuickWrapper(postgresql.DatabaseWrapper):
     Django's connect() works out the connection's parameters, sets autocommit and asks for the
     server's version. A connection of the pool has had all of that when it was opened, so a wrapper
     whose settings are as they were the last time only starts afresh, as connect() has it do.
-    tests/test_quick.py fails when Django's does something else.
+    tests/integration/backend/test_connect.py fails when Django's does something else.
     """
 
     checked_out_from: Pool | None = None
@@ -158,7 +158,7 @@ class QuickWrapper(postgresql.DatabaseWrapper):
         A subclass may have, or a test, or a package that watches: Sentry replaces connect().
         """
         # One by one, since this is asked at each checkout: to compare them as tuples and sets
-        # takes three times as long. tests/test_quick.py goes through HOOKS.
+        # takes three times as long. tests/integration/backend/test_connect.py goes through HOOKS.
         kind, own = type(self), vars(self)
         check, parameters, connection, state, autocommit, switch = self._hooks
         return (

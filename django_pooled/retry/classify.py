@@ -119,7 +119,7 @@ def judge(failure: Failure, retry_on: RetryOn, *, read_only: bool = False) -> Ve
         read_only: Whether the transaction was meant to write nothing.
 
     Returns:
-        What to do. The table in docs/retry.md is executed by tests/test_verdict.py.
+        What to do. The table in docs/retry.md is executed by tests/faults/test_retry_table.py.
     """
     sqlstate = failure.sqlstate
     if sqlstate in UNKNOWN_OUTCOME:

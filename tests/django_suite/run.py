@@ -19,7 +19,7 @@ from .releases import CACHE, ROOT, Release, ReleaseError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from example_project.embedded_postgres import EmbeddedServer
+    from embedded_postgres import EmbeddedServer
 
 __all__ = ["Run"]
 

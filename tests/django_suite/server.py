@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from example_project.embedded_postgres import EmbeddedServer
-    from tests.servers import Servers
+    from embedded_postgres import EmbeddedServer
+    from tests.servers.postgresql import Servers
 
 __all__ = [
     "databases_for_tests",

@@ -29,7 +29,7 @@ import psycopg
 
 from tests.django_suite.comparison import compare
 from tests.django_suite.server import SETTINGS
-from tests.servers import Servers
+from tests.servers.postgresql import Servers
 
 from .suites import NATIVE, SUITES
 from .workshop import SuiteError, Workshop

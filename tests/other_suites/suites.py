@@ -11,7 +11,7 @@ from tests.django_suite.releases import ROOT
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from example_project.embedded_postgres import EmbeddedServer
+    from embedded_postgres import EmbeddedServer
 
 __all__ = ["NATIVE", "SUITES", "Suite"]
 

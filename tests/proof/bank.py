@@ -14,7 +14,7 @@ from tests.proof.verdict import snapshot
 if TYPE_CHECKING:
     import random
 
-    from example_project.embedded_postgres import EmbeddedServer
+    from embedded_postgres import EmbeddedServer
 
 __all__ = ["Bank", "wrong_balances"]
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from example_project.embedded_postgres import EmbeddedServer
-    from tests.fault_proxy import FaultProxy
+    from embedded_postgres import EmbeddedServer
+    from tests.servers.fault_proxy import FaultProxy
 
 __all__ = ["Caller", "Callers", "calls_of", "supported"]
 

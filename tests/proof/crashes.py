@@ -18,13 +18,13 @@ import psycopg
 from tests.proof.callers import calls_of
 from tests.proof.loads import Calls
 from tests.proof.verdict import stored, untruths
-from tests.servers import wait_until
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from example_project.embedded_postgres import EmbeddedServer
-    from tests.fault_proxy import FaultProxy, StatementFaultKind
+    from embedded_postgres import EmbeddedServer
     from tests.proof.callers import Callers
     from tests.proof.loads import Call
+    from tests.servers.fault_proxy import FaultProxy, StatementFaultKind
 
 __all__ = ["ENDS", "PLACES", "SETTINGS", "Crashes", "Trial", "take_ids"]
 

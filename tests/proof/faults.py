@@ -13,8 +13,8 @@ import psycopg
 from tests.proof.verdict import Strike
 
 if TYPE_CHECKING:
-    from example_project.embedded_postgres import EmbeddedServer
-    from tests.fault_proxy import FaultProxy, StatementFaultKind
+    from embedded_postgres import EmbeddedServer
+    from tests.servers.fault_proxy import FaultProxy, StatementFaultKind
 
 __all__ = ["KINDS", "PLACES", "Faults"]
 

@@ -16,7 +16,7 @@ from tests.proof.loads import Load
 if TYPE_CHECKING:
     import random
 
-    from example_project.embedded_postgres import EmbeddedServer
+    from embedded_postgres import EmbeddedServer
 
 __all__ = ["Lists", "final_reads"]
 

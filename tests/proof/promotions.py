@@ -16,14 +16,14 @@ from tests.proof.callers import calls_of
 from tests.proof.crashes import TRAP, Trial, take_ids, taken, value
 from tests.proof.loads import Calls
 from tests.proof.verdict import stored, untruths
-from tests.servers import wait_until
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from example_project.embedded_postgres import EmbeddedServer
-    from tests.fault_proxy import FaultProxy
+    from embedded_postgres import EmbeddedServer
     from tests.proof.callers import Callers
+    from tests.servers.fault_proxy import FaultProxy
 
 __all__ = ["CASES", "Promotions"]
 

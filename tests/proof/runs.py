@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 
-from example_project.embedded_postgres import free_port
-from tests.fault_proxy import FaultProxy
+from embedded_postgres import free_port
 from tests.proof import crashes, promotions
 from tests.proof.bank import Bank, wrong_balances
 from tests.proof.callers import Callers, calls_of
@@ -21,13 +20,14 @@ from tests.proof.lists import Lists, final_reads
 from tests.proof.loads import Calls
 from tests.proof.storm import rage
 from tests.proof.verdict import Tally, fate, stored, untruths
+from tests.servers.fault_proxy import FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from example_project.embedded_postgres import EmbeddedServer
+    from embedded_postgres import EmbeddedServer
     from tests.proof.crashes import Trial
-    from tests.servers import Servers
+    from tests.servers.postgresql import Servers
 
 __all__ = ["HISTORY_SETTINGS", "Proof", "bank", "crash", "list_append", "promote", "strike"]
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from tests.proof.crashes import is_lost, is_up
-from tests.servers import wait_until
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from example_project.embedded_postgres import EmbeddedServer
+    from embedded_postgres import EmbeddedServer
     from tests.proof.faults import Faults
 
 __all__ = ["EVERY", "rage"]

@@ -11,7 +11,7 @@ import psycopg
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from example_project.embedded_postgres import EmbeddedServer
+    from embedded_postgres import EmbeddedServer
     from tests.proof.loads import Call
 
 __all__ = ["COLUMNS", "Strike", "Tally", "fate", "snapshot", "stored", "untruths"]

@@ -13,7 +13,7 @@ from tests.third_parties.running import Site
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from example_project.embedded_postgres import EmbeddedServer
+    from embedded_postgres import EmbeddedServer
 
 
 class MakeSite(Protocol):

@@ -11,8 +11,8 @@ from django_pooled.backend.options import parse
 from tests.third_parties.running import documented
 
 if TYPE_CHECKING:
-    from example_project.embedded_postgres import EmbeddedServer
-    from tests.pools import MakeDatabase
+    from embedded_postgres import EmbeddedServer
+    from tests.support.pools import MakeDatabase
 
 PACKAGES = ["dj-database-url", "django-environ"]
 MODULES = {"dj-database-url": "dj_database_url", "django-environ": "environ"}

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from django.conf import settings
 from django.core.management import BaseCommand, CommandError, CommandParser
-from embedded_postgres import EmbeddedServer, ServerError
 from faults import channel
 from faults.director import Director
 from tabs_vs_spaces import address, local, stopping
 from tabs_vs_spaces.child import Child
+
+from embedded_postgres import EmbeddedServer, ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,24 @@
+"""A PostgreSQL server of one's own, for the tests, the benchmarks and the example.
+
+It lies beside them, so that none of the three has to import another; the wheel does not hold it.
+"""
+
+from __future__ import annotations
+
+from .server import (
+    EmbeddedServer,
+    ServerError,
+    all_binaries,
+    find_binaries,
+    free_port,
+    process_table,
+)
+
+__all__ = [
+    "EmbeddedServer",
+    "ServerError",
+    "all_binaries",
+    "find_binaries",
+    "free_port",
+    "process_table",
+]

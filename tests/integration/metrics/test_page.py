@@ -1,0 +1,694 @@
+"""The page for Prometheus: sums over the site's processes that never go down."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.test import Client
+from django.urls import path
+from django.views.decorators.cache import never_cache
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from django_pooled import registry
+from django_pooled.backend.parameters import server_of
+from django_pooled.metrics import page, prometheus
+from django_pooled.metrics import sums as book_module
+from django_pooled.metrics.exposition import of_pools
+from django_pooled.metrics.process_exit import write_down
+from django_pooled.metrics.site import Look, PoolOfProcess, Site
+from django_pooled.metrics.sums import Book
+from django_pooled.metrics.sums_file import KEPT_FOR, open_book
+from django_pooled.stats import publisher, socket_folder
+from django_pooled.stats.snapshot import BOUNDS, Counters, process_report
+from tests.sites.workers import running
+from tests.support.publisher_process import Publisher, snapshot
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prometheus_client import Metric
+    from pytest_django import Settings
+
+    from embedded_postgres import EmbeddedServer
+    from tests.support.pools import MakeDatabase
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Unix sockets")
+
+HOST = socket.gethostname()
+
+urlpatterns = [path("metrics", prometheus), path("wrapped", never_cache(prometheus))]
+
+Samples = dict[str, dict[tuple[str, ...], float]]
+
+
+def samples(text: str) -> Samples:
+    """Return values by name and by labels, the database's first and without its name."""
+    found: Samples = {}
+    for family in parse_text(text):
+        for sample in family.samples:
+            labels = tuple(sample.labels.values())
+            found.setdefault(sample.name.removeprefix("django_pooled_"), {})[labels] = sample.value
+    return found
+
+
+def parsed_openmetrics(text: str) -> list[Metric]:
+    return list(openmetrics.text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
+
+
+def figures(alias: str = "default", **changes: Any) -> dict[str, Any]:
+    """Return what a pool reports."""
+    report = process_report([snapshot(alias)])["pools"][0]
+    return {**report, **changes}
+
+
+def pool(identity: str, pid: int | None = None, host: str = HOST, **changes: Any) -> PoolOfProcess:
+    return PoolOfProcess(host, os.getpid() if pid is None else pid, figures(id=identity, **changes))
+
+
+def look(*pools: PoolOfProcess, silent: tuple[int, ...] = ()) -> Look:
+    return Look(list(pools), {(pool.host, pool.pid) for pool in pools}, set(silent))
+
+
+def dead_pid() -> int:
+    """Return the pid of a process that is no more."""
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return child
+
+
+def total(book: Book, seen: Look, key: str = "checkouts") -> float:
+    return float(sum(found.get(key, 0) for _, found in book.figures(seen)))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A stats_dir; not in pytest's folder, whose path may be too long for a socket."""
+    made = Path(tempfile.mkdtemp(prefix="stats-", dir="/tmp"))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def unpublished() -> Iterator[None]:
+    """The test's own process, which publishes nothing before and after."""
+    publisher.stop()
+    yield
+    publisher.stop()
+
+
+@pytest.fixture
+def site(
+    folder: Path, unpublished: None, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> Site:
+    """The site of the test's settings, with a folder of its own."""
+    options = connections.settings["default"]["OPTIONS"]
+    monkeypatch.setitem(options, "pool", {**options["pool"], "stats_dir": str(folder)})
+    # Another database than that of pools which other tests have left open.
+    monkeypatch.setitem(connections.settings["default"], "HOST", "db.example")
+    # Siblings may be slow where many tests run at once.
+    monkeypatch.setattr(page, "TIMEOUT", 20.0)
+    settings.ROOT_URLCONF = __name__
+    return Site.of_settings()
+
+
+@pytest.fixture
+def make_sibling(folder: Path, site: Site) -> Iterator[Callable[..., Publisher]]:
+    """Start other processes of the site, each with one pool."""
+    made: list[Publisher] = []
+    server = server_of(connections.settings["default"])
+
+    def make(**pool: Any) -> Publisher:
+        made.append(Publisher(folder, {"server": server, "id": f"sibling{len(made)}", **pool}))
+        return made[-1]
+
+    yield make
+    for sibling in made:
+        sibling.close()
+
+
+def scrape(query: str = "", **headers: str) -> str:
+    response = Client().get(f"/metrics{query}", headers=headers)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+# Sums
+
+
+def test_counters_and_gauges_are_added_up_over_processes(
+    make_sibling: Callable[..., Publisher],
+) -> None:
+    for in_use in (1, 2):
+        make_sibling(in_use=in_use)
+    found = samples(scrape())
+    assert found["checkouts_total"] == {("default",): 14}
+    assert found["pool_in_use"] == {("default",): 3}
+    assert found["checkout_wait_seconds_count"] == {("default",): 14}
+    assert found["checkout_wait_seconds_sum"][("default",)] == pytest.approx(1.4)
+    assert found["processes"] == {(): 3}
+
+
+def test_what_a_killed_process_counted_stays_in_the_sums(
+    make_sibling: Callable[..., Publisher],
+) -> None:
+    killed, living = make_sibling(in_use=1), make_sibling()
+    before = samples(scrape())
+    killed.kill()
+    for _ in range(2):
+        after = samples(scrape())
+        assert after["checkouts_total"] == before["checkouts_total"] == {("default",): 14}
+        assert after["checkout_wait_seconds_bucket"] == before["checkout_wait_seconds_bucket"]
+        assert after["connections_closed_total"] == before["connections_closed_total"]
+        assert after["pool_in_use"] == {("default",): 0}
+        assert after["processes"] == {(): 2}
+    living.close()
+    assert samples(scrape())["checkouts_total"] == {("default",): 14}
+
+
+def test_a_stopped_process_stays_in_the_sums_and_is_told_as_silent(
+    make_sibling: Callable[..., Publisher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = make_sibling()
+    assert samples(scrape())["checkouts_total"] == {("default",): 7}
+    stopped.freeze()
+    monkeypatch.setattr(page, "TIMEOUT", 0.1)
+    found = samples(scrape())
+    assert found["checkouts_total"] == {("default",): 7}
+    assert found["silent_processes"] == {(): 1}
+
+
+def test_another_site_of_the_same_user_is_left_out(
+    make_sibling: Callable[..., Publisher], folder: Path, site: Site
+) -> None:
+    make_sibling()
+    other = Publisher(folder, {"server": "db.example:5432/other"}, {"alias": "replica"})
+    try:
+        assert samples(scrape())["checkouts_total"] == {("default",): 7}
+        assert samples(scrape("?by=process"))["checkouts_total"].keys() == {
+            ("default", str(pool.pid)) for pool in site.look(1.0).pools
+        }
+    finally:
+        other.close()
+
+
+def test_this_processs_own_pools_are_in_the_sums_whether_it_publishes_or_not(
+    site: Site, make_sibling: Callable[..., Publisher], server: EmbeddedServer,
+    make_database: MakeDatabase, folder: Path,
+) -> None:  # fmt: skip
+    alias = make_database(server, stats_dir=False)
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 1")
+        found = samples(scrape())
+        assert found["checkouts_total"] == {(alias,): 1}
+        assert found["pool_in_use"] == {(alias,): 1}
+        publisher.start(str(folder), lambda: process_report(registry.snapshots()))
+        assert samples(scrape())["checkouts_total"] == {(alias,): 1}
+
+
+def test_each_process_by_itself_goes_by_its_pid(
+    make_sibling: Callable[..., Publisher], site: Site
+) -> None:
+    one, other = make_sibling(in_use=1), make_sibling(in_use=2)
+    found = samples(scrape("?by=process"))
+    assert found["pool_in_use"] == {
+        ("default", str(one.pid)): 1, ("default", str(other.pid)): 2
+    }  # fmt: skip
+
+
+def test_a_process_of_another_container_goes_by_its_host_too(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = pool("far", pid=7, host="web-2")
+    monkeypatch.setattr(Site, "look", lambda self, timeout: look(far, pool("near")))
+    found = samples(scrape("?by=process"))
+    assert found["checkouts_total"] == {
+        ("default", "7", "web-2"): 7, ("default", str(os.getpid())): 7
+    }  # fmt: skip
+
+
+# The book
+
+
+def test_a_pool_that_its_process_closed_stays_in_the_sums() -> None:
+    book = Book()
+    for pools, sum_of_checkouts in (
+        ([pool("a")], 7),
+        ([pool("b", checkouts=1)], 8),
+        ([pool("b", checkouts=3)], 10),
+        ([], 10),
+    ):
+        seen = look(*pools)
+        seen.answered.add((HOST, os.getpid()))
+        book.settle(seen)
+        assert total(book, seen) == sum_of_checkouts
+    assert book.entries == {}
+
+
+def test_a_process_that_got_the_pid_of_an_ended_one_is_another() -> None:
+    book = Book()
+    for seen in (look(pool("a", checkouts=5)), look(pool("b", checkouts=6))):
+        book.settle(seen)
+    assert total(book, seen) == 11
+
+
+def test_whose_look_is_written_down_late_takes_nothing_back() -> None:
+    book = Book()
+    late, early = look(pool("a", checkouts=5)), look(pool("a", checkouts=9))
+    book.settle(early)
+    book.settle(late)
+    assert total(book, late) == 9
+
+
+def test_a_pool_is_retired_once_its_process_is_known_to_be_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone = dead_pid()
+    far = pool("far", pid=gone, host="web-2")
+    reused = pool("reused", pid=os.getppid())
+    book = Book()
+    book.settle(look(pool("dead", pid=gone), pool("silent", pid=gone + 1), far, reused))
+    nothing = look(silent=(gone + 1,))
+    book.settle(nothing)
+    assert set(book.entries) == {"silent", "far", "reused"}
+    later = time.time() + book_module.FORGET_AFTER + 1
+    monkeypatch.setattr(book_module, "time", lambda: later)
+    book.settle(nothing)
+    assert set(book.entries) == {"silent"}
+    assert total(book, nothing) == 28
+
+
+def test_a_thousand_recycled_workers_leave_one_sum_behind() -> None:
+    book = Book()
+    for number in range(1000):
+        seen = look(pool(str(number), checkouts=1))
+        book.settle(seen)
+    assert total(book, seen) == 1000
+    assert len(book.entries) == 1
+    assert len(book.retired) == 1
+
+
+def test_histograms_and_kinds_are_added_up_kind_by_kind() -> None:
+    book = Book()
+    one = figures(restarts={"40001": 1}, restarted={"40001": {"committed": 1}})
+    other = figures(restarts={"40001": 2, "lost": 1}, restarted={"lost": {"failed": 1}})
+    for identity, found in (("a", one), ("b", other)):
+        book.settle(look(PoolOfProcess(HOST, os.getpid(), {**found, "id": identity})))
+    book.settle(Look(answered={(HOST, os.getpid())}))
+    sums = book.retired["default"]
+    assert sums["restarts"] == {"40001": 3, "lost": 1}
+    assert sums["restarted"] == {"40001": {"committed": 1}, "lost": {"failed": 1}}
+    assert (sums["wait"]["count"], sum(sums["wait"]["buckets"])) == (14, 14)
+    assert sums["wait"]["max"] == pytest.approx(0.1)
+
+
+def test_figures_of_another_shape_are_no_stumbling_block() -> None:
+    book = Book()
+    for identity, wait in (("a", figures()["wait"]), ("b", {"buckets": [1], "count": "?"})):
+        book.settle(look(pool(identity, wait=wait)))
+    book.settle(Look(answered={(HOST, os.getpid())}))
+    assert book.entries == {}
+    assert total(book, look()) == 14
+
+
+def test_a_pool_without_an_identity_goes_by_its_process() -> None:
+    assert pool("", pid=7).identity == f"{HOST} 7 default"
+
+
+# The ledger
+
+
+def ledger_of(folder: Path, site: Site) -> Path:
+    return publisher.default_folder(str(folder)) / f"metrics-{site.key}.json"
+
+
+def kept(**odd: Any) -> bytes:
+    """Return a ledger with an entry in which something is odd."""
+    entry: dict[str, Any] = {"alias": "default", "host": HOST, "pid": 1, "seen": 0.0}
+    strange: dict[str, Any] = {key: odd.pop(key) for key in ("pid", "seen") if key in odd}
+    entries = {"a": {**entry, **strange, "counts": odd}}
+    content = {"version": 1, "bounds": list(BOUNDS), "entries": entries, "retired": {}}
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"version": 1}',
+        b'{"version": 99, "bounds": []}',
+        b'{"version": 1, "bounds": [1.0], "entries": {}, "retired": {}}',
+        b"\xff",
+        b"[" * 100_000,
+        kept(checkouts=10**400),
+        kept(checkouts=-1),
+        kept(closed={"dead": float("nan")}),
+        kept(wait={"sum": float("inf")}),
+        kept(seen=10**400),
+    ],
+)
+def test_a_ledger_that_cannot_be_read_is_begun_anew(
+    make_sibling: Callable[..., Publisher],
+    folder: Path,
+    site: Site,
+    content: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    make_sibling()
+    ledger_of(folder, site).write_bytes(content)
+    with caplog.at_level(logging.DEBUG, "django_pooled.metrics"):
+        assert samples(scrape())["checkouts_total"] == {("default",): 7}
+    assert "is begun anew, since it can't be read" in caplog.text
+    assert json.loads(ledger_of(folder, site).read_bytes())["version"] == 1
+
+
+@pytest.mark.parametrize("suffix", [".json", ".lock", ".new"])
+def test_a_pipe_in_the_place_of_a_ledger_holds_nobody_up(
+    make_sibling: Callable[..., Publisher], folder: Path, site: Site, suffix: str
+) -> None:
+    make_sibling()
+    os.mkfifo(ledger_of(folder, site).with_suffix(suffix))
+    assert 'checkouts_total{database="default"' in scrape()
+
+
+def test_an_entry_of_the_future_is_forgotten_too(folder: Path, site: Site) -> None:
+    publisher.default_folder(str(folder))
+    for seen in (time.time() + 1e6, float("nan")):
+        ledger_of(folder, site).write_bytes(kept(seen=seen))
+        with open_book(str(folder), site.key, 1.0) as book:
+            assert book.entries["a"].seen <= time.time()
+
+
+def test_a_ledger_is_read_but_not_written_while_somebody_holds_it(
+    folder: Path, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_book(str(folder), site.key, 1.0) as book:
+        book.settle(look(pool("a")))
+    before = ledger_of(folder, site).read_bytes()
+    with open(ledger_of(folder, site).with_suffix(".lock")) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with (
+            caplog.at_level(logging.DEBUG, "django_pooled.metrics"),
+            open_book(str(folder), site.key, 0.05) as book,
+        ):
+            assert set(book.entries) == {"a"}
+            book.settle(look(pool("b")))
+    assert "is held by another process" in caplog.text
+    assert ledger_of(folder, site).read_bytes() == before
+
+
+def test_a_ledger_is_waited_for_while_somebody_writes_in_it(folder: Path, site: Site) -> None:
+    with open_book(str(folder), site.key, 1.0) as book:
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException), open_book(str(folder), site.key, 20.0) as late:
+                late.settle(look(pool("c"), silent=(os.getpid(),)))
+            os._exit(0)
+        book.settle(look(pool("a")))
+    os.waitpid(child, 0)
+    with open_book(str(folder), site.key, 1.0) as book:
+        assert set(book.entries) == {"a", "c"}
+
+
+def test_ledgers_of_sites_that_are_no_more_are_swept(folder: Path, site: Site) -> None:
+    home = publisher.default_folder(str(folder))
+    old, young, foreign = (
+        home / name
+        for name in (f"metrics-{'a' * 16}.json", f"metrics-{'b' * 16}.lock", "mine.json")
+    )
+    for made in (old, young, foreign):
+        made.touch()
+    for made in (old, foreign):
+        os.utime(made, (time.time() - KEPT_FOR - 60,) * 2)
+    with open_book(str(folder), site.key, 1.0):
+        pass
+    assert not old.exists()
+    assert young.exists()
+    assert foreign.exists()
+
+
+def test_a_ledger_is_private_and_no_symbolic_link(folder: Path, site: Site) -> None:
+    scrape()
+    assert ledger_of(folder, site).stat().st_mode & 0o777 == 0o600
+    victim = folder / "victim"
+    victim.touch()
+    ledger_of(folder, site).with_suffix(".new").symlink_to(victim)
+    assert scrape().startswith("# Not added up over processes: ")
+    assert victim.read_bytes() == b""
+
+
+def test_without_a_ledger_each_process_goes_by_itself_and_the_page_says_why(
+    make_sibling: Callable[..., Publisher], folder: Path
+) -> None:
+    sibling = make_sibling()
+    blocked = publisher.default_folder(str(folder)) / f"metrics-{Site.of_settings().key}.lock"
+    blocked.mkdir()
+    text = scrape()
+    assert text.startswith("# Not added up over processes: [Errno 21] Is a directory")
+    assert samples(text)["checkouts_total"] == {("default", str(sibling.pid)): 7}
+
+
+def test_without_publishing_the_page_has_this_process_alone(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connections.settings["default"]["OPTIONS"]["pool"], "stats_dir", False)
+    text = scrape()
+    assert text.startswith("# Not added up over processes: OPTIONS")
+    assert samples(text)["processes"] == {(): 1}
+
+
+def test_without_unix_sockets_the_page_has_this_process_alone(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_folder, "available", lambda: False)
+    text = scrape()
+    assert text.startswith("# Not added up over processes: ")
+    assert samples(text)["processes"] == {(): 1}
+
+
+# The end of a process
+
+
+def test_a_process_that_ends_writes_down_what_it_counted_since_the_last_scrape(
+    site: Site, make_database: MakeDatabase, server: EmbeddedServer, folder: Path
+) -> None:
+    alias = make_database(server, stats_dir=False)
+    scrape()
+
+    def counted() -> Any:
+        entries = json.loads(ledger_of(folder, Site.of_settings()).read_bytes())["entries"]
+        return {entry["alias"]: entry["counts"]["checkouts"] for entry in entries.values()}
+
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    assert counted() == {}
+    write_down()
+    assert counted() == {alias: 1}
+
+
+def test_a_process_that_ends_makes_no_ledger_for_a_site_that_nobody_scrapes(
+    site: Site, make_database: MakeDatabase, server: EmbeddedServer, folder: Path
+) -> None:
+    write_down()
+    alias = make_database(server, stats_dir=False)
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    write_down()
+    assert not ledger_of(folder, Site.of_settings()).exists()
+
+
+ENDING = """
+import json, sys
+from django.conf import settings
+settings.configure(SECRET_KEY="only for tests", DATABASES=json.loads(sys.argv[1]))
+import django
+django.setup()
+from django.db import connection
+from django.test import RequestFactory
+from django_pooled.metrics import prometheus
+prometheus(RequestFactory().get("/"))
+for _ in range(3):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    connection.close()
+"""
+
+
+def test_the_last_figures_of_a_process_are_written_down_as_it_ends(
+    server: EmbeddedServer, folder: Path
+) -> None:
+    options = {"pool": {"stats_dir": str(folder)}}
+    database = {**server.django_settings(), "ENGINE": "django_pooled", "OPTIONS": options}
+    command = [sys.executable, "-c", ENDING, json.dumps({"default": database})]
+    subprocess.run(command, check=True, timeout=60.0)
+    [ledger] = folder.glob("**/metrics-*.json")
+    [entry] = json.loads(ledger.read_text())["entries"].values()
+    assert (entry["alias"], entry["counts"]["checkouts"]) == ("default", 3)
+
+
+def test_the_end_of_a_process_is_not_held_up_by_a_folder_that_is_lost(
+    site: Site,
+    make_database: MakeDatabase,
+    server: EmbeddedServer,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    alias = make_database(server, stats_dir=False)
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    publisher.default_folder(folder).chmod(0o755)
+    with caplog.at_level(logging.DEBUG, "django_pooled.metrics"):
+        write_down()
+    assert "The last figures were not written down: " in caplog.text
+
+
+# The site
+
+
+def test_a_site_is_told_by_its_pooled_databases(
+    site: Site, folder: Path, make_database: MakeDatabase, server: EmbeddedServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    alias = make_database(server)
+    unpooled = {**connections.settings["default"], "OPTIONS": {"pool": False}}
+    broken = {**connections.settings["default"], "ENGINE": "not.to.be.found"}
+    monkeypatch.setitem(connections.settings, "unpooled", unpooled)
+    monkeypatch.setitem(connections.settings, "broken", broken)
+    found = Site.of_settings()
+    assert {alias for alias, _ in found.databases} == {"default", alias}
+    assert found.folders == (str(folder), *socket_folder.BASES)
+    assert found.ledger_folder == str(folder)
+    assert found.key != site.key
+    with pytest.raises(ImproperlyConfigured):
+        connections["broken"]
+
+
+# The page
+
+
+def test_the_page_needs_no_database_and_no_pool(
+    site: Site, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # pytest-django refuses whatever would use a database here.
+    monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
+    monkeypatch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", True)
+    before = {pool.id: pool.counters.checkouts for pool in registry.snapshots()}
+    for address in ("/metrics", "/wrapped"):
+        assert Client().get(address).status_code == 200
+    assert {pool.id: pool.counters.checkouts for pool in registry.snapshots()} == before
+
+
+def test_the_documentation_has_every_metric_with_its_type_and_labels(
+    make_sibling: Callable[..., Publisher],
+) -> None:
+    counters = Counters(checkouts=1)
+    for counter in ("restarts", "pinned", "lost_commits", "refused_restarts"):
+        getattr(counters, counter)["kind"] = 1
+    counters.restarted["40001", "committed"] = 1
+    made = snapshot(counters=counters, longest_waiting=1.0)
+    text = of_pools([PoolOfProcess(HOST, 1, process_report([made])["pools"][0])])
+    shown = {
+        sample.name.removeprefix("django_pooled_").removesuffix("_bucket"): (
+            family.type,
+            frozenset(sample.labels) - {"database"},
+        )
+        for family in parse_text(text)
+        for sample in family.samples
+        if family.type != "histogram" or sample.name.endswith("_bucket")
+    }
+    page_text = (Path(__file__).resolve().parents[3] / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| (`\w+`.*?) \| (gauge|counter|histogram) \| (.*?) ?\|$", page_text, re.M)
+    documented = {
+        name: (kind, frozenset(re.findall(r"`(\w+)`", labels)))
+        for names, kind, labels in rows
+        for name in re.findall(r"`(\w+)`", names.partition(":")[0])
+    }
+    for of_the_site in ("processes", "silent_processes"):
+        assert documented.pop(of_the_site) == ("gauge", frozenset())
+    assert documented == shown
+
+
+def test_the_page_is_for_reading_and_not_for_keeping(site: Site) -> None:
+    response = Client().get("/metrics")
+    assert response["Cache-Control"] == "no-store"
+    assert response["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert Client().post("/metrics").status_code == 405
+    assert Client().get("/metrics?by=worker").status_code == 400
+
+
+def test_who_accepts_openmetrics_gets_it(make_sibling: Callable[..., Publisher]) -> None:
+    make_sibling(restarts=None)
+    accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2"
+    response = Client().get("/metrics", headers={"accept": accept})
+    assert response["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    families = {family.name: family for family in parsed_openmetrics(response.content.decode())}
+    assert families["django_pooled_checkouts"].type == "counter"
+    assert families["django_pooled_checkout_wait_seconds"].type == "histogram"
+    assert families["django_pooled_pool_idle"].type == "gauge"
+
+
+def test_comments_have_no_place_in_openmetrics(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections.settings["default"]["OPTIONS"]["pool"], "stats_dir", False)
+    text = scrape(accept="application/openmetrics-text")
+    assert "Not added up" not in text
+    assert parsed_openmetrics(text)
+
+
+def test_counters_of_a_site_never_go_down_while_workers_are_killed_and_replaced(
+    server: EmbeddedServer, folder: Path
+) -> None:
+    def checkouts() -> float:
+        found = samples(shop.text("/metrics")).get("checkouts_total", {})
+        return sum(found.values())
+
+    def replaced(worker: int) -> bool:
+        return worker not in shop.pools(2)
+
+    with (
+        running.database(server, "metrics") as url,
+        running.gunicorn(url, stats_dir=str(folder)) as shop,
+    ):
+        shop.get_all([f"/double/{number}" for number in range(20)])
+        workers = set(shop.pools(2))
+        wait_until(lambda: checkouts() >= 20)
+        seen = [checkouts()]
+        for worker in workers:
+            os.kill(worker, 9)
+            wait_until(partial(replaced, worker), timeout=20)
+            seen.append(checkouts())
+            shop.get_all([f"/double/{number}" for number in range(10)])
+            seen.append(checkouts())
+        assert seen == sorted(seen)
+        assert seen[-1] >= seen[0] + 20
+        # Those that end by themselves take nothing along, however long ago the last scrape was.
+        for worker in shop.pools(2):
+            shop.get_all([f"/double/{number}" for number in range(10)])
+            os.kill(worker, signal.SIGTERM)
+            wait_until(partial(replaced, worker), timeout=20)
+        assert checkouts() >= seen[-1] + 20
+        assert {path.suffix for path in publisher.default_folder(folder).iterdir()} <= {
+            ".sock", ".json", ".lock"
+        }  # fmt: skip

@@ -1,0 +1,205 @@
+"""What the built wheel and sdist hold, and what they leave out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.parser import BytesParser
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from email.message import Message
+
+ROOT = Path(__file__).resolve().parents[3]
+NOT_SOURCE = shutil.ignore_patterns(
+    ".git", ".venv*", ".tox", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", ".postgres"
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project, so that building leaves nothing behind, with litter to be left out."""
+    copy = tmp_path_factory.mktemp("source") / "project"
+    shutil.copytree(ROOT, copy, ignore=NOT_SOURCE)
+    for litter in ("tests/__pycache__/x.pyc", "example_project/.postgres/password"):
+        (copy / litter).parent.mkdir(exist_ok=True)
+        (copy / litter).write_text("litter", encoding="utf-8")
+    return copy
+
+
+def build(source: Path, folder: Path) -> None:
+    """Build the sdist, and the wheel from it, as a release is built."""
+    # Without isolation: setuptools comes with the extra "test", and no package index is asked.
+    result = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)],
+        env={**os.environ, "SOURCE_DATE_EPOCH": "1767225600"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.fixture(scope="module")
+def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the sdist, and with the wheel that was made from the sdist."""
+    folder = tmp_path_factory.mktemp("built")
+    build(source, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (path,) = built.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel_files(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return BytesParser().parsebytes(archive.read(name))
+
+
+@pytest.fixture(scope="module")
+def sdist_files(built: Path) -> set[str]:
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = [PurePosixPath(member.name) for member in archive if member.isfile()]
+    return {str(name.relative_to(name.parts[0])) for name in names}
+
+
+def files_under(source: Path, folder: str) -> set[str]:
+    """Every file of a folder of the project but litter, as a path relative to the project."""
+    return {
+        path.relative_to(source).as_posix()
+        for path in (source / folder).rglob("*")
+        if path.is_file() and not {"__pycache__", ".postgres"} & set(path.parts)
+    }
+
+
+def test_the_wheel_holds_the_whole_package_and_nothing_else(
+    source: Path, wheel_files: set[str]
+) -> None:
+    packaged = {name for name in wheel_files if ".dist-info/" not in name}
+    assert packaged == files_under(source, "django_pooled")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "django_pooled/__init__.py",
+        "django_pooled/base.py",
+        "django_pooled/dashboard/static/django_pooled_dashboard/dashboard.css",
+        "django_pooled/dashboard/static/django_pooled_dashboard/uplot/LICENSE",
+        "django_pooled/dashboard/static/django_pooled_dashboard/uplot/uPlot.iife.min.js",
+        "django_pooled/dashboard/templates/django_pooled_dashboard/page.html",
+        "django_pooled/management/commands/poolstats.py",
+        "django_pooled/py.typed",
+    ],
+)
+def test_the_wheel_holds(wheel_files: set[str], name: str) -> None:
+    assert name in wheel_files
+
+
+def test_two_builds_make_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
+    clone = shutil.copytree(source, tmp_path / "clone")
+    for path in clone.rglob("*.py"):
+        os.utime(path, (0, 0))
+    build(clone, tmp_path / "again")
+    (again,) = (tmp_path / "again").glob("*.whl")
+    assert again.read_bytes() == wheel.read_bytes()
+
+
+def test_the_wheel_names_its_licence_and_brings_its_text(
+    wheel_files: set[str], metadata: Message
+) -> None:
+    assert metadata["License-Expression"] == "BSD-3-Clause AND MIT"
+    files = metadata.get_all("License-File") or []
+    assert len(files) == 2
+    for file in files:
+        assert any(name.endswith(f".dist-info/licenses/{file}") for name in wheel_files)
+
+
+def test_the_metadata_describes_the_project(metadata: Message) -> None:
+    assert metadata["Name"] == "django-pooled"
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert "@retry_transaction" in str(metadata.get_payload())
+
+
+def test_the_extras_of_the_readme_exist(metadata: Message) -> None:
+    assert {"example", "test"} <= set(metadata.get_all("Provides-Extra", []))
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "benchmarks",
+        "django_pooled/dashboard",
+        "docs",
+        "embedded_postgres",
+        "example_project",
+        "tests",
+    ],
+)
+def test_the_sdist_holds_the_folder(source: Path, sdist_files: set[str], folder: str) -> None:
+    assert files_under(source, folder) <= sdist_files
+
+
+def test_the_sdist_holds_what_runs_the_tests(sdist_files: set[str]) -> None:
+    assert {
+        ".ci/run",
+        "CHANGELOG.md",
+        "LICENSE",
+        "README.md",
+        "example_project/manage.py",
+        "pyproject.toml",
+        "setup.cfg",
+        "tests/conftest.py",
+        "tox.ini",
+    } <= sdist_files
+
+
+def test_the_sdist_holds_the_pages_beside_the_readme(sdist_files: set[str]) -> None:
+    assert {"CONTRIBUTING.md", "SECURITY.md"} <= sdist_files
+
+
+def test_the_sdist_leaves_out_caches_and_the_data_of_the_example(sdist_files: set[str]) -> None:
+    assert not {name for name in sdist_files if "__pycache__" in name or ".postgres/" in name}
+
+
+def test_the_package_of_the_wheel_imports_without_settings(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    program = (
+        "import django_pooled; from django_pooled import *;"
+        "print(django_pooled.__file__, django_pooled.__version__, retry_transaction)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "error"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(str(tmp_path))

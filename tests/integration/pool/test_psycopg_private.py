@@ -1,0 +1,154 @@
+"""What is used of psycopg's private parts is as it was; a failure here names what to look at."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from psycopg import Pipeline, _connection_base, _cursor_base, generators
+from psycopg import transaction as psycopg_transaction
+
+from django_pooled.pool import psycopg_private
+from django_pooled.pool.connection import PooledConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from embedded_postgres import EmbeddedServer
+
+HOMES: dict[str, Any] = {
+    "BaseConnection": _connection_base.BaseConnection,
+    "BaseCursor": _cursor_base.BaseCursor,
+    "BasePipeline": Pipeline.__mro__[1],
+    # Its module has another name before psycopg 3.3.
+    "ServerCursorMixin": next(
+        kind for kind in psycopg.ServerCursor.__mro__ if kind.__name__ == "ServerCursorMixin"
+    ),
+    "BaseTransaction": psycopg_transaction.BaseTransaction,
+}
+
+
+@pytest.fixture
+def connection(server: EmbeddedServer) -> Iterator[PooledConnection]:
+    made = PooledConnection.connect(**server.parameters("postgres"), autocommit=True)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("name", sorted(psycopg_private._SILENT | psycopg_private._SAVEPOINTS))
+def test_psycopg_still_waits_for_generators_of_these_names(name: str) -> None:
+    home, _, method = name.rpartition(".")
+    found = getattr(HOMES[home], method) if home else getattr(generators, method)
+    assert found.__qualname__ == name
+
+
+def test_psycopgs_cursors_wait_by_their_connection_alone() -> None:
+    for kind in (psycopg.Cursor, psycopg.ServerCursor, psycopg.Copy, psycopg.Transaction):
+        for name, method in inspect.getmembers(kind, inspect.isfunction):
+            assert "waiting." not in inspect.getsource(method), f"{kind.__name__}.{name}"
+
+
+def test_a_session_goes_on_with_a_new_object_and_the_old_one_is_closed(
+    connection: PooledConnection,
+) -> None:
+    connection._created_at, connection._expire_at = 1.0, 2.0
+    connection.prepare_threshold = 0
+    connection.remember_configuration()
+    cursor = psycopg.Cursor(connection)
+    cursor.execute("SELECT 1")
+    prepared = connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchone()
+    new = connection.renewed()
+    try:
+        assert connection.closed
+        assert not connection.broken
+        assert (new._created_at, new._expire_at, new.autocommit) == (1.0, 2.0, True)
+        # psycopg knows what the session has prepared already.
+        assert new.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == prepared
+        assert new.life is connection.life
+        connection.close()
+        assert new.execute("SELECT 1").fetchone() == (1,)
+    finally:
+        new.close()
+
+
+def test_notices_reach_the_object_that_is_in_use(connection: PooledConnection) -> None:
+    connection.remember_configuration()
+    new = connection.renewed()
+    seen: list[str | None] = []
+    new.add_notice_handler(lambda diagnostic: seen.append(diagnostic.message_primary))
+    new.execute("DO $$ BEGIN RAISE NOTICE 'here'; END $$")
+    new.close()
+    assert seen == ["here"]
+
+
+def test_a_question_is_run_while_psycopg_holds_its_lock(connection: PooledConnection) -> None:
+    connection.autocommit = False
+    with connection.lock:
+        (answer,) = connection.ask("SELECT 6", locked=True)
+    assert answer.get_value(0, 0) == b"6"
+    assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        connection.ask("SELECT * FROM nowhere")
+    connection.rollback()
+
+
+def test_results_of_an_addition_are_taken_away(connection: PooledConnection) -> None:
+    with psycopg.ClientCursor(connection) as cursor:
+        cursor.execute("SELECT 1; SELECT 2")
+        taken = psycopg_private.take_results(cursor, 1, "; SELECT 2")
+        assert taken.get_value(0, 0) == b"2"
+        assert not cursor.nextset()
+        assert cursor._query is not None
+        assert cursor._query.query == b"SELECT 1"
+
+
+def test_a_cursor_can_be_moved_to_another_connection(
+    connection: PooledConnection, server: EmbeddedServer
+) -> None:
+    other = PooledConnection.connect(**server.parameters("postgres"), autocommit=True)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        psycopg_private.move_cursor(cursor, other)
+        assert cursor.fetchone() == (connection.info.backend_pid,)
+        cursor.execute("SELECT pg_backend_pid()")
+        assert cursor.fetchone() == (other.info.backend_pid,)
+    other.close()
+
+
+def test_a_pipeline_is_noticed(connection: PooledConnection) -> None:
+    assert not psycopg_private.is_piping(connection)
+    with connection.pipeline():
+        assert psycopg_private.is_piping(connection)
+
+
+def test_prepared_statements_that_are_gone_are_forgotten(connection: PooledConnection) -> None:
+    connection.prepare_threshold = 0
+    psycopg.Cursor(connection).execute("SELECT 7")
+    psycopg.ClientCursor(connection).execute("DISCARD ALL")
+    psycopg_private.forget_prepared(connection)
+    assert not connection._prepared._names
+    assert not connection._prepared._to_flush
+    for _ in range(2):
+        assert psycopg.Cursor(connection).execute("SELECT 7").fetchone() == (7,)
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [(7, 7.0), ("7", 7.0), (7.9, 7.0), (1, 2.0), (0, 130.0), (None, 130.0)]
+)
+def test_the_time_limit_of_a_connect_is_psycopg_s(
+    given: Any, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
+    assert psycopg_private.connect_timeout_of({"connect_timeout": given}) == seconds
+
+
+def test_a_time_limit_in_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "5")
+    assert psycopg_private.connect_timeout_of({"connect_timeout": None}) == 5.0
+
+
+def test_a_time_limit_that_is_none_is_refused() -> None:
+    with pytest.raises(psycopg.ProgrammingError, match="bad value for connect_timeout: 'soon'"):
+        psycopg_private.connect_timeout_of({"connect_timeout": "soon"})

@@ -1,0 +1,681 @@
+"""PgBouncer between the pool and the server: what it says and does, and what comes of it."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from configparser import ConfigParser
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import psycopg
+import pytest
+from django.core.checks.database import check_database_backends
+from django.db import connections, transaction
+
+from django_pooled import Backoff, CheckoutTimeout, ConnectFailed, PoolError, retry_transaction
+from django_pooled.pool.registry import snapshots
+from django_pooled.sql.sqlstates import is_server_away
+from tests.servers import pgbouncer
+from tests.servers.pgbouncer import PgBouncer
+from tests.servers.postgresql import backend_pids, kill_backends
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from django.core.checks import CheckMessage
+
+    from django_pooled.pool.pool import Pool
+    from django_pooled.stats.snapshot import PoolSnapshot
+    from embedded_postgres import EmbeddedServer
+    from tests.servers.postgresql import Servers
+    from tests.support.pools import MakeDatabase, MakePool
+
+    Mode = Literal["session", "transaction"]
+
+pytestmark = pytest.mark.skipif(pgbouncer.PROGRAM is None, reason="PgBouncer is not installed")
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "deploy" / "pgbouncer.md"
+QUICK = Backoff(initial=0.01, maximum=0.2)
+THREADS = 3
+MODES = list(itertools.product(["session", "transaction"], repeat=2))
+
+in_all_modes = pytest.mark.parametrize(
+    ("poolers_mode", "our_mode"), MODES, ids=[f"{one} before {other}" for one, other in MODES]
+)
+in_both_modes_of_ours = pytest.mark.parametrize("our_mode", ["session", "transaction"])
+
+
+@pytest.fixture(scope="module")
+def server(servers: Servers) -> Iterator[EmbeddedServer]:
+    """A server that tests of this module stop and start; it runs again after each."""
+    made = servers.make()
+    made.start()
+    yield made
+    servers.remove(made)
+
+
+class Ledger:
+    """A database behind PgBouncer with one table, and threads that write rows into it.
+
+    Each row is one call under ``retry_transaction``; what returned is acknowledged.
+    """
+
+    def __init__(self, alias: str, server: EmbeddedServer) -> None:
+        self.alias, self.server = alias, server
+        self.acknowledged: list[int] = []
+        self.failures: list[BaseException] = []
+        self._numbers = itertools.count()
+        self._over = threading.Event()
+        self.ask("DROP TABLE IF EXISTS ledger", "CREATE TABLE ledger (number int)")
+
+    def ask(self, *statements: str) -> list[Any]:
+        """Ask the server itself."""
+        with psycopg.connect(**self.server.parameters("postgres"), autocommit=True) as connection:
+            for statement in statements:
+                cursor = connection.execute(statement)
+            return [row[0] for row in cursor.fetchall()] if cursor.description else []
+
+    def write(self, **arguments: Any) -> None:
+        number = next(self._numbers)
+
+        @retry_transaction(using=self.alias, **{"backoff": QUICK, "max_attempts": 200, **arguments})
+        def insert() -> None:
+            with connections[self.alias].cursor() as cursor:
+                cursor.execute("SELECT count(*) FROM ledger WHERE number = %s", [number])
+                assert cursor.fetchone() == (0,)
+                cursor.execute("INSERT INTO ledger VALUES (%s)", [number])
+
+        try:
+            insert()
+        except Exception as error:
+            self.failures.append(error)
+        else:
+            self.acknowledged.append(number)
+        finally:
+            connections[self.alias].close()
+
+    def _keep_writing(self, arguments: dict[str, Any]) -> None:
+        while not self._over.is_set():
+            self.write(**arguments)
+
+    @contextmanager
+    def load(self, **arguments: Any) -> Iterator[None]:
+        """Have threads write rows before, during and after the block."""
+        threads = [
+            threading.Thread(target=self._keep_writing, args=(arguments,)) for _ in range(THREADS)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            self.wait_for_more()
+            yield
+            self.wait_for_more()
+        finally:
+            self._over.set()
+            for thread in threads:
+                thread.join(20.0)
+
+    def wait_for_more(self) -> None:
+        enough = len(self.acknowledged) + 10 * THREADS
+        wait_until(lambda: len(self.acknowledged) >= enough, 20.0, f"more rows: {self.failures}")
+
+    @property
+    def rows(self) -> list[int]:
+        return sorted(self.ask("SELECT number FROM ledger"))
+
+    @property
+    def pool(self) -> PoolSnapshot:
+        (found,) = (pool for pool in snapshots() if pool.alias == self.alias)
+        return found
+
+
+@pytest.fixture
+def make_ledger(server: EmbeddedServer, make_database: MakeDatabase) -> Callable[..., Ledger]:
+    """Make a database that Django reaches through PgBouncer."""
+
+    def make(bouncer: PgBouncer, our_mode: str = "session", **pool: Any) -> Ledger:
+        alias = make_database(server, pool_mode=our_mode, **{"max_size": THREADS, **pool})
+        connections.settings[alias].update(HOST=bouncer.host, PORT=bouncer.port)
+        return Ledger(alias, server)
+
+    return make
+
+
+def query(pool: Pool, statement: str = "SELECT 42") -> Any:
+    """Check out, ask, check in."""
+    connection = pool.checkout()
+    try:
+        row = connection.execute(statement).fetchone()
+        assert row is not None
+        return row[0]
+    finally:
+        pool.checkin(connection)
+
+
+class MakePoolBehind(Protocol):
+    def __call__(self, bouncer: PgBouncer, **options: Any) -> Pool: ...
+
+
+@pytest.fixture
+def make_pool_behind(server: EmbeddedServer, make_pool: MakePool) -> MakePoolBehind:
+    """Make a pool that leads to PgBouncer, and as Django prepares no statement."""
+
+    def make(bouncer: PgBouncer, parameters: dict[str, Any] | None = None, **options: Any) -> Pool:
+        leading = {**bouncer.parameters("postgres"), **(parameters or {})}
+        return make_pool(server, parameters=leading, **options)
+
+    return make
+
+
+# Restarts, and commands on its console, under load.
+
+
+def crash(bouncer: PgBouncer, server: EmbeddedServer) -> None:
+    bouncer.stop()
+    bouncer.start()
+
+
+def shut_down(bouncer: PgBouncer, server: EmbeddedServer) -> None:
+    with suppress(psycopg.OperationalError):
+        # It ends without an answer.
+        bouncer.console("SHUTDOWN")
+    wait_until(lambda: not bouncer.running)
+    bouncer.start()
+
+
+def reconnect(bouncer: PgBouncer, server: EmbeddedServer) -> None:
+    bouncer.console("RECONNECT")
+
+
+def kill(bouncer: PgBouncer, server: EmbeddedServer) -> None:
+    bouncer.console("KILL postgres")
+    bouncer.console("RESUME postgres")
+
+
+def end_sessions(bouncer: PgBouncer, server: EmbeddedServer) -> None:
+    assert kill_backends(server, "postgres")
+
+
+def restart_the_server(bouncer: PgBouncer, server: EmbeddedServer) -> None:
+    server.stop("fast")
+    server.start()
+
+
+EVENTS = [crash, shut_down, reconnect, kill, end_sessions, restart_the_server]
+
+
+@in_all_modes
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.__name__)
+def test_whatever_happens_under_load_each_call_is_acknowledged_and_is_one_row(
+    server: EmbeddedServer,
+    make_ledger: Callable[..., Ledger],
+    poolers_mode: Mode,
+    our_mode: Mode,
+    event: Callable[[PgBouncer, EmbeddedServer], None],
+) -> None:
+    with PgBouncer(server, poolers_mode, default_pool_size=6) as bouncer:
+        ledger = make_ledger(bouncer, our_mode)
+        with ledger.load():
+            event(bouncer, server)
+        assert ledger.failures == []
+        assert ledger.rows == sorted(ledger.acknowledged)
+        # Nothing is lost for good.
+        assert (ledger.pool.in_use, ledger.pool.waiting) == (0, 0)
+        assert 1 <= ledger.pool.size <= THREADS
+
+
+@in_both_modes_of_ours
+def test_a_shutdown_that_waits_for_transactions_fails_none(
+    server: EmbeddedServer, make_ledger: Callable[..., Ledger], our_mode: Mode
+) -> None:
+    with PgBouncer(server, "transaction") as bouncer:
+        ledger = make_ledger(bouncer, our_mode)
+        with ledger.load():
+            bouncer.stop(signal.SIGINT)
+            bouncer.start()
+        assert ledger.failures == []
+        assert ledger.rows == sorted(ledger.acknowledged)
+
+
+@in_both_modes_of_ours
+def test_a_restart_of_the_server_between_pause_and_resume_fails_nothing(
+    server: EmbeddedServer, make_ledger: Callable[..., Ledger], our_mode: Mode
+) -> None:
+    with PgBouncer(server, "transaction") as bouncer:
+        ledger = make_ledger(bouncer, our_mode)
+        with ledger.load(max_attempts=1):
+            bouncer.console("PAUSE")
+            restart_the_server(bouncer, server)
+            bouncer.console("RESUME")
+        assert ledger.failures == []
+        assert ledger.rows == sorted(ledger.acknowledged)
+        assert sum(ledger.pool.counters.closed.values()) == 0
+
+
+def test_in_session_mode_a_pause_waits_until_pools_have_closed_their_connections(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with ThreadPoolExecutor(1) as thread, PgBouncer(server, "session") as bouncer:
+        pool = make_pool_behind(bouncer)
+        assert query(pool) == 42
+        pause = thread.submit(bouncer.console, "PAUSE postgres")
+        wait_until(lambda: any(int(row["paused"]) for row in bouncer.console("SHOW DATABASES")))
+        # Meanwhile whoever has a session goes on.
+        assert query(pool) == 42
+        assert not pause.done()
+        pool.close()
+        pause.result(10.0)
+
+
+def test_in_session_mode_a_shutdown_that_waits_for_transactions_waits_for_idle_pools(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with ThreadPoolExecutor(1) as thread, PgBouncer(server, "session") as bouncer:
+        pool = make_pool_behind(bouncer)
+        assert query(pool) == 42
+        stop = thread.submit(bouncer.stop, signal.SIGINT)
+        wait_until(lambda: "SIGINT" in bouncer.log)
+        assert query(pool) == 42
+        assert not stop.done()
+        pool.close()
+        stop.result(10.0)
+
+
+def test_in_session_mode_a_session_that_ended_while_idle_fails_no_checkout(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with PgBouncer(server, "session") as bouncer:
+        pool = make_pool_behind(bouncer)
+        assert query(pool) == 42
+        kill_backends(server, "postgres")
+        wait_until(lambda: "postgres" not in bouncer.clients)
+        assert query(pool) == 42
+        assert pool.snapshot().counters.closed["dead"] == 1
+
+
+def test_behind_a_full_pgbouncer_a_checkout_waits_and_says_why_it_failed(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with PgBouncer(server, "transaction", max_client_conn=2) as bouncer:
+        others = [psycopg.connect(**bouncer.parameters("postgres")) for _ in range(2)]
+        pool = make_pool_behind(bouncer, min_size=0, timeout=0.5)
+        with pytest.raises(CheckoutTimeout, match="no more connections allowed"):
+            query(pool)
+        patient = make_pool_behind(bouncer, min_size=0)
+        with ThreadPoolExecutor(1) as thread:
+            answer = thread.submit(query, patient)
+            wait_until(lambda: patient.snapshot().counters.connect_failures >= 2)
+            assert not answer.done()
+            for other in others:
+                other.close()
+            assert answer.result(10.0) == 42
+
+
+def test_a_pool_that_cannot_grow_in_a_full_pgbouncer_serves_waiters_from_what_it_has(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with PgBouncer(server, "transaction", max_client_conn=1) as bouncer:
+        pool = make_pool_behind(bouncer, max_size=3)
+        held = pool.checkout()
+        with ThreadPoolExecutor(2) as threads:
+            answers = [threads.submit(query, pool) for _ in range(2)]
+            wait_until(lambda: pool.gauges().waiting == 2)
+            wait_until(lambda: pool.snapshot().counters.connect_failures >= 1)
+            pool.checkin(held)
+            assert [answer.result(10.0) for answer in answers] == [42, 42]
+        assert pool.snapshot().counters.connects == 1
+
+
+@pytest.mark.parametrize("by", ["server_lifetime", "server_idle_timeout", "RECONNECT"])
+def test_pgbouncer_changes_sessions_without_a_pool_noticing(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind, by: str
+) -> None:
+    settings: dict[str, Any] = {} if by == "RECONNECT" else {by: 1}
+    with PgBouncer(server, "transaction", **settings) as bouncer:
+        pool = make_pool_behind(bouncer)
+        before = query(pool, "SELECT pg_backend_pid()")
+        if by == "RECONNECT":
+            bouncer.console("RECONNECT")
+        # An idle one ends only while nobody asks it.
+        wait_until(lambda: before not in backend_pids(server, "postgres"), 20.0)
+        wait_until(lambda: query(pool, "SELECT pg_backend_pid()") != before)
+        assert pool.snapshot().counters.connects == 1
+
+
+def test_connections_that_pgbouncer_closed_for_being_idle_fail_no_checkout(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with PgBouncer(server, "transaction", client_idle_timeout=1) as bouncer:
+        pool = make_pool_behind(bouncer, max_size=2)
+        held = [pool.checkout(), pool.checkout()]
+        for connection in held:
+            pool.checkin(connection)
+        wait_until(lambda: "postgres" not in bouncer.clients)
+        assert query(pool) == 42
+        assert pool.snapshot().counters.closed["dead"] == 2
+
+
+@pytest.mark.skipif(pgbouncer.version() < (1, 23), reason="PgBouncer has it since 1.23")
+def test_a_shutdown_that_waits_for_clients_waits_for_idle_pools(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with PgBouncer(server, "transaction") as bouncer:
+        pool = make_pool_behind(bouncer)
+        assert query(pool) == 42
+        bouncer.console("SHUTDOWN WAIT_FOR_CLIENTS")
+        late = make_pool_behind(bouncer, min_size=0, timeout=0.3)
+        with pytest.raises(CheckoutTimeout, match="refused"):
+            query(late)
+        assert query(pool) == 42
+        assert bouncer.running
+        pool.close()
+        wait_until(lambda: not bouncer.running)
+
+
+@in_both_modes_of_ours
+def test_while_the_server_is_away_a_checkout_succeeds_and_its_statement_fails(
+    server: EmbeddedServer, make_ledger: Callable[..., Ledger], our_mode: Mode
+) -> None:
+    with PgBouncer(server, "transaction", query_wait_timeout=0.5) as bouncer:
+        ledger = make_ledger(bouncer, our_mode)
+        ledger.write()
+        server.stop("fast")
+        try:
+            # PgBouncer answers logins itself, once it knows the database.
+            while len(ledger.failures) < 2:
+                ledger.write(max_attempts=1)
+        finally:
+            server.start()
+        assert all(is_server_away(failure) for failure in ledger.failures)
+        assert not any(isinstance(failure, PoolError) for failure in ledger.failures)
+        assert "server login has been failing" in str(ledger.failures[-1])
+        ledger.write()
+        assert len(ledger.acknowledged) == 2
+        assert ledger.rows == sorted(ledger.acknowledged)
+
+
+def test_a_ping_during_a_pause_costs_a_connection_and_no_request(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+) -> None:
+    with ThreadPoolExecutor(1) as thread, PgBouncer(server, "transaction") as bouncer:
+        pool = make_pool_behind(bouncer, check_after=0.5, check_timeout=0.2)
+        assert query(pool) == 42
+        bouncer.console("PAUSE")
+        due = monotonic() + 0.5
+        wait_until(lambda: monotonic() > due)
+        answer = thread.submit(query, pool)
+        # It waits on a fresh one.
+        wait_until(lambda: pool.snapshot().counters.closed["dead"] == 1)
+        assert not answer.done()
+        bouncer.console("RESUME")
+        assert answer.result(10.0) == 42
+
+
+# A COMMIT whose answer was lost with PgBouncer itself.
+
+
+@in_all_modes
+def test_a_commit_under_way_when_pgbouncer_dies_is_found_out(
+    server: EmbeddedServer,
+    make_ledger: Callable[..., Ledger],
+    poolers_mode: Mode,
+    our_mode: Mode,
+) -> None:
+    with ThreadPoolExecutor(1) as thread, PgBouncer(server, poolers_mode) as bouncer:
+        ledger = make_ledger(bouncer, our_mode)
+        # COMMIT takes a while.
+        ledger.ask(
+            "CREATE OR REPLACE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END'",
+            "CREATE CONSTRAINT TRIGGER dawdle AFTER INSERT ON ledger "
+            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dawdle()",
+        )
+        written = thread.submit(ledger.write)
+        wait_until(
+            lambda: ledger.ask(
+                "SELECT 1 FROM pg_stat_activity WHERE query = 'COMMIT' AND state = 'active'"
+            )
+        )
+        crash(bouncer, server)
+        written.result(10.0)
+        assert ledger.failures == []
+        assert ledger.rows == ledger.acknowledged == [0]
+
+
+# State of sessions, cursors and prepared statements.
+
+
+@in_all_modes
+def test_a_server_side_cursor_within_a_transaction_works(
+    server: EmbeddedServer,
+    make_ledger: Callable[..., Ledger],
+    poolers_mode: Mode,
+    our_mode: Mode,
+) -> None:
+    with PgBouncer(server, poolers_mode) as bouncer:
+        alias = make_ledger(bouncer, our_mode).alias
+        with transaction.atomic(using=alias), connections[alias].chunked_cursor() as cursor:
+            cursor.execute("SELECT generate_series(1, 300)")
+            assert len(cursor.fetchmany(100)) == 100
+            assert len(cursor.fetchall()) == 200
+        connections[alias].close()
+
+
+@in_all_modes
+def test_state_of_a_session_is_kept_by_session_mode_alone(
+    server: EmbeddedServer,
+    make_ledger: Callable[..., Ledger],
+    poolers_mode: Mode,
+    our_mode: Mode,
+) -> None:
+    with PgBouncer(server, poolers_mode) as bouncer:
+        alias = make_ledger(bouncer, our_mode).alias
+
+        def ask(statement: str) -> Any:
+            with connections[alias].cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchone()[0] if cursor.description else None
+
+        # Kept by our transaction mode to the end of the request, and yet PgBouncer moves it.
+        ask("SET statement_timeout = 54321")
+        ask("SELECT pg_advisory_lock(1)")
+        ask("LISTEN news")
+        ask("CREATE TEMPORARY TABLE mine (x int)")
+        held = ask("SELECT pg_backend_pid()")
+        with psycopg.connect(**bouncer.parameters("postgres")) as other:
+            # In transaction mode it is served by the session that was used last.
+            row = other.execute("SELECT pg_backend_pid(), current_setting('statement_timeout')")
+            theirs, leaked = row.fetchone() or (None, None)
+            assert (theirs == held) == (leaked == "54321ms") == (poolers_mode == "transaction")
+            kept = [
+                ask("SHOW statement_timeout") == "54321ms",
+                ask("SELECT pg_advisory_unlock(1)"),
+                bool(ask("SELECT count(*) FROM pg_listening_channels()")),
+                ask("SELECT to_regclass('pg_temp.mine') IS NOT NULL"),
+            ]
+        assert kept == [poolers_mode == "session"] * 4
+        connections[alias].close()
+
+
+@pytest.mark.skipif(pgbouncer.version() < (1, 21), reason="PgBouncer has it since 1.21")
+@in_both_modes_of_ours
+def test_prepared_statements_move_with_max_prepared_statements(
+    server: EmbeddedServer, make_database: MakeDatabase, our_mode: Mode
+) -> None:
+    with PgBouncer(server, "transaction", max_prepared_statements=100) as bouncer:
+        options = {"server_side_binding": True, "prepare_threshold": 0}
+        alias = make_database(server, options=options, pool_mode=our_mode)
+        connections.settings[alias].update(HOST=bouncer.host, PORT=bouncer.port)
+        sessions = set()
+        with ExitStack() as stack:
+            for number in range(3):
+                with connections[alias].cursor() as cursor:
+                    cursor.execute("SELECT %s::int, pg_backend_pid()", [number])
+                    answer, session = cursor.fetchone()
+                assert answer == number
+                sessions.add(session)
+                # Takes the session that was just used.
+                other = stack.enter_context(psycopg.connect(**bouncer.parameters("postgres")))
+                assert other.execute("SELECT pg_backend_pid()").fetchone() == (session,)
+        assert len(sessions) == 3
+        connections[alias].close()
+
+
+# Refusals at login.
+
+
+@pytest.mark.parametrize("why", ["disabled", "SSL required", "login rejected"])
+def test_refusals_that_waiting_does_not_mend_are_told_at_once(
+    server: EmbeddedServer, make_pool_behind: MakePoolBehind, why: str
+) -> None:
+    with PgBouncer(server, "transaction") as bouncer:
+        if why == "disabled":
+            bouncer.console("DISABLE postgres")
+        elif why == "SSL required":
+            bouncer.require_tls()
+        else:
+            bouncer.reject_databases()
+        pool = make_pool_behind(bouncer, parameters={"sslmode": "disable"}, min_size=0)
+        with pytest.raises(ConnectFailed, match=why):
+            query(pool)
+
+
+# What ``manage.py check --database`` says where PgBouncer lets the site's role on to its console.
+
+NO_CURSORS = {"DISABLE_SERVER_SIDE_CURSORS": True}
+PREPARING = {"server_side_binding": True, "prepare_threshold": 0}
+FITTING = {"query_wait_timeout": 5, "default_pool_size": 10, "max_client_conn": 100}
+# Where there is no such setting, it is off.
+NOT_FOLLOWING = {"max_prepared_statements": 0} if pgbouncer.version() >= (1, 21) else {}
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that tells of more."""
+    for name in ("WEB_CONCURRENCY", "GUNICORN_CMD_ARGS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def check_behind(
+    server: EmbeddedServer, make_database: MakeDatabase, one_process: None
+) -> Callable[..., list[CheckMessage]]:
+    """Check a database that leads to PgBouncer, but for what is not about PgBouncer."""
+
+    def check(
+        bouncer: PgBouncer,
+        entry: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        **pool: Any,
+    ) -> list[CheckMessage]:
+        alias = make_database(server, options=options, **{"max_size": 4, **pool})
+        connections.settings[alias].update(HOST=bouncer.host, PORT=bouncer.port, **(entry or {}))
+        return [each for each in check_database_backends(databases=[alias]) if alias in each.msg]
+
+    return check
+
+
+def ids(messages: list[CheckMessage]) -> list[str]:
+    return [str(message.id).removeprefix("django_pooled.") for message in messages]
+
+
+@pytest.mark.parametrize(
+    ("settings", "entry", "options", "pool", "expected"),
+    [
+        ({}, NO_CURSORS, {}, {}, []),
+        ({}, {}, {}, {}, ["W015"]),
+        ({}, NO_CURSORS, {"assume_role": "x"}, {}, ["W014"]),
+        (NOT_FOLLOWING, NO_CURSORS, PREPARING, {}, ["W013"]),
+        ({"max_client_conn": 15}, NO_CURSORS, {}, {"max_size": 16}, ["W010"]),
+        ({"max_client_conn": 15}, NO_CURSORS, {}, {"max_size": 15}, []),
+        ({"default_pool_size": 3}, NO_CURSORS, {}, {}, []),
+        ({"client_idle_timeout": 60}, NO_CURSORS, {}, {}, ["W011"]),
+        ({"client_idle_timeout": 60}, NO_CURSORS, {}, {"min_size": 0, "max_idle": 60.0}, []),
+        ({"query_wait_timeout": 11}, NO_CURSORS, {}, {}, ["W018"]),
+        ({"query_wait_timeout": 0}, NO_CURSORS, {}, {}, ["W018"]),
+        ({"query_wait_timeout": 10}, NO_CURSORS, {}, {}, []),
+    ],
+)
+def test_the_check_compares_the_settings_of_both_in_transaction_mode(
+    server: EmbeddedServer,
+    check_behind: Callable[..., list[CheckMessage]],
+    settings: dict[str, Any],
+    entry: dict[str, Any],
+    options: dict[str, Any],
+    pool: dict[str, Any],
+    expected: list[str],
+) -> None:
+    given: dict[str, Any] = {**FITTING, **settings}
+    with PgBouncer(server, "transaction", **given) as bouncer:
+        first, *others = check_behind(bouncer, entry, options, **pool)
+    assert first.id == "django_pooled.W012"
+    assert "PgBouncer in transaction mode" in first.msg
+    assert ids(others) == expected
+    assert all(message.hint for message in others)
+
+
+@pytest.mark.skipif(pgbouncer.version() < (1, 21), reason="PgBouncer has it since 1.21")
+def test_the_check_knows_when_pgbouncer_follows_prepared_statements(
+    server: EmbeddedServer, check_behind: Callable[..., list[CheckMessage]]
+) -> None:
+    given: dict[str, Any] = {**FITTING, "max_prepared_statements": 100}
+    with PgBouncer(server, "transaction", **given) as bouncer:
+        assert ids(check_behind(bouncer, NO_CURSORS, PREPARING)) == ["W012"]
+
+
+@pytest.mark.parametrize(("pool_size", "expected"), [(4, ["W012"]), (3, ["W012", "W010"])])
+def test_the_check_knows_that_in_session_mode_pools_have_to_fit_and_nothing_else_matters(
+    server: EmbeddedServer,
+    check_behind: Callable[..., list[CheckMessage]],
+    pool_size: int,
+    expected: list[str],
+) -> None:
+    given: dict[str, Any] = {**FITTING, "default_pool_size": pool_size}
+    with PgBouncer(server, "session", **given) as bouncer:
+        messages = check_behind(bouncer, {}, {**PREPARING, "assume_role": "x"}, reset="discard")
+    assert ids(messages) == expected
+    assert "session mode" in messages[-1].msg
+
+
+def test_the_check_believes_what_is_said_of_a_single_database(
+    server: EmbeddedServer, check_behind: Callable[..., list[CheckMessage]]
+) -> None:
+    given: dict[str, Any] = {**FITTING, "database_options": "pool_mode=session pool_size=2"}
+    with PgBouncer(server, "transaction", **given) as bouncer:
+        messages = check_behind(bouncer, NO_CURSORS)
+    assert ids(messages) == ["W012", "W010"]
+    assert "has 2 for all" in messages[1].msg
+
+
+def test_the_check_says_that_statement_mode_refuses_transactions(
+    server: EmbeddedServer, check_behind: Callable[..., list[CheckMessage]]
+) -> None:
+    with PgBouncer(server, "statement") as bouncer:
+        (message,) = check_behind(bouncer, NO_CURSORS)
+    assert message.id == "django_pooled.W009"
+    assert "statement pooling mode" in message.msg
+
+
+def test_the_settings_of_the_page_fit_together(
+    server: EmbeddedServer, check_behind: Callable[..., list[CheckMessage]]
+) -> None:
+    ini, python = re.findall(r"```(?:ini|python)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    config = ConfigParser()
+    config.read_string(ini)
+    settings: dict[str, Any] = dict(config["pgbouncer"])
+    assigned = [each for each in ast.parse(python).body if isinstance(each, ast.Assign)]
+    databases, silenced = (ast.literal_eval(each.value) for each in assigned)
+    entry = databases["default"]
+    options = entry.pop("OPTIONS")
+    meant = {name: entry[name] for name in ("ENGINE", "DISABLE_SERVER_SIDE_CURSORS")}
+    with PgBouncer(server, **settings) as bouncer:
+        messages = check_behind(bouncer, meant, **options["pool"])
+    assert [message.id for message in messages] == silenced

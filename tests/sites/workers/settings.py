@@ -1,0 +1,24 @@
+"""Settings of the site; everything that tests choose comes from the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import dj_database_url
+
+SECRET_KEY = "only for tests"
+USE_TZ = True
+ALLOWED_HOSTS = ["*"]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+ROOT_URLCONF = "tests.sites.workers.urls"
+WSGI_APPLICATION = "tests.sites.workers.wsgi.application"
+INSTALLED_APPS = ["django_pooled", "tests.app"]
+MIDDLEWARE: list[str] = []
+
+DATABASES = {
+    "default": {
+        **dj_database_url.parse(os.environ["DATABASE_URL"], engine="django_pooled"),
+        "OPTIONS": {"pool": json.loads(os.environ.get("POOL", "{}"))},
+    },
+}

@@ -1,0 +1,182 @@
+"""poolstats --format prometheus: what Prometheus's own parser makes of it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from django_pooled.poolstats import prometheus
+from django_pooled.poolstats.server_view import ServerView
+from django_pooled.stats.histogram import BOUNDS
+from tests.support.reports import overview, pool, process, times
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from django_pooled.poolstats.overview import Overview
+
+PID = {"database": "default", "pid": "4121"}
+
+
+def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Return each sample, after making sure that there is no other of its name and labels."""
+    found: dict[Any, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            key = sample.name, frozenset(sample.labels.items())
+            assert key not in found
+            found[key] = sample.value
+    return found
+
+
+def value(look: Overview, name: str, labels: Mapping[str, str] = PID) -> float | None:
+    key = f"django_pooled_{name}", frozenset(labels.items())
+    return samples(prometheus.render(look)).get(key)
+
+
+def everything() -> Overview:
+    """Return an overview in which no figure is missing or zero."""
+    busy = pool(
+        idle=1,
+        in_use=2,
+        waiting=3,
+        longest_waiting=1.25,
+        closed={"dead": 4},
+        restarts={"40001": 3, "lost": 1},
+        restarted={"40001": {"committed": 2, "failed": 1}},
+        refused_restarts={"budget": 5},
+        pinned={"SET": 2},
+        lost_commits={"committed": 1},
+        wait=times(0.00005, 0.002, 0.002, 500.0),
+    )
+    server = ServerView("default", max_connections=100, used=3, blocked=2, states={"idle": 3})
+    away = ServerView("replica", error="refused")
+    return overview(process(busy), process(pool(), pid=4122), servers=[server, away])
+
+
+def test_a_line_is_a_comment_or_a_sample() -> None:
+    line = re.compile(
+        r"# (HELP django_pooled_\w+ \S.*|TYPE django_pooled_\w+ (counter|gauge|histogram))"
+        r'|django_pooled_\w+(\{(\w+="([^"\\\n]|\\[\\"n])*",?)+\})? -?[0-9.e+-]+'
+    )
+    text = prometheus.render(everything())
+    assert [found for found in text.splitlines() if not line.fullmatch(found)] == []
+    assert text.endswith("\n")
+
+
+def test_the_samples_of_a_metric_stand_together_below_one_help_and_one_type() -> None:
+    blocks: list[str] = []
+    kinds: dict[str, str] = {}
+    for line in prometheus.render(everything()).splitlines():
+        if line.startswith("# HELP "):
+            blocks.append(line.split()[2])
+        elif line.startswith("# TYPE "):
+            name, kind = line.split()[2:]
+            assert blocks[-1] == name
+            kinds[name] = kind
+        else:
+            name = line.partition("{")[0].partition(" ")[0]
+            stem = blocks[-1]
+            parts = {f"{stem}_bucket", f"{stem}_sum", f"{stem}_count"}
+            assert name in (parts if kinds[stem] == "histogram" else {stem})
+    assert len(blocks) == len(set(blocks))
+    assert all(name.endswith("_total") == (kind == "counter") for name, kind in kinds.items())
+
+
+def test_a_histogram_counts_upwards_to_all_and_has_their_sum() -> None:
+    found = samples(prometheus.render(everything()))
+    name = "django_pooled_checkout_wait_seconds"
+    pairs = [
+        (dict(labels)["le"], count)
+        for (metric, labels), count in found.items()
+        if metric == f"{name}_bucket" and ("pid", "4121") in labels
+    ]
+    buckets = sorted((float(bound), count) for bound, count in pairs)
+    counts = dict(buckets)
+    assert [bound for bound, _ in buckets] == pytest.approx([*BOUNDS, float("inf")])
+    assert [count for _, count in buckets] == sorted(count for _, count in buckets)
+    assert (counts[0.0001], counts[0.0015], counts[0.0022], counts[100.0]) == (1, 1, 3, 3)
+    assert counts[float("inf")] == found[f"{name}_count", frozenset(PID.items())] == 4
+    assert found[f"{name}_sum", frozenset(PID.items())] == pytest.approx(500.00405)
+    # Without the noise of binary fractions, or a query would not find them.
+    assert {len(bound) for bound, _ in pairs} <= {1, 2, 3, 4, 5, 6, 7}
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "expected"),
+    [
+        ("pool_in_use", {}, 2),
+        ("pool_waiting", {}, 3),
+        ("pool_longest_waiting_seconds", {}, 1.25),
+        ("connections_closed_total", {"reason": "dead"}, 4),
+        ("connections_closed_total", {"reason": "drained"}, 0),
+        ("restarts_total", {"sqlstate": "40001"}, 3),
+        ("restart_outcomes_total", {"sqlstate": "40001", "outcome": "failed"}, 1),
+        ("restarts_refused_total", {"reason": "budget"}, 5),
+        ("restarts_refused_total", {"reason": "deadline"}, 0),
+        ("pinned_total", {"state": "SET"}, 2),
+        ("lost_commits_total", {"outcome": "committed"}, 1),
+        ("lost_commits_total", {"outcome": "unknown"}, 0),
+    ],
+)
+def test_a_figure_of_a_pool_is_a_sample(name: str, labels: dict[str, str], expected: float) -> None:
+    assert value(everything(), name, {**PID, **labels}) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "expected"),
+    [
+        ("silent_processes", {}, 0),
+        ("server_up", {"database": "default"}, 1),
+        ("server_up", {"database": "replica"}, 0),
+        ("server_max_connections", {"database": "default"}, 100),
+        ("server_max_connections", {"database": "replica"}, None),
+        ("server_free_connections", {"database": "default"}, 97),
+        ("server_blocked_sessions", {"database": "default"}, 2),
+        ("server_sessions", {"database": "default", "state": "idle"}, 3),
+    ],
+)
+def test_a_figure_of_a_server_is_a_sample(
+    name: str, labels: dict[str, str], expected: float | None
+) -> None:
+    assert value(everything(), name, labels) == expected
+
+
+def test_what_a_pool_does_not_have_is_no_zero() -> None:
+    older = pool(retry_budget_left=None)
+    for key in ("longest_waiting", "age", "wait", "closed", "restarted", "exhausted"):
+        del older[key]
+    look = overview(process(older))
+    assert value(look, "retry_budget_left") is None
+    assert value(look, "pool_longest_waiting_seconds") is None
+    assert value(look, "checkouts_exhausted_total") is None
+    assert value(look, "checkout_wait_seconds_count") == 0
+    assert value(look, "checkouts_total") == 7
+
+
+def test_nobody_waiting_is_a_zero() -> None:
+    assert value(overview(), "pool_longest_waiting_seconds") == 0
+
+
+def test_pools_with_the_same_labels_are_added_up() -> None:
+    wait, restarted = times(0.001), {"40001": {"committed": 1}}
+    rows = [
+        pool(in_use=2, longest_waiting=1.0, retry_budget_left=7.0, wait=wait, restarted=restarted),
+        pool(in_use=3, longest_waiting=9.0, retry_budget_left=5.0, wait=wait, restarted=restarted),
+    ]
+    look = overview(process(*rows))
+    assert value(look, "pool_in_use") == 5
+    assert value(look, "pool_longest_waiting_seconds") == 9
+    assert value(look, "retry_budget_left") == 5
+    assert value(look, "checkout_wait_seconds_count") == 2
+    labels = {**PID, "sqlstate": "40001", "outcome": "committed"}
+    assert value(look, "restart_outcomes_total", labels) == 2
+
+
+@pytest.mark.parametrize("alias", ['quo"te', "back\\slash", "new\nline", "\\n", "é", "a,b}="])
+def test_any_alias_can_be_a_label(alias: str) -> None:
+    look = overview(process(pool(alias)))
+    assert value(look, "pool_idle", {"database": alias, "pid": "4121"}) == 1
