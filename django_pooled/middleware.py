@@ -139,8 +139,8 @@ def unavailable_response(
 
     Returns:
         The response, or None if *error* is anything but a database that can't be had. An
-        `django_pooled.AmbiguousCommit` is not: the transaction may have been committed, and who sends the
-        request again would double its effect.
+        `django_pooled.AmbiguousCommit` is not: the transaction may have been committed, and a
+        repeated request would double its effect.
     """
     if not is_server_away(error) or _is_ambiguous(error):
         return None

@@ -37,7 +37,8 @@ connection_discarded: Signal = Signal()
 """Sent when a pool has closed a connection, in whatever thread that was.
 
 Also ``reason``: 'idle' for ``max_idle``; older than its 'lifetime'; found 'dead' at a check; an
-'error' while in use; a failed 'reset'; or 'drained', after a failover or with the pool. A receiver must not wait for the pool: its lock may be held.
+'error' while in use; a failed 'reset'; or 'drained', after a failover or with the pool. A receiver
+must not wait for the pool: its lock may be held.
 """
 
 transaction_restarting: Signal = Signal()
