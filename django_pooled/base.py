@@ -19,5 +19,5 @@ class DatabaseWrapper(wrapper.DatabaseWrapper):
     the pool calls when it has opened one; its ``get_new_connection()`` is left out.
     """
 
-    validation_class = DatabaseValidation
+    validation_class: type[DatabaseValidation] = DatabaseValidation
     """What ``check --database`` asks of the server."""
