@@ -5,14 +5,11 @@ It lies beside them, so that none of the three has to import another; the wheel 
 
 from __future__ import annotations
 
-from .server import (
-    EmbeddedServer,
-    ServerError,
-    all_binaries,
-    find_binaries,
-    free_port,
-    process_table,
-)
+from .binaries import all_binaries, find_binaries
+from .errors import ServerError
+from .ports import free_port, take_share
+from .processes import process_table
+from .server import EmbeddedServer
 
 __all__ = [
     "EmbeddedServer",
@@ -21,4 +18,5 @@ __all__ = [
     "find_binaries",
     "free_port",
     "process_table",
+    "take_share",
 ]

