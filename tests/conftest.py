@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from embedded_postgres import free_port, take_share
-from tests.servers.fault_proxy import FaultProxy
+from tests.servers.fault_proxy import FaultProxy, ProxyProcess
 from tests.servers.postgresql import Servers, versions
 from tests.support import attempts as replaying
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.support.pools"]
 
 TESTS = Path(__file__).parent
+
+_numbers = itertools.count()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,12 +56,44 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="session")
-def server(servers: Servers) -> Iterator[EmbeddedServer]:
+def shared(servers: Servers) -> Callable[[str], EmbeddedServer]:
+    """The session's servers by version, started when first asked for."""
+
+    @functools.cache
+    def started(version: str) -> EmbeddedServer:
+        made = servers.make(version)
+        made.start()
+        return made
+
+    return started
+
+
+@pytest.fixture(scope="session")
+def server(shared: Callable[[str], EmbeddedServer]) -> EmbeddedServer:
     """The server of Django's test database; not to be stopped, and with no data to be relied on."""
-    made = servers.make()
-    made.start()
-    yield made
-    servers.remove(made)
+    return shared(versions()[-1])
+
+
+@pytest.fixture(params=versions(), ids=lambda version: f"postgresql{version}")
+def shared_server(
+    request: pytest.FixtureRequest, shared: Callable[[str], EmbeddedServer]
+) -> EmbeddedServer:
+    """As ``server``, once of the oldest and once of the newest version."""
+    return shared(request.param)
+
+
+@pytest.fixture
+def own_database(shared_server: EmbeddedServer) -> Iterator[str]:
+    """A new database of the shared server; roles that the test makes go with it."""
+    with psycopg.connect(**shared_server.parameters(), autocommit=True) as admin:
+        name = f"own_{next(_numbers)}"
+        admin.execute(f"CREATE DATABASE {name}")
+        roles = "SELECT rolname FROM pg_roles"
+        before = set(admin.execute(roles))
+        yield name
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        for (role,) in set(admin.execute(roles)) - before:
+            admin.execute(f"DROP ROLE {role}")
 
 
 @pytest.fixture
@@ -84,13 +121,32 @@ def own_server(
     return make_server(request.param)
 
 
+@pytest.fixture(scope="session")
+def proxy_process() -> Iterator[Callable[[], ProxyProcess]]:
+    """The process of this session's proxies, made when it is first asked for."""
+    made: list[ProxyProcess] = []
+
+    def process() -> ProxyProcess:
+        # A test that ran into its time limit may have left one out of step.
+        if not made or not made[-1].usable:
+            made.append(ProxyProcess())
+        return made[-1]
+
+    yield process
+    for one in made:
+        one.close()
+
+
 @pytest.fixture
-def make_proxy() -> Iterator[Callable[[EmbeddedServer], FaultProxy]]:
+def make_proxy(
+    proxy_process: Callable[[], ProxyProcess],
+) -> Iterator[Callable[[EmbeddedServer], FaultProxy]]:
     """Put a proxy before a server."""
     mine: list[FaultProxy] = []
 
     def make(server: EmbeddedServer) -> FaultProxy:
-        mine.append(FaultProxy(server.host, server.port, listen=free_port()))
+        process = proxy_process()
+        mine.append(FaultProxy(server.host, server.port, listen=free_port(), process=process))
         return mine[-1]
 
     yield make

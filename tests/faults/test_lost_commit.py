@@ -44,8 +44,10 @@ QUICK = Backoff(initial=0.001, maximum=0.002)
 class Bank:
     """A row that each call raises by one, behind a proxy that can spoil the COMMIT."""
 
-    def __init__(self, alias: str, server: EmbeddedServer, proxy: FaultProxy) -> None:
-        self.alias, self.server, self.proxy = alias, server, proxy
+    def __init__(
+        self, alias: str, server: EmbeddedServer, database: str, proxy: FaultProxy
+    ) -> None:
+        self.alias, self.server, self.database, self.proxy = alias, server, database, proxy
         self.attempts = 0
         self.called_back = 0
         self.ask("CREATE TABLE IF NOT EXISTS account (balance int)")
@@ -71,8 +73,12 @@ class Bank:
     def make_token_table(self) -> None:
         call_command("migrate", "django_pooled_tokens", database=self.alias, verbosity=0)
 
+    def connect(self, **more: Any) -> psycopg.Connection[Any]:
+        """Connect to its database, past the proxy."""
+        return psycopg.connect(**self.server.parameters(self.database), **more)
+
     def ask(self, statement: str) -> Any:
-        with psycopg.connect(**self.server.parameters("postgres"), autocommit=True) as connection:
+        with self.connect(autocommit=True) as connection:
             cursor = connection.execute(statement)
             return cursor.fetchone() if cursor.description else None
 
@@ -89,13 +95,26 @@ class Bank:
 
 @pytest.fixture
 def bank(
+    shared_server: EmbeddedServer,
+    own_database: str,
+    make_proxy: Callable[[EmbeddedServer], FaultProxy],
+    make_database: MakeDatabase,
+) -> Bank:
+    proxy = make_proxy(shared_server)
+    alias = make_database(shared_server, through=proxy, name=own_database, max_size=3, timeout=10.0)
+    return Bank(alias, shared_server, own_database, proxy)
+
+
+@pytest.fixture
+def lone(
     own_server: EmbeddedServer,
     make_proxy: Callable[[EmbeddedServer], FaultProxy],
     make_database: MakeDatabase,
 ) -> Bank:
+    """A bank whose server is its own, to be killed or followed by another."""
     proxy = make_proxy(own_server)
     alias = make_database(own_server, through=proxy, max_size=3, timeout=10.0)
-    return Bank(alias, own_server, proxy)
+    return Bank(alias, own_server, "postgres", proxy)
 
 
 def test_a_black_hole_in_the_body_leaves_no_locks_to_wait_for(bank: Bank) -> None:
@@ -155,23 +174,23 @@ def test_commit_check_raise_leaves_it_to_the_caller(bank: Bank) -> None:
 
 @pytest.fixture
 def crash_before_asking(
-    bank: Bank, monkeypatch: pytest.MonkeyPatch
+    lone: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[[], object]], None]:
     """Have the server crash and start again after the fault, before anything can be asked.
 
     To be called with what is to be done after its start, if anything.
     """
-    pool = cast("DatabaseWrapper", connections[bank.alias]).pool
+    pool = cast("DatabaseWrapper", connections[lone.alias]).pool
     assert pool is not None
-    connections[bank.alias].ensure_connection()
+    connections[lone.alias].ensure_connection()
     checkout = pool.checkout
     crashed: list[bool] = []
 
     def crash_first() -> Any:
         if not crashed:
             crashed.append(True)
-            bank.server.kill()
-            bank.server.start()
+            lone.server.kill()
+            lone.server.start()
             for work in afterwards:
                 work()
         return checkout()
@@ -182,58 +201,58 @@ def crash_before_asking(
 
 
 @pytest.mark.usefixtures("crash_before_asking")
-def test_a_server_that_crashed_meanwhile_makes_a_found_commit_doubtful(bank: Bank) -> None:
+def test_a_server_that_crashed_meanwhile_makes_a_found_commit_doubtful(lone: Bank) -> None:
     # After a crash the same id may belong to somebody else's transaction.
-    bank.proxy.fault_at_commit("answer_lost")
+    lone.proxy.fault_at_commit("answer_lost")
     with pytest.raises(AmbiguousCommit):
-        retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
-    assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 0)
+        retry_transaction(using=lone.alias, backoff=QUICK)(lone.deposit)()
+    assert (lone.attempts, lone.balance, lone.called_back) == (1, 1, 0)
 
 
 @pytest.mark.usefixtures("crash_before_asking")
 @pytest.mark.parametrize("mode", ["xid", "token", "idempotent"])
 def test_an_id_that_a_crashed_server_does_not_know_was_never_committed(
-    bank: Bank, mode: str
+    lone: Bank, mode: str
 ) -> None:
-    bank.make_token_table()
-    bank.proxy.fault_at_commit("refused")
-    retry_transaction(using=bank.alias, commit_check=mode, backoff=QUICK)(bank.deposit)()
-    assert (bank.attempts, bank.balance, bank.called_back) == (2, 1, 1)
+    lone.make_token_table()
+    lone.proxy.fault_at_commit("refused")
+    retry_transaction(using=lone.alias, commit_check=mode, backoff=QUICK)(lone.deposit)()
+    assert (lone.attempts, lone.balance, lone.called_back) == (2, 1, 1)
 
 
 @pytest.mark.usefixtures("crash_before_asking")
-def test_a_token_outlives_the_crash_of_the_server(bank: Bank) -> None:
-    bank.make_token_table()
-    bank.proxy.fault_at_commit("answer_lost")
-    retry_transaction(using=bank.alias, commit_check="token", backoff=QUICK)(bank.deposit)()
-    assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 1)
+def test_a_token_outlives_the_crash_of_the_server(lone: Bank) -> None:
+    lone.make_token_table()
+    lone.proxy.fault_at_commit("answer_lost")
+    retry_transaction(using=lone.alias, commit_check="token", backoff=QUICK)(lone.deposit)()
+    assert (lone.attempts, lone.balance, lone.called_back) == (1, 1, 1)
 
 
 @pytest.mark.usefixtures("crash_before_asking")
 def test_what_is_idempotent_is_run_again_where_it_cannot_be_told(
-    bank: Bank, caplog: pytest.LogCaptureFixture
+    lone: Bank, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bank.proxy.fault_at_commit("answer_lost")
-    retry_transaction(using=bank.alias, commit_check="idempotent", backoff=QUICK)(bank.deposit)()
-    assert (bank.attempts, bank.balance, bank.called_back) == (2, 2, 1)
+    lone.proxy.fault_at_commit("answer_lost")
+    retry_transaction(using=lone.alias, commit_check="idempotent", backoff=QUICK)(lone.deposit)()
+    assert (lone.attempts, lone.balance, lone.called_back) == (2, 2, 1)
     # Taken for failed is not found to have failed.
-    assert bank.lost_commits == {"unknown": 1}
+    assert lone.lost_commits == {"unknown": 1}
     assert "COMMIT had no answer, and is unknown" in caplog.text
 
 
 @pytest.mark.usefixtures("crash_before_asking")
-def test_what_may_have_been_committed_never_ends_as_a_plain_failure(bank: Bank) -> None:
+def test_what_may_have_been_committed_never_ends_as_a_plain_failure(lone: Bank) -> None:
     def deposit() -> None:
-        if bank.attempts:
+        if lone.attempts:
             raise LookupError("no such account any more")
-        bank.deposit()
+        lone.deposit()
 
-    bank.proxy.fault_at_commit("answer_lost")
+    lone.proxy.fault_at_commit("answer_lost")
     with pytest.raises(AmbiguousCommit) as raised:
-        retry_transaction(using=bank.alias, commit_check="idempotent", backoff=QUICK)(deposit)()
+        retry_transaction(using=lone.alias, commit_check="idempotent", backoff=QUICK)(deposit)()
     assert isinstance(raised.value.__cause__, LookupError)
-    assert bank.balance == 1
-    assert bank.lost_commits == {"unknown": 1}
+    assert lone.balance == 1
+    assert lone.lost_commits == {"unknown": 1}
 
 
 def test_what_is_idempotent_is_not_run_again_where_it_can_be_told(bank: Bank) -> None:
@@ -374,7 +393,7 @@ def test_the_sweep_finds_old_tokens_by_an_index(bank: Bank) -> None:
         "generate_series(1, 20000)"
     )
     bank.ask("ANALYZE django_pooled_token")
-    with psycopg.connect(**bank.server.parameters("postgres")) as connection:
+    with bank.connect() as connection:
         plan = connection.execute(f"EXPLAIN {table.SWEEP}").fetchall()
     assert "created_at" in str([line for (line,) in plan if "Index Cond" in line])
     assert not any("Seq Scan" in line for (line,) in plan)
@@ -539,7 +558,7 @@ def far(bank: Bank) -> Bank:
     bank.ask("CREATE EXTENSION postgres_fdw")
     bank.ask(
         f"CREATE SERVER itself FOREIGN DATA WRAPPER postgres_fdw "
-        f"OPTIONS (host '{server.host}', port '{server.port}', dbname 'postgres')"
+        f"OPTIONS (host '{server.host}', port '{server.port}', dbname '{bank.database}')"
     )
     bank.ask(
         f"CREATE USER MAPPING FOR {server.user} SERVER itself "
@@ -586,7 +605,7 @@ def test_foreign_rows_are_not_written_again_when_commit_fails_after_theirs(far: 
             cursor.execute("SELECT count(*) FROM shift")
             conflict = far.attempts == 1
             if conflict:
-                other = psycopg.connect(**far.server.parameters("postgres"))
+                other = far.connect()
                 other.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
                 other.execute("SELECT count(*) FROM shift")
                 other.execute("INSERT INTO shift VALUES ('late')")
@@ -805,7 +824,7 @@ def test_a_notification_alone_is_sent_once_though_the_answer_is_lost(
         with connections[bank.alias].cursor() as cursor:
             NOTIFICATIONS[way](cursor)
 
-    with psycopg.connect(**bank.server.parameters("postgres"), autocommit=True) as listener:
+    with bank.connect(autocommit=True) as listener:
         listener.execute("LISTEN paid")
         bank.proxy.fault_at_commit("answer_lost")
         tell()
@@ -858,7 +877,9 @@ def test_behind_pgbouncer_it_is_found_out_too(
     with PgBouncer(bank.server, pool_mode) as pooler:
         # The fault strikes between the client and PgBouncer.
         bank.proxy.retarget(pooler.host, pooler.port)
-        bank.alias = make_database(bank.server, through=bank.proxy, max_size=3, timeout=10.0)
+        bank.alias = make_database(
+            bank.server, through=bank.proxy, name=bank.database, max_size=3, timeout=10.0
+        )
         for _ in range(3):
             retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
         bank.proxy.fault_at_commit(kind)
@@ -877,7 +898,7 @@ def test_a_server_lost_behind_pgbouncer_is_found_out_too(
 ) -> None:
     # The fault strikes between PgBouncer and the server.
     with PgBouncer(bank.server, pool_mode, port=bank.proxy.port) as pooler:
-        bank.alias = make_database(bank.server, max_size=3, timeout=10.0)
+        bank.alias = make_database(bank.server, name=bank.database, max_size=3, timeout=10.0)
         connections.settings[bank.alias]["PORT"] = pooler.port
         retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
         if fault == "answer_cut":
@@ -904,7 +925,7 @@ def test_without_a_server_to_ask_the_commit_stays_ambiguous(
         wait_until(proxy.triggered)
         proxy.down()
 
-    @retry_transaction(using=alias, backoff=QUICK)
+    @retry_transaction(using=alias, backoff=QUICK, deadline=2.0)
     def insert() -> None:
         with connections[alias].cursor() as cursor:
             cursor.execute("INSERT INTO unasked VALUES (1)")
@@ -1050,18 +1071,18 @@ def test_a_caller_s_own_check_that_loses_its_connection_is_asked_again(bank: Ban
 
 
 def test_an_id_that_a_crashed_server_gave_to_another_is_no_proof_without_the_token(
-    bank: Bank, crash_before_asking: Callable[[Callable[[], object]], None]
+    lone: Bank, crash_before_asking: Callable[[Callable[[], object]], None]
 ) -> None:
-    bank.make_token_table()
+    lone.make_token_table()
 
     def give_the_id_to_others() -> None:
         for _ in range(5):
-            bank.ask("SELECT pg_current_xact_id()")
+            lone.ask("SELECT pg_current_xact_id()")
 
     crash_before_asking(give_the_id_to_others)
-    bank.proxy.fault_at_commit("refused")
-    retry_transaction(using=bank.alias, commit_check="token", backoff=QUICK)(bank.deposit)()
-    assert (bank.attempts, bank.balance, bank.called_back) == (2, 1, 1)
+    lone.proxy.fault_at_commit("refused")
+    retry_transaction(using=lone.alias, commit_check="token", backoff=QUICK)(lone.deposit)()
+    assert (lone.attempts, lone.balance, lone.called_back) == (2, 1, 1)
 
 
 @pytest.fixture
@@ -1108,27 +1129,27 @@ def test_a_token_is_shown_as_its_uuid() -> None:
 
 
 def test_a_server_that_is_no_successor_is_not_believed(
-    bank: Bank, make_server: Callable[..., EmbeddedServer]
+    lone: Bank, make_server: Callable[..., EmbeddedServer]
 ) -> None:
     other = make_server(fresh=True)
     with psycopg.connect(**other.parameters("postgres"), autocommit=True) as admin:
-        admin.execute(f"ALTER ROLE postgres PASSWORD '{bank.server.password}'")
-    connections[bank.alias].ensure_connection()
-    bank.proxy.retarget(other.host, other.port)
-    bank.proxy.fault_at_commit("answer_lost")
+        admin.execute(f"ALTER ROLE postgres PASSWORD '{lone.server.password}'")
+    connections[lone.alias].ensure_connection()
+    lone.proxy.retarget(other.host, other.port)
+    lone.proxy.fault_at_commit("answer_lost")
     with pytest.raises(AmbiguousCommit):
-        retry_transaction(using=bank.alias, backoff=QUICK, deadline=10.0)(bank.deposit)()
-    assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 0)
+        retry_transaction(using=lone.alias, backoff=QUICK, deadline=10.0)(lone.deposit)()
+    assert (lone.attempts, lone.balance, lone.called_back) == (1, 1, 0)
 
 
 def test_a_standby_is_asked_again_until_the_deadline(
-    bank: Bank, make_server: Callable[..., EmbeddedServer], caplog: pytest.LogCaptureFixture
+    lone: Bank, make_server: Callable[..., EmbeddedServer], caplog: pytest.LogCaptureFixture
 ) -> None:
-    standby = make_server(primary=bank.server)
-    connections[bank.alias].ensure_connection()
-    bank.proxy.retarget(standby.host, standby.port)
-    bank.proxy.fault_at_commit("answer_lost")
+    standby = make_server(primary=lone.server)
+    connections[lone.alias].ensure_connection()
+    lone.proxy.retarget(standby.host, standby.port)
+    lone.proxy.fault_at_commit("answer_lost")
     with pytest.raises(AmbiguousCommit):
-        retry_transaction(using=bank.alias, backoff=QUICK, deadline=1.0)(bank.deposit)()
+        retry_transaction(using=lone.alias, backoff=QUICK, deadline=1.0)(lone.deposit)()
     assert "a COMMIT stays unresolved: the transaction is not yet known" in caplog.text
-    assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 0)
+    assert (lone.attempts, lone.balance, lone.called_back) == (1, 1, 0)

@@ -1,7 +1,7 @@
-"""A TCP proxy between client and server that fails on demand, in a process of its own.
+"""TCP proxies between client and server that fail on demand, in another process.
 
-It can't be a thread of the test's process: psycopg's C functions hold the GIL while they wait.
-The proxy acknowledges what it receives, so a frozen connection never loses a packet as a broken
+They can't be threads of the test's process: psycopg's C functions hold the GIL while they wait.
+A proxy acknowledges what it receives, so a frozen connection never loses a packet as a broken
 network does: keepalive and ``tcp_user_timeout`` see nothing of it.
 """
 
@@ -11,6 +11,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,7 @@ from tests.servers.statement_faults import StatementFaultKind
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["FaultProxy", "Hit", "StatementFaultKind"]
+__all__ = ["FaultProxy", "Hit", "ProxyProcess", "StatementFaultKind"]
 
 
 class Hit(NamedTuple):
@@ -33,8 +34,76 @@ class Hit(NamedTuple):
     """``time.monotonic()``."""
 
 
+class ProxyProcess:
+    """A process in which proxies run; usable from several threads, one command at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_step = True
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.servers.proxy_process"],
+            cwd=Path(__file__).resolve().parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Ctrl-C in the terminal is for the test run, which then closes the proxies.
+            start_new_session=True,
+        )
+
+    @property
+    def usable(self) -> bool:
+        """Whether it lives, and no answer was given up by an exception."""
+        return self._in_step and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """What it ended with; None while it lives."""
+        return self._process.poll()
+
+    def do(self, proxy: int, command: str, **arguments: Any) -> Any:
+        """Have a proxy obey a command, and return its answer.
+
+        Args:
+            proxy: the port that it listens on.
+            command: name of a method, without "do_".
+            arguments: the method's arguments.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with self._lock:
+            self._in_step = False
+            self._process.stdin.write(json.dumps([proxy, command, arguments]) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"the proxy ended with {self._process.wait()}")
+            self._in_step = True
+        error, value = json.loads(line)
+        if error is not None:
+            raise RuntimeError(f"the proxy failed: {error}")
+        return value
+
+    def close(self) -> None:
+        """End the process, all its proxies and their connections."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
 class FaultProxy:
-    """The test's side: starts the proxy's process and commands it.
+    """The test's side of a proxy, which commands it.
 
     Each command has taken effect when it returns. The port stays the same throughout.
 
@@ -43,22 +112,19 @@ class FaultProxy:
         port: the server's port.
         listen: the proxy's own port on 127.0.0.1; outside the range of ephemeral ports, since
             it has to be had again after ``down()``.
+        process: where it is to run, beside others; by default in a process of its own.
     """
 
     host = "127.0.0.1"
 
-    def __init__(self, host: str, port: int, *, listen: int) -> None:
+    def __init__(
+        self, host: str, port: int, *, listen: int, process: ProxyProcess | None = None
+    ) -> None:
         self.port = listen
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.servers.proxy_process", host, str(port), str(listen)],
-            cwd=Path(__file__).resolve().parents[2],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            # Ctrl-C in the terminal is for the test run, which then closes the proxy.
-            start_new_session=True,
-        )
-        self._answer()
+        self.process = process or ProxyProcess()
+        self._has_a_process = process is None
+        self._closed = False
+        self._do("open", host=host, port=port)
 
     def forward(self) -> None:
         """Listen and pass everything on: the end of ``down``, ``deaf`` and ``freeze``."""
@@ -168,16 +234,11 @@ class FaultProxy:
 
     def close(self) -> None:
         """End the proxy and all its connections."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+        if self._has_a_process:
+            self.process.close()
+        elif self.process.usable and not self._closed:
+            self._do("close")
+        self._closed = True
 
     def __enter__(self) -> FaultProxy:
         return self
@@ -191,17 +252,4 @@ class FaultProxy:
         self.close()
 
     def _do(self, command: str, **arguments: Any) -> Any:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([command, arguments]) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the proxy ended with {self._process.wait()}")
-        error, value = json.loads(line)
-        if error is not None:
-            raise RuntimeError(f"the proxy failed: {error}")
-        return value
+        return self.process.do(self.port, command, **arguments)

@@ -1,4 +1,4 @@
-"""The fault proxy's own process: passes bytes on, and obeys the commands of ``FaultProxy``."""
+"""The process of fault proxies: passes bytes on, and obeys the commands of ``FaultProxy``."""
 
 from __future__ import annotations
 
@@ -263,31 +263,45 @@ class Proxy:
     async def do_established(self) -> int:
         return len(self.links)
 
+    async def do_close(self) -> None:
+        await self.do_down()
+        await self.do_cut(reset=False)
 
-async def serve(host: str, port: int, listen: int) -> None:
-    proxy = Proxy((host, port), listen)
-    await proxy.do_forward()
+
+async def obey(proxies: dict[int, Proxy], port: int, command: str, arguments: Any) -> Any:
+    """Have the proxy that listens on a port obey a command."""
+    if command == "open":
+        proxy = Proxy((arguments["host"], arguments["port"]), port)
+        await proxy.do_forward()
+        proxies[port] = proxy
+        return None
+    method: Callable[..., Awaitable[Any]] = getattr(proxies[port], f"do_{command}")
+    answer = await method(**arguments)
+    if command == "close":
+        del proxies[port]
+    return answer
+
+
+async def serve() -> None:
+    """Obey what comes in by standard input."""
+    proxies: dict[int, Proxy] = {}
     commands = asyncio.StreamReader(limit=2**20)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(commands), sys.stdin
     )
-    sys.stdout.write("[null, null]\n")
-    sys.stdout.flush()
-    # The end of the pipe is the end of the test, however it came about.
+    # The end of the pipe is the end of the tests, however it came about.
     while line := await commands.readline():
-        command, arguments = json.loads(line)
-        method: Callable[..., Awaitable[Any]] = getattr(proxy, f"do_{command}")
         try:
-            answer = [None, await method(**arguments)]
+            answer = [None, await obey(proxies, *json.loads(line))]
         except Exception as error:
             answer = [f"{type(error).__name__}: {error}", None]
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
-    await proxy.do_down()
-    await proxy.do_cut(reset=False)
+    for proxy in proxies.values():
+        await proxy.do_close()
 
 
 if __name__ == "__main__":
     # select() keeps time to the microsecond, where epoll() rounds up to milliseconds.
     loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
-    loop.run_until_complete(serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    loop.run_until_complete(serve())

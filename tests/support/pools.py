@@ -34,6 +34,7 @@ class MakeDatabase(Protocol):
         server: EmbeddedServer,
         through: FaultProxy | None = None,
         options: dict[str, Any] | None = None,
+        name: str = "postgres",
         **pool: Any,
     ) -> str: ...
 
@@ -117,13 +118,14 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def make_database(django_db_blocker: Any) -> Iterator[MakeDatabase]:
-    """Make aliases under which Django reaches the database 'postgres' of a server."""
+    """Make aliases under which Django reaches a database of a server."""
     aliases: list[str] = []
 
     def make(
         server: EmbeddedServer,
         through: FaultProxy | None = None,
         options: dict[str, Any] | None = None,
+        name: str = "postgres",
         **pool: Any,
     ) -> str:
         # Never twice: a thread that Django keeps for async views, or that a test has left behind,
@@ -132,7 +134,7 @@ def make_database(django_db_blocker: Any) -> Iterator[MakeDatabase]:
         settings = {
             **connections.settings["default"],
             **server.django_settings(),
-            "NAME": "postgres",
+            "NAME": name,
             "OPTIONS": {**(options or {}), "pool": {"timeout": 10.0, **pool}},
         }
         if through is not None:

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
-from tests.servers.postgresql import backend_count, backend_pids
+from embedded_postgres import free_port
+from tests.servers.fault_proxy import FaultProxy
+from tests.servers.postgresql import backend_count, backend_pids, stopped
 from tests.servers.statement_faults import statements
 from tests.support.waiting import wait_until
 
@@ -15,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from embedded_postgres import EmbeddedServer
-    from tests.servers.fault_proxy import FaultProxy
 
 NAME = "through the proxy"
 
@@ -349,6 +353,43 @@ def test_statements_are_cut_where_a_semicolon_ends_them() -> None:
     ]
 
 
-def test_its_process_ends_when_it_is_closed(proxy: FaultProxy) -> None:
-    proxy.close()
-    assert proxy._process.returncode == 0
+def test_a_process_of_its_own_ends_when_it_is_closed(server: EmbeddedServer) -> None:
+    with FaultProxy(server.host, server.port, listen=free_port()) as proxy:
+        assert proxy.process.usable
+    assert proxy.process.returncode == 0
+    assert not proxy.process.usable
+
+
+def test_proxies_of_one_process_know_nothing_of_each_other(
+    server: EmbeddedServer, make_proxy: Callable[[EmbeddedServer], FaultProxy]
+) -> None:
+    first, second = make_proxy(server), make_proxy(server)
+    assert first.process is second.process
+    first.fault_at("SELECT 1", "refused")
+    first.delay(0.01)
+    second.fault_at("SELECT 2", "refused")
+    with psycopg.connect(**{**server.parameters(), "port": second.port}) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+        first.close()
+        assert connection.execute("SELECT 3").fetchone() == (3,)
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 2")
+    assert second.triggered() == 1
+    with pytest.raises(psycopg.OperationalError, match="refused"):
+        psycopg.connect(**{**server.parameters(), "port": first.port})
+
+
+def test_a_process_whose_answer_was_given_up_is_used_no_more(server: EmbeddedServer) -> None:
+    def give_up(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    with FaultProxy(server.host, server.port, listen=free_port()) as proxy:
+        before = signal.signal(signal.SIGUSR1, give_up)
+        try:
+            with stopped([proxy.process.pid]):
+                threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGUSR1]).start()
+                with pytest.raises(TimeoutError):
+                    proxy.established()
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        assert not proxy.process.usable
