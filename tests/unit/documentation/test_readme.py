@@ -1,41 +1,35 @@
-"""The tables of docs/settings.md say what the code does."""
+"""What README.md shows is what works, and all its links lead somewhere."""
 
 from __future__ import annotations
 
-import inspect
 import re
-from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
-import pytest
+from django_pooled.backend.options import parse
 
-from django_pooled import retry_transaction
-from django_pooled.pool.options import PoolOptions
-
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "settings.md").read_text()
-
-
-def table(text: str) -> dict[str, str]:
-    """Return name and default of each row."""
-    return dict(re.findall(r"^\| `(\w+)` \| (.+?) \| .+ \|$", text, re.MULTILINE))
+ROOT = Path(__file__).resolve().parents[3]
+README = (ROOT / "README.md").read_text("utf-8")
+(SETTINGS,) = re.findall(r"^```python\n(DATABASES = .*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-OPTIONS, ARGUMENTS = map(table, PAGE.split("## Arguments of `retry_transaction`"))
+def test_the_settings_are_accepted() -> None:
+    shown: dict[str, Any] = {}
+    exec(SETTINGS, shown)
+    assert parse("default", shown["DATABASES"]["default"]).max_size == 10
+    assert shown["INSTALLED_APPS"][-1] == "django_pooled"
 
 
-@pytest.mark.parametrize("option", [field.name for field in fields(PoolOptions)])
-def test_every_option_is_documented_with_its_default(option: str) -> None:
-    value = getattr(PoolOptions(), option)
-    shown = f"`{asdict(value)}`" if option == "backoff" else value
-    assert OPTIONS[option].replace('"', "'") in (str(shown), f"{shown!r}")
+def test_the_links_lead_to_files() -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", README)
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_no_option_is_documented_that_does_not_exist() -> None:
-    assert set(OPTIONS) == {field.name for field in fields(PoolOptions)}
-
-
-def test_every_argument_of_retry_transaction_is_documented() -> None:
-    parameters = inspect.signature(retry_transaction).parameters
-    assert set(ARGUMENTS) == set(parameters) - {"function"}
-    for name in ("using", "max_attempts", "deadline", "isolation_level", "read_only"):
-        assert ARGUMENTS[name].replace('"', "'") == repr(parameters[name].default)
+def test_it_names_the_versions_that_setup_cfg_names() -> None:
+    setup = (ROOT / "setup.cfg").read_text("utf-8")
+    (line,) = [line for line in README.splitlines() if line.startswith("Django 5")]
+    for name, named in zip(("Django", "Python"), line.split(" · ")[:2], strict=True):
+        classified = re.findall(rf":: {name} :: (\d\.\d+)$", setup, re.MULTILINE)
+        shown = re.findall(r"\d\.\d+", named)
+        assert (shown[0], shown[-1]) == (classified[0], classified[-1])
