@@ -226,7 +226,7 @@ class Commands:
             from django_pooled import registry
             from django_pooled.stats.snapshot import process_report
 
-            (pool,) = process_report(registry.snapshots())["pools"]
+            (pool,) = process_report(registry.snapshots()).as_json()["pools"]
             return pool
         return dict(self._connection.pool.get_stats())
 

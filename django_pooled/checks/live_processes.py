@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from socket import gethostname
 from typing import TYPE_CHECKING
 
 from django_pooled.poolstats.collect import collect
@@ -34,10 +33,8 @@ def live_processes(
     if isinstance(options.stats_dir, bool):
         return found
     for report in collect(options.stats_dir, PATIENCE).reports:
-        for pool in report["pools"]:
-            if (pool["alias"], pool.get("server")) == (alias, server):
+        for pool in report.pools:
+            if (pool.alias, pool.server) == (alias, server):
                 # At most one, but while settings change.
-                size = pool["max_size"]
-                assert isinstance(size, int)
-                found[session_name(report["pid"], report.get("host", gethostname()))] = size
+                found[session_name(report.pid, report.host)] = pool.max_size
     return found

@@ -49,9 +49,9 @@ def content(look: Look) -> dict[str, Any]:
 
 
 def _all_is_well(overview: Overview) -> str:
-    totals = [group.totals for group in overview.groups]
-    in_use, limit = (int(sum(total[key] for total in totals)) for key in ("in_use", "max_size"))
-    many = len({row.pid for group in overview.groups for row in group.rows})
+    in_use = sum(group.sum("in_use") for group in overview.groups)
+    limit = sum(group.sum("max_size") for group in overview.groups)
+    many = len({row.process.pid for group in overview.groups for row in group.rows})
     processes = "1 process" if many == 1 else f"{many} processes"
     return f"All is well: {in_use} of {limit} connections in use in {processes}, nobody waits."
 
@@ -61,12 +61,11 @@ def _note(finding: Finding) -> dict[str, str]:
 
 
 def _process(report: ProcessReport) -> dict[str, Any]:
-    pools = [
-        # One entry for each connection is what only a terminal has the room for.
-        {key: value for key, value in pool.items() if key != "connections"}
-        for pool in report["pools"]
-    ]
-    return {**report, "pools": pools}
+    values = report.as_json()
+    for pool in values["pools"]:
+        # The page has no room for each connection.
+        del pool["connections"]
+    return values
 
 
 def _servers(look: Look) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from time import monotonic, time
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from django.db import connections
 
 from django_pooled.pool import registry
-from django_pooled.poolstats.answers import parse_report
 from django_pooled.poolstats.collect import collect_all
 from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.overview import Overview
@@ -22,8 +20,6 @@ from django_pooled.stats.socket_folder import this_user
 from .server_watch import LINGER, ServerWatch
 
 if TYPE_CHECKING:
-    from django_pooled.stats.snapshot import ProcessReport
-
     from .server_watch import Answer
 
 __all__ = ["Look", "Watch", "look"]
@@ -94,9 +90,10 @@ class Watch:
         asked = [server.want() for server in self._servers]
         # Of this user's processes alone, for root too: anybody can answer for himself.
         collection = collect_all(stats_dirs(self._aliases), PROCESSES, uid=this_user())
-        if os.getpid() not in {report["pid"] for report in collection.reports}:
+        if os.getpid() not in {report.pid for report in collection.reports}:
             # Where nothing is published, the process that answers is still there to be seen.
-            collection.reports += _own_report()
+            own = process_report(registry.snapshots())
+            collection.reports += [own] if own.pools else []
         collection.reports = of_site(collection.reports, databases(self._aliases))
         deadline = monotonic() + SERVERS
         answers = [
@@ -114,12 +111,6 @@ class Watch:
             kept.append(overview)
         self._earlier = kept
         return recent
-
-
-def _own_report() -> list[ProcessReport]:
-    """Return the report of this process, if it has pools, as it is read from a socket."""
-    report = process_report(registry.snapshots())
-    return [parse_report(json.dumps(report).encode())] if report["pools"] else []
 
 
 _watch: Watch | None = None

@@ -1,10 +1,9 @@
-"""A collector for projects that show a registry of prometheus_client's already."""
+"""A collector for projects that have a registry of prometheus_client's already."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .exposition import of_this_process, summed
 from .page import TIMEOUT
 
 if TYPE_CHECKING:
@@ -34,14 +33,12 @@ class PoolCollector:
 
     def collect(self) -> Iterable[Metric]:
         """Called by the registry for each scrape."""
-        from prometheus_client.parser import text_string_to_metric_families
+        from .exposition import of_this_process, summed
 
-        return text_string_to_metric_families(
-            summed(TIMEOUT) if self._whole_site else of_this_process()
-        )
+        return summed(TIMEOUT).families if self._whole_site else of_this_process()
 
     def describe(self) -> Iterable[Metric]:
-        """Called by the registry to learn the metrics' names, without asking anybody."""
-        from prometheus_client.parser import text_string_to_metric_families
+        """Called by the registry to learn the metrics' names, without asking other processes."""
+        from .exposition import of_this_process
 
-        return text_string_to_metric_families(of_this_process())
+        return of_this_process()

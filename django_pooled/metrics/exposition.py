@@ -1,113 +1,92 @@
-"""The metrics of a site or of one process as text, for Prometheus."""
-
-# https://prometheus.io/docs/instrumenting/exposition_formats/
-# https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md
+"""The metrics of a site or of one process, as metric families of prometheus_client."""
 
 from __future__ import annotations
 
 import logging
-import re
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from django_pooled.diagnostics.log_fields import facts
 from django_pooled.diagnostics.redaction import told
-from django_pooled.poolstats.overview import PoolRow
-from django_pooled.poolstats.prometheus import SILENT, gauge_lines, pool_lines
+from django_pooled.poolstats.prometheus import SILENT, Source, of_pools, single
 
 from .site import Site, own_pools
-from .sums_file import open_book
+from .sums_file import open_sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .site import Look, PoolOfProcess
+    from prometheus_client import Metric
 
-    Row = tuple[dict[str, str], PoolRow]
+    from django_pooled.poolstats.rows import PoolRow
 
-__all__ = ["as_openmetrics", "by_process", "of_pools", "of_this_process", "summed"]
+    from .site import Look
+
+__all__ = ["Exposition", "by_process", "of_this_process", "summed"]
 
 logger = logging.getLogger("django_pooled.metrics.exposition")
 
 
-def summed(timeout: float) -> str:
+class Exposition(NamedTuple):
+    """Metrics, and why they are not added up."""
+
+    families: list[Metric]
+    not_summed: str = ""
+    """Why each process has metrics of its own; empty where they are added up."""
+
+
+def summed(timeout: float, *, openmetrics: bool = False) -> Exposition:
     """Return the metrics of the site, over all of its processes on this host.
 
-    Where no ledger can be kept, a sum could go down: then each process has metrics of its own, and
-    a comment says why.
+    Where the sums can't be kept, they could go down: then each process has metrics of its own.
 
     Args:
         timeout: Seconds that the other processes have for their answer.
+        openmetrics: Whether they are to be written in that format.
     """
     site = Site.of_settings()
     try:
         if not site.folders:
             raise OSError('OPTIONS["pool"]["stats_dir"] is False')
-        with open_book(site.ledger_folder, site.key, timeout) as book:
+        with open_sums(site.sums_folder, site.key, timeout) as sums:
             # Within, so that no other process sees more, and writes it down, in between.
             look = site.look(timeout)
-            book.settle(look)
-        figures = book.figures(look)
+            sums.update(look)
     except OSError as error:
         logger.debug(
             "The metrics are not added up: %s", told(error), extra=facts("not_summed", error=error)
         )
-        return f"# Not added up over processes: {told(error)}.\n" + _by_process(site.look(timeout))
-    return _text([({"database": alias}, PoolRow.of(found)) for alias, found in figures], look)
+        return by_process(timeout, openmetrics=openmetrics)._replace(not_summed=told(error))
+    figures = sums.figures(look)
+    sources = [Source({"database": alias}, pool, counters) for alias, pool, counters in figures]
+    return Exposition([*of_pools(sources, openmetrics=openmetrics), *_processes(look)])
 
 
-def by_process(timeout: float) -> str:
+def by_process(timeout: float, *, openmetrics: bool = False) -> Exposition:
     """Return the metrics of each of the site's processes, with its pid.
 
     Args:
         timeout: Seconds that the other processes have for their answer.
+        openmetrics: Whether they are to be written in that format.
     """
-    return _by_process(Site.of_settings().look(timeout))
+    look = Site.of_settings().look(timeout)
+    sources = [Source(_labels(row), row.pool, row.counters) for row in look.pools]
+    return Exposition([*of_pools(sources, openmetrics=openmetrics), *_processes(look)])
 
 
-def of_this_process() -> str:
-    """Return the metrics of this process alone."""
-    return of_pools(own_pools())
+def of_this_process() -> list[Metric]:
+    """Return the metrics of this process alone, those of one database added up."""
+    pools = own_pools()
+    return of_pools(Source({"database": it.pool.alias}, it.pool, it.counters) for it in pools)
 
 
-def of_pools(pools: Iterable[PoolOfProcess]) -> str:
-    """Return the metrics of some pools, those of one database added up.
-
-    Args:
-        pools: As their processes report them.
-    """
-    return _text([({"database": pool.alias}, PoolRow.of(pool.figures)) for pool in pools])
-
-
-def _by_process(look: Look) -> str:
-    return _text([(_labels(pool), PoolRow.of(pool.figures)) for pool in look.pools], look)
-
-
-def _labels(pool: PoolOfProcess) -> dict[str, str]:
-    labels = {"database": pool.alias, "pid": str(pool.pid)}
+def _labels(row: PoolRow) -> dict[str, str]:
+    labels = {"database": row.pool.alias, "pid": str(row.process.pid)}
     # In another container, where the same pids are.
-    return labels if pool.host == socket.gethostname() else {**labels, "host": pool.host}
+    host = row.process.host
+    return labels if host == socket.gethostname() else {**labels, "host": host}
 
 
-def _text(rows: list[Row], look: Look | None = None) -> str:
-    lines = [*pool_lines(rows)]
-    if look is not None:
-        lines += gauge_lines("processes", len(look.answered), "Processes that answered.")
-        lines += gauge_lines("silent_processes", len(look.silent), SILENT)
-    return "".join(f"{line}\n" for line in lines)
-
-
-def as_openmetrics(text: str) -> str:
-    """Return the same in the format OpenMetrics 1.0.0.
-
-    There a counter's family has no ``_total`` in its name, bounds are floats, and comments are not
-    allowed.
-
-    Args:
-        text: In the older format.
-    """
-    text = re.sub(r"^# (?!HELP |TYPE ).*\n", "", text, flags=re.MULTILINE)
-    counters = re.findall(r"^# TYPE (\w+)_total counter$", text, re.MULTILINE)
-    for name in counters:
-        text = re.sub(rf"^# (HELP|TYPE) {name}_total ", rf"# \1 {name} ", text, flags=re.MULTILINE)
-    return re.sub(r'(?<=le=")(\d+)(?=")', r"\1.0", text) + "# EOF\n"
+def _processes(look: Look) -> Iterable[Metric]:
+    yield single("processes", "Processes that answered.", len(look.answered))
+    yield single("silent_processes", SILENT, len(look.silent))

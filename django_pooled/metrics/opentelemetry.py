@@ -6,21 +6,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import CallbackOptions, Observation, get_meter
 
 import django_pooled
 from django_pooled.pool import registry
+from django_pooled.poolstats.rows import PoolRow
 from django_pooled.signals import (
     connection_checked_in,
     connection_checked_out,
     connection_opened,
 )
-from django_pooled.stats.snapshot import BOUNDS
+from django_pooled.stats.snapshot import BOUNDS, process_report
 
-from .site import Look, PoolOfProcess
-from .sums import Book
+from .site import Look
+from .sums import Sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -76,7 +78,7 @@ class _Instrumentation:
 
     def __init__(self, meter: Meter) -> None:
         self._ended = False
-        self._book, self._owner = Book(), os.getpid()
+        self._sums, self._owner = Sums(), os.getpid()
         self._receivers: list[tuple[Signal, Callable[..., None]]] = []
         for name, text, unit, gauge in _GAUGES:
             meter.create_observable_up_down_counter(name, [self._observer(gauge)], unit, text)
@@ -117,15 +119,14 @@ class _Instrumentation:
             return
         if self._owner != os.getpid():
             # What the parent counted, the parent reports.
-            self._book, self._owner = Book(), os.getpid()
-        look = Look(answered={("", self._owner)})
-        for pool in registry.snapshots():
-            figures = {"alias": pool.name, "id": pool.id, "timeouts": pool.counters.timeouts}
-            look.pools.append(PoolOfProcess("", self._owner, figures))
-        self._book.settle(look)
+            self._sums, self._owner = Sums(), os.getpid()
+        report = process_report(registry.snapshots())
+        pools = [PoolRow(report, replace(pool, alias=pool.name)) for pool in report.pools]
+        look = Look(pools, {(report.host, report.pid)})
+        self._sums.update(look)
         sums: Counter[str] = Counter()
-        for name, counts in self._book.figures(look):
-            sums[name] += counts["timeouts"]
+        for name, _, counters in self._sums.figures(look):
+            sums[name] += counters.timeouts
         for name, number in sums.items():
             yield Observation(number, {POOL_NAME: name})
 

@@ -9,10 +9,8 @@ from django.http import HttpResponse
 from django.views.decorators.http import require_safe
 
 from django_pooled.backend.non_atomic import never_atomic
-from django_pooled.poolstats.prometheus import CONTENT_TYPE
 
-from .exposition import as_openmetrics, by_process, summed
-from .process_exit import write_down
+from .process_exit import write_last_figures
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -22,11 +20,12 @@ __all__ = ["prometheus"]
 TIMEOUT = 1.0
 """Seconds that the other processes have for their answer."""
 
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 # In each process that may be scraped. The pools are closed later, by the handler that was
 # registered before, with pool.registry.
-atexit.register(write_down)
+atexit.register(write_last_figures)
 
 
 @never_atomic
@@ -35,16 +34,33 @@ def prometheus(request: HttpRequest) -> HttpResponse:
     """Answer with the metrics of all processes of this site on this host, added up.
 
     ``?by=process`` gives each process's own, with its pid. No pool is used, and no database is
-    asked. The view is open to whoever can send requests to it: it belongs in an internal network,
-    or behind a decorator of the project's own.
+    asked. The view is open to everybody who can send requests to it: it belongs in an internal
+    network, or behind a decorator of the project's own.
 
     Args:
-        request: A GET request. Who accepts OpenMetrics gets that, others the older text format.
+        request: A GET request. A client that accepts OpenMetrics gets it, others the older text
+            format.
+
+    Raises:
+        ImproperlyConfigured: prometheus_client is not installed.
     """
+    # Only here: a project that has no such page does without prometheus_client.
+    from django_pooled.poolstats.prometheus import as_openmetrics, as_text
+
+    from .exposition import by_process, summed
+
     wanted = request.GET.get("by")
     if wanted not in (None, "process"):
-        return HttpResponse("by: only 'process' is known\n", CONTENT_TYPE, status=400)
-    text, content_type = (by_process if wanted else summed)(TIMEOUT), CONTENT_TYPE
-    if any(str(kind).startswith("application/openmetrics-text") for kind in request.accepted_types):
-        text, content_type = as_openmetrics(text), OPENMETRICS
+        return HttpResponse("by: only 'process' is known\n", TEXT, status=400)
+    openmetrics = any(
+        str(kind).startswith("application/openmetrics-text") for kind in request.accepted_types
+    )
+    found = (by_process if wanted else summed)(TIMEOUT, openmetrics=openmetrics)
+    if openmetrics:
+        text, content_type = as_openmetrics(found.families), OPENMETRICS
+    else:
+        text, content_type = as_text(found.families), TEXT
+        if found.not_summed:
+            # OpenMetrics has no comments.
+            text = f"# Not added up over processes: {found.not_summed}.\n{text}"
     return HttpResponse(text, content_type, headers={"Cache-Control": "no-store"})

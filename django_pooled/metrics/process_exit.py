@@ -9,9 +9,9 @@ from django_pooled.diagnostics.redaction import told
 from django_pooled.pool import registry
 
 from .site import Site
-from .sums_file import is_kept, open_book
+from .sums_file import is_kept, open_sums
 
-__all__ = ["write_down"]
+__all__ = ["write_last_figures"]
 
 logger = logging.getLogger("django_pooled.metrics.farewell")
 
@@ -19,19 +19,19 @@ PATIENCE = 0.2
 """Seconds that the end of a process waits for others that write."""
 
 
-def write_down() -> None:
-    """Put this process's last figures into the site's book, if it has one.
+def write_last_figures() -> None:
+    """Add this process's last figures to the site's sums, if they are kept.
 
-    Workers that are recycled after so many requests would else take what they did since the last
-    scrape along: much of it, where that is often. Who is killed says no farewell.
+    Otherwise the figures since the last scrape would be lost with each worker that is recycled
+    after so many requests. Those of a process that is killed are lost.
     """
     if not registry.snapshots():
         return
     try:
         site = Site.of_settings()
-        if site.folders and is_kept(site.ledger_folder, site.key):
-            with open_book(site.ledger_folder, site.key, PATIENCE) as book:
-                book.settle(site.look_at_own())
+        if site.folders and is_kept(site.sums_folder, site.key):
+            with open_sums(site.sums_folder, site.key, PATIENCE) as sums:
+                sums.update(site.look_at_own())
     except OSError as error:
         logger.debug(
             "The last figures were not written down: %s",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from django_pooled.pool import registry
 from django_pooled.poolstats.collect import collect_all
+from django_pooled.poolstats.rows import PoolRow
 from django_pooled.poolstats.sources import databases, of_site, pooled_aliases, stats_dirs
 from django_pooled.stats import socket_folder
 from django_pooled.stats.snapshot import process_report
@@ -17,32 +18,14 @@ if TYPE_CHECKING:
     from django_pooled.stats.snapshot import ProcessReport
     from django_pooled.stats.socket_folder import StrPath
 
-__all__ = ["Look", "PoolOfProcess", "Site", "own_pools"]
-
-
-class PoolOfProcess(NamedTuple):
-    """One pool, as its process reports it."""
-
-    host: str
-    pid: int
-    figures: dict[str, Any]
-
-    @property
-    def alias(self) -> str:
-        """Key of its database in the settings."""
-        return str(self.figures["alias"])
-
-    @property
-    def identity(self) -> str:
-        """What tells it from every other pool; for an older process, from most."""
-        return str(self.figures.get("id") or f"{self.host} {self.pid} {self.alias}")
+__all__ = ["Look", "Site", "own_pools"]
 
 
 @dataclass
 class Look:
     """The site's pools at one moment, and which processes could be asked."""
 
-    pools: list[PoolOfProcess] = field(default_factory=list)
+    pools: list[PoolRow] = field(default_factory=list)
     answered: set[tuple[str, int]] = field(default_factory=set)
     """Host and pid of each process that answered, whatever pools it has."""
     silent: set[int] = field(default_factory=set)
@@ -61,7 +44,7 @@ class Site:
     """Alias and address of each pooled database."""
     folders: tuple[StrPath, ...]
     """Where its processes publish: each in that of the database that it uses first."""
-    ledger_folder: StrPath | None
+    sums_folder: StrPath | None
     """The first of the ``stats_dir`` options, None for the default folder."""
 
     @classmethod
@@ -87,37 +70,29 @@ class Site:
         Args:
             timeout: Seconds that the others have for their answer.
         """
-        own = process_report(registry.snapshots())
-        look = self._look_at(own)
+        look, own = self.look_at_own(), process_report([])
         if self.folders and socket_folder.available():
             found = collect_all(self.folders, timeout, uid=os.geteuid())
             look.silent.update(found.silent)
             for report in found.reports:
                 # Its own answer came through its socket too, a moment later.
-                if (report.get("host"), report["pid"]) != (own["host"], own["pid"]):
+                if (report.host, report.pid) != (own.host, own.pid):
                     self._add(look, report)
         return look
 
     def look_at_own(self) -> Look:
         """Look at the pools of this process alone."""
-        return self._look_at(process_report(registry.snapshots()))
-
-    def _look_at(self, report: ProcessReport) -> Look:
         look = Look()
-        self._add(look, report)
+        self._add(look, process_report(registry.snapshots()))
         return look
 
     def _add(self, look: Look, report: ProcessReport) -> None:
-        host, pid = report.get("host", ""), report["pid"]
-        look.answered.add((host, pid))
-        look.pools += [
-            PoolOfProcess(host, pid, pool)
-            for ours in of_site([report], self.databases)
-            for pool in ours["pools"]
-        ]
+        look.answered.add((report.host, report.pid))
+        for ours in of_site([report], self.databases):
+            look.pools += [PoolRow(ours, pool) for pool in ours.pools]
 
 
-def own_pools() -> list[PoolOfProcess]:
-    """Return the pools of this process alone."""
+def own_pools() -> list[PoolRow]:
+    """Return the pools of this process alone, those of other sites' databases too."""
     report = process_report(registry.snapshots())
-    return [PoolOfProcess(report["host"], report["pid"], pool) for pool in report["pools"]]
+    return [PoolRow(report, pool) for pool in report.pools]

@@ -3,45 +3,41 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from operator import add
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from django_pooled.stats.snapshot import Counters
+from django_pooled.stats.combine import combine
+from django_pooled.stats.counters import Counters
 from django_pooled.stats.socket_folder import process_exists
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeAlias
+    from django_pooled.stats.snapshot import PoolSnapshot
 
     from .site import Look
 
-    Counts: TypeAlias = dict[str, Any]
-
-__all__ = ["Book", "Entry"]
+__all__ = ["SeenPool", "Sums"]
 
 FORGET_AFTER = 600.0
 """Seconds after which a pool that neither answers nor is known to be gone counts as gone."""
 
-_COUNTERS = frozenset(counter.name for counter in fields(Counters))
-
 
 @dataclass
-class Entry:
-    """A pool that was seen, with what it had counted then."""
+class SeenPool:
+    """A pool as it was last seen."""
 
     alias: str
     host: str
     pid: int
     seen: float
     """Seconds since the epoch."""
-    counts: Counts
+    counts: Counters
 
 
 @dataclass
-class Book:
-    """What the pools of a site have counted, those that are no more included.
+class Sums:
+    """What the pools of a site have counted, those that have gone included.
 
     Prometheus takes a counter that goes down for one that began anew, and adds what it shows
     to what was before: so a sum over processes must not fall when one of them ends.
@@ -49,61 +45,43 @@ class Book:
     What a process that was killed had counted since the last look is lost.
     """
 
-    entries: dict[str, Entry] = field(default_factory=dict)
-    """The pools that may still be there, by identity."""
-    retired: dict[str, Counts] = field(default_factory=dict)
+    entries: dict[str, SeenPool] = field(default_factory=dict)
+    """The pools that may still be there, by their ids."""
+    retired: dict[str, Counters] = field(default_factory=dict)
     """The sum of all others, by alias."""
 
-    def settle(self, look: Look) -> None:
-        """Write down what was seen, and add pools that have gone to the retired."""
-        living = {pool.identity: pool for pool in look.pools}
+    def update(self, look: Look) -> None:
+        """Take in what was seen, and add pools that have gone to the retired."""
+        living = {row.pool.id: row for row in look.pools}
         for identity, entry in list(self.entries.items()):
             if identity not in living and self._is_gone(entry, look):
-                before = self.retired.get(entry.alias, {})
-                self.retired[entry.alias] = _combined(before, entry.counts, add)
+                before = self.retired.get(entry.alias, Counters())
+                self.retired[entry.alias] = combine(before, entry.counts, add)
                 del self.entries[identity]
-        for identity, pool in living.items():
-            counts = {key: pool.figures[key] for key in _COUNTERS & pool.figures.keys()}
+        for identity, row in living.items():
+            counts = row.counters
             if identity in self.entries:
                 # Another look may have been later, and yet have been written down before.
-                counts = _combined(self.entries[identity].counts, counts, max)
-            self.entries[identity] = Entry(pool.alias, pool.host, pool.pid, time(), counts)
+                counts = combine(self.entries[identity].counts, counts, max)
+            process = row.process
+            self.entries[identity] = SeenPool(
+                row.pool.alias, process.host, process.pid, time(), counts
+            )
 
-    def _is_gone(self, entry: Entry, look: Look) -> bool:
+    def _is_gone(self, entry: SeenPool, look: Look) -> bool:
         if (entry.host, entry.pid) in look.answered:
             return True  # Its process says so.
         if entry.pid in look.silent:
             return False
         if entry.host == socket.gethostname() and not process_exists(entry.pid):
             return True
-        # In another container perhaps, or its pid was given to somebody else.
+        # In another container perhaps, or its pid was given to another process.
         return time() - entry.seen > FORGET_AFTER
 
-    def figures(self, look: Look) -> list[tuple[str, dict[str, Any]]]:
-        """Return figures to add up, with the alias of each.
-
-        Those of a living pool are its gauges too; the others have counters only.
-        """
-        living = {pool.identity: pool.figures for pool in look.pools}
-        found = [
-            (entry.alias, {**living.get(identity, {}), **entry.counts})
-            for identity, entry in self.entries.items()
+    def figures(self, look: Look) -> list[tuple[str, PoolSnapshot | None, Counters]]:
+        """Return alias, pool and counters of each; there is no pool where it did not answer."""
+        living = {row.pool.id: row.pool for row in look.pools}
+        return [
+            *((it.alias, living.get(identity), it.counts) for identity, it in self.entries.items()),
+            *((alias, None, counts) for alias, counts in self.retired.items()),
         ]
-        return [*found, *self.retired.items()]
-
-
-def _combined(one: Any, other: Any, how: Callable[[Any, Any], Any]) -> Any:
-    """Combine two sets of counters number by number; what only one of them has is kept."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return {
-            # The longest of some durations is not their sum.
-            key: _combined(one[key], other[key], max if key == "max" else how)
-            if key in one and key in other
-            else one.get(key, other.get(key))
-            for key in [*one, *(key for key in other if key not in one)]
-        }
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return [how(*pair) for pair in zip(one, other, strict=True)]
-    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
-        return how(one, other)
-    return other

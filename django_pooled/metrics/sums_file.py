@@ -1,4 +1,4 @@
-"""The file in which the processes of a site keep their common book, one of them at a time."""
+"""The file in which the processes of a site keep their sums, one of them at a time."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import logging
 import os
 import re
 import stat
-from dataclasses import asdict
 from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any
 
 from django_pooled.diagnostics.log_fields import facts
 from django_pooled.diagnostics.redaction import told
-from django_pooled.poolstats.answers import check_counters
+from django_pooled.poolstats.report_parser import parse_counters
 from django_pooled.stats import publisher, socket_folder
-from django_pooled.stats.snapshot import BOUNDS
+from django_pooled.stats.snapshot import BOUNDS, counters_as_json
 
-from .sums import Book, Entry
+from .sums import SeenPool, Sums
 
 with contextlib.suppress(ModuleNotFoundError):  # Windows, where stats_folder.require() refuses
     import fcntl
@@ -28,19 +27,19 @@ if TYPE_CHECKING:
 
     from django_pooled.stats.socket_folder import StrPath
 
-__all__ = ["is_kept", "open_book"]
+__all__ = ["is_kept", "open_sums"]
 
 logger = logging.getLogger("django_pooled.metrics.ledger")
 
 VERSION = 1
 LARGEST = 64 * 1024 * 1024
-"""Bytes of a ledger that is read; one pool takes two thousand."""
+"""Bytes of a file that is read; one pool takes two thousand."""
 
 KEPT_FOR = 30 * 86400.0
-"""Seconds after which a ledger that nobody has written in is removed: its site is no more."""
+"""Seconds after which a file that no process has written is removed: its site is gone."""
 
 _NAME = re.compile(r"metrics-[0-9a-f]{16}\.(json|lock|new)\Z")
-# Not held up by what is no file: a pipe, for one.
+# Opening a pipe in the file's place must not block.
 _CAREFULLY = (
     getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 )
@@ -49,7 +48,7 @@ _WRITE = os.O_WRONLY | os.O_CREAT | _CAREFULLY
 
 
 def is_kept(folder: StrPath | None, site: str) -> bool:
-    """Tell whether the site has a book: nobody scrapes it where there is none.
+    """Tell whether the site keeps sums: where it does not, nobody scrapes it.
 
     Args:
         folder: The ``stats_dir`` option, None for the default folder.
@@ -62,11 +61,11 @@ def is_kept(folder: StrPath | None, site: str) -> bool:
 
 
 @contextlib.contextmanager
-def open_book(folder: StrPath | None, site: str, patience: float) -> Iterator[Book]:
-    """Read the book of a site, and write it when the block has ended.
+def open_sums(folder: StrPath | None, site: str, patience: float) -> Iterator[Sums]:
+    """Read the sums of a site, and write them when the block has ended.
 
-    Nobody else writes in it meanwhile: what others see is written down after what was seen before.
-    Where another process holds it for too long (it may have been stopped), the book is only read.
+    No other process writes them meanwhile: later looks are written down after earlier ones.
+    Where another process holds the file for too long (it may have been stopped), it is only read.
 
     Args:
         folder: The ``stats_dir`` option, None for the default folder.
@@ -84,12 +83,12 @@ def open_book(folder: StrPath | None, site: str, patience: float) -> Iterator[Bo
         lock = os.open(f"{name}.lock", _WRITE, 0o600, dir_fd=descriptor)
         try:
             mine = _lock(lock, patience)
-            book = _read(descriptor, f"{name}.json")
-            yield book
+            sums = _read(descriptor, f"{name}.json")
+            yield sums
             if mine:
-                _write(descriptor, name, book)
+                _write(descriptor, name, sums)
         finally:
-            # By itself it would last as long as a child of this process that was forked meanwhile.
+            # Closed alone, it would last as long as a child that was forked meanwhile.
             fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
     finally:
@@ -110,19 +109,19 @@ def _lock(lock: int, patience: float) -> bool:
                 return False
             sleep(0.01)
         else:
-            # Who sweeps takes it for as old as the last look.
+            # So that a sweep takes it for as old as the last look.
             os.utime(lock)
             return True
 
 
-def _read(descriptor: int, name: str) -> Book:
+def _read(descriptor: int, name: str) -> Sums:
     try:
         file = os.open(name, _READ, dir_fd=descriptor)
     except FileNotFoundError:
         _sweep(descriptor)
-        return Book()
+        return Sums()
     with open(file, "rb") as stream:
-        # What is no file could have no end.
+        # Anything else could have no end.
         is_file = stat.S_ISREG(os.fstat(file).st_mode)
         content = stream.read(LARGEST + 1) if is_file else b""
     try:
@@ -142,32 +141,37 @@ def _read(descriptor: int, name: str) -> Book:
             told(error),
             extra=facts("ledger_begun_anew", error=error),
         )
-        return Book()
+        return Sums()
 
 
-def _parse(content: Any) -> Book:
+def _parse(content: Any) -> Sums:
     if content["version"] != VERSION or content["bounds"] != list(BOUNDS):
         raise ValueError("it was written by another version")
     now = time()
     entries = {
-        identity: Entry(
+        identity: SeenPool(
             alias=str(entry["alias"]),
             host=str(entry["host"]),
             pid=int(entry["pid"]),
             # One of the future, after a clock was set, would never be forgotten.
             seen=seen if (seen := float(entry["seen"])) <= now else now,
-            counts=check_counters(entry["counts"], "counts"),
+            counts=parse_counters(entry["counts"], "counts"),
         )
         for identity, entry in content["entries"].items()
     }
     retired = {
-        alias: check_counters(counts, "counts") for alias, counts in content["retired"].items()
+        alias: parse_counters(counts, "counts") for alias, counts in content["retired"].items()
     }
-    return Book(entries, retired)
+    return Sums(entries, retired)
 
 
-def _write(descriptor: int, name: str, book: Book) -> None:
-    content = {"version": VERSION, "bounds": list(BOUNDS), **asdict(book)}
+def _write(descriptor: int, name: str, sums: Sums) -> None:
+    entries = {
+        identity: {**vars(entry), "counts": counters_as_json(entry.counts)}
+        for identity, entry in sums.entries.items()
+    }
+    retired = {alias: counters_as_json(counts) for alias, counts in sums.retired.items()}
+    content = {"version": VERSION, "bounds": list(BOUNDS), "entries": entries, "retired": retired}
     file = os.open(f"{name}.new", _WRITE | os.O_TRUNC, 0o600, dir_fd=descriptor)
     with open(file, "w", encoding="utf-8") as stream:
         json.dump(content, stream)
@@ -176,7 +180,7 @@ def _write(descriptor: int, name: str, book: Book) -> None:
 
 
 def _sweep(descriptor: int) -> None:
-    """Remove what sites that are no more have left."""
+    """Remove the files of sites that are gone."""
     for name in filter(_NAME.match, os.listdir(descriptor)):
         with contextlib.suppress(FileNotFoundError):
             if os.stat(name, dir_fd=descriptor).st_mtime < time() - KEPT_FOR:

@@ -8,15 +8,15 @@ import os
 import selectors
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from django_pooled.diagnostics.redaction import masked, one_line
 from django_pooled.stats import socket_folder
 from django_pooled.stats.socket_folder import FolderRefused
 
-from .answers import LARGEST_ANSWER, Nonsense, parse_report
 from .read_limits import MOST_POOLS, MOST_USERS, Share
+from .report_parser import LARGEST_ANSWER, InvalidAnswer, parse_report
 from .socket_folders import find_places
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def collect_all(
         _ask(shares, timeout, collection)
     for share in shares:
         collection.problems += share.problems()
-    collection.reports.sort(key=lambda report: report["pid"])
+    collection.reports.sort(key=lambda report: report.pid)
     collection.silent.sort()
     return collection
 
@@ -272,20 +272,19 @@ def _give_up(one: _Open, collection: Collection) -> None:
 def _take(one: _Open, collection: Collection) -> None:
     _, question, share = one
     place, entry = question.place, question.entry
-    if share.bytes_left < 0:
+    if share.bytes_left < 0 or share.pools_left < 0:
         return  # That was said of all.
     try:
         report = parse_report(bytes(question.answer))
-        share.pools_left -= len(report["pools"])
+        share.pools_left -= len(report.pools)
         if share.pools_left < 0:
             raise ValueError(f"brings the pools of user {share.owner} to more than {MOST_POOLS}")
     except ValueError as error:
-        whole = isinstance(error, Nonsense)
+        whole = isinstance(error, InvalidAnswer)
         if not whole and socket_folder.remove_abandoned(place.path, question.descriptor, entry):
             return  # It ended while it answered.
         how = "answered nonsense:" if whole else "gave an answer that"
         share.complain(f"Process {entry.pid} {how} {error}.")
     else:
-        # Not whose it says it is.
-        report["user"] = place.owner
-        collection.reports.append(report)
+        # The owner of its socket, whoever it says it is.
+        collection.reports.append(replace(report, user=place.owner))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import TYPE_CHECKING
 
 from .formatting import cut, cut_left, duration
 from .session_owners import name_session
 
 if TYPE_CHECKING:
+    from django_pooled.stats.snapshot import ConnectionFigures
+
     from .overview import Overview
     from .rows import PoolRow
     from .sessions import Session
@@ -22,7 +25,7 @@ _COLUMNS = (
     ("age", 6),
     ("session on the server", -26),
 )
-"""Heading and width; what is left of the line is for who has the connection."""
+"""Heading and width; the rest of the line tells what has the connection in use."""
 
 _FIXED = sum(abs(width) + 1 for _, width in _COLUMNS)
 
@@ -32,8 +35,8 @@ def lines(overview: Overview, width: int) -> list[str]:
     found = []
     for group in overview.groups:
         connections = sorted(
-            ((row, connection) for row in group.rows for connection in row.connections),
-            key=lambda pair: (pair[1].get("state") == "idle", -_seconds(pair[1], "since")),
+            ((row, connection) for row in group.rows for connection in row.pool.connections),
+            key=lambda pair: (pair[1]["state"] == "idle", -pair[1]["since"]),
         )
         found.append(cut(f'"{group.name}": {_sum(connections)}', width))
         if connections:
@@ -43,60 +46,54 @@ def lines(overview: Overview, width: int) -> list[str]:
     return found
 
 
-def _sum(connections: list[tuple[PoolRow, dict[str, Any]]]) -> str:
+def _sum(connections: list[tuple[PoolRow, ConnectionFigures]]) -> str:
     if not connections:
         return "no connections"
-    states = [str(connection.get("state")) for _, connection in connections]
-    parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
-    return f"{len(states)} connections, {', '.join(parts)}"
+    states = Counter(connection["state"] for _, connection in connections)
+    parts = [f"{number} {state}" for state, number in states.items()]
+    return f"{len(connections)} connections, {', '.join(parts)}"
 
 
 def _connection(
-    overview: Overview, row: PoolRow, connection: dict[str, Any], width: int
+    overview: Overview, row: PoolRow, connection: ConnectionFigures, width: int
 ) -> list[str]:
     session = overview.session(row, connection)
     cells = [
-        str(row.pid),
-        str(connection.get("backend_pid", "-")),
-        str(connection.get("state")),
-        duration(_seconds(connection, "since")),
-        duration(_seconds(connection, "age")),
-        _at(session),
+        str(row.process.pid),
+        str(connection["backend_pid"]),
+        connection["state"],
+        duration(connection["since"]),
+        duration(connection["age"]),
+        _session_state(session),
     ]
-    by, where = connection.get("by"), connection.get("where")
-    who = str(by or where or "")
-    found = [_line(cells, cut_left(who, max(0, width - _FIXED)))]
+    by, where = connection["by"], connection["where"]
+    found = [_line(cells, cut_left(by or where or "", max(0, width - _FIXED)))]
     more = []
     if session is not None and session.blocked_by:
         server = next(it for it in overview.servers if it.session(session.pid) is session)
         more.append(f"behind {name_session(overview, server, session.blocked_by[0])}")
-    if by and where and _is_of(str(by), str(where)):
+    if by and where and _is_code_of(by, where):
         more.append(f"at {where}")
-    if connection.get("pinned_by"):
+    if connection["pinned_by"]:
         more.append(f"kept by {connection['pinned_by']}")
-    if connection.get("doomed_by"):
+    if connection["doomed_by"]:
         more.append(f"will be closed: {connection['doomed_by']}")
     if more:
         found.append(" " * 16 + cut("; ".join(more), width - 16))
     return found
 
 
-def _is_of(by: str, where: str) -> bool:
+def _is_code_of(by: str, where: str) -> bool:
     """Whether a line is the view's own code; a server's or another library's says little."""
     package, dot, _ = by.rpartition(" ")[2].partition(".")
     return not dot or where.startswith(f"{package}.")
 
 
-def _at(session: Session | None) -> str:
+def _session_state(session: Session | None) -> str:
     if session is None:
         return "-"
     state = (session.wait or session.state).replace(": ", ":")
     return f"{cut(state, 19)} {duration(session.since)}"
-
-
-def _seconds(connection: dict[str, Any], key: str) -> float:
-    value = connection.get(key)
-    return value if isinstance(value, (int, float)) else 0.0
 
 
 def _line(cells: list[str], who: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .formatting import duration
 from .session_owners import name_connection, name_session, root_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from django_pooled.stats.snapshot import ConnectionFigures
 
     from .overview import Overview
     from .rows import PoolRow
@@ -37,17 +39,8 @@ class Diagnosis(NamedTuple):
 
 
 class _Held(NamedTuple):
-    connection: dict[str, Any]
+    connection: ConnectionFigures
     session: Session | None
-
-    @property
-    def by(self) -> str:
-        return str(self.connection.get("by") or "")
-
-    @property
-    def since(self) -> float:
-        since = self.connection.get("since")
-        return since if isinstance(since, (int, float)) else 0.0
 
 
 def diagnose(overview: Overview, rows: Sequence[PoolRow]) -> Diagnosis:
@@ -56,29 +49,29 @@ def diagnose(overview: Overview, rows: Sequence[PoolRow]) -> Diagnosis:
         (
             _Held(connection, overview.session(row, connection))
             for row in rows
-            for connection in row.connections
-            if connection.get("state") == "in use"
+            for connection in row.pool.connections
+            if connection["state"] == "in use"
         ),
-        key=lambda one: -one.since,
+        key=lambda one: -one.connection["since"],
     )
     if not held:
         return Diagnosis("", "", "")
-    alias = rows[0].figures["alias"]
+    alias = rows[0].pool.alias
     server = next((server for server in overview.servers if server.alias == alias), None)
-    waits = [row.number("longest_waiting") for row in rows if row.has("longest_waiting")]
     # Who has had a connection for as long as somebody waits for it has not just got it.
-    long = min(LONG, max(BRIEF, 0.9 * max(waits, default=LONG)))
+    long = min(LONG, max(BRIEF, 0.9 * max(row.pool.longest_waiting or LONG for row in rows)))
     return Diagnosis(_holder(held), *_trouble(overview, server, held, long))
 
 
 def _holder(held: list[_Held]) -> str:
-    longest = held[0]
-    text = f", the longest for {duration(longest.since)}{name_connection(longest.connection)}"
-    by, number = Counter(one.by for one in held).most_common(1)[0]
+    longest = held[0].connection
+    since = duration(longest["since"])
+    by, number = Counter(one.connection["by"] for one in held).most_common(1)[0]
     if by and number == len(held) > 1:
-        return f" by {by}, the longest for {duration(longest.since)}"
+        return f" by {by}, the longest for {since}"
+    text = f", the longest for {since}{name_connection(longest)}"
     if by and len(held) > 1 and number > len(held) / 2:
-        same = by == longest.by
+        same = by == longest["by"]
         text += f", which has {number} of them" if same else f", and {number} by {by}"
     return text
 
@@ -89,7 +82,7 @@ def _trouble(
     blocked = [one.session for one in held if one.session is not None and one.session.is_blocked]
     if server is not None and len(blocked) * 2 >= len(held):
         return _blocked(overview, server, blocked, len(held))
-    long = [one for one in held if one.since >= long_from]
+    long = [one for one in held if one.connection["since"] >= long_from]
     if len(long) * 2 < len(held):
         some = f"only {len(long)} of {len(held)} are" if long else "none is"
         return "pool", f"{some} held for long, so max_size is small for what there is to do."

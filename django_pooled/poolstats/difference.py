@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
 
-from django_pooled.stats.snapshot import nested
-
-from .rows import COUNTED, COUNTED_BY_KIND, TIMES, PoolRow
+from django_pooled.stats.combine import combine
+from django_pooled.stats.histogram import Histogram
 
 if TYPE_CHECKING:
-    from django_pooled.stats.histogram import Histogram
-    from django_pooled.stats.snapshot import ProcessReport
+    from django_pooled.stats.snapshot import Counters, PoolSnapshot, ProcessReport
 
     from .overview import Overview
 
@@ -22,65 +19,38 @@ __all__ = ["since"]
 def since(overview: Overview, previous: Overview) -> Overview:
     """Return an overview whose counters and times are those since an earlier look.
 
-    Gauges are those of the later look. What was opened in between, or opened anew, is counted
-    from its beginning.
+    Gauges are those of the later look. A pool that was opened in between has all of its own.
     """
-    seconds = overview.taken - previous.taken
-    earlier = _pools(previous)
-    reports: list[Any] = []
+    earlier = {
+        _key(report, pool): pool.counters
+        for report in previous.collection.reports
+        for pool in report.pools
+    }
+    reports = []
     for report in overview.collection.reports:
-        seen: Counter[tuple[object, ...]] = Counter()
-        pools = []
-        for pool in report["pools"]:
-            key = _key(report, pool)
-            before = earlier[key][seen[key]] if seen[key] < len(earlier[key]) else None
-            seen[key] += 1
-            pools.append(pool if before is None else _changes(pool, before, seconds))
-        reports.append({**report, "pools": pools})
+        pools = [_changes(pool, earlier.get(_key(report, pool))) for pool in report.pools]
+        reports.append(replace(report, pools=pools))
     collection = replace(overview.collection, reports=reports)
-    return replace(overview, collection=collection, seconds=seconds)
+    return replace(overview, collection=collection, seconds=overview.taken - previous.taken)
 
 
-def _pools(overview: Overview) -> dict[tuple[object, ...], list[dict[str, Any]]]:
-    # A process may have two pools of one alias while its settings change: told apart by order.
-    found: dict[tuple[object, ...], list[dict[str, Any]]] = defaultdict(list)
-    for report in overview.collection.reports:
-        for pool in report["pools"]:
-            found[_key(report, pool)].append(pool)
-    return found
+def _key(report: ProcessReport, pool: PoolSnapshot) -> tuple[object, ...]:
+    # No two pools have the same id, unless another user's process says so.
+    return report.user, report.pid, pool.id
 
 
-def _key(report: ProcessReport, pool: dict[str, Any]) -> tuple[object, ...]:
-    """Tell a pool from others: by its identity, or by what an older process reports."""
-    if isinstance(pool.get("id"), str) and pool["id"]:
-        return (pool["id"],)
-    return report["pid"], pool["alias"], pool.get("server")
-
-
-def _changes(pool: dict[str, Any], before: dict[str, Any], seconds: float) -> dict[str, Any]:
-    now, then = PoolRow.of(pool), PoolRow.of(before)
-    began_anew = any(now.number(key) < then.number(key) for key in (*COUNTED, "age"))
-    if began_anew or (now.has("age") and now.number("age") < seconds):
+def _changes(pool: PoolSnapshot, before: Counters | None) -> PoolSnapshot:
+    if before is None:
         return pool
-    changed = dict(pool)
-    for key in COUNTED:
-        if now.has(key):
-            changed[key] = now.number(key) - then.number(key)
-    for key in COUNTED_BY_KIND:
-        changed[key] = _less(now.counts(key), then.counts(key))
-    changed["restarted"] = nested(_less(now.outcomes, then.outcomes))
-    for key in TIMES:
-        if isinstance(pool.get(key), dict):
-            changed[key] = _times(now.times(key), then.times(key))
-    return changed
+    counters = combine(pool.counters, before, _less)
+    for counter in fields(counters):
+        times = getattr(counters, counter.name)
+        if isinstance(times, Histogram):
+            # The longest is known for the whole time only: of a part of it, the bucket's bound.
+            times.longest = times.quantile(1.0) or 0.0
+    return replace(pool, counters=counters)
 
 
-def _less(now: dict[Any, int], then: dict[Any, int]) -> dict[Any, int]:
-    return {kind: count - then.get(kind, 0) for kind, count in now.items()}
-
-
-def _times(now: Histogram, then: Histogram) -> dict[str, Any]:
-    report = now.minus(then).as_report()
-    # The longest is known for the whole time only: of a part of it, the bucket's bound.
-    report["max"] = now.minus(then).quantile(1.0) or 0.0
-    return report
+def _less(now: float, then: float) -> float:
+    # Less than nothing is what only a hostile process reports.
+    return max(0, now - then)

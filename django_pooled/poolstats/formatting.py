@@ -57,8 +57,8 @@ def plain(text: str) -> str:
 
 def brief(error: str) -> str:
     """Return what psycopg says of a failed connect without its preface and its repetitions."""
-    first = error.strip().partition("\n")[0].partition(" Multiple connection attempts failed")[0]
-    return cut(first.strip().removeprefix("connection failed: "), LONGEST_ERROR)
+    first = error.partition(" Multiple connection attempts failed")[0]
+    return cut(first.removeprefix("connection failed: "), LONGEST_ERROR)
 
 
 def cut(text: str, width: int) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,13 @@ from .formatting import cut
 from .rows import Group, PoolRow
 
 if TYPE_CHECKING:
-    from django_pooled.stats.snapshot import ProcessReport
+    from django_pooled.stats.snapshot import ConnectionFigures, ProcessReport
 
     from .collect import Collection
     from .server_view import ServerView, SessionGroup
     from .sessions import Session
 
-__all__ = ["Group", "Overview", "PoolRow"]
+__all__ = ["Overview"]
 
 LONGEST_NAME = 200
 """Characters of the name of a group."""
@@ -38,28 +39,28 @@ class Overview:
     seconds: float | None = None
     """Time that counters and durations are of; None: since each pool was opened."""
 
-    @property
+    @cached_property
     def processes(self) -> list[ProcessReport]:
         """The processes that answered, each with the pools that were asked for."""
-        chosen: list[ProcessReport] = []
-        for report in self.collection.reports:
-            pools = [pool for pool in report["pools"] if self.alias in (None, pool["alias"])]
-            if pools or self.alias is None:
-                chosen.append({**report, "pools": pools})
-        return chosen
+        if self.alias is None:
+            return self.collection.reports
+        found = [
+            replace(report, pools=[pool for pool in report.pools if pool.alias == self.alias])
+            for report in self.collection.reports
+        ]
+        return [report for report in found if report.pools]
 
-    @property
+    @cached_property
     def groups(self) -> list[Group]:
         """The pools of all processes, by user, alias and server."""
         found: dict[tuple[int, str, str], Group] = {}
-        several = len({report.get("user") for report in self.collection.reports}) > 1
+        several = len({report.user for report in self.collection.reports}) > 1
         for report in self.processes:
-            user = report.get("user") if several else None
-            for pool in report["pools"]:
-                alias, server = str(pool["alias"]), str(pool.get("server") or "")
-                key = -1 if user is None else user, alias, server
-                group = found.setdefault(key, Group(alias, server, [], user))
-                group.rows.append(self.row(report, pool))
+            user = report.user if several else None
+            for pool in report.pools:
+                key = -1 if user is None else user, pool.alias, pool.server
+                group = found.setdefault(key, Group(pool.alias, pool.server, [], user))
+                group.rows.append(PoolRow(report, pool))
         servers = Counter((user, alias) for user, alias, _ in found)
         for (user, alias, server), group in found.items():
             if several:
@@ -68,16 +69,6 @@ class Overview:
                 group.name += f" at {server}"
             group.name = cut(group.name, LONGEST_NAME)
         return [found[key] for key in sorted(found)]
-
-    def row(self, report: ProcessReport, pool: dict[str, Any]) -> PoolRow:
-        """Return a pool of a process as a row."""
-        host = self._host(report)
-        return PoolRow(report["pid"], report["command"], pool, host, report.get("user"))
-
-    def _host(self, report: ProcessReport) -> str:
-        """Return where a process runs: a container within reach has a name of its own."""
-        found = report.get("host")
-        return found if isinstance(found, str) else self.host
 
     @property
     def servers_by_address(self) -> list[tuple[str, ServerView]]:
@@ -93,29 +84,32 @@ class Overview:
 
     def unreachable(self, server: ServerView) -> list[SessionGroup]:
         """Return the processes that a server sees and that did not answer here."""
-        reports = self.collection.reports
-        known = {session_name(report["pid"], self._host(report)) for report in reports}
-        # One that is silent has its own line already.
+        known = {session_name(report.pid, report.host) for report in self.collection.reports}
+        # Silent processes have their own line already.
         known |= {session_name(pid, self.host) for pid in self.collection.silent}
         return [group for group in server.processes if group.application_name not in known]
 
-    def session(self, row: PoolRow, connection: dict[str, Any]) -> Session | None:
+    def session(self, row: PoolRow, connection: ConnectionFigures) -> Session | None:
         """Return the server's view of a pool's connection, if that is known."""
-        pid, alias = connection.get("backend_pid"), row.figures["alias"]
+        own_name = session_name(row.process.pid, row.process.host)
         for server in self.servers:
-            if server.alias == alias and isinstance(pid, int):
-                found = server.session(pid)
-                # The same number on another server is another process's session.
-                if found and _may_be(found.application_name, session_name(row.pid, row.host)):
+            if server.alias == row.pool.alias:
+                found = server.session(connection["backend_pid"])
+                # The same number on another server is another process's session. Settings may
+                # give it any other name, but not another process's.
+                if found and (
+                    found.application_name == own_name
+                    or not found.application_name.startswith("django ")
+                ):
                     return found
         return None
 
-    def owner(self, pid: int) -> tuple[PoolRow, dict[str, Any]] | None:
+    def owner(self, pid: int) -> tuple[PoolRow, ConnectionFigures] | None:
         """Return the pool and the connection whose session has this number on the server."""
         for group in self.groups:
             for row in group.rows:
-                for connection in row.connections:
-                    if connection.get("backend_pid") == pid and self.session(row, connection):
+                for connection in row.pool.connections:
+                    if connection["backend_pid"] == pid and self.session(row, connection):
                         return row, connection
         return None
 
@@ -133,16 +127,14 @@ class Overview:
 
     def _process_as_json(self, report: ProcessReport) -> dict[str, Any]:
         """Add to each connection its session on the server."""
-        pools = []
-        for pool in report["pools"]:
-            row = self.row(report, pool)
-            connections = [
-                {**it, "session": asdict(session) if session else None}
-                for it in row.connections
-                for session in [self.session(row, it)]
+        values = report.as_json()
+        for pool, figures in zip(report.pools, values["pools"], strict=True):
+            sessions = [self.session(PoolRow(report, pool), it) for it in pool.connections]
+            figures["connections"] = [
+                {**connection, "session": session and asdict(session)}
+                for connection, session in zip(pool.connections, sessions, strict=True)
             ]
-            pools.append({**pool, "connections": connections})
-        return {**report, "pools": pools}
+        return values
 
     def _server_as_json(self, server: ServerView) -> dict[str, Any]:
         if server.error is not None:
@@ -154,15 +146,3 @@ class Overview:
             process["reached"] = process["application_name"] not in unreachable
         values["blocked_sessions"] = [asdict(it) for it in server.sessions if it.is_blocked]
         return values
-
-    def unreachable_by_host(self, server: ServerView) -> Counter[str]:
-        """Count the processes that did not answer here by the host they name."""
-        return Counter(group.host for group in self.unreachable(server))
-
-
-def _may_be(name: str, expected: str) -> bool:
-    """Whether a session of that name may be one of a process that names its own *expected*.
-
-    Settings may give it any other name, but not another process's.
-    """
-    return name == expected or not name.startswith("django ")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from .formatting import count, cut, duration, many
+from .columns import COLUMNS, Line
+from .formatting import cut, many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .columns import Column
     from .overview import Overview
-    from .rows import Group, PoolRow
-
+    from .rows import PoolRow
 
 __all__ = ["FEW", "ORDERS", "busiest_first", "lines"]
 
@@ -23,48 +25,22 @@ BUSIEST = 5
 """How many are shown where there are more."""
 
 WIDE = 100
-"""Columns of a terminal that has room for all of the table's; narrower ones get the essential."""
-
-
-class _Column(NamedTuple):
-    above: str
-    """What stands over this heading and its neighbours."""
-    heading: str
-    width: int
-    essential: bool = True
-
-
-_COLUMNS = (
-    _Column("", "database, process", 22),
-    _Column("connections", "in use", 9),
-    _Column("connections", "used", 4, essential=False),
-    _Column("connections", "idle", 4),
-    _Column("waiting", "now", 5),
-    _Column("waiting", "longest", 7),
-    _Column("checkouts", "done", 7),
-    _Column("checkouts", "failed", 6),
-    _Column("wait for a connection", "p50", 6),
-    _Column("wait for a connection", "p95", 6, essential=False),
-    _Column("wait for a connection", "p99", 6),
-    _Column("wait for a connection", "max", 6, essential=False),
-)
+"""Columns of a terminal that has room for the whole table; narrower ones get the essential."""
 
 ORDERS: dict[str, Callable[[PoolRow], float]] = {
-    "waiting": lambda row: -row.number("waiting"),
+    "waiting": lambda row: -row.pool.waiting,
     "in use": lambda row: -row.utilisation,
-    "checkouts": lambda row: -row.number("checkouts"),
-    "wait p99": lambda row: -(row.times("wait").quantile(0.99) or 0.0),
-    "pid": lambda row: row.pid,
+    "checkouts": lambda row: -row.counters.checkouts,
+    "wait p99": lambda row: -(row.counters.wait.quantile(0.99) or 0.0),
+    "pid": lambda row: row.process.pid,
 }
 """What processes can be sorted by, and how."""
 
 
 def busiest_first(rows: Sequence[PoolRow], order: str = "waiting") -> list[PoolRow]:
     """Sort the pools of processes; those that are alike in this by how much they are used."""
-    first = ORDERS[order]
-    return sorted(
-        rows, key=lambda row: (first(row), -row.number("waiting"), -row.utilisation, row.pid)
-    )
+    keys = [ORDERS[name] for name in (order, "waiting", "in use", "pid")]
+    return sorted(rows, key=lambda row: [key(row) for key in keys])
 
 
 def lines(
@@ -84,10 +60,13 @@ def lines(
         width: Columns of the terminal.
         hint: How to see more processes.
     """
-    headings = [column.heading for column in _COLUMNS]
-    if overview.seconds is not None:
-        headings[headings.index("done")] = "per s"
-    found = [_above(width), _line(headings, width)]
+    columns = [column for column in COLUMNS if column.essential or width >= WIDE]
+    seconds = overview.seconds
+    headings = [
+        column.heading if seconds is None else column.heading_of_seconds or column.heading
+        for column in columns
+    ]
+    found = [_above(columns), _laid_out(columns, headings)]
     for group in overview.groups:
         rows = busiest_first(group.rows, order)
         most = (len(rows) if len(rows) <= FEW else BUSIEST) if processes is None else processes
@@ -99,59 +78,33 @@ def lines(
             name, most = f"{group.alias}, {_process(rows[0])}", 0
         if group.name != group.alias:
             found.append(cut(f"{group.name}:", width))
-        found.append(_line(_cells(name, group, rows, overview), width))
-        for row in rows[:most]:
-            cells = _cells(f"  {_process(row)}", group, [row], overview)
-            found.append(_line(cells, width))
+        shown = [Line(name, group, seconds)]
+        shown += [
+            Line(f"  {_process(row)}", replace(group, rows=[row]), seconds) for row in rows[:most]
+        ]
+        found += [_laid_out(columns, [column.text(line) for column in columns]) for line in shown]
         if 0 < most < len(rows):
             found.append(f"  ... and {len(rows) - most} more ({hint})")
     return found
 
 
 def _process(row: PoolRow) -> str:
-    return f"{row.pid} {row.command}"
+    return f"{row.process.pid} {row.process.command}"
 
 
-def _cells(name: str, group: Group, rows: Sequence[PoolRow], overview: Overview) -> list[str]:
-    part = type(group)(group.alias, group.server, list(rows), group.user)
-    totals, wait = part.totals, part.times("wait")
-    done = totals["checkouts"] / (overview.seconds or 1.0)
-    few_a_second = overview.seconds is not None and done < 1000
-    return [
-        name,
-        f"{count(totals['in_use'], 10_000)}/{count(totals['max_size'], 10_000)}",
-        f"{part.utilisation:.0%}",
-        count(totals["idle"], 10_000),
-        count(totals["waiting"]),
-        duration(part.longest_waiting),
-        f"{done:.1f}" if few_a_second else count(done),
-        count(sum(row.failed for row in rows)),
-        *(duration(wait.quantile(share)) for share in (0.5, 0.95, 0.99)),
-        duration(wait.longest if wait.count else None),
-    ]
-
-
-def _shown(width: int) -> list[int]:
-    """Return the numbers of the columns that there is room for."""
-    return [n for n, column in enumerate(_COLUMNS) if column.essential or width >= WIDE]
-
-
-def _above(width: int) -> str:
+def _above(columns: Sequence[Column]) -> str:
     """Return the line above the headings: "-- waiting --"."""
     cells = []
-    for above, numbers in groupby(_shown(width), key=lambda number: _COLUMNS[number].above):
-        widths = [_COLUMNS[number].width for number in numbers]
+    for above, below in groupby(columns, key=lambda column: column.above):
+        widths = [column.width for column in below]
         room = sum(widths) + len(widths) - 1
         name = above if len(above) + 2 <= room else above.partition(" ")[0]
         cells.append(f" {name} ".center(room, "-") if name else " " * room)
     return " ".join(cells)
 
 
-def _line(cells: Sequence[str], width: int) -> str:
-    first, *others = _shown(width)
-    name = f"{cut(cells[first], _COLUMNS[first].width):<{_COLUMNS[first].width}}"
-    figures = (
-        f"{cut(cells[number], _COLUMNS[number].width):>{_COLUMNS[number].width}}"
-        for number in others
-    )
+def _laid_out(columns: Sequence[Column], cells: Sequence[str]) -> str:
+    first, *others = zip(columns, cells, strict=True)
+    name = f"{cut(first[1], first[0].width):<{first[0].width}}"
+    figures = [f"{cut(cell, column.width):>{column.width}}" for column, cell in others]
     return " ".join([name, *figures]).rstrip()

@@ -7,7 +7,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from . import findings, prometheus, table
+from . import findings, table
 from .findings import Level
 from .thresholds import Thresholds, verdict
 
@@ -71,7 +71,10 @@ class Look:
             indent = None if one_line else 2
             return json.dumps(as_json(self.overview, self.found), indent=indent) + "\n"
         if how == "prometheus":
-            return prometheus.render(self.overview)
+            # Only here: the other formats do without prometheus_client.
+            from .prometheus import as_text, of_overview
+
+            return as_text(of_overview(self.overview))
         if check:
             return verdict(self.overview, self.found, self.thresholds) + "\n"
         return "\n".join(as_table(self.overview, self.found, layout)) + "\n"

@@ -1,200 +1,148 @@
-"""The pools of all processes, and what they add up to."""
+"""The pools of processes, and what those of one database add up to."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from django_pooled.stats.histogram import Histogram
-from django_pooled.stats.snapshot import nested
+from django_pooled.stats.combine import total
+from django_pooled.stats.snapshot import counters_as_json
 
-__all__ = ["COUNTED", "COUNTED_BY_KIND", "GAUGES", "TIMES", "Group", "PoolRow"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TypeAlias
 
-GAUGES = ("size", "idle", "in_use", "waiting", "max_size", "connecting")
+    from django_pooled.stats.histogram import Histogram
+    from django_pooled.stats.snapshot import Counters, PoolSnapshot, ProcessReport
+
+    Gauge: TypeAlias = Literal["size", "idle", "in_use", "waiting", "max_size", "connecting"]
+
+__all__ = ["Failure", "Group", "PoolRow", "failed_checkouts", "last_failure"]
+
+GAUGES: tuple[Gauge, ...] = ("size", "idle", "in_use", "waiting", "max_size", "connecting")
 """The figures of a pool that are of this moment and make sense added up."""
-
-COUNTED = (
-    *("checkouts", "checkins", "discarded", "reclaimed", "timeouts", "exhausted", "refused"),
-    *("connects", "connect_failures"),
-)
-"""Those that are counted since the pool was opened."""
-
-COUNTED_BY_KIND = ("closed", "restarts", "refused_restarts", "pinned", "lost_commits")
-"""Those that are counted by kind."""
-
-TIMES = ("wait", "use", "connect")
-"""The histograms: of checkouts, of the time in use, of connects."""
-
-SUMMED = (*GAUGES, *COUNTED)
-"""The figures of a pool that make sense added up."""
 
 
 class PoolRow(NamedTuple):
     """One pool of one process."""
 
-    pid: int
-    command: str
-    figures: dict[str, Any]
-    host: str = ""
-    user: int | None = None
-    """Whose process it is, where that is known."""
+    process: ProcessReport
+    pool: PoolSnapshot
 
-    @classmethod
-    def of(cls, figures: dict[str, Any]) -> PoolRow:
-        """Return the row of a pool whose process does not matter."""
-        return cls(0, "", figures)
+    @property
+    def counters(self) -> Counters:
+        """What the pool has counted."""
+        return self.pool.counters
 
     @property
     def utilisation(self) -> float:
         """Share of ``max_size`` that is in use."""
-        return self.number("in_use") / (self.number("max_size") or 1)
-
-    @property
-    def failed(self) -> float:
-        """Checkouts that ended without a connection."""
-        return sum(self.number(key) for key in ("timeouts", "exhausted", "refused"))
-
-    @property
-    def connections(self) -> list[dict[str, Any]]:
-        """Its connections; none where an older process does not list them."""
-        found = self.figures.get("connections")
-        return [it for it in found if isinstance(it, dict)] if isinstance(found, list) else []
-
-    def number(self, key: str) -> float:
-        """Return a figure, 0 where an older process has none."""
-        value = self.figures.get(key)
-        return value if isinstance(value, (int, float)) else 0
-
-    def has(self, key: str) -> bool:
-        """Tell whether there is such a figure: an older process lacks some, a pool others."""
-        return isinstance(self.figures.get(key), (int, float))
-
-    def counts(self, key: str) -> dict[str, int]:
-        """Return what is counted by kind: restarts by SQLSTATE, lost COMMITs by outcome."""
-        return _counts(self.figures.get(key))
-
-    def times(self, key: str) -> Histogram:
-        """Return durations: 'wait', 'use' or 'connect'; none where an older process has none."""
-        return Histogram.from_report(self.figures.get(key))
-
-    @property
-    def outcomes(self) -> dict[tuple[str, str], int]:
-        """How restarts ended, by SQLSTATE and outcome."""
-        found = self.figures.get("restarted")
-        if not isinstance(found, dict):
-            return {}
-        return {
-            (str(sqlstate), outcome): count
-            for sqlstate, counts in found.items()
-            for outcome, count in _counts(counts).items()
-        }
-
-    @property
-    def restarts(self) -> int:
-        """Transactions restarted, whatever for."""
-        return sum(self.counts("restarts").values())
-
-    @property
-    def has_budget(self) -> bool:
-        """Whether restarts are bounded in that process."""
-        return self.has("retry_budget_left")
+        return self.pool.in_use / (self.pool.max_size or 1)
 
     @property
     def budget_is_spent(self) -> bool:
         """No transaction can be restarted now."""
-        return self.has_budget and self.number("retry_budget_left") < 1
+        left = self.pool.retry_budget_left
+        return left is not None and left < 1
 
     @property
     def starved(self) -> bool:
         """Threads wait, and no connection is left to hand out or to open."""
-        full = self.number("in_use") >= self.number("max_size")
-        return bool(self.number("waiting")) and not self.number("idle") and full
+        pool = self.pool
+        return bool(pool.waiting) and not pool.idle and pool.in_use >= pool.max_size
 
 
 @dataclass
 class Group:
     """The pools of all processes that lead to the same database under the same alias.
 
-    Of one user: what another's processes say must not pass for a part of these.
+    Of one user: figures that another user's processes report must not pass for a part of these.
     """
 
     alias: str
     server: str
     rows: list[PoolRow]
     user: int | None = None
-    """Whose processes they are, where those of several users are in sight."""
+    """Whose processes they are, where those of several users answered."""
     name: str = ""
     """The alias; with the user and the server where others have the same alias."""
 
     def __post_init__(self) -> None:
         self.name = self.name or self.alias
 
-    @property
-    def totals(self) -> dict[str, float]:
-        """The sum over all processes of each figure that can be added up."""
-        return {key: sum(row.number(key) for row in self.rows) for key in SUMMED}
+    @cached_property
+    def counters(self) -> Counters:
+        """The sum of what all pools have counted."""
+        return total(row.counters for row in self.rows)
+
+    def sum(self, gauge: Gauge) -> int:
+        """Return the sum of a figure of this moment over all pools."""
+        return sum(getattr(row.pool, gauge) for row in self.rows)
 
     @property
-    def restarts(self) -> int:
-        """Transactions restarted, in all processes."""
-        return sum(row.restarts for row in self.rows)
-
-    def counts(self, key: str) -> Counter[str]:
-        """Return what is counted by kind, of all processes."""
-        total: Counter[str] = Counter()
-        for row in self.rows:
-            total.update(row.counts(key))
-        return total
-
-    def times(self, key: str) -> Histogram:
-        """Return durations of all processes together."""
-        total = Histogram()
-        for row in self.rows:
-            total.merge(row.times(key))
-        return total
+    def failed(self) -> int:
+        """Checkouts that ended without a connection."""
+        return sum(failed_checkouts(self.counters).values())
 
     @property
-    def outcomes(self) -> Counter[tuple[str, str]]:
-        """How restarts ended, by SQLSTATE and outcome, in all processes."""
-        total: Counter[tuple[str, str]] = Counter()
-        for row in self.rows:
-            total.update(row.outcomes)
-        return total
+    def longest_waiting(self) -> float | None:
+        """Seconds that the oldest waiter has waited; None without one."""
+        waits = (row.pool.longest_waiting for row in self.rows)
+        return max((wait for wait in waits if wait is not None), default=None)
+
+    @property
+    def utilisation(self) -> float:
+        """Share of all ``max_size`` that is in use."""
+        return self.sum("in_use") / (self.sum("max_size") or 1)
+
+    @property
+    def least_budget_left(self) -> float | None:
+        """The restarts left in the process that has fewest; None without budgets."""
+        budgets = (row.pool.retry_budget_left for row in self.rows)
+        return min((left for left in budgets if left is not None), default=None)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the pools add up to in plain values."""
+        """Return the sums in plain values, with percentiles in place of histograms."""
+        times = ("wait", "use", "connect")
         return {
             "alias": self.alias,
             "server": self.server,
             "user": self.user,
             "processes": len(self.rows),
-            **self.totals,
+            **{gauge: self.sum(gauge) for gauge in GAUGES},
             "longest_waiting": self.longest_waiting,
             "retry_budget_left": self.least_budget_left,
-            **{key: self.counts(key) for key in COUNTED_BY_KIND},
-            "restarted": nested(self.outcomes),
-            **{key: _percentiles(self.times(key)) for key in TIMES},
+            **counters_as_json(self.counters),
+            **{key: _percentiles(getattr(self.counters, key)) for key in times},
         }
 
-    @property
-    def longest_waiting(self) -> float | None:
-        """Seconds that the oldest waiter has waited; None without one."""
-        waits = [row.number("longest_waiting") for row in self.rows if row.has("longest_waiting")]
-        return max(waits, default=None)
 
-    @property
-    def utilisation(self) -> float:
-        """Share of all ``max_size`` that is in use."""
-        most = sum(row.number("max_size") for row in self.rows)
-        return sum(row.number("in_use") for row in self.rows) / (most or 1)
+def failed_checkouts(counters: Counters) -> dict[str, int]:
+    """Return how many checkouts ended without a connection, by what they ended in."""
+    return {
+        "timed out": counters.timeouts,
+        "refused by max_waiting": counters.exhausted,
+        "refused by the server": counters.refused,
+    }
 
-    @property
-    def least_budget_left(self) -> float | None:
-        """What the process that restarted most may still restart; None without budgets."""
-        return min(
-            (row.number("retry_budget_left") for row in self.rows if row.has_budget), default=None
-        )
+
+class Failure(NamedTuple):
+    """A failed attempt to connect."""
+
+    error: str
+    age: float
+    """Seconds."""
+
+
+def last_failure(rows: Iterable[PoolRow]) -> Failure | None:
+    """Return the last failure to connect of any of these pools."""
+    failures = [
+        Failure(row.pool.last_error, row.pool.last_error_age or 0.0)
+        for row in rows
+        if row.pool.last_error
+    ]
+    return min(failures, key=lambda failure: failure.age, default=None)
 
 
 def _percentiles(times: Histogram) -> dict[str, Any]:
@@ -206,9 +154,3 @@ def _percentiles(times: Histogram) -> dict[str, Any]:
         "p99": times.quantile(0.99),
         "max": times.longest,
     }
-
-
-def _counts(found: object) -> dict[str, int]:
-    if not isinstance(found, dict):
-        return {}
-    return {str(kind): count for kind, count in found.items() if isinstance(count, int)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from .finding import Finding, Level
@@ -58,14 +59,14 @@ def _room(overview: Overview, name: str, server: ServerView) -> Iterator[Finding
         yield Finding(level, sentence, "room", "database")
         return
     growth = sum(
-        row.number("max_size") - row.number("size")
+        row.pool.max_size - row.pool.size
         for group in overview.groups
         if f'"{group.alias}"' in name
         for row in group.rows
     )
     if growth > server.free and not server.pooler:
         sentence = (
-            f"The pools of {name} may open {growth:.0f} more connections, "
+            f"The pools of {name} may open {growth} more connections, "
             f"and its server has room for {server.free}."
         )
         yield Finding(Level.FINE, sentence, "room", "pool")
@@ -109,7 +110,7 @@ def _blocked(overview: Overview, name: str, server: ServerView) -> Iterator[Find
 
 
 def _unreachable(overview: Overview, server: ServerView) -> Iterator[Finding]:
-    if hosts := overview.unreachable_by_host(server):
+    if hosts := Counter(group.host for group in overview.unreachable(server)):
         number = many(sum(hosts.values()), "more process", "more processes")
         places = ", ".join(
             f"{count} on {'this host' if host == overview.host else host}"

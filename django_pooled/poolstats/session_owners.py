@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .formatting import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from django_pooled.stats.snapshot import ConnectionFigures
 
     from .overview import Overview
     from .rows import PoolRow
@@ -19,16 +21,14 @@ __all__ = ["name_connection", "name_process", "name_session", "root_of"]
 
 def name_process(rows: Iterable[PoolRow]) -> str:
     """Name the process of these pools, or say how many there are."""
-    names = dict.fromkeys(f"process {row.pid} ({row.command})" for row in rows)
+    names = dict.fromkeys(f"process {row.process.pid} ({row.process.command})" for row in rows)
     return next(iter(names)) if len(names) == 1 else f"{len(names)} processes"
 
 
-def name_connection(connection: dict[str, Any]) -> str:
+def name_connection(connection: ConnectionFigures) -> str:
     """Say by which view or line of code a connection is in use: " by votes.views.cast"."""
-    by, where = connection.get("by"), connection.get("where")
-    if by:
-        return f" by {by}"
-    return f" by {where}" if where else ""
+    user = connection["by"] or connection["where"]
+    return f" by {user}" if user else ""
 
 
 def name_session(overview: Overview, server: ServerView, pid: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from django.core.exceptions import ImproperlyConfigured
@@ -74,7 +75,7 @@ def of_site(reports: list[ProcessReport], site: frozenset[tuple[str, str]]) -> l
     """
     found: list[ProcessReport] = []
     for report in reports:
-        pools = [pool for pool in report["pools"] if (pool["alias"], pool.get("server")) in site]
+        pools = [pool for pool in report.pools if (pool.alias, pool.server) in site]
         if pools:
-            found.append({**report, "pools": pools})
+            found.append(replace(report, pools=pools))
     return found

@@ -106,7 +106,7 @@ class Thresholds:
 def _values(overview: Overview) -> Iterator[tuple[str, str, float | None]]:
     """Yield the name of a measure, whose it is, and how much it is."""
     for group in overview.groups:
-        yield "waiting", group.name, group.totals["waiting"]
+        yield "waiting", group.name, group.sum("waiting")
         yield "wait_p99", group.name, _wait(group)
         yield "in_use", group.name, 100 * group.utilisation
     for names, server in overview.servers_by_address:
@@ -116,7 +116,7 @@ def _values(overview: Overview) -> Iterator[tuple[str, str, float | None]]:
 
 
 def _wait(group: Group) -> float | None:
-    waits = [group.times("wait").quantile(0.99), group.longest_waiting]
+    waits = [group.counters.wait.quantile(0.99), group.longest_waiting]
     return max((wait for wait in waits if wait is not None), default=None)
 
 
@@ -126,10 +126,10 @@ def verdict(overview: Overview, found: list[Finding], thresholds: Thresholds) ->
     https://www.monitoring-plugins.org/doc/guidelines.html
     """
     level = found[0].level if found else Level.FINE
-    sums = [group.totals for group in overview.groups]
-    in_use, size = (sum(total[key] for total in sums) for key in ("in_use", "max_size"))
-    waiting = sum(total["waiting"] for total in sums)
-    figures = f"{in_use:.0f} of {size:.0f} connections in use, {waiting:.0f} waiting"
+    in_use = sum(group.sum("in_use") for group in overview.groups)
+    size = sum(group.sum("max_size") for group in overview.groups)
+    waiting = sum(group.sum("waiting") for group in overview.groups)
+    figures = f"{in_use} of {size} connections in use, {waiting} waiting"
     data = " ".join(_data(overview, thresholds))
     lines = [f"{level.name}: {figures}{' | ' if data else ''}{data}"]
     # What follows a bar would be taken for more data.

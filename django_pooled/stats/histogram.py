@@ -39,23 +39,11 @@ class Histogram:
         """Seconds."""
 
     @classmethod
-    def from_report(cls, figures: object) -> Histogram:
-        """Read what `as_report` gave; an empty one where that is missing or of another shape."""
+    def from_report(cls, figures: Mapping[str, Any]) -> Histogram:
+        """Read what `as_report` gave."""
         made = cls()
-        if isinstance(figures, dict):
-            made._read(figures)
+        made.buckets, made.total, made.longest = (figures[key] for key in ("buckets", "sum", "max"))
         return made
-
-    def _read(self, figures: Mapping[str, Any]) -> None:
-        buckets, total, longest = (figures.get(key) for key in ("buckets", "sum", "max"))
-        if (
-            isinstance(buckets, list)
-            and len(buckets) == len(self.buckets)
-            and all(isinstance(count, int) and count >= 0 for count in buckets)
-            and isinstance(total, (int, float))
-            and isinstance(longest, (int, float))
-        ):
-            self.buckets, self.total, self.longest = list(buckets), float(total), float(longest)
 
     def as_report(self) -> dict[str, Any]:
         """Return count, sum and max (seconds) and the buckets, in values that JSON can carry."""
@@ -89,18 +77,6 @@ class Histogram:
         self.buckets = [mine + more for mine, more in zip(self.buckets, other.buckets, strict=True)]
         self.total += other.total
         self.longest = max(self.longest, other.longest)
-
-    def minus(self, earlier: Histogram) -> Histogram:
-        """Return what was counted since *earlier*, this one's state at an earlier moment.
-
-        All of it, where this one has begun anew meanwhile. The longest is that of the whole time.
-        """
-        made = self.copy()
-        if all(before <= now for now, before in zip(self.buckets, earlier.buckets, strict=True)):
-            pairs = zip(self.buckets, earlier.buckets, strict=True)
-            made.buckets = [now - before for now, before in pairs]
-            made.total = max(0.0, self.total - earlier.total)
-        return made
 
     def quantile(self, share: float) -> float | None:
         """Return the duration that *share* of all (0 to 1) did not exceed; None without any.

@@ -219,7 +219,7 @@ def _listen(folder: Path, descriptor: int) -> tuple[socket.socket, Path]:
 
 def _encode(report: Callable[[], ProcessReport]) -> bytes:
     try:
-        return json.dumps(report()).encode()
+        return json.dumps(report().as_json()).encode()
     except Exception as error:
         # The thread has to outlive whatever is wrong with one report.
         logger.debug(

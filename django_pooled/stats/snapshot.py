@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .counters import Counters
 from .histogram import BOUNDS, Histogram
@@ -26,7 +26,7 @@ __all__ = [
     "Histogram",
     "PoolSnapshot",
     "ProcessReport",
-    "nested",
+    "counters_as_json",
     "process_report",
     "session_name",
 ]
@@ -90,8 +90,14 @@ class PoolSnapshot:
     id: str = ""
     """Tells the pool from every other one, of this process or any other, that is or has been."""
 
+    def as_json(self) -> dict[str, Any]:
+        """Return everything in values that JSON can carry, the counters beside the rest."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "counters"}
+        return own | counters_as_json(self.counters)
 
-class ProcessReport(TypedDict):
+
+@dataclass(frozen=True)
+class ProcessReport:
     """What one process answers to ``poolstats``."""
 
     version: int
@@ -103,11 +109,16 @@ class ProcessReport(TypedDict):
     threads: int
     age: float
     """Seconds since its first pool was made; 0 without one."""
-    pools: list[dict[str, object]]
+    pools: list[PoolSnapshot]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything in values that JSON can carry."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return own | {"pools": [pool.as_json() for pool in self.pools]}
 
 
 def process_report(pools: list[PoolSnapshot]) -> ProcessReport:
-    """Describe this process and its pools in values that JSON can carry."""
+    """Describe this process and its pools."""
     return ProcessReport(
         version=REPORT_VERSION,
         pid=os.getpid(),
@@ -116,7 +127,7 @@ def process_report(pools: list[PoolSnapshot]) -> ProcessReport:
         command=_command(),
         threads=threading.active_count(),
         age=max((pool.age for pool in pools), default=0.0),
-        pools=[_flat(pool) for pool in pools],
+        pools=pools,
     )
 
 
@@ -135,10 +146,9 @@ def session_name(pid: int, host: str) -> str:
     return f"django {pid}@{host}".encode()[:63].decode(errors="ignore")
 
 
-def _flat(pool: PoolSnapshot) -> dict[str, object]:
-    own = {f.name: getattr(pool, f.name) for f in fields(pool) if f.name != "counters"}
-    counters = {f.name: _plain(getattr(pool.counters, f.name)) for f in fields(Counters)}
-    return own | counters
+def counters_as_json(counters: Counters) -> dict[str, Any]:
+    """Return counters in values that JSON can carry."""
+    return {f.name: _plain(getattr(counters, f.name)) for f in fields(counters)}
 
 
 def _plain(value: object) -> object:
@@ -148,10 +158,10 @@ def _plain(value: object) -> object:
         return value
     if not any(isinstance(kind, tuple) for kind in value):
         return dict(value)
-    return nested(value)
+    return _nested(value)
 
 
-def nested(outcomes: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+def _nested(outcomes: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
     """Return outcomes of restarts as a report has them: by SQLSTATE, then by outcome."""
     found: dict[str, dict[str, int]] = {}
     for (sqlstate, outcome), count in outcomes.items():

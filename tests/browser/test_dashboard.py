@@ -179,7 +179,7 @@ def test_restarts_and_lost_commits_are_counted(page: Browser, site: Site) -> Non
 
 def test_a_process_that_does_not_answer_is_listed(page: Browser, site: Site) -> None:
     # One more of this site's, and one of another's, which is none of this page's business.
-    server = collect(site.stats_dir).reports[0]["pools"][0]["server"]
+    server = collect(site.stats_dir).reports[0].pools[0].server
     publisher = Publisher(site.stats_dir, {"server": server})
     stranger = Publisher(site.stats_dir, {"server": "db.example:5432/site"})
     try:

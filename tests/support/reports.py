@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.overview import Overview
+from django_pooled.poolstats.report_parser import parse_report
 from django_pooled.poolstats.server_view import ServerView
 from django_pooled.stats.histogram import Histogram
+from django_pooled.stats.snapshot import ProcessReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,7 +47,7 @@ def pool(alias: str = "default", **figures: Any) -> dict[str, Any]:
         "last_error_age": None,
         "age": 3600.0,
         "checkouts": 7,
-        "checkins": figures.get("checkouts", 7) - in_use,
+        "checkins": max(0, figures.get("checkouts", 7) - in_use),
         "discarded": 0,
         "reclaimed": 0,
         "timeouts": 0,
@@ -82,16 +85,24 @@ def connection(backend_pid: object, **figures: Any) -> dict[str, Any]:
 
 
 def process(*pools: dict[str, Any], pid: int = 4121, **figures: Any) -> dict[str, Any]:
-    """Return what a process reports."""
+    """Return what a process reports; pools without an id go by their places."""
     values = {"version": 1, "pid": pid, "host": "web-1", "command": "gunicorn", "threads": 4}
-    return {**values, "age": 3600.0, "pools": list(pools or [pool()]), **figures}
+    identified = [
+        {"id": f"{pid}-{number}", **made} for number, made in enumerate(pools or [pool()])
+    ]
+    return {**values, "age": 3600.0, "pools": identified, **figures}
 
 
 def overview(
-    *processes: dict[str, Any], servers: Iterable[ServerView] | None = None, **more: Any
+    *processes: dict[str, Any] | ProcessReport,
+    servers: Iterable[ServerView] | None = None,
+    **more: Any,
 ) -> Overview:
     """Return one of these processes, of one without trouble if none is named."""
-    reports: list[Any] = list(processes or [process()])
+    reports = [
+        one if isinstance(one, ProcessReport) else parse_report(json.dumps(one).encode())
+        for one in processes or [process()]
+    ]
     healthy = ServerView("default", max_connections=1000, reserved=3, used=10)
     return Overview(
         Collection(reports), [healthy] if servers is None else list(servers), host="web-1", **more

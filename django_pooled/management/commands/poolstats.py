@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -46,6 +47,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             thresholds = Thresholds.of(options)
+            if options["format"] == "prometheus":
+                # Tells that prometheus_client is missing, before anything is asked.
+                import_module("django_pooled.poolstats.prometheus")
             observer = Observer(
                 options["database"],
                 folder=options["stats_dir"],

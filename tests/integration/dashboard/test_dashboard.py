@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -285,7 +284,7 @@ def test_what_happened_in_the_last_seconds_is_told_apart(alone: str) -> None:
     def checkouts_lately(moment: float, checkouts: int) -> int | None:
         overview = replace(look(checkouts=checkouts, id="same").overview, taken=moment)
         recent = watch.current()._recent(overview)
-        return None if recent is None else int(recent.groups[0].totals["checkouts"])
+        return None if recent is None else int(recent.groups[0].counters.checkouts)
 
     assert checkouts_lately(100.0, 10) is None
     assert checkouts_lately(101.0, 15) == 5
@@ -323,7 +322,7 @@ def test_only_pools_of_this_site_are_shown(alone: str, monkeypatch: pytest.Monke
         ours.close()
         theirs.close()
         shutil.rmtree(folder)
-    assert {report["pid"] for report in overview.processes} == {ours.pid, os.getpid()}
+    assert {report.pid for report in overview.processes} == {ours.pid, os.getpid()}
     assert {str(group.server) for group in overview.groups} == {here}
 
 
@@ -332,8 +331,8 @@ def test_a_process_that_publishes_nothing_still_shows_itself(
 ) -> None:
     monkeypatch.setattr(watch, "stats_dirs", lambda aliases: [tmp_path])
     connections[alone].ensure_connection()
-    found = [pool for report in watch.look().overview.processes for pool in report["pools"]]
-    assert alone in [pool["alias"] for pool in found]
+    found = [pool for report in watch.look().overview.processes for pool in report.pools]
+    assert alone in [pool.alias for pool in found]
 
 
 # A server in trouble.
@@ -418,7 +417,7 @@ def look(*servers: Answer, **figures: Any) -> Look:
     """Return a look at one process with one pool."""
     counters = Counters(checkouts=figures.pop("checkouts", 7))
     pool = snapshot(**{"counters": counters, **figures})
-    report: Any = json.loads(json.dumps(process_report([pool])))
+    report = process_report([pool])
     heard = [answer.view for answer in servers if answer.age is not None]
     return Look(Overview(Collection([report]), heard), None, list(servers), 1e9)
 
@@ -439,8 +438,8 @@ def test_a_calm_site_is_told_so_in_a_sentence() -> None:
 
 def test_several_processes_are_counted() -> None:
     one, other = look(), look()
-    other.overview.collection.reports[0]["pid"] += 1
-    one.overview.collection.reports += other.overview.collection.reports
+    [report] = other.overview.collection.reports
+    one.overview.collection.reports.append(replace(report, pid=report.pid + 1))
     assert "in 2 processes" in content.content(one)["sentence"]
 
 

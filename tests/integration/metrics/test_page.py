@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,12 +33,13 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from django_pooled import registry
 from django_pooled.backend.parameters import server_of
 from django_pooled.metrics import page, prometheus
-from django_pooled.metrics import sums as book_module
-from django_pooled.metrics.exposition import of_pools
-from django_pooled.metrics.process_exit import write_down
-from django_pooled.metrics.site import Look, PoolOfProcess, Site
-from django_pooled.metrics.sums import Book
-from django_pooled.metrics.sums_file import KEPT_FOR, open_book
+from django_pooled.metrics import sums as sums_module
+from django_pooled.metrics.process_exit import write_last_figures
+from django_pooled.metrics.site import Look, Site
+from django_pooled.metrics.sums import Sums
+from django_pooled.metrics.sums_file import KEPT_FOR, open_sums
+from django_pooled.poolstats.prometheus import Source, as_text, of_pools
+from django_pooled.poolstats.rows import PoolRow
 from django_pooled.stats import publisher, socket_folder
 from django_pooled.stats.snapshot import BOUNDS, Counters, process_report
 from tests.sites.workers import running
@@ -62,7 +65,7 @@ Samples = dict[str, dict[tuple[str, ...], float]]
 
 
 def samples(text: str) -> Samples:
-    """Return values by name and by labels, the database's first and without its name."""
+    """Return values by name and by labels, these in the order of their names."""
     found: Samples = {}
     for family in parse_text(text):
         for sample in family.samples:
@@ -75,18 +78,16 @@ def parsed_openmetrics(text: str) -> list[Metric]:
     return list(openmetrics.text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
 
 
-def figures(alias: str = "default", **changes: Any) -> dict[str, Any]:
-    """Return what a pool reports."""
-    report = process_report([snapshot(alias)])["pools"][0]
-    return {**report, **changes}
+def pool(identity: str, pid: int | None = None, host: str = HOST, **counted: Any) -> PoolRow:
+    """Return a pool of a process, with 7 checkouts unless told otherwise."""
+    made = snapshot(id=identity)
+    made = replace(made, counters=replace(made.counters, **counted))
+    report = replace(process_report([made]), host=host, pid=os.getpid() if pid is None else pid)
+    return PoolRow(report, made)
 
 
-def pool(identity: str, pid: int | None = None, host: str = HOST, **changes: Any) -> PoolOfProcess:
-    return PoolOfProcess(host, os.getpid() if pid is None else pid, figures(id=identity, **changes))
-
-
-def look(*pools: PoolOfProcess, silent: tuple[int, ...] = ()) -> Look:
-    return Look(list(pools), {(pool.host, pool.pid) for pool in pools}, set(silent))
+def look(*pools: PoolRow, silent: tuple[int, ...] = ()) -> Look:
+    return Look(list(pools), {(row.process.host, row.process.pid) for row in pools}, set(silent))
 
 
 def dead_pid() -> int:
@@ -98,8 +99,8 @@ def dead_pid() -> int:
     return child
 
 
-def total(book: Book, seen: Look, key: str = "checkouts") -> float:
-    return float(sum(found.get(key, 0) for _, found in book.figures(seen)))
+def total(sums: Sums, seen: Look) -> int:
+    return sum(counters.checkouts for _, _, counters in sums.figures(seen))
 
 
 @pytest.fixture
@@ -207,7 +208,7 @@ def test_another_site_of_the_same_user_is_left_out(
     try:
         assert samples(scrape())["checkouts_total"] == {("default",): 7}
         assert samples(scrape("?by=process"))["checkouts_total"].keys() == {
-            ("default", str(pool.pid)) for pool in site.look(1.0).pools
+            ("default", str(row.process.pid)) for row in site.look(1.0).pools
         }
     finally:
         other.close()
@@ -244,15 +245,15 @@ def test_a_process_of_another_container_goes_by_its_host_too(
     monkeypatch.setattr(Site, "look", lambda self, timeout: look(far, pool("near")))
     found = samples(scrape("?by=process"))
     assert found["checkouts_total"] == {
-        ("default", "7", "web-2"): 7, ("default", str(os.getpid())): 7
+        ("default", "web-2", "7"): 7, ("default", str(os.getpid())): 7
     }  # fmt: skip
 
 
-# The book
+# The sums
 
 
 def test_a_pool_that_its_process_closed_stays_in_the_sums() -> None:
-    book = Book()
+    sums = Sums()
     for pools, sum_of_checkouts in (
         ([pool("a")], 7),
         ([pool("b", checkouts=1)], 8),
@@ -261,24 +262,24 @@ def test_a_pool_that_its_process_closed_stays_in_the_sums() -> None:
     ):
         seen = look(*pools)
         seen.answered.add((HOST, os.getpid()))
-        book.settle(seen)
-        assert total(book, seen) == sum_of_checkouts
-    assert book.entries == {}
+        sums.update(seen)
+        assert total(sums, seen) == sum_of_checkouts
+    assert sums.entries == {}
 
 
 def test_a_process_that_got_the_pid_of_an_ended_one_is_another() -> None:
-    book = Book()
+    sums = Sums()
     for seen in (look(pool("a", checkouts=5)), look(pool("b", checkouts=6))):
-        book.settle(seen)
-    assert total(book, seen) == 11
+        sums.update(seen)
+    assert total(sums, seen) == 11
 
 
 def test_whose_look_is_written_down_late_takes_nothing_back() -> None:
-    book = Book()
+    sums = Sums()
     late, early = look(pool("a", checkouts=5)), look(pool("a", checkouts=9))
-    book.settle(early)
-    book.settle(late)
-    assert total(book, late) == 9
+    sums.update(early)
+    sums.update(late)
+    assert total(sums, late) == 9
 
 
 def test_a_pool_is_retired_once_its_process_is_known_to_be_gone(
@@ -287,53 +288,46 @@ def test_a_pool_is_retired_once_its_process_is_known_to_be_gone(
     gone = dead_pid()
     far = pool("far", pid=gone, host="web-2")
     reused = pool("reused", pid=os.getppid())
-    book = Book()
-    book.settle(look(pool("dead", pid=gone), pool("silent", pid=gone + 1), far, reused))
+    sums = Sums()
+    sums.update(look(pool("dead", pid=gone), pool("silent", pid=gone + 1), far, reused))
     nothing = look(silent=(gone + 1,))
-    book.settle(nothing)
-    assert set(book.entries) == {"silent", "far", "reused"}
-    later = time.time() + book_module.FORGET_AFTER + 1
-    monkeypatch.setattr(book_module, "time", lambda: later)
-    book.settle(nothing)
-    assert set(book.entries) == {"silent"}
-    assert total(book, nothing) == 28
+    sums.update(nothing)
+    assert set(sums.entries) == {"silent", "far", "reused"}
+    later = time.time() + sums_module.FORGET_AFTER + 1
+    monkeypatch.setattr(sums_module, "time", lambda: later)
+    sums.update(nothing)
+    assert set(sums.entries) == {"silent"}
+    assert total(sums, nothing) == 28
 
 
 def test_a_thousand_recycled_workers_leave_one_sum_behind() -> None:
-    book = Book()
+    sums = Sums()
     for number in range(1000):
         seen = look(pool(str(number), checkouts=1))
-        book.settle(seen)
-    assert total(book, seen) == 1000
-    assert len(book.entries) == 1
-    assert len(book.retired) == 1
+        sums.update(seen)
+    assert total(sums, seen) == 1000
+    assert len(sums.entries) == 1
+    assert len(sums.retired) == 1
 
 
 def test_histograms_and_kinds_are_added_up_kind_by_kind() -> None:
-    book = Book()
-    one = figures(restarts={"40001": 1}, restarted={"40001": {"committed": 1}})
-    other = figures(restarts={"40001": 2, "lost": 1}, restarted={"lost": {"failed": 1}})
-    for identity, found in (("a", one), ("b", other)):
-        book.settle(look(PoolOfProcess(HOST, os.getpid(), {**found, "id": identity})))
-    book.settle(Look(answered={(HOST, os.getpid())}))
-    sums = book.retired["default"]
-    assert sums["restarts"] == {"40001": 3, "lost": 1}
-    assert sums["restarted"] == {"40001": {"committed": 1}, "lost": {"failed": 1}}
-    assert (sums["wait"]["count"], sum(sums["wait"]["buckets"])) == (14, 14)
-    assert sums["wait"]["max"] == pytest.approx(0.1)
-
-
-def test_figures_of_another_shape_are_no_stumbling_block() -> None:
-    book = Book()
-    for identity, wait in (("a", figures()["wait"]), ("b", {"buckets": [1], "count": "?"})):
-        book.settle(look(pool(identity, wait=wait)))
-    book.settle(Look(answered={(HOST, os.getpid())}))
-    assert book.entries == {}
-    assert total(book, look()) == 14
-
-
-def test_a_pool_without_an_identity_goes_by_its_process() -> None:
-    assert pool("", pid=7).identity == f"{HOST} 7 default"
+    sums = Sums()
+    one: dict[str, Any] = {
+        "restarts": Counter({"40001": 1}),
+        "restarted": Counter({("40001", "committed"): 1}),
+    }
+    other: dict[str, Any] = {
+        "restarts": Counter({"40001": 2, "lost": 1}),
+        "restarted": Counter({("lost", "failed"): 1}),
+    }
+    for identity, counted in (("a", one), ("b", other)):
+        sums.update(look(pool(identity, **counted)))
+    sums.update(Look(answered={(HOST, os.getpid())}))
+    retired = sums.retired["default"]
+    assert retired.restarts == {"40001": 3, "lost": 1}
+    assert retired.restarted == {("40001", "committed"): 1, ("lost", "failed"): 1}
+    assert retired.wait.count == 14
+    assert retired.wait.longest == pytest.approx(0.1)
 
 
 # The ledger
@@ -398,39 +392,39 @@ def test_an_entry_of_the_future_is_forgotten_too(folder: Path, site: Site) -> No
     publisher.default_folder(str(folder))
     for seen in (time.time() + 1e6, float("nan")):
         ledger_of(folder, site).write_bytes(kept(seen=seen))
-        with open_book(str(folder), site.key, 1.0) as book:
-            assert book.entries["a"].seen <= time.time()
+        with open_sums(str(folder), site.key, 1.0) as sums:
+            assert sums.entries["a"].seen <= time.time()
 
 
 def test_a_ledger_is_read_but_not_written_while_somebody_holds_it(
     folder: Path, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with open_book(str(folder), site.key, 1.0) as book:
-        book.settle(look(pool("a")))
+    with open_sums(str(folder), site.key, 1.0) as sums:
+        sums.update(look(pool("a")))
     before = ledger_of(folder, site).read_bytes()
     with open(ledger_of(folder, site).with_suffix(".lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with (
             caplog.at_level(logging.DEBUG, "django_pooled.metrics"),
-            open_book(str(folder), site.key, 0.05) as book,
+            open_sums(str(folder), site.key, 0.05) as sums,
         ):
-            assert set(book.entries) == {"a"}
-            book.settle(look(pool("b")))
+            assert set(sums.entries) == {"a"}
+            sums.update(look(pool("b")))
     assert "is held by another process" in caplog.text
     assert ledger_of(folder, site).read_bytes() == before
 
 
 def test_a_ledger_is_waited_for_while_somebody_writes_in_it(folder: Path, site: Site) -> None:
-    with open_book(str(folder), site.key, 1.0) as book:
+    with open_sums(str(folder), site.key, 1.0) as sums:
         child = os.fork()
         if not child:
-            with contextlib.suppress(BaseException), open_book(str(folder), site.key, 20.0) as late:
-                late.settle(look(pool("c"), silent=(os.getpid(),)))
+            with contextlib.suppress(BaseException), open_sums(str(folder), site.key, 20.0) as late:
+                late.update(look(pool("c"), silent=(os.getpid(),)))
             os._exit(0)
-        book.settle(look(pool("a")))
+        sums.update(look(pool("a")))
     os.waitpid(child, 0)
-    with open_book(str(folder), site.key, 1.0) as book:
-        assert set(book.entries) == {"a", "c"}
+    with open_sums(str(folder), site.key, 1.0) as sums:
+        assert set(sums.entries) == {"a", "c"}
 
 
 def test_ledgers_of_sites_that_are_no_more_are_swept(folder: Path, site: Site) -> None:
@@ -443,7 +437,7 @@ def test_ledgers_of_sites_that_are_no_more_are_swept(folder: Path, site: Site) -
         made.touch()
     for made in (old, foreign):
         os.utime(made, (time.time() - KEPT_FOR - 60,) * 2)
-    with open_book(str(folder), site.key, 1.0):
+    with open_sums(str(folder), site.key, 1.0):
         pass
     assert not old.exists()
     assert young.exists()
@@ -505,18 +499,18 @@ def test_a_process_that_ends_writes_down_what_it_counted_since_the_last_scrape(
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT 1")
     assert counted() == {}
-    write_down()
+    write_last_figures()
     assert counted() == {alias: 1}
 
 
 def test_a_process_that_ends_makes_no_ledger_for_a_site_that_nobody_scrapes(
     site: Site, make_database: MakeDatabase, server: EmbeddedServer, folder: Path
 ) -> None:
-    write_down()
+    write_last_figures()
     alias = make_database(server, stats_dir=False)
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT 1")
-    write_down()
+    write_last_figures()
     assert not ledger_of(folder, Site.of_settings()).exists()
 
 
@@ -561,7 +555,7 @@ def test_the_end_of_a_process_is_not_held_up_by_a_folder_that_is_lost(
         cursor.execute("SELECT 1")
     publisher.default_folder(folder).chmod(0o755)
     with caplog.at_level(logging.DEBUG, "django_pooled.metrics"):
-        write_down()
+        write_last_figures()
     assert "The last figures were not written down: " in caplog.text
 
 
@@ -580,7 +574,7 @@ def test_a_site_is_told_by_its_pooled_databases(
     found = Site.of_settings()
     assert {alias for alias, _ in found.databases} == {"default", alias}
     assert found.folders == (str(folder), *socket_folder.BASES)
-    assert found.ledger_folder == str(folder)
+    assert found.sums_folder == str(folder)
     assert found.key != site.key
     with pytest.raises(ImproperlyConfigured):
         connections["broken"]
@@ -609,7 +603,7 @@ def test_the_documentation_has_every_metric_with_its_type_and_labels(
         getattr(counters, counter)["kind"] = 1
     counters.restarted["40001", "committed"] = 1
     made = snapshot(counters=counters, longest_waiting=1.0)
-    text = of_pools([PoolOfProcess(HOST, 1, process_report([made])["pools"][0])])
+    text = as_text(of_pools([Source({"database": made.alias}, made, made.counters)]))
     shown = {
         sample.name.removeprefix("django_pooled_").removesuffix("_bucket"): (
             family.type,

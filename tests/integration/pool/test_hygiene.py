@@ -439,7 +439,7 @@ def test_a_password_is_never_shown(
         *(repr(one) for one in (pool, pool.options, pool.snapshot(), pool.gauges(), pool._pool)),
         str(pool.snapshot()),
         repr(pool._pool.get_stats()),
-        json.dumps(process_report(registry.snapshots())),
+        json.dumps(process_report(registry.snapshots()).as_json()),
         repr(connections[alias]),
         everything_logged(),
     ]

@@ -105,7 +105,7 @@ for number in range(1000):
         started = time.monotonic()
         found = collect(folder, timeout=5.0)
         assert time.monotonic() - started < 3.0
-        assert [report["pid"] for report in found.reports] == [living.pid]
+        assert [report.pid for report in found.reports] == [living.pid]
         assert len(list(private.iterdir())) == 1
     finally:
         living.close()
@@ -120,7 +120,7 @@ def test_a_forked_and_killed_family_leaves_nothing(folder: Path) -> None:
             os.kill(child, signal.SIGKILL)
         wait_until(
             lambda: (
-                {report["pid"] for report in collect(folder, timeout=5.0).reports}
+                {report.pid for report in collect(folder, timeout=5.0).reports}
                 == {parent.pid, *children[4:]}
             )
         )
@@ -182,7 +182,7 @@ folder = sys.argv[1] or None
 publisher.start(folder, lambda: process_report([]))
 print(os.path.dirname(publisher._publisher.path))
 found = collect(folder, timeout=5.0)
-print(os.getpid() in [report["pid"] for report in found.reports], found.problems)
+print(os.getpid() in [report.pid for report in found.reports], found.problems)
 publisher.stop()
 """
 

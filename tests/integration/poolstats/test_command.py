@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from django.core.management import CommandError, call_command
 from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.server_view import ServerView
-from django_pooled.stats.snapshot import ProcessReport, process_report, session_name
+from django_pooled.stats.snapshot import process_report, session_name
 from tests.servers.postgresql import backend_count
 from tests.support.publisher_process import Publisher, snapshot
 from tests.support.waiting import wait_until
@@ -135,7 +136,7 @@ def sentences(found: list[Finding]) -> list[tuple[Level, str]]:
 def overview(*pools: dict[str, Any], server: ServerView | None = None) -> Overview:
     """Return one of a single process with these pools, and an untroubled server."""
     report = process_report([snapshot(**pool) for pool in pools])
-    reports: list[ProcessReport] = [{**report, "pid": 4121, "command": "gunicorn"}]
+    reports = [replace(report, pid=4121, command="gunicorn")]
     healthy = ServerView("default", max_connections=100, reserved=3, used=10)
     return Overview(Collection(reports), [server or healthy], host="web-1")
 
@@ -155,8 +156,8 @@ def test_the_table_has_a_line_for_each_database_and_below_it_one_for_each_proces
     rows = [line.split() for line in lines[at : at + 4]]
     assert [row[:6] for row in rows] == [
         ["default,", "2", "processes", "5/20", "25%", "3"],
-        [str(first.pid), "publisher.py", "3/10", "30%", "1", "0"],
-        [str(second.pid), "publisher.py", "2/10", "20%", "2", "0"],
+        [str(first.pid), "publisher_p...", "3/10", "30%", "1", "0"],
+        [str(second.pid), "publisher_p...", "2/10", "20%", "2", "0"],
         ["replica,", str(first.pid), rows[3][2], "0/10", "0%", "1"],
     ]
     assert lines[0].endswith("2 processes answered: fine")
@@ -218,7 +219,7 @@ def test_json_has_processes_silent_problems_and_the_server(site: Site) -> None:
 
     (process,) = values["processes"]
     assert process["pid"] == publisher.pid
-    assert process["command"] == "publisher.py"
+    assert process["command"] == "publisher_process.py"
     (pool,) = process["pools"]
     expected = {"alias": "default", "size": 2, "idle": 1, "in_use": 1, "waiting": 0, "max_size": 10}
     assert expected.items() <= pool.items()
@@ -417,7 +418,7 @@ def test_check_is_2_for_waiters_while_all_connections_are_in_use(site: Site) -> 
     status, sentence = site.poolstats("--check", code=2).splitlines()
     assert status.startswith("CRITICAL: 10 of 10 connections in use, 4 waiting | ")
     assert sentence == (
-        f'4 waiters for "default" in process {publisher.pid} (publisher.py): '
+        f'4 waiters for "default" in process {publisher.pid} (publisher_process.py): '
         "all 10 connections are in use."
     )
 

@@ -17,8 +17,9 @@ from django.db import connections
 
 from django_pooled.backend.parameters import server_of
 from django_pooled.dashboard.watch import Watch
-from django_pooled.poolstats import findings, prometheus, read_limits
+from django_pooled.poolstats import findings, read_limits
 from django_pooled.poolstats.collect import _Question, collect, collect_all
+from django_pooled.poolstats.prometheus import as_text, of_overview
 from django_pooled.poolstats.read_limits import Share
 from django_pooled.poolstats.socket_folders import Place, find_places
 from django_pooled.stats import socket_folder
@@ -111,7 +112,7 @@ def test_a_stranger_s_junk_leaves_the_answers_of_others(
             took = monotonic() - started
     finally:
         other.close()
-    mine = {report["pid"]: report["user"] for report in found.reports if report["pid"] != 1}
+    mine = {report.pid: report.user for report in found.reports if report.pid != 1}
     assert mine == {genuine.pid: 0, other.pid: STRANGER + 1}
     assert len(found.problems) <= 2 * read_limits.MOST_PROBLEMS
     # Two seconds, and what a busy machine adds.
@@ -151,7 +152,7 @@ def test_junk_of_the_own_user_leaves_its_other_processes(
 ) -> None:
     with Hostile(folder, JUNK[junk], OWN):
         found = collect(folder, timeout=1.0)
-    assert genuine.pid in [report["pid"] for report in found.reports]
+    assert genuine.pid in [report.pid for report in found.reports]
     if junk == "a byte now and then":
         assert len(found.silent) == 39
     else:
@@ -172,8 +173,8 @@ answering({genuine.pid}, lambda client: client.sendall(json.dumps({{
 """
     with Hostile(folder, program, STRANGER):
         found = collect_all([folder], timeout=2.0)
-    look = overview(*map(dict, found.reports))
-    assert [(group.user, group.totals["waiting"]) for group in look.groups] == [
+    look = overview(*found.reports)
+    assert [(group.user, group.sum("waiting")) for group in look.groups] == [
         (0, 0),
         (STRANGER, 1000),
     ]
@@ -181,7 +182,7 @@ answering({genuine.pid}, lambda client: client.sendall(json.dumps({{
         "default of user 0",
         f"default of user {STRANGER}",
     ]
-    text = prometheus.render(look)
+    text = as_text(of_overview(look))
     assert (
         f'django_pooled_pool_waiting{{database="default",pid="{genuine.pid}",user="0"}} 0' in text
     )
@@ -202,7 +203,7 @@ def test_the_page_of_a_site_that_runs_as_root_has_root_s_processes_alone(
     finally:
         root.close()
         other.close()
-    pids = [report["pid"] for report in processes]
+    pids = [report.pid for report in processes]
     assert root.pid in pids
     assert other.pid not in pids
 
@@ -210,11 +211,11 @@ def test_the_page_of_a_site_that_runs_as_root_has_root_s_processes_alone(
 def test_the_answers_of_one_user_are_told_apart_by_nothing_but_their_pids() -> None:
     look = overview(process(pool(), pid=1, user=5), process(pool(), pid=2, user=5))
     assert [group.name for group in look.groups] == ["default"]
-    assert "user=" not in prometheus.render(look)
+    assert "user=" not in as_text(of_overview(look))
 
 
 def test_no_user_fills_the_screen_alone() -> None:
-    trouble = {"last_error": "x" * 100_000, "last_error_age": 1.0, "server": "y" * 1000}
+    trouble = {"last_error": "x" * 20_000, "last_error_age": 1.0, "server": "y" * 1000}
     crowd = [pool(f"{number}", **trouble) for number in range(100)]
     look = overview(process(pool(), user=33), process(*crowd, user=STRANGER))
     found = [finding for finding in findings.find(look) if finding.level]

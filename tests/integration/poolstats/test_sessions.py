@@ -107,7 +107,7 @@ def test_a_lock_is_told_with_who_waits_and_who_has_it(
     assert finding.trouble == "application"
     assert f', behind session {backend} ("psql"), idle in transaction for ' in finding.sentence
     (group,) = seen.groups
-    (connection,) = [it for it in group.rows[0].connections if it["state"] == "in use"]
+    (connection,) = [it for it in group.rows[0].pool.connections if it["state"] == "in use"]
     session = seen.session(group.rows[0], connection)
     assert session is not None
     assert session.is_blocked
@@ -139,7 +139,7 @@ def test_a_pool_whose_transactions_stay_open_is_diagnosed(
     with contextlib.ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(in_a_thread(alias, "SELECT 1", until))
-        wait_until(lambda: "waiting" in kinds(look) and look().groups[0].totals["waiting"] == 1)
+        wait_until(lambda: "waiting" in kinds(look) and look().groups[0].sum("waiting") == 1)
         wait_until(lambda: look().servers[0].states.get("idle in transaction") == 2)
         (finding,) = [it for it in findings.find(look()) if it.kind == "waiting"]
         until.set()

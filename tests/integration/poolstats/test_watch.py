@@ -259,11 +259,14 @@ def test_a_reset_counts_from_then_on() -> None:
     ],
 )
 def test_processes_are_sorted_by_what_the_keys_choose(keys: str, order: str, first: str) -> None:
-    look = many(12)
-    pools = [report["pools"][0] for report in look.collection.reports]
-    pools[6].update(in_use=9)
-    pools[2].update(checkouts=5000)
-    pools[4].update(wait=times(0.5))
+    busy: dict[int, dict[str, Any]] = {
+        7: {"in_use": 9},
+        3: {"checkouts": 5000},
+        5: {"wait": times(0.5)},
+    }
+    look = overview(
+        *(process(pool(waiting=pid % 10, **busy.get(pid, {})), pid=pid) for pid in range(1, 13))
+    )
     watched = Watched(look)
     for key in keys:
         assert watched.press(key)

@@ -264,8 +264,8 @@ def test_poolstats_gets_answers_from_the_processes(
         worker.start()
         processes = {answer["pid"] for answer in worker.run("use", range(50))}
         found = collect(str(tmp_path / "stats"))
-        assert {report["pid"] for report in found.reports} == processes
-        assert [pool["in_use"] for report in found.reports for pool in report["pools"]] == (
+        assert {report.pid for report in found.reports} == processes
+        assert [pool.in_use for report in found.reports for pool in report.pools] == (
             [0] * len(processes)
         )
     finally:
@@ -298,9 +298,9 @@ def test_greenlets_share_a_bounded_pool_and_leave_nothing_in_use(
 
         def at_rest() -> bool:
             (report,) = collect(str(stats)).reports
-            (pool,) = report["pools"]
-            assert pool["checkouts"] == 3 * at_once
-            return pool["in_use"] == pool["waiting"] == 0
+            (pool,) = report.pools
+            assert pool.counters.checkouts == 3 * at_once
+            return pool.in_use == pool.waiting == 0
 
         wait_until(at_rest)
         assert backend_count(server, name, state="idle") <= MAX_SIZE

@@ -114,7 +114,7 @@ def test_poolstats_gets_answers_from_greenlets(preloaded: Site, tmp_path: Path) 
     workers = set(preloaded.at_rest(processes=2))
     # gevent's processes share a listening socket of their master's unless the child leaves it.
     found = wait_until(lambda: collect(str(tmp_path)))
-    assert {report["pid"] for report in found.reports} == {preloaded.pid, *workers}
+    assert {report.pid for report in found.reports} == {preloaded.pid, *workers}
     assert found.silent == []
 
 

@@ -143,7 +143,7 @@ def test_poolstats_gets_answers_from_workers_with_threads(
         double(site, 50)
         workers = set(site.at_rest(processes=2))
         found = collect(str(tmp_path))
-        assert workers <= {report["pid"] for report in found.reports}
+        assert workers <= {report.pid for report in found.reports}
         assert set(found.silent) <= {site.pid}
 
 
@@ -155,7 +155,7 @@ def test_without_threads_poolstats_names_the_workers_that_are_silent(
         double(site, 50)
         workers = set(site.at_rest(processes=2))
         found = collect(str(tmp_path), timeout=0.5)
-        assert set(found.silent) | {report["pid"] for report in found.reports} == workers
+        assert set(found.silent) | {report.pid for report in found.reports} == workers
         assert found.silent
         # None the worse for it.
         double(site, 50)

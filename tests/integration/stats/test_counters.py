@@ -161,7 +161,7 @@ def test_a_report_tells_each_connection_and_fits_json(
     pool = make_pool(server, max_size=2)
     fill(pool, 2)
     held = pool.checkout()
-    report = json.loads(json.dumps(process_report([pool.snapshot()])))
+    report = json.loads(json.dumps(process_report([pool.snapshot()]).as_json()))
     (figures,) = report["pools"]
     in_use, idle = figures["connections"]
     assert (in_use["state"], idle["state"]) == ("in use", "idle")

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_pooled.poolstats.answers import parse_report
 from django_pooled.poolstats.collect import collect
+from django_pooled.poolstats.report_parser import parse_report
 from django_pooled.stats import publisher as publishing
 from django_pooled.stats import socket_folder
 from django_pooled.stats.snapshot import process_report
@@ -77,7 +77,7 @@ def unpublished() -> Iterator[None]:
 
 
 def pids(folder: Path) -> list[int]:
-    return [report["pid"] for report in collect(folder).reports]
+    return [report.pid for report in collect(folder).reports]
 
 
 def impostor(private: Path, pid: int, answer: bytes) -> socket.socket:
@@ -107,11 +107,11 @@ def test_every_process_answers_with_its_own_pools(
 
     collection = collect(folder)
 
-    assert [report["pid"] for report in collection.reports] == sorted(one.pid for one in made)
-    found = {report["pid"]: report["pools"] for report in collection.reports}
+    assert [report.pid for report in collection.reports] == sorted(one.pid for one in made)
+    found = {report.pid: report.pools for report in collection.reports}
     for number, one in enumerate(made):
-        assert [pool["alias"] for pool in found[one.pid]] == ["default", "replica"]
-        assert found[one.pid][0]["in_use"] == number
+        assert [pool.alias for pool in found[one.pid]] == ["default", "replica"]
+        assert found[one.pid][0].in_use == number
     assert collection.silent == []
     assert collection.problems == []
 
@@ -119,9 +119,9 @@ def test_every_process_answers_with_its_own_pools(
 def test_figures_are_those_of_the_moment_of_the_question(folder: Path, unpublished: None) -> None:
     pools = [snapshot(in_use=1)]
     publishing.start(str(folder), lambda: process_report(pools))
-    assert collect(folder).reports[0]["pools"][0]["in_use"] == 1
+    assert collect(folder).reports[0].pools[0].in_use == 1
     pools[0] = snapshot(in_use=5)
-    assert collect(folder).reports[0]["pools"][0]["in_use"] == 5
+    assert collect(folder).reports[0].pools[0].in_use == 5
 
 
 def test_what_a_killed_process_left_is_swept_by_the_reader(
@@ -133,7 +133,7 @@ def test_what_a_killed_process_left_is_swept_by_the_reader(
 
     collection = collect(folder)
 
-    assert [report["pid"] for report in collection.reports] == [living.pid]
+    assert [report.pid for report in collection.reports] == [living.pid]
     assert collection.silent == []
     assert [path.name.split(".")[0] for path in private.iterdir()] == [str(living.pid)]
 
@@ -173,7 +173,7 @@ def test_a_stopped_process_is_silent_and_costs_no_more_than_the_timeout(
     took = time.monotonic() - started
 
     assert collection.silent == sorted(one.pid for one in frozen)
-    assert [report["pid"] for report in collection.reports] == [living.pid]
+    assert [report.pid for report in collection.reports] == [living.pid]
     assert 0.5 <= took < 5.0
 
 
@@ -215,7 +215,8 @@ def test_a_corrupt_answer_is_a_sentence(
 
 def test_a_report_is_accepted_as_the_publisher_makes_it() -> None:
     report = process_report([snapshot(), snapshot("replica")])
-    assert parse_report(json.dumps(report).encode()) == report
+    answer = json.dumps(report.as_json()).encode()
+    assert parse_report(answer).as_json() == report.as_json()
 
 
 def test_a_report_that_fails_does_not_end_the_publishing(
@@ -292,8 +293,8 @@ def test_a_reader_that_does_not_read_holds_nobody_up_for_long(
     with socket.socket(socket.AF_UNIX) as idler:
         idler.connect(str(next(private.iterdir())))
         collection = collect(folder, timeout=10.0)
-    assert [report["pid"] for report in collection.reports] == [publisher.pid]
-    assert len(collection.reports[0]["pools"]) == 2000
+    assert [report.pid for report in collection.reports] == [publisher.pid]
+    assert len(collection.reports[0].pools) == 2000
 
 
 # Forks
@@ -380,7 +381,7 @@ def test_a_second_folder_stands_in_for_one_that_cant_be_used(
 
 
 def pids_by_default() -> list[int]:
-    return [report["pid"] for report in collect(None).reports if report["pid"] == os.getpid()]
+    return [report.pid for report in collect(None).reports if report.pid == os.getpid()]
 
 
 def _make_symlink(private: Path) -> str:
@@ -507,7 +508,7 @@ def test_root_sees_the_processes_of_every_user(
     own, other = make_publisher(), make_publisher(uid=STRANGER)
     assert pids(folder) == sorted([own.pid, other.pid])
     only = collect(folder, uid=STRANGER)
-    assert [report["pid"] for report in only.reports] == [other.pid]
+    assert [report.pid for report in only.reports] == [other.pid]
 
 
 @as_root
@@ -520,7 +521,7 @@ def test_a_user_sees_only_processes_of_his_own(
     program = (
         "import os, sys; from django_pooled.poolstats.collect import collect;"
         f"os.setgid({STRANGER}); os.setuid({STRANGER});"
-        "print([report['pid'] for report in collect(sys.argv[1]).reports])"
+        "print([report.pid for report in collect(sys.argv[1]).reports])"
     )
     seen = subprocess.check_output(
         [sys.executable, "-c", program, str(folder)],
@@ -577,7 +578,7 @@ def test_a_process_with_a_private_tmp_is_found_in_its_own_view_of_the_file_syste
         assert hidden.stdout is not None
         if not hidden.stdout.readline():
             pytest.skip("no file system can be mounted here")
-        found = [report["pid"] for report in collect(None).reports]
+        found = [report.pid for report in collect(None).reports]
         hidden.communicate()
     assert hidden.pid in found
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from django_pooled.poolstats import prometheus
+from django_pooled.poolstats.prometheus import Source, as_text, of_overview, of_pools
 from django_pooled.poolstats.server_view import ServerView
 from django_pooled.stats.histogram import BOUNDS
 from tests.support.reports import overview, pool, process, times
@@ -34,7 +36,7 @@ def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
 
 def value(look: Overview, name: str, labels: Mapping[str, str] = PID) -> float | None:
     key = f"django_pooled_{name}", frozenset(labels.items())
-    return samples(prometheus.render(look)).get(key)
+    return samples(as_text(of_overview(look))).get(key)
 
 
 def everything() -> Overview:
@@ -62,7 +64,7 @@ def test_a_line_is_a_comment_or_a_sample() -> None:
         r"# (HELP django_pooled_\w+ \S.*|TYPE django_pooled_\w+ (counter|gauge|histogram))"
         r'|django_pooled_\w+(\{(\w+="([^"\\\n]|\\[\\"n])*",?)+\})? -?[0-9.e+-]+'
     )
-    text = prometheus.render(everything())
+    text = as_text(of_overview(everything()))
     assert [found for found in text.splitlines() if not line.fullmatch(found)] == []
     assert text.endswith("\n")
 
@@ -70,7 +72,7 @@ def test_a_line_is_a_comment_or_a_sample() -> None:
 def test_the_samples_of_a_metric_stand_together_below_one_help_and_one_type() -> None:
     blocks: list[str] = []
     kinds: dict[str, str] = {}
-    for line in prometheus.render(everything()).splitlines():
+    for line in as_text(of_overview(everything())).splitlines():
         if line.startswith("# HELP "):
             blocks.append(line.split()[2])
         elif line.startswith("# TYPE "):
@@ -87,7 +89,7 @@ def test_the_samples_of_a_metric_stand_together_below_one_help_and_one_type() ->
 
 
 def test_a_histogram_counts_upwards_to_all_and_has_their_sum() -> None:
-    found = samples(prometheus.render(everything()))
+    found = samples(as_text(of_overview(everything())))
     name = "django_pooled_checkout_wait_seconds"
     pairs = [
         (dict(labels)["le"], count)
@@ -146,14 +148,8 @@ def test_a_figure_of_a_server_is_a_sample(
 
 
 def test_what_a_pool_does_not_have_is_no_zero() -> None:
-    older = pool(retry_budget_left=None)
-    for key in ("longest_waiting", "age", "wait", "closed", "restarted", "exhausted"):
-        del older[key]
-    look = overview(process(older))
+    look = overview(process(pool(retry_budget_left=None)))
     assert value(look, "retry_budget_left") is None
-    assert value(look, "pool_longest_waiting_seconds") is None
-    assert value(look, "checkouts_exhausted_total") is None
-    assert value(look, "checkout_wait_seconds_count") == 0
     assert value(look, "checkouts_total") == 7
 
 
@@ -176,7 +172,45 @@ def test_pools_with_the_same_labels_are_added_up() -> None:
     assert value(look, "restart_outcomes_total", labels) == 2
 
 
+WITHOUT_PACKAGE = """
+import sys
+sys.modules["prometheus_client"] = None
+from django.conf import settings
+pooled = {"ENGINE": "django_pooled", "NAME": "site"}
+settings.configure(DATABASES={"default": pooled}, INSTALLED_APPS=["django_pooled"])
+import django
+django.setup()
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import CommandError, call_command
+from django.test import RequestFactory
+from django_pooled.metrics import PoolCollector, prometheus
+for ask in (
+    lambda: prometheus(RequestFactory().get("/")),
+    lambda: PoolCollector().collect(),
+    lambda: call_command("poolstats", format="prometheus"),
+):
+    try:
+        ask()
+    except (ImproperlyConfigured, CommandError) as error:
+        print(error)
+"""
+
+
+def test_without_prometheus_client_each_way_to_metrics_says_how_to_install_it() -> None:
+    command = [sys.executable, "-c", WITHOUT_PACKAGE]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60.0)
+    assert (
+        found.stdout.splitlines()
+        == [
+            "Metrics for Prometheus need the package prometheus-client: "
+            'pip install "django-pooled[prometheus]".'
+        ]
+        * 3
+    )
+
+
 @pytest.mark.parametrize("alias", ['quo"te', "back\\slash", "new\nline", "\\n", "é", "a,b}="])
 def test_any_alias_can_be_a_label(alias: str) -> None:
-    look = overview(process(pool(alias)))
-    assert value(look, "pool_idle", {"database": alias, "pid": "4121"}) == 1
+    [made] = overview().groups[0].rows
+    text = as_text(of_pools([Source({"database": alias}, made.pool, made.counters)]))
+    assert samples(text)["django_pooled_pool_idle", frozenset({("database", alias)})] == 1

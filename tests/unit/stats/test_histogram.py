@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
@@ -63,40 +62,8 @@ def test_histograms_of_several_processes_add_up() -> None:
     assert first.total == pytest.approx(5.003)
 
 
-def test_what_was_recorded_since_an_earlier_look_is_the_difference() -> None:
-    made = recorded(0.001, 9.0)
-    earlier = made.copy()
-    made.record(0.5)
-    since = made.minus(earlier)
-    assert since.count == 1
-    assert since.total == pytest.approx(0.5)
-    assert since.quantile(0.5) == pytest.approx(0.5, rel=0.2)
-    assert earlier.count == 2
-
-
-def test_since_a_new_beginning_all_of_it_counts() -> None:
-    assert recorded(0.5).minus(recorded(0.001, 0.5)).count == 1
-
-
 def test_a_report_survives_json() -> None:
     made = recorded(0.001, 0.25)
     read = Histogram.from_report(json.loads(json.dumps(made.as_report())))
     assert (read.buckets, read.total, read.longest) == (made.buckets, made.total, made.longest)
     assert made.as_report()["count"] == 2
-
-
-@pytest.mark.parametrize(
-    "figures",
-    [
-        None,
-        [],
-        {},
-        {"buckets": [1], "sum": 1.0, "max": 1.0},
-        {"buckets": ["1"] * (len(BOUNDS) + 1), "sum": 1.0, "max": 1.0},
-        {"buckets": [-1] * (len(BOUNDS) + 1), "sum": 1.0, "max": 1.0},
-        {"buckets": [1] * (len(BOUNDS) + 1), "sum": None, "max": 1.0},
-        {"buckets": [1] * (len(BOUNDS) + 1), "sum": 1.0},
-    ],
-)
-def test_what_is_no_histogram_is_an_empty_one(figures: Any) -> None:
-    assert Histogram.from_report(figures).count == 0

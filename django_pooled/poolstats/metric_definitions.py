@@ -1,0 +1,109 @@
+"""The metrics of a pool: name, help, labels, and the figure of a report that each shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["BY_KIND", "COUNTERS", "GAUGES", "TIMES", "ByKind", "Gauge"]
+
+
+class Gauge(NamedTuple):
+    """A figure of a pool that is of this moment."""
+
+    name: str
+    key: str
+    text: str
+    combine: Callable[[Iterable[float]], float] = sum
+    """Makes one figure of those of several pools that have the same labels."""
+    none: float | None = None
+    """The figure of a pool that has None; without one, there is no sample."""
+
+
+class ByKind(NamedTuple):
+    """A figure that is counted by kind."""
+
+    name: str
+    key: str
+    labels: tuple[str, ...]
+    text: str
+    always: tuple[str, ...] = ()
+    """Kinds that are there from the start, so that their first occurrence is an increase."""
+
+
+GAUGES = (
+    Gauge("pool_size", "size", "Connections that are open: idle and in use."),
+    Gauge("pool_idle", "idle", "Connections in the pool."),
+    Gauge("pool_in_use", "in_use", "Connections checked out."),
+    Gauge("pool_waiting", "waiting", "Threads queued for a checkout."),
+    Gauge(
+        "pool_longest_waiting_seconds",
+        "longest_waiting",
+        "Time that the oldest of them has waited.",
+        max,
+        none=0.0,
+    ),
+    Gauge("pool_connecting", "connecting", "Connections being opened."),
+    Gauge("pool_min_size", "min_size", "Connections kept open even when idle."),
+    Gauge("pool_max_size", "max_size", "Connections that the pool may have."),
+    Gauge(
+        "retry_budget_left",
+        "retry_budget_left",
+        "Restarts that the budget allows now, in the process that has least.",
+        min,
+    ),
+)
+
+COUNTERS = (
+    ("checkouts_total", "checkouts", "Connections handed to a thread."),
+    ("checkins_total", "checkins", "Connections given back and kept."),
+    ("discarded_total", "discarded", "Connections given back and closed."),
+    ("reclaimed_total", "reclaimed", "Connections left behind by a thread."),
+    ("checkout_timeouts_total", "timeouts", "Checkouts that timed out."),
+    ("checkouts_exhausted_total", "exhausted", "Checkouts refused by max_waiting."),
+    ("checkouts_refused_total", "refused", "Checkouts that the server refused."),
+    ("connects_total", "connects", "Connections opened."),
+    ("connect_failures_total", "connect_failures", "Connects that failed."),
+)
+"""Name, key in the report, help."""
+
+BY_KIND = (
+    ByKind(
+        "connections_closed_total",
+        "closed",
+        ("reason",),
+        "Connections closed, by reason.",
+        ("idle", "lifetime", "dead", "error", "reset", "drained"),
+    ),
+    ByKind("restarts_total", "restarts", ("sqlstate",), "Transactions restarted, by SQLSTATE."),
+    ByKind(
+        "restarts_refused_total",
+        "refused_restarts",
+        ("reason",),
+        "Retryable failures after which there was no other attempt.",
+        ("attempts", "deadline", "budget", "other"),
+    ),
+    ByKind("pinned_total", "pinned", ("state",), "Connections that session state kept."),
+    ByKind(
+        "lost_commits_total",
+        "lost_commits",
+        ("outcome",),
+        "COMMITs without an answer, by outcome.",
+        ("committed", "failed", "unknown"),
+    ),
+    ByKind(
+        "restart_outcomes_total",
+        "restarted",
+        ("sqlstate", "outcome"),
+        "Restarts by SQLSTATE and by how the attempt that followed ended.",
+    ),
+)
+
+TIMES = (
+    ("checkout_wait_seconds", "wait", "Time of each successful checkout."),
+    ("use_seconds", "use", "Time that each connection given back was in use."),
+    ("connect_seconds", "connect", "Time of each successful connect."),
+)
+"""Name, key in the report, help."""
