@@ -4,26 +4,90 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
+import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from .retry import fault_injection, loop
+from .retry.attempt import Attempt
+from .retry.loop import Seams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["fail_next_transaction", "no_waiting"]
+
+Moment = Literal["begin", "body", "commit", "answer"]
+R = TypeVar("R")
+
+
+@dataclass
+class Fault:
+    """One fault: when it strikes, and how often it still does."""
+
+    using: str
+    moment: Moment
+    sqlstate: str | None
+    times: int
+    struck: int = 0
+
+    def strike(self, connection: psycopg.Connection[object]) -> None:
+        """Make it happen, for real: by the server's own error or the loss of the session.
+
+        Raises:
+            psycopg.Error: As the driver would have raised it.
+        """
+        self.times -= 1
+        self.struck += 1
+        if self.sqlstate is not None:
+            connection.execute(
+                f"DO $$ BEGIN RAISE EXCEPTION 'ordered by a test' "
+                f"USING ERRCODE = '{self.sqlstate}'; END $$"
+            )
+        connection.close()
+        raise psycopg.OperationalError("the connection is lost, as ordered by a test")
+
+
+_ordered: list[Fault] = []
+
+
+class _FailingAttempt(Attempt):
+    """An attempt in which the faults strike that were ordered."""
+
+    def run(self, call: Callable[[], R], name: str) -> R:
+        def struck() -> R:
+            self._strike("begin")
+            return call()
+
+        return super().run(struck, name)
+
+    def _settle(self, result: object, name: str) -> None:
+        self.returned = result
+        self._strike("body")
+        super()._settle(result, name)
+
+    def _send_commit(self, send: Callable[[], None]) -> None:
+        self._strike("commit")
+        super()._send_commit(send)
+        self._strike("answer")
+
+    def _strike(self, moment: Moment) -> None:
+        wrapper = self.wrapper
+        for fault in _ordered:
+            if fault.times and (fault.using, fault.moment) == (wrapper.alias, moment):
+                with wrapper.wrap_database_errors, wrapper.connection.unobserved():
+                    fault.strike(wrapper.connection)
 
 
 @contextmanager
 def fail_next_transaction(
     sqlstate: str | None = "40001",
     *,
-    phase: fault_injection.Moment = "body",
+    phase: Moment = "body",
     times: int = 1,
     using: str = DEFAULT_DB_ALIAS,
-) -> Iterator[fault_injection.Fault]:
+) -> Iterator[Fault]:
     """Make the next attempts of ``retry_transaction`` in this block fail, for real.
 
     The server itself raises the error, so that the connection is in the state that goes with
@@ -45,8 +109,8 @@ def fail_next_transaction(
     """
     if sqlstate is not None and not re.fullmatch("[0-9A-Z]{5}", sqlstate):
         raise ValueError(f"sqlstate is {sqlstate!r}; expected five digits or capitals, or None")
-    if phase not in get_args(fault_injection.Moment):
-        raise ValueError(f"phase is {phase!r}; expected one of {get_args(fault_injection.Moment)}")
+    if phase not in get_args(Moment):
+        raise ValueError(f"phase is {phase!r}; expected one of {get_args(Moment)}")
     if phase == "answer" and sqlstate is not None:
         raise ValueError("phase='answer' is the loss of an answer: pass sqlstate=None")
     if times < 1:
@@ -63,12 +127,15 @@ def fail_next_transaction(
             "sqlstate=None loses the connection, and with it the transaction of a TestCase: use "
             "TransactionTestCase or pytest.mark.django_db(transaction=True)."
         )
-    fault = fault_injection.Fault(using, phase, sqlstate, times)
-    fault_injection.ordered.append(fault)
+    fault = Fault(using, phase, sqlstate, times)
+    _ordered.append(fault)
+    Seams.attempt = _FailingAttempt
     try:
         yield fault
     finally:
-        fault_injection.ordered.remove(fault)
+        _ordered.remove(fault)
+        if not _ordered:
+            Seams.attempt = Attempt
 
 
 @contextmanager
@@ -77,10 +144,10 @@ def no_waiting() -> Iterator[list[float]]:
 
     Gives a list of the waits that were left out, in seconds.
     """
-    before = loop.pause
+    before = Seams.sleep
     left_out: list[float] = []
-    loop.pause = lambda sleep, seconds: left_out.append(seconds)
+    Seams.sleep = lambda policy, seconds: left_out.append(seconds)
     try:
         yield left_out
     finally:
-        loop.pause = before
+        Seams.sleep = before

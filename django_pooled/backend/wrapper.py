@@ -32,11 +32,11 @@ from django_pooled.integrations.celery import closes_around_a_task
 from django_pooled.pool import registry
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.pool.pool import Pool
-from django_pooled.retry.commit import commit, commit_once, unless_interrupted
 
 from . import foreign_options
 from . import options as pool_options
 from .addresses import refuse_addresses
+from .commit import close_if_interrupted, commit_once
 from .cursors import observed
 from .parameters import (
     FALLBACK_NAME,
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from django_pooled.retry.attempt import Attempt
+    from .transaction_hooks import TransactionHooks
 
 __all__ = ["DatabaseWrapper"]
 
@@ -86,7 +86,7 @@ class DatabaseWrapper(LendingWrapper):
     rollback_exc: BaseException | None
     """Django's own, which django-stubs does not know."""
 
-    attempt: Attempt | None = None
+    attempt: TransactionHooks | None = None
     """Set by retry_transaction for as long as one attempt of a transaction lasts."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -187,7 +187,7 @@ class DatabaseWrapper(LendingWrapper):
     def note_error(self, error: psycopg.Error) -> None:
         """Take note of an error on this wrapper's connection, before anything swallows it."""
         if self.attempt is not None:
-            self.attempt.note(self, error)
+            self.attempt.note_error(error)
         super().note_error(error)
 
     def forget_connection(self) -> None:
@@ -209,13 +209,15 @@ class DatabaseWrapper(LendingWrapper):
             if self.attempt is None:
                 commit_once(self, send)
             else:
-                commit(self, self.attempt, send)
-                # on_commit callbacks, which run next, have transactions of their own.
-                self.attempt.end(self)
+                self.attempt.commit(send)
 
     def _rollback(self) -> None:
-        with self._unobserved(), unless_interrupted(self):
-            super()._rollback()  # type: ignore[misc]
+        with self._unobserved():
+            try:
+                super()._rollback()  # type: ignore[misc]
+            except BaseException as error:
+                close_if_interrupted(self, error)
+                raise
 
     def _unobserved(self) -> AbstractContextManager[None]:
         """Return a block in which the transaction is ended by Django, and not by its body."""
@@ -227,24 +229,21 @@ class DatabaseWrapper(LendingWrapper):
     def set_rollback(self, rollback: bool) -> None:
         super().set_rollback(rollback)
         if self.attempt is not None:
-            # Django's atomic blocks set the attribute, without a call.
-            self.attempt.rollback_wanted = rollback
+            self.attempt.set_rollback(rollback)
 
     def _savepoint_rollback(self, sid: str) -> None:
-        attempt = self.attempt
-        if attempt is not None:
-            # What was asked for is done, or fails for another reason.
-            attempt.rollback_wanted = False
-        with nullcontext() if attempt is None else attempt.noting_interruption(self):
-            super()._savepoint_rollback(sid)  # type: ignore[misc]
-        if attempt is not None:
-            self.rollback_exc = None
-            attempt.forgive()
-            attempt.forgive_interruption(self)
+        send = partial(super()._savepoint_rollback, sid)  # type: ignore[misc]
+        if self.attempt is None:
+            send()
+        else:
+            self.attempt.roll_back_savepoint(send)
 
     def _savepoint_commit(self, sid: str) -> None:
-        with nullcontext() if self.attempt is None else self.attempt.noting_interruption(self):
-            super()._savepoint_commit(sid)  # type: ignore[misc]
+        send = partial(super()._savepoint_commit, sid)  # type: ignore[misc]
+        if self.attempt is None:
+            send()
+        else:
+            self.attempt.release_savepoint(send)
 
     def abandon_block(self) -> None:
         """Leave every atomic block, whose transaction is rolled back as the connection goes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from django_pooled.retry.server_identity import refusals
+from django_pooled.retry.server_questions import refusals
 
 from .pgbouncer_console import ask_console
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from psycopg.rows import RowFactory
     from typing_extensions import Self
 
-    from django_pooled.retry.server_identity import Backend, KnownServer
     from django_pooled.stats.counters import Reason
 
     from .slots import Slot
@@ -58,19 +57,17 @@ class Life:
     """
 
     __slots__ = (
-        "backend",
         "backend_pid",
         "clears_state",
         "closed_for",
         "configuration",
-        "direct",
         "doomed_by",
         "expires_at",
         "goodbye",
         "idle_since",
         "is_readable",
+        "learned",
         "opened_at",
-        "server",
         "slot",
         "was_written",
     )
@@ -89,12 +86,8 @@ class Life:
         """Tells whether the socket has something to read; made at the first look."""
         self.goodbye: str | None = None
         """SQLSTATE with which the server ended the session, where it came as a notice."""
-        self.server: KnownServer | None = None
-        """What its server answers, once retry_transaction has asked for it."""
-        self.direct: bool = False
-        """Whether the server's process is the one that logged the connection in: no pooler's."""
-        self.backend: Backend | None = None
-        """What works for a direct connection, once retry_transaction has asked for it."""
+        self.learned: Any = None
+        """What retry_transaction has learned of the session's server; kept for it, and not read."""
         self.configuration: psycopg_private.Configuration | None = None
         """What every object of the session begins with, once it is configured."""
         self.was_written: bool = False

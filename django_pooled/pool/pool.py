@@ -7,7 +7,7 @@ import os
 from functools import partial
 from random import uniform
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakMethod, ref
 
 from django_pooled.diagnostics.log_fields import facts
@@ -20,7 +20,6 @@ from django_pooled.errors import (
     PoolError,
     PoolExhausted,
 )
-from django_pooled.retry.budget import RetryBudget
 from django_pooled.stats.counters import Record
 from django_pooled.stats.snapshot import PoolSnapshot
 
@@ -52,6 +51,20 @@ if TYPE_CHECKING:
 __all__ = ["Pool"]
 
 logger = logging.getLogger("django_pooled.pool")
+
+
+class RetryBudget(Protocol):
+    """Limits how often transactions of this process are restarted on a pool's database."""
+
+    @property
+    def left(self) -> float | None:
+        """Restarts that are left; None without a limit."""
+
+    def take(self, function: object) -> bool:
+        """Take one restart of the function; False if none is left."""
+
+    def give(self, function: object) -> None:
+        """A transaction of the function was committed."""
 
 
 class Pool:
@@ -88,7 +101,8 @@ class Pool:
         self.lends: bool = options.pool_mode == "transaction"
         """Whether a checkout lasts for a transaction, and not for a request."""
         self.record: Record = Record()
-        self.retry_budget: RetryBudget = RetryBudget(options.retry_budget)
+        self.retry_budget: RetryBudget | None = None
+        """Made by retry_transaction at its first restart; see `budget_of`."""
         self._made_at = monotonic()
         self._id = os.urandom(8).hex()
         self._reset = Reset(alias, options.reset, self.lends, configure, assume_role)
@@ -257,7 +271,7 @@ class Pool:
             connecting=self._pool.opening,
             server=self.server,
             age=monotonic() - self._made_at,
-            retry_budget_left=self.retry_budget.left,
+            retry_budget_left=self._retry_budget_left(),
             last_error=told(error) if error else None,
             last_error_age=monotonic() - self._connector.last_error_at if error else None,
             counters=counters,
@@ -265,6 +279,12 @@ class Pool:
             name=self.options.name or self.alias,
             id=self._id,
         )
+
+    def _retry_budget_left(self) -> float | None:
+        if self.retry_budget is not None:
+            return self.retry_budget.left
+        # Nothing was restarted yet; 0 stands for no limit.
+        return float(self.options.retry_budget) or None
 
     def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:
         """Take note of an error on a connection in use: some say that it must not come back."""

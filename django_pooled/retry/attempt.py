@@ -1,206 +1,184 @@
-"""One run of a retried transaction: how far it got, and which database errors it met."""
+"""One run of a retried function in a transaction, from BEGIN to COMMIT or ROLLBACK."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
-from django.db import Error
-from django.db.transaction import TransactionManagementError
+from django.db import Error, connections
+from django.db.transaction import TransactionManagementError, atomic
 from psycopg.pq import TransactionStatus
 
+from django_pooled.backend.commit import is_idle
 from django_pooled.pool.connection import PooledConnection
+from django_pooled.replay.process_caches import forget_rows
+from django_pooled.replay.responses import (
+    asks_for_rollback,
+    is_error_response,
+    refuse_coroutine,
+)
 from django_pooled.sql.sqlstates import history, is_connection_lost, psycopg_error
 
-from .classify import Failure
+from .characteristics import set_characteristics
+from .classify import Classification, Failure, classify
+from .commit import Transaction
+from .other_databases import watch_others
 from .phase import Phase
-from .server_identity import known, learn
-from .transaction_id import Rider
+from .server_identity import learn, questions_for, session_of
+from .transaction_id import TransactionWatch
+from .transaction_status import end_if_idle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
-    from django_pooled.backend.wrapper import DatabaseWrapper
+    from django_pooled.pool.pool import Pool
 
-    from .commit_checks import CommitCheck
-    from .server_identity import Questions
+    from .transaction_status import TransactionIdentity
 
-__all__ = ["Attempt", "is_broken", "is_idle", "is_outermost"]
+__all__ = ["Attempt"]
+
+R = TypeVar("R")
+
+_BROKEN = (TransactionStatus.INERROR, TransactionStatus.UNKNOWN)
+_INTACT = (TransactionStatus.INTRANS, TransactionStatus.IDLE)
 
 
-@dataclass
-class Attempt:
-    """One run of a retried transaction.
+class Attempt(Transaction):
+    """One run of a retried function; the wrapper's hooks while it lasts."""
 
-    Args:
-        deadline: Monotonic instant after which nothing more is found out.
-        commit_check: How a COMMIT without an answer is resolved.
-        sleep: Waits, in seconds.
-        read_only: Whether it begins as READ ONLY.
-    """
-
-    deadline: float
-    commit_check: CommitCheck
-    sleep: Callable[[float], None]
-    read_only: bool = False
-    phase: Phase = Phase.BODY
-    failures: list[Failure] = field(default_factory=list)
-    """Every database error on the connection, in order, swallowed ones included."""
-    forgiven: int = 0
-    """How many of them, from the first, a savepoint has undone."""
+    left_open: TransactionIdentity | None = None
+    """The transaction of the attempt before, whose backend may not know that it is lost."""
+    rolled_back: object = None
+    """What the attempt before has returned, if it had written something."""
     returned: object = None
-    """What the body has returned."""
-    written_elsewhere: set[str] = field(default_factory=set)
-    """Other databases that the body wrote to."""
-    restore: Callable[[], None] | None = None
-    """Gives the connection back what it had before; for callbacks after COMMIT, too."""
-    rider: Rider | None = None
-    """Knows the transaction's id once it has one; None where it is not wanted."""
-    wrote_nothing: bool = False
-    """Whether the server commits it only if it has written nothing."""
-    questions: Questions | None = None
-    """What may be asked inside the transaction; None where nothing is."""
+    """What the function has returned."""
+    pool: Pool | None = None
+    """The pool of its connection."""
+    written_elsewhere: set[str] | frozenset[str] = frozenset()
+    """Other databases that the function may have written to."""
+    forgiven: int = 0
+    """How many failures, from the first, a savepoint has undone."""
     rollback_wanted: bool = False
-    """Whether the body asked for a rollback, by ``transaction.set_rollback(True)``."""
-    outermost: bool = False
-    """Whether it ends with a COMMIT, and not with the release of a savepoint."""
-    depth: int = 0
-    """How many atomic blocks were open when its body began, its own included."""
-    savepoints: int = 0
-    """How many of them have an entry in Django's list of savepoints."""
+    """Whether the function asked for a rollback, by ``transaction.set_rollback(True)``."""
     interrupted: bool = False
     """Whether a nested block did not end, or not to its last step."""
-    interrupted_in: int = 0
-    """How many savepoints were around it."""
 
-    def prepare(self, wrapper: DatabaseWrapper) -> None:
-        """Learn what may be asked inside the transaction, before it begins."""
-        if self.commit_check.never_asks or wrapper.in_atomic_block:
-            return
-        wrapper.ensure_connection()
-        if isinstance(wrapper.connection, PooledConnection):
-            try:
-                learn(wrapper.connection)
-            except psycopg.Error as error:
-                # What else goes wrong, such as a time limit, is none of the caller's business:
-                # this attempt asks for nothing.
-                if wrapper.connection.broken or is_connection_lost(error):
-                    with wrapper.wrap_database_errors:
-                        raise
-            except BaseException:
-                # A time limit of the caller's own: the connection still waits for an answer.
-                wrapper.close()
-                raise
-            self.questions = known(wrapper.connection)
-            self.commit_check.suit(self.questions)
+    _outermost: bool = False
+    """Whether it ends with a COMMIT, and not with the release of a savepoint."""
+    _depth: int = 0
+    """How many atomic blocks were open when the function was called, its own included."""
+    _savepoints: int = 0
+    """How many of them have an entry in Django's list of savepoints."""
+    _interrupted_in: int = 0
+    """How many savepoints were around the block that was interrupted."""
+    _restore: Callable[[], None] | None = None
+    """Gives the connection back what it had before; for callbacks after COMMIT, too."""
 
-    def begin(self, wrapper: DatabaseWrapper) -> None:
-        """The transaction is open, and its body comes next."""
-        self.depth, self.savepoints = len(wrapper.atomic_blocks), len(wrapper.savepoint_ids)
-        self.outermost = is_outermost(wrapper)
-        if self.outermost:
-            check = self.commit_check
-            if self.read_only:
-                # It can notify, but not leave a record, whose absence then proves nothing.
-                check.record = None
-            self.rider = Rider(wrapper.connection, check.record, asks=not check.never_asks)
-            self.rider.succeeded = self._forgive_what_was_undone
+    def run(self, call: Callable[[], R], name: str) -> R:
+        """Call the function in a transaction, and commit that.
 
-    def end(self, wrapper: DatabaseWrapper) -> None:
-        """It is over, whatever came of it; what follows on the wrapper is none of its business."""
-        wrapper.attempt = None
-        restore, self.restore = self.restore, None
-        if restore is not None:
-            restore()
-        if self.rider is not None:
-            self.rider.dismount()
-
-    @property
-    def has_written(self) -> bool:
-        """Whether the transaction is known to have an id, which it gets with its first write."""
-        return self.rider is not None and self.rider.testimony is not None
-
-    @property
-    def was_ended(self) -> bool:
-        """Whether a statement of the body has ended the transaction, as far as is known."""
-        return self.rider is not None and self.rider.was_ended
-
-    @property
-    def may_have_ended(self) -> bool:
-        """Whether a statement of the body may have done so, and the server did not say."""
-        return self.rider is not None and self.rider.may_have_ended
-
-    def note(self, wrapper: DatabaseWrapper, error: psycopg.Error) -> None:
-        """Record an error of the connection, unless the transaction never met it."""
-        if self.phase is not Phase.ROLLBACK and all(f.error is not error for f in self.failures):
-            failure = Failure.of(error, wrapper.connection)
-            if failure.lost or failure.sqlstate is not None or not _is_intact(wrapper):
-                self.failures.append(failure)
-
-    def note_raised(self, wrapper: DatabaseWrapper, raised: BaseException) -> None:
-        """The body raised: record what comes from below Django, if it broke the transaction."""
-        error = psycopg_error(raised)
-        if error is not None and is_broken(wrapper):
-            self.note(wrapper, error)
-        self.phase = Phase.ROLLBACK
-
-    def leave_blocks(self, wrapper: DatabaseWrapper) -> None:
-        """Leave nested atomic blocks that did not end, and note whether there were any.
-
-        An exception that strikes as ``Atomic.__enter__`` or ``__exit__`` returns leaves Django's
-        lists with an entry too many. The attempt's own block would take that for its own, and
-        release a savepoint in place of ending the transaction.
+        Args:
+            call: Calls it.
+            name: Its name, for messages.
         """
-        blocks, savepoints = wrapper.atomic_blocks, wrapper.savepoint_ids
-        if len(blocks) > self.depth or len(savepoints) > self.savepoints:
-            self.interrupted = True
-            del blocks[self.depth :], savepoints[self.savepoints :]
+        wrapper = self.wrapper
+        inside = wrapper.in_atomic_block
+        if self.left_open is not None and not inside:
+            self._end_left_open(self.left_open)
+        wrapper.attempt = self
+        wrapper.rollback_exc = None
+        try:
+            if not inside:
+                self._prepare()
+            with (
+                nullcontext() if len(connections.settings) == 1 else self._watching_others(),
+                atomic(using=self.policy.using, durable=True),
+            ):
+                self._begin()
+                try:
+                    result = call()
+                    self._settle(result, name)
+                except BaseException as error:
+                    self._function_raised(error)
+                    raise
+            if self._outermost and self.phase is not Phase.COMMITTED:
+                self._refuse_lost_transaction(name)
+                forget_rows()
+        except BaseException:
+            forget_rows()
+            raise
+        else:
+            return result
+        finally:
+            if wrapper.attempt is self:
+                self._end()
+            if wrapper.in_atomic_block and not inside:
+                # An exception struck between two steps of Django's, as one from outside can.
+                wrapper.abandon_block()
 
-    @contextmanager
-    def noting_interruption(self, wrapper: DatabaseWrapper) -> Iterator[None]:
-        """Within the block, a savepoint ends: what is no database error leaves it open.
+    def commit(self, send: Callable[[], None]) -> None:
+        super().commit(send)
+        # on_commit callbacks, which run next, have transactions of their own.
+        self._end()
+
+    def note_error(self, error: psycopg.Error) -> None:
+        """Take note of an error of the connection, unless the transaction never met it."""
+        if self.phase is Phase.ROLLBACK or any(each.error is error for each in self.failures):
+            return
+        failure = Failure.of(error, self.wrapper.connection)
+        if failure.lost or failure.sqlstate is not None or self._status not in _INTACT:
+            self.failures.append(failure)
+            if self.watch is not None:
+                self.watch.succeeded = self._forgive_what_was_undone
+
+    def set_rollback(self, rollback: bool) -> None:
+        """The function wants a rollback, or does not want it any more."""
+        # Django's atomic blocks set the wrapper's attribute, without a call.
+        self.rollback_wanted = rollback
+
+    def roll_back_savepoint(self, send: Callable[[], None]) -> None:
+        """Roll back to a savepoint, and with it what failed since then."""
+        # What was asked for is done, or fails for another reason.
+        self.rollback_wanted = False
+        self.release_savepoint(send)
+        self.wrapper.rollback_exc = None
+        self._forgive()
+        if len(self.wrapper.savepoint_ids) < self._interrupted_in:
+            # All that was in the interrupted block is undone.
+            self.interrupted, self._interrupted_in = False, 0
+
+    def release_savepoint(self, send: Callable[[], None]) -> None:
+        """End a savepoint, and take note of an interruption, which leaves it open.
 
         Django forgets the savepoint first, so what should have been undone would be committed.
         """
         try:
-            yield
+            send()
         except Error:
             raise
         except BaseException:
-            around = len(wrapper.savepoint_ids)
-            self.interrupted_in = min(around, self.interrupted_in) if self.interrupted else around
+            around = len(self.wrapper.savepoint_ids)
+            self._interrupted_in = min(around, self._interrupted_in) if self.interrupted else around
             self.interrupted = True
             raise
 
-    def forgive_interruption(self, wrapper: DatabaseWrapper) -> None:
-        """A nested block was rolled back, and all that was in it."""
-        if len(wrapper.savepoint_ids) < self.interrupted_in:
-            self.interrupted, self.interrupted_in = False, 0
+    @property
+    def was_ended(self) -> bool:
+        """Whether a statement of the function has ended the transaction, as far as is known."""
+        return self.watch is not None and self.watch.was_ended
 
-    def forgive(self) -> None:
-        """A savepoint was rolled back to: what happened since then is undone."""
-        if self.phase is not Phase.BODY:
-            # In a TestCase the attempt itself ends with a savepoint, and undoes nothing else.
-            return
-        self.forgiven = len(self.failures)
-        if self.rider is not None:
-            self.rider.savepoint_was_rolled_back()
-
-    def _forgive_what_was_undone(self) -> None:
-        """A statement succeeded: only a savepoint lets one do so after a failure of the server's.
-
-        It was rolled back to by hand, or by psycopg's ``connection.transaction()``.
-        """
-        if self.forgiven < len(self.failures):
-            self.forgive()
+    @property
+    def may_have_ended(self) -> bool:
+        """Whether a statement of the function may have done so, and the server did not say."""
+        return self.watch is not None and self.watch.may_have_ended
 
     def cause(self, raised: BaseException) -> Failure | None:
         """Return the failure for which the attempt ended, by raising *raised*; None if none did.
 
         The first that no savepoint undid: what follows are its consequences (25P02), whatever
-        the body made of them. Else the last of those undone that *raised* comes from.
+        the function made of them. Else the last of those undone that *raised* comes from.
         """
         for failure in self.failures[self.forgiven :]:
             return failure
@@ -210,15 +188,190 @@ class Attempt:
                 return failure
         return None
 
-    def unforgiven(self, wrapper: DatabaseWrapper) -> Failure | None:
-        """Return what has broken the transaction, if the body returned all the same."""
-        if is_broken(wrapper):
+    def classify(self, failure: Failure) -> Classification:
+        """Say what *failure* means for the transaction."""
+        policy = self.policy
+        return classify(failure, policy.retry_on, read_only=bool(policy.read_only))
+
+    def _prepare(self) -> None:
+        """Set up the connection, and learn what may be asked inside the transaction."""
+        policy, wrapper, check = self.policy, self.wrapper, self.commit_check
+        if policy.isolation_level is not None or policy.read_only is not None:
+            self._restore = set_characteristics(policy, wrapper)
+        if check.never_asks:
+            return
+        wrapper.ensure_connection()
+        connection = wrapper.connection
+        if isinstance(connection, PooledConnection):
+            if session_of(connection).server is None:
+                self._learn(connection)
+            self.questions = questions_for(connection)
+            if check.record is not None:
+                check.suit(self.questions)
+
+    def _learn(self, connection: PooledConnection) -> None:
+        wrapper = self.wrapper
+        try:
+            learn(connection)
+        except psycopg.Error as error:
+            # What else goes wrong, such as a time limit, is none of the caller's business:
+            # this attempt asks for nothing.
+            if connection.broken or is_connection_lost(error):
+                with wrapper.wrap_database_errors:
+                    raise
+        except BaseException:
+            # A time limit of the caller's own: the connection still waits for an answer.
+            wrapper.close()
+            raise
+
+    def _end_left_open(self, left_open: TransactionIdentity) -> None:
+        """End the backend of a lost connection if it knows nothing of that, for its locks."""
+        self.wrapper.ensure_connection()
+        # If that fails too, the attempt will find out for itself.
+        with suppress(psycopg.Error):
+            end_if_idle(self.wrapper.connection, left_open)
+
+    def _watching_others(self) -> AbstractContextManager[None]:
+        self.written_elsewhere = written = set()
+        return watch_others(self.wrapper, written)
+
+    def _begin(self) -> None:
+        """The transaction is open, and the function comes next."""
+        wrapper, check = self.wrapper, self.commit_check
+        connection = wrapper.connection
+        self.pool = wrapper.checked_out_from
+        self._depth, self._savepoints = len(wrapper.atomic_blocks), len(wrapper.savepoint_ids)
+        self._outermost = self._depth == 1 and isinstance(connection, PooledConnection)
+        if self._outermost:
+            if self.policy.read_only:
+                # It can notify, but not leave a record, whose absence then proves nothing.
+                check.record = None
+            self.watch = TransactionWatch(connection, check.record, asks=not check.never_asks)
+
+    def _settle(self, result: object, name: str) -> None:
+        """The function has returned: let its transaction be committed, rolled back or refused."""
+        wrapper, watch = self.wrapper, self.watch
+        if result is not None:
+            refuse_coroutine(result)
+            self.returned = result
+            if result is self.rolled_back:
+                self._refuse_memoized(name)
+        self._leave_blocks()
+        status = self._status
+        if (
+            wrapper.needs_rollback
+            or wrapper.closed_in_transaction
+            or self.interrupted
+            or status in _BROKEN
+        ):
+            if is_error_response(result) and self._keeps_error_response():
+                wrapper.set_rollback(True)
+                return
+            self._refuse_silent_rollback()
+        elif watch is not None and (
+            watch.was_ended or watch.may_have_ended or status == TransactionStatus.IDLE
+        ):
+            watch.refuse_if_ended()
+        if result is not None and asks_for_rollback(result):
+            wrapper.set_rollback(True)
+
+    def _function_raised(self, error: BaseException) -> None:
+        """Record what comes from below Django, if it broke the transaction."""
+        self._leave_blocks()
+        if isinstance(error, Exception):
+            found = psycopg_error(error)
+            if found is not None and self._status in _BROKEN:
+                self.note_error(found)
+            self.phase = Phase.ROLLBACK
+
+    def _end(self) -> None:
+        """It is over, whatever came of it; what follows on the wrapper is none of its business."""
+        self.wrapper.attempt = None
+        if self._restore is not None:
+            restore, self._restore = self._restore, None
+            restore()
+        if self.watch is not None:
+            self.watch.stop()
+
+    def _leave_blocks(self) -> None:
+        """Leave nested atomic blocks that did not end, and note whether there were any.
+
+        An exception that strikes as ``Atomic.__enter__`` or ``__exit__`` returns leaves Django's
+        lists with an entry too many. The attempt's own block would take that for its own, and
+        release a savepoint in place of ending the transaction.
+        """
+        blocks, savepoints = self.wrapper.atomic_blocks, self.wrapper.savepoint_ids
+        if len(blocks) > self._depth or len(savepoints) > self._savepoints:
+            self.interrupted = True
+            del blocks[self._depth :], savepoints[self._savepoints :]
+
+    def _forgive(self) -> None:
+        """A savepoint was rolled back to: what happened since then is undone."""
+        if self.phase is not Phase.BODY:
+            # In a TestCase the attempt itself ends with a savepoint, and undoes nothing else.
+            return
+        self.forgiven = len(self.failures)
+        if self.watch is not None:
+            self.watch.savepoint_was_rolled_back()
+
+    def _forgive_what_was_undone(self) -> None:
+        """A statement succeeded: only a savepoint lets one do so after a failure of the server's.
+
+        It was rolled back to by hand, or by psycopg's ``connection.transaction()``.
+        """
+        if self.forgiven < len(self.failures):
+            self._forgive()
+
+    def _keeps_error_response(self) -> bool:
+        """Tell whether a view's own answer for a failure stands.
+
+        It does, unless the failure is worth another attempt.
+        """
+        failure = self._unforgiven
+        return failure is None or self.classify(failure) is Classification.RAISE
+
+    @property
+    def _unforgiven(self) -> Failure | None:
+        """What has broken the transaction, if the function returned all the same."""
+        if self._status in _BROKEN:
             for failure in self.failures[self.forgiven :]:
                 return failure
         return None
 
-    def refuse_silent_rollback(self, wrapper: DatabaseWrapper) -> None:
-        """Raise what was swallowed if the body has returned from a transaction that is lost.
+    @property
+    def _status(self) -> TransactionStatus | None:
+        connection = self.wrapper.connection
+        return connection.info.transaction_status if connection is not None else None
+
+    def _refuse_memoized(self, name: str) -> None:
+        """Refuse what the attempt before returned and lost, if this one has sent nothing.
+
+        Raises:
+            TransactionManagementError: It comes from a cache that the attempt before has filled.
+        """
+        # psycopg sends BEGIN with the first statement.
+        if self._outermost and is_idle(self.wrapper):
+            raise TransactionManagementError(
+                f"{name} had written to {self.wrapper.alias!r} before it was rolled "
+                f"back and restarted, and then returned the same result without a statement: it "
+                f"remembers what was not committed. Keep such a memory above retry_transaction, "
+                f"or fill it in transaction.on_commit()."
+            )
+
+    def _refuse_lost_transaction(self, name: str) -> None:
+        """Refuse a result whose transaction was not committed, unless that was asked for.
+
+        Raises:
+            TransactionManagementError: It would read as success.
+        """
+        if not self.rollback_wanted:
+            raise TransactionManagementError(
+                f"{name} returned, but its transaction on {self.wrapper.alias!r} "
+                f"was not committed: its atomic block was ended by other code."
+            )
+
+    def _refuse_silent_rollback(self) -> None:
+        """Raise what was swallowed if the function has returned from a transaction that is lost.
 
         The server answers COMMIT in an aborted transaction with ROLLBACK and no error, and
         Django rolls back without a word where an exception was caught inside the block. A
@@ -226,11 +379,11 @@ class Attempt:
 
         Raises:
             django.db.Error: The first error that broke the transaction.
-            TransactionManagementError: The body ended the transaction itself, or swallowed an
+            TransactionManagementError: The function ended the transaction itself, or swallowed an
                 exception of which nothing else is known.
         """
+        wrapper, failure = self.wrapper, self._unforgiven
         alias = wrapper.alias
-        failure = self.unforgiven(wrapper)
         if failure is not None:
             with wrapper.wrap_database_errors:
                 raise failure.error
@@ -254,35 +407,7 @@ class Attempt:
                 f"block had no savepoint that could be rolled back to; the transaction was not "
                 f"committed."
             )
-        if is_broken(wrapper):
-            raise TransactionManagementError(
-                f"The transaction on {alias!r} was broken by an error that was raised below Django "
-                f"and swallowed; it cannot be committed."
-            )
-        if self.rider is not None:
-            self.rider.refuse_if_ended()
-
-
-def is_broken(wrapper: DatabaseWrapper) -> bool:
-    """Tell whether the transaction cannot be committed any more, or the connection is gone."""
-    return _status(wrapper) in (TransactionStatus.INERROR, TransactionStatus.UNKNOWN)
-
-
-def _is_intact(wrapper: DatabaseWrapper) -> bool:
-    """Tell whether the transaction goes on, or begins yet, as if there had been no error."""
-    return _status(wrapper) in (TransactionStatus.INTRANS, TransactionStatus.IDLE)
-
-
-def is_outermost(wrapper: DatabaseWrapper) -> bool:
-    """Tell whether the end of the attempt is a COMMIT, and not the release of a savepoint."""
-    return len(wrapper.atomic_blocks) == 1 and isinstance(wrapper.connection, PooledConnection)
-
-
-def is_idle(wrapper: DatabaseWrapper) -> bool:
-    """Tell whether no transaction is open on the server."""
-    return _status(wrapper) == TransactionStatus.IDLE
-
-
-def _status(wrapper: DatabaseWrapper) -> TransactionStatus | None:
-    connection = wrapper.connection
-    return connection.info.transaction_status if connection is not None else None
+        raise TransactionManagementError(
+            f"The transaction on {alias!r} was broken by an error that was raised below Django "
+            f"and swallowed; it cannot be committed."
+        )

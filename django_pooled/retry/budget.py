@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import partial
 from time import monotonic
@@ -12,7 +13,9 @@ from django_pooled.activity import name_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RetryBudget"]
+    from django_pooled.pool.pool import Pool
+
+__all__ = ["RetryBudget", "budget_of"]
 
 MOST_FUNCTIONS = 1000
 """Functions that are told apart; in a process that makes ever new ones, the others share one."""
@@ -132,3 +135,25 @@ def _name(function: object) -> str:
     while isinstance(function, partial):
         function = function.func
     return "" if function is None else name_of(function)
+
+
+_making = threading.Lock()
+"""Held by a thread that makes a pool's budget."""
+
+
+def budget_of(pool: Pool) -> RetryBudget:
+    """Return a pool's budget, which is made at its first restart: until then nothing is owed."""
+    with _making:
+        if pool.retry_budget is None:
+            pool.retry_budget = RetryBudget(pool.options.retry_budget)
+        return pool.retry_budget
+
+
+def _after_fork_in_child() -> None:
+    # It may have been held by a thread that is not in the child.
+    global _making
+    _making = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

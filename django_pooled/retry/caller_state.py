@@ -11,12 +11,12 @@ from django_pooled.pool.connection import PooledConnection
 if TYPE_CHECKING:
     from django_pooled.backend.wrapper import DatabaseWrapper
 
-__all__ = ["Holdings"]
+__all__ = ["CallerState"]
 
 logger = logging.getLogger("django_pooled.retry")
 
 
-class Holdings:
+class CallerState:
     """What the caller of a decorated function has on its connection when it calls.
 
     Between two attempts a connection goes back to its pool, where other threads may take it. One

@@ -15,10 +15,10 @@ from django_pooled.sql.sqlstates import CONNECTION_LOST, READ_ONLY, SERIALIZATIO
 if TYPE_CHECKING:
     import psycopg
 
-__all__ = ["Failure", "RetryOn", "Verdict", "judge"]
+__all__ = ["Failure", "RetryOn", "Classification", "classify"]
 
 
-class Verdict(Enum):
+class Classification(Enum):
     """What is to be done about a failure before the answer to COMMIT."""
 
     RESTART = "restart"
@@ -107,7 +107,7 @@ class RetryOn:
         return sqlstate in self.sqlstates or (sqlstate, name) in self.constraints
 
 
-def judge(failure: Failure, retry_on: RetryOn, *, read_only: bool = False) -> Verdict:
+def classify(failure: Failure, retry_on: RetryOn, *, read_only: bool = False) -> Classification:
     """Judge the failure that ended an attempt before its COMMIT, or that COMMIT answered with.
 
     The connection's state comes first, since psycopg knows no SQLSTATE for a socket that broke,
@@ -123,28 +123,28 @@ def judge(failure: Failure, retry_on: RetryOn, *, read_only: bool = False) -> Ve
     """
     sqlstate = failure.sqlstate
     if sqlstate in UNKNOWN_OUTCOME:
-        return Verdict.RESOLVE
+        return Classification.RESOLVE
     if sqlstate in SERIALIZATION or retry_on.includes(failure):
-        return Verdict.RESTART
+        return Classification.RESTART
     if sqlstate == READ_ONLY:
-        return Verdict.RAISE if read_only else Verdict.RESTART
+        return Classification.RAISE if read_only else Classification.RESTART
     if failure.lost:
         return _of_a_lost_connection(failure)
     if sqlstate is None or sqlstate in _OTHERS_FOR_GOOD:
-        return Verdict.RAISE
+        return Classification.RAISE
     about_a_connection = sqlstate in CONNECTION_LOST or sqlstate.startswith("08")
-    return Verdict.RESTART if about_a_connection else Verdict.RAISE
+    return Classification.RESTART if about_a_connection else Classification.RAISE
 
 
-def _of_a_lost_connection(failure: Failure) -> Verdict:
+def _of_a_lost_connection(failure: Failure) -> Classification:
     sqlstate = failure.sqlstate
     if sqlstate is None:
         # Neither the server nor psycopg said anything but that it broke.
-        return Verdict.RESTART
+        return Classification.RESTART
     if _FATAL_FOR_GOOD.match(sqlstate):
-        return Verdict.RAISE
+        return Classification.RAISE
     message = failure.error.diag.message_primary or str(failure.error)
     if sqlstate == "08P01" and _POOLERS_LIMITS.fullmatch(message):
-        return Verdict.RAISE
+        return Classification.RAISE
     ended_by_it = failure.error.diag.severity_nonlocalized in ("FATAL", "PANIC", None)
-    return Verdict.RESTART if ended_by_it else Verdict.RAISE
+    return Classification.RESTART if ended_by_it else Classification.RAISE

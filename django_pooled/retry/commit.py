@@ -1,37 +1,45 @@
-"""Sends COMMIT, and finds out what became of it when the answer was lost."""
+"""One transaction: the errors it met, its COMMIT, and what became of a COMMIT without an answer."""
 
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
 from django.db.backends.utils import debug_transaction
-from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 
+from django_pooled.backend.commit import (
+    ambiguous,
+    close_if_interrupted,
+    is_idle,
+    is_known_to_have_failed,
+    refuse_if_session_ended,
+)
 from django_pooled.diagnostics.log_fields import facts
 from django_pooled.errors import AmbiguousCommit
-from django_pooled.pool.liveness import ending_of
-from django_pooled.sql.sqlstates import UNKNOWN_OUTCOME, is_refusal, psycopg_error
+from django_pooled.sql.sqlstates import is_refusal, psycopg_error
 
-from . import fault_injection
-from .attempt import is_idle
 from .phase import Phase
 from .resolve import inquire
-from .server_identity import known, refusals
+from .server_identity import questions_for, session_of
+from .server_questions import refusals
 from .transaction_status import has_foreign_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from django_pooled.backend.wrapper import DatabaseWrapper
     from django_pooled.pool.connection import PooledConnection
 
-    from .attempt import Attempt
-    from .transaction_id import Rider
+    from .classify import Failure
+    from .commit_checks import CommitCheck
+    from .policy import Policy
+    from .server_questions import Questions
+    from .transaction_id import TransactionWatch
+    from .transaction_status import TransactionIdentity
 
-__all__ = ["ambiguous", "commit", "commit_once", "resolve", "unless_interrupted"]
+__all__ = ["Transaction"]
 
 logger = logging.getLogger("django_pooled.retry")
 
@@ -43,169 +51,223 @@ _COMMIT_IF = f"""SAVEPOINT {_SAVEPOINT};
 SELECT 1 / ({{condition}})::pg_catalog.int4;
 COMMIT"""
 
-_ANSWERED = (TransactionStatus.IDLE, TransactionStatus.INERROR)
-"""What a connection is in when the server has had the last word."""
 
-
-def commit(wrapper: DatabaseWrapper, attempt: Attempt, send: Callable[[], None]) -> None:
-    """Commit an attempt's transaction; when the connection is lost meanwhile, find out.
+class Transaction:
+    """What is known of one transaction, and how it is committed.
 
     Args:
-        wrapper: Whose transaction it is.
-        attempt: Its `phase` tells the outcome.
-        send: Sends COMMIT.
-
-    Raises:
-        django.db.Error: Nothing was committed.
-        AmbiguousCommit: It cannot be told whether the transaction was committed.
+        policy: How it is run.
+        wrapper: On which database.
+        commit_check: How a COMMIT without an answer is resolved.
+        deadline: Monotonic instant after which nothing more is found out.
     """
-    try:
-        with unless_interrupted(wrapper):
-            _send(wrapper, attempt, send)
-    except BaseException as error:
-        if attempt.phase is not Phase.COMMIT_SENT:
-            raise
+
+    phase: Phase = Phase.BODY
+    questions: Questions | None = None
+    """What may be asked inside the transaction; None where nothing is."""
+    watch: TransactionWatch | None = None
+    """Sees its statements, and knows its id once it has one; None within an outer transaction."""
+    wrote_nothing: bool = False
+    """Whether the server commits it only if it has written nothing."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        wrapper: DatabaseWrapper,
+        commit_check: CommitCheck,
+        deadline: float,
+    ) -> None:
+        self.policy = policy
+        self.wrapper = wrapper
+        self.commit_check = commit_check
+        self.deadline = deadline
+        self.failures: list[Failure] = []
+        """Every database error on the connection, in order, swallowed ones included."""
+
+    def commit(self, send: Callable[[], None]) -> None:
+        """Commit; where the connection is lost meanwhile, find out whether that was done.
+
+        Args:
+            send: Sends COMMIT.
+
+        Raises:
+            django.db.Error: Nothing was committed.
+            AmbiguousCommit: It cannot be told whether the transaction was committed.
+        """
+        wrapper = self.wrapper
+        try:
+            refuse_if_session_ended(wrapper)
+            if self.failures:
+                self._refuse_if_a_question_failed()
+            self.phase = Phase.COMMIT_SENT
+            self._send_commit(send)
+        except BaseException as error:
+            close_if_interrupted(wrapper, error)
+            if self.phase is not Phase.COMMIT_SENT or not self._was_committed(error):
+                raise
+        self.phase = Phase.COMMITTED
+
+    def resolve(self) -> Phase:
+        """Find out, on another connection, what became of the transaction; it is the new phase.
+
+        Returns:
+            COMMITTED, FAILED or UNKNOWN. The wrapper has a connection that works, or none.
+        """
+        wrapper, check = self.wrapper, self.commit_check
+        was_sent = self.phase is Phase.COMMIT_SENT
+        # Without COMMIT, or by the server's own word, there is nothing that could be committed.
+        has_nothing = self.wrote_nothing or (not was_sent and not self.has_written)
+        # Whatever happens while it is found out, this is what is known until then.
+        self.phase = Phase.UNKNOWN
+        if check.never_asks:
+            outcome = Phase.UNKNOWN
+        elif has_nothing:
+            # So nothing is lost by running it again.
+            outcome = Phase.FAILED
+        else:
+            outcome = inquire(
+                wrapper,
+                check,
+                self.abandoned,
+                was_sent=was_sent,
+                deadline=self.deadline,
+                sleep=self.policy.sleep,
+            )
+        self.phase = outcome
+        log = logger.warning if outcome is Phase.UNKNOWN else logger.info
+        log(
+            "database %r: COMMIT had no answer, and is %s",
+            wrapper.alias,
+            outcome.value,
+            extra=facts("commit_resolved", alias=wrapper.alias, outcome=outcome.value),
+        )
+        pool = wrapper.pool
+        if pool is not None:
+            pool.record.add("lost_commits", outcome.value)
+        if outcome is Phase.UNKNOWN and check.runs_again:
+            # After it was logged and counted: a guess is nothing that anybody found out.
+            check.has_guessed = True
+            self.phase = outcome = Phase.FAILED
+        return outcome
+
+    @property
+    def has_written(self) -> bool:
+        """Whether the transaction is known to have an id, which it gets with its first write."""
+        return self.watch is not None and self.watch.identity is not None
+
+    @property
+    def abandoned(self) -> TransactionIdentity | None:
+        """What may hold its locks on the server when its connection is lost before COMMIT."""
+        return self.watch.abandoned if self.watch is not None else None
+
+    def _send_commit(self, send: Callable[[], None]) -> None:
+        watch = self.watch
+        if watch is None or not watch.asks or is_idle(self.wrapper):
+            self.wrote_nothing = True
+            send()
+        elif watch.identity is not None and not watch.has_to_ask and watch.record is None:
+            # What it is looked up by is known.
+            send()
+        elif not self._committed_with_proof(watch):
+            send()
+
+    def _committed_with_proof(self, watch: TransactionWatch) -> bool:
+        """Have the server confirm what is assumed of the transaction; tell whether it is committed.
+
+        Afterwards either nothing was written, or what it is looked up by is known and part of it,
+        as far as this server tells.
+        """
+        wrapper, record = self.wrapper, watch.record
+        connection: PooledConnection = wrapper.connection
+        questions, seems_to_read = questions_for(connection), watch.identity is None
+        condition = None
+        if not watch.has_to_ask and questions.quick is not None:
+            if seems_to_read:
+                condition = questions.reading
+            elif record is not None:
+                condition = record.proof
+        if condition is not None and session_of(connection).is_direct and questions.takes_messages:
+            self.wrote_nothing = seems_to_read
+            with debug_transaction(wrapper, "COMMIT"), wrapper.wrap_database_errors:
+                if _committed_if(connection, condition):
+                    return True
+            self.wrote_nothing = False
+        # None of this is COMMIT yet: what fails here has committed nothing.
+        self.phase = Phase.BODY
+        with wrapper.wrap_database_errors:
+            if seems_to_read and condition is not None:
+                self.wrote_nothing = not watch.ask_whether_it_wrote()
+            if not self.wrote_nothing:
+                watch.ask()
+        self.phase = Phase.COMMIT_SENT
+        return False
+
+    def _was_committed(self, error: BaseException) -> bool:
+        """Tell whether the transaction was committed, though its COMMIT raised *error*.
+
+        Raises:
+            AmbiguousCommit: It cannot be told.
+        """
+        wrapper, check = self.wrapper, self.commit_check
         if psycopg_error(error) is None:
             # A time limit of the caller's own, for instance: it wants no answer any more.
-            attempt.phase = Phase.UNKNOWN
-            raise
-        if _is_known_to_have_failed(wrapper, error):
-            if _may_have_left_foreign_rows(wrapper, attempt, error):
-                attempt.phase = Phase.UNKNOWN
-                if not attempt.commit_check.runs_again:
+            self.phase = Phase.UNKNOWN
+            return False
+        if is_known_to_have_failed(wrapper, error):
+            if self._may_have_left_foreign_rows(error):
+                self.phase = Phase.UNKNOWN
+                if not check.runs_again:
                     raise _partly_ambiguous(wrapper) from error
-                attempt.commit_check.has_guessed = True
-            attempt.phase = Phase.FAILED
-            raise
-        outcome = resolve(wrapper, attempt)
-        if outcome is Phase.FAILED:
-            raise
+                check.has_guessed = True
+            self.phase = Phase.FAILED
+            return False
+        outcome = self.resolve()
         if outcome is Phase.UNKNOWN:
             raise ambiguous(wrapper) from error
-    attempt.phase = Phase.COMMITTED
+        return outcome is Phase.COMMITTED
 
+    def _refuse_if_a_question_failed(self) -> None:
+        """Notice that a question of ours may have failed a statement whose failure the body survived.
 
-def commit_once(wrapper: DatabaseWrapper, send: Callable[[], None]) -> None:
-    """Commit where nobody could run the transaction again.
+        To the body it may have looked as if its statement had failed, in a savepoint for instance.
 
-    Raises:
-        django.db.Error: Nothing was committed.
-        AmbiguousCommit: The connection was lost meanwhile. Anything else that says "lost" would
-            read as "nothing happened, try again".
-    """
-    began = wrapper.connection.info.transaction_status == TransactionStatus.INTRANS
-    with unless_interrupted(wrapper):
-        _refuse_if_ended(wrapper)
+        Raises:
+            django.db.Error: The server refuses now what could be asked when the attempt began.
+        """
+        wrapper = self.wrapper
+        if self.questions is None or is_idle(wrapper):
+            return
+        is_to_blame = self.commit_check.is_to_blame
+        blamed = next((each for each in self.failures if is_to_blame(each.error)), None)
+        if blamed is not None:
+            with wrapper.wrap_database_errors:
+                raise blamed.error
+        suspect = next((each for each in self.failures if is_refusal(each.error)), None)
+        if suspect is None:
+            return
+        with wrapper.wrap_database_errors:
+            if not set(refusals(wrapper.connection)) <= set(self.questions.refused):
+                raise suspect.error
+
+    def _may_have_left_foreign_rows(self, error: BaseException) -> bool:
+        """Tell whether rows of a foreign server may stay, though COMMIT has failed here.
+
+        postgres_fdw commits them before the local transaction, which can fail afterwards (40001),
+        and the answer of the foreign server can be lost.
+        """
+        connection, found, watch = self.wrapper.connection, psycopg_error(error), self.watch
+        if watch is None or connection.info.transaction_status != TransactionStatus.IDLE:
+            # What failed was not COMMIT itself.
+            return False
+        if watch.asks and self.wrote_nothing:
+            return False
+        if found is not None and found.diag.constraint_name:
+            # Deferred constraints come before anything is committed anywhere.
+            return False
         try:
-            send()
-        except Exception as error:
-            if began and psycopg_error(error) and not _is_known_to_have_failed(wrapper, error):
-                raise ambiguous(wrapper) from error
-            raise
-
-
-@contextmanager
-def unless_interrupted(wrapper: DatabaseWrapper) -> Iterator[None]:
-    """Let go of the connection when something else than its own errors interrupts this block.
-
-    A time limit of the caller's own, for instance, which may be no Exception at all. On a
-    connection that still waits for an answer, or is still in its transaction, Django's next step
-    would fail, and that error take the place of the interruption.
-    """
-    try:
-        yield
-    except BaseException as error:
-        if psycopg_error(error) is None and not is_idle(wrapper):
-            wrapper.close()
-        raise
-
-
-def _send(wrapper: DatabaseWrapper, attempt: Attempt, send: Callable[[], None]) -> None:
-    _refuse_if_ended(wrapper)
-    _refuse_if_failed_by_us(wrapper, attempt)
-    attempt.phase = Phase.COMMIT_SENT
-    fault_injection.strike(wrapper, "commit")
-    rider = attempt.rider
-    if rider is None or not rider.asks or is_idle(wrapper):
-        attempt.wrote_nothing = True
-        send()
-    elif not _committed_with_proof(wrapper, attempt, rider):
-        send()
-    fault_injection.strike(wrapper, "answer")
-
-
-def _refuse_if_ended(wrapper: DatabaseWrapper) -> None:
-    """Notice, without a round trip, that the session ended while its transaction idled.
-
-    Were COMMIT sent all the same, it would read as if the transaction might be committed.
-
-    Raises:
-        django.db.Error: It ended, and the transaction with it.
-    """
-    connection = wrapper.connection
-    if connection.info.transaction_status != TransactionStatus.INTRANS:
-        return
-    error = ending_of(connection)
-    if error is not None:
-        connection.close()
-        with wrapper.wrap_database_errors:
-            raise error
-
-
-def _refuse_if_failed_by_us(wrapper: DatabaseWrapper, attempt: Attempt) -> None:
-    """Notice that a question of ours may have failed a statement whose failure the body survived.
-
-    To the body it may have looked as if its statement had failed, in a savepoint for instance.
-
-    Raises:
-        django.db.Error: The server refuses now what could be asked when the attempt began.
-    """
-    if not attempt.failures or attempt.questions is None or is_idle(wrapper):
-        return
-    check = attempt.commit_check
-    blamed = next((each for each in attempt.failures if check.is_to_blame(each.error)), None)
-    if blamed is not None:
-        with wrapper.wrap_database_errors:
-            raise blamed.error
-    suspect = next((each for each in attempt.failures if is_refusal(each.error)), None)
-    if suspect is None:
-        return
-    with wrapper.wrap_database_errors:
-        if not set(refusals(wrapper.connection)) <= set(attempt.questions.refused):
-            raise suspect.error
-
-
-def _committed_with_proof(wrapper: DatabaseWrapper, attempt: Attempt, rider: Rider) -> bool:
-    """Have the server confirm what is assumed of the transaction; tell whether it is committed.
-
-    Afterwards either nothing was written, or what it is looked up by is known and part of it, as
-    far as this server tells.
-    """
-    connection, record = wrapper.connection, attempt.commit_check.record
-    questions, seems_to_read = known(connection), rider.testimony is None
-    if rider.has_to_ask or questions.quick is None:
-        condition = None
-    elif seems_to_read:
-        condition = questions.reading
-    elif record is None:
-        return False
-    else:
-        condition = record.proof
-    if condition is not None and connection.life.direct and questions.takes_messages:
-        attempt.wrote_nothing = seems_to_read
-        with debug_transaction(wrapper, "COMMIT"), wrapper.wrap_database_errors:
-            if _committed_if(connection, condition):
-                return True
-        attempt.wrote_nothing = False
-    # None of this is COMMIT yet: what fails here has committed nothing.
-    attempt.phase = Phase.BODY
-    with wrapper.wrap_database_errors:
-        if seems_to_read and condition is not None:
-            attempt.wrote_nothing = not rider.ask_whether_it_wrote()
-        if not attempt.wrote_nothing:
-            rider.ask()
-    attempt.phase = Phase.COMMIT_SENT
-    return False
+            return has_foreign_tables(connection)
+        except psycopg.Error:
+            return True
 
 
 def _committed_if(connection: PooledConnection, condition: str) -> bool:
@@ -217,90 +279,6 @@ def _committed_if(connection: PooledConnection, condition: str) -> bool:
         connection.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
         return False
     return True
-
-
-def _is_known_to_have_failed(wrapper: DatabaseWrapper, error: BaseException) -> bool:
-    """Tell whether the server itself said so: on a live connection that waits for no answer."""
-    connection, found = wrapper.connection, psycopg_error(error)
-    return (
-        found is not None
-        and found.sqlstate is not None
-        and found.sqlstate not in UNKNOWN_OUTCOME
-        and connection is not None
-        and connection.pgconn.status == ConnStatus.OK
-        and connection.info.transaction_status in _ANSWERED
-    )
-
-
-def _may_have_left_foreign_rows(
-    wrapper: DatabaseWrapper, attempt: Attempt, error: BaseException
-) -> bool:
-    """Tell whether rows of a foreign server may stay, though COMMIT has failed here.
-
-    postgres_fdw commits them before the local transaction, which can fail afterwards (40001), and
-    the answer of the foreign server can be lost.
-    """
-    connection, found, rider = wrapper.connection, psycopg_error(error), attempt.rider
-    if rider is None or connection.info.transaction_status != TransactionStatus.IDLE:
-        # What failed was not COMMIT itself.
-        return False
-    if rider.asks and attempt.wrote_nothing:
-        return False
-    if found is not None and found.diag.constraint_name:
-        # Deferred constraints come before anything is committed anywhere.
-        return False
-    try:
-        return has_foreign_tables(connection)
-    except psycopg.Error:
-        return True
-
-
-def resolve(wrapper: DatabaseWrapper, attempt: Attempt) -> Phase:
-    """Find out, on another connection, what became of a transaction; it is the attempt's phase.
-
-    Returns:
-        COMMITTED, FAILED or UNKNOWN. The wrapper has a connection that works, or none.
-    """
-    testimony = attempt.rider.testimony if attempt.rider is not None else None
-    # Without COMMIT, or by the server's own word, there is nothing that could be committed.
-    has_nothing = attempt.wrote_nothing or (
-        attempt.phase is not Phase.COMMIT_SENT and testimony is None
-    )
-    was_sent = attempt.phase is Phase.COMMIT_SENT
-    # Whatever happens while it is found out, this is what is known until then.
-    attempt.phase = Phase.UNKNOWN
-    if attempt.commit_check.never_asks:
-        outcome = Phase.UNKNOWN
-    elif has_nothing:
-        # So nothing is lost by running it again.
-        outcome = Phase.FAILED
-    else:
-        ghost = attempt.rider.ghost if attempt.rider else None
-        outcome = inquire(wrapper, attempt, ghost, was_sent=was_sent)
-    attempt.phase = outcome
-    log = logger.warning if outcome is Phase.UNKNOWN else logger.info
-    log(
-        "database %r: COMMIT had no answer, and is %s",
-        wrapper.alias,
-        outcome.value,
-        extra=facts("commit_resolved", alias=wrapper.alias, outcome=outcome.value),
-    )
-    pool = wrapper.pool
-    if pool is not None:
-        pool.record.add("lost_commits", outcome.value)
-    if outcome is Phase.UNKNOWN and attempt.commit_check.runs_again:
-        # After it was logged and counted: a guess is nothing that anybody found out.
-        attempt.commit_check.has_guessed = True
-        attempt.phase = outcome = Phase.FAILED
-    return outcome
-
-
-def ambiguous(wrapper: DatabaseWrapper) -> AmbiguousCommit:
-    """Make the error for a COMMIT of which nobody can tell whether it was done."""
-    return AmbiguousCommit(
-        f"database {wrapper.alias!r}: the connection was lost while COMMIT was under way, and "
-        f"whether the transaction was committed cannot be told"
-    )
 
 
 def _partly_ambiguous(wrapper: DatabaseWrapper) -> AmbiguousCommit:

@@ -14,8 +14,8 @@ from django_pooled.sql.sqlstates import READ_ONLY, is_connection_lost, is_refusa
 from django_pooled.tokens.table import TABLE, Token, sweep_now_and_then
 
 from .phase import Phase
-from .server_identity import is_about_a_question
-from .transaction_status import Finding, Kinship, kinship_of, look
+from .server_questions import is_about_a_question
+from .transaction_status import CommitStatus, Relation, commit_status, relation_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from django_pooled.backend.wrapper import DatabaseWrapper
     from django_pooled.pool.connection import PooledConnection
 
-    from .server_identity import Questions
-    from .transaction_id import Record
-    from .transaction_status import Testimony
+    from .server_questions import Questions
+    from .transaction_id import CommitRecord
+    from .transaction_status import TransactionIdentity
 
 __all__ = ["MODES", "CommitCheck", "make"]
 
@@ -47,7 +47,7 @@ class CommitCheck:
     has_guessed = False
     """Whether an attempt was taken for failed that may have been committed."""
 
-    record: Record | None = None
+    record: CommitRecord | None = None
     """What the transaction leaves behind, to be found if it was committed."""
 
     def prepare(self, wrapper: DatabaseWrapper) -> None:
@@ -87,7 +87,7 @@ class CommitCheck:
             ImproperlyConfigured: It could not.
         """
 
-    def find(self, connection: PooledConnection, lost: Testimony | None) -> Finding:
+    def find(self, connection: PooledConnection, lost: TransactionIdentity | None) -> CommitStatus:
         """Find out what became of a transaction.
 
         Args:
@@ -97,18 +97,18 @@ class CommitCheck:
         Raises:
             psycopg.Error: It cannot be found out on this connection.
         """
-        return look(connection, lost)
+        return commit_status(connection, lost)
 
-    def conclude(self, finding: Finding, asking: DatabaseWrapper) -> Phase:
+    def conclude(self, finding: CommitStatus, asking: DatabaseWrapper) -> Phase:
         """Say what became of a transaction that is not in progress any more.
 
         Args:
             finding: What was found out.
             asking: A wrapper with a connection in autocommit, in place of the transaction's own.
         """
-        if finding is Finding.COMMITTED:
+        if finding is CommitStatus.COMMITTED:
             return Phase.COMMITTED
-        return Phase.FAILED if finding is Finding.NOT_COMMITTED else Phase.UNKNOWN
+        return Phase.FAILED if finding is CommitStatus.NOT_COMMITTED else Phase.UNKNOWN
 
 
 class _ByToken(CommitCheck):
@@ -158,20 +158,20 @@ class _ByToken(CommitCheck):
                 f"DATABASES[{wrapper.alias!r}] SELECT, INSERT and DELETE on {TABLE}."
             ) from error
 
-    def find(self, connection: PooledConnection, lost: Testimony | None) -> Finding:
+    def find(self, connection: PooledConnection, lost: TransactionIdentity | None) -> CommitStatus:
         if self.record is None:
-            return look(connection, lost)
+            return commit_status(connection, lost)
         try:
             self._token.claim(connection)
         except psycopg.errors.UniqueViolation:
-            return Finding.COMMITTED
+            return CommitStatus.COMMITTED
         except psycopg.errors.LockNotAvailable:
-            return Finding.IN_PROGRESS
+            return CommitStatus.IN_PROGRESS
         except psycopg.errors.ReadOnlySqlTransaction:
-            return Finding.NOT_YET
+            return CommitStatus.NOT_YET
         # To another cluster it may be on its way, by logical replication.
-        is_foreign = kinship_of(connection, lost) is Kinship.FOREIGN
-        return Finding.FOREIGN if is_foreign else Finding.NOT_COMMITTED
+        is_foreign = relation_of(connection, lost) is Relation.FOREIGN
+        return CommitStatus.FOREIGN if is_foreign else CommitStatus.NOT_COMMITTED
 
 
 class _Never(CommitCheck):
@@ -194,7 +194,7 @@ class _ByCaller(CommitCheck):
     def __init__(self, ask: Callable[[], object]) -> None:
         self._ask = ask
 
-    def conclude(self, finding: Finding, asking: DatabaseWrapper) -> Phase:
+    def conclude(self, finding: CommitStatus, asking: DatabaseWrapper) -> Phase:
         try:
             answer = self._ask()
         except Exception as error:
@@ -211,7 +211,7 @@ class _ByCaller(CommitCheck):
             answer = None
         if answer:
             return Phase.COMMITTED
-        if answer is None or finding in (Finding.UNTOLD, Finding.COMMITTED):
+        if answer is None or finding in (CommitStatus.UNTOLD, CommitStatus.COMMITTED):
             # What is not there yet may be committed the next moment, and the server knows better
             # than to have committed nothing.
             return Phase.UNKNOWN

@@ -16,7 +16,7 @@ from django_pooled.replay.responses import tell_if_it_reads_later
 
 from .callables import REBINDING, refuse_what_cannot_be_run_again
 from .classify import RetryOn
-from .loop import Series
+from .loop import Loop
 from .policy import BACKOFF, Policy
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def retry_transaction(
             if wrapper.attempt is not None and wrapper.in_atomic_block:
                 return decorated(*args, **kwargs)
             _refuse_foreign_transaction(wrapper)
-            result = Series(policy, wrapper, decorated, args, kwargs).run()
+            result = Loop(policy, wrapper, decorated, args, kwargs).run()
             tell_if_it_reads_later(decorated, result)
             return result
 

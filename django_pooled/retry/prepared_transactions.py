@@ -12,12 +12,12 @@ from psycopg import sql
 from django_pooled.diagnostics.log_fields import facts
 
 from .server_identity import learn
-from .transaction_status import Kinship, kinship_of
+from .transaction_status import Relation, relation_of
 
 if TYPE_CHECKING:
     from django_pooled.backend.wrapper import DatabaseWrapper
 
-    from .transaction_status import Testimony
+    from .transaction_status import TransactionIdentity
 
 __all__ = ["roll_back_prepared"]
 
@@ -29,25 +29,25 @@ _PREPARED = """SELECT gid FROM pg_catalog.pg_prepared_xacts
 WHERE transaction = '{xid}'::pg_catalog.xid AND database = pg_catalog.current_database()"""
 
 
-def roll_back_prepared(wrapper: DatabaseWrapper, testimony: Testimony | None) -> None:
+def roll_back_prepared(wrapper: DatabaseWrapper, identity: TransactionIdentity | None) -> None:
     """Roll back what an attempt has prepared in a way that could not be refused before.
 
     It would hold its locks for ever, also through restarts of the server.
 
     Args:
         wrapper: Outside of its transaction, which a statement of the body has ended.
-        testimony: What is known of that; without an id, nothing can be looked up.
+        identity: What is known of that; without an id, nothing can be looked up.
     """
-    if testimony is None or testimony.xid is None:
+    if identity is None or identity.xid is None:
         return
     try:
         wrapper.ensure_connection()
         connection = wrapper.connection
         learn(connection)
         # Any session will do, if the id means the same transaction there.
-        if kinship_of(connection, testimony) is not Kinship.SAME_LIFE:
+        if relation_of(connection, identity) is not Relation.SAME_INCARNATION:
             return
-        [found] = connection.ask(_PREPARED.format(xid=int(testimony.xid) % 2**32))
+        [found] = connection.ask(_PREPARED.format(xid=int(identity.xid) % 2**32))
         for row in range(found.ntuples):
             gid = (found.get_value(row, 0) or b"").decode(connection.info.encoding)
             connection.ask(sql.SQL("ROLLBACK PREPARED {}").format(gid).as_string(connection))

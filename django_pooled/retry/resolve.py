@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from django.db import Error, connections
 
+from django_pooled.backend.commit import is_idle
 from django_pooled.diagnostics.log_fields import facts
 from django_pooled.diagnostics.redaction import told
 from django_pooled.errors import PoolClosed, PoolError
@@ -16,16 +17,17 @@ from django_pooled.integrations import tenants
 from django_pooled.pool.backoff import Backoff
 from django_pooled.sql.sqlstates import is_connection_lost
 
-from .attempt import is_idle
 from .phase import Phase
 from .server_identity import learn
-from .transaction_status import Finding, end_if_idle, has_foreign_tables
+from .transaction_status import CommitStatus, end_if_idle, has_foreign_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from django_pooled.backend.wrapper import DatabaseWrapper
 
-    from .attempt import Attempt
-    from .transaction_status import Testimony
+    from .commit_checks import CommitCheck
+    from .transaction_status import TransactionIdentity
 
 __all__ = ["inquire"]
 
@@ -42,19 +44,28 @@ Then a look ends the abandoned backend, and another one finds the transaction ro
 
 
 def inquire(
-    wrapper: DatabaseWrapper, attempt: Attempt, lost: Testimony | None, *, was_sent: bool
+    wrapper: DatabaseWrapper,
+    commit_check: CommitCheck,
+    lost: TransactionIdentity | None,
+    *,
+    was_sent: bool,
+    deadline: float,
+    sleep: Callable[[float], None],
 ) -> Phase:
     """Find out whether a transaction was committed, and leave nothing of it open.
 
     Args:
         wrapper: Whose transaction it was.
-        attempt: Whose deadline counts, unless it leaves less than `GRACE`.
+        commit_check: Whose word counts.
         lost: What is known of the transaction; None where its server tells nothing.
         was_sent: Whether its COMMIT was sent.
+        deadline: Until when to ask, unless that leaves less than `GRACE`.
+        sleep: Waits, in seconds.
 
     Returns:
         COMMITTED, FAILED or UNKNOWN. The wrapper has a connection that works, or none.
     """
+    deadline = max(deadline, monotonic() + GRACE)
     # First give back the broken one: threads that each held one while they wait for a
     # second would wait for each other.
     wrapper.drop_connection()
@@ -64,7 +75,10 @@ def inquire(
     connections[wrapper.alias] = asking
     try:
         tenants.follow(wrapper, asking)
-        outcome = _ask_until_known(asking, attempt, lost, was_sent=was_sent)
+        times = 0
+        while (outcome := _ask_once(asking, commit_check, lost, was_sent, deadline)) is None:
+            times += 1
+            sleep(_ASK_AGAIN.wait(times))
         # An answer may be the last that came of a connection. Without one, the next use connects.
         if outcome is Phase.COMMITTED and is_idle(asking):
             wrapper.adopt_connection(asking)
@@ -74,44 +88,40 @@ def inquire(
     return outcome
 
 
-def _ask_until_known(
-    asking: DatabaseWrapper, attempt: Attempt, lost: Testimony | None, *, was_sent: bool
-) -> Phase:
-    deadline = max(attempt.deadline, monotonic() + GRACE)
-    times = 0
-    while True:
-        trouble: object
-        try:
-            asking.ensure_connection()
-            learn(asking.connection)
-            finding = attempt.commit_check.find(asking.connection, lost)
-            if finding is Finding.IN_PROGRESS:
-                if lost is not None:
-                    end_if_idle(asking.connection, lost)
-            elif finding is not Finding.NOT_YET:
-                outcome = attempt.commit_check.conclude(finding, asking)
-                is_partial = (
-                    outcome is Phase.FAILED
-                    and was_sent
-                    and (
-                        # Rows of a foreign server are committed before the local transaction.
-                        not attempt.commit_check.asks_the_caller
-                        and has_foreign_tables(asking.connection)
-                    )
-                )
-                return Phase.UNKNOWN if is_partial else outcome
-            trouble = f"the transaction is {finding.value}"
-        except (psycopg.Error, Error) as error:
-            # What took the first connection may well take this one.
-            passing = is_connection_lost(error) or isinstance(error, PoolError)
-            if isinstance(error, PoolClosed) or not passing:
-                return _unresolved(asking, error)
-            trouble = error
-        asking.close()
-        if monotonic() >= deadline:
-            return _unresolved(asking, trouble)
-        times += 1
-        attempt.sleep(_ASK_AGAIN.wait(times))
+def _ask_once(
+    asking: DatabaseWrapper,
+    commit_check: CommitCheck,
+    lost: TransactionIdentity | None,
+    was_sent: bool,
+    deadline: float,
+) -> Phase | None:
+    """Ask what became of the transaction; None if that has to be asked again."""
+    trouble: object
+    try:
+        asking.ensure_connection()
+        learn(asking.connection)
+        status = commit_check.find(asking.connection, lost)
+        if status not in (CommitStatus.IN_PROGRESS, CommitStatus.NOT_YET):
+            outcome = commit_check.conclude(status, asking)
+            # Rows of a foreign server are committed before the local transaction.
+            is_partial = (
+                outcome is Phase.FAILED
+                and was_sent
+                and not commit_check.asks_the_caller
+                and has_foreign_tables(asking.connection)
+            )
+            return Phase.UNKNOWN if is_partial else outcome
+        if status is CommitStatus.IN_PROGRESS and lost is not None:
+            end_if_idle(asking.connection, lost)
+        trouble = f"the transaction is {status.value}"
+    except (psycopg.Error, Error) as error:
+        # What took the first connection may well take this one.
+        passing = is_connection_lost(error) or isinstance(error, PoolError)
+        if isinstance(error, PoolClosed) or not passing:
+            return _unresolved(asking, error)
+        trouble = error
+    asking.close()
+    return _unresolved(asking, trouble) if monotonic() >= deadline else None
 
 
 def _unresolved(asking: DatabaseWrapper, why: object) -> Phase:

@@ -17,8 +17,8 @@ from django_pooled.sql.effects import (
     writes_nothing,
 )
 
-from .server_identity import known
-from .transaction_status import Testimony, testify
+from .server_identity import questions_for, session_of
+from .transaction_status import TransactionIdentity, read_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from django_pooled.pool.connection import PooledConnection
 
-__all__ = ["Rider"]
+__all__ = ["TransactionWatch"]
 
 
 _INTRANS = TransactionStatus.INTRANS
@@ -36,7 +36,7 @@ _INTRANS = TransactionStatus.INTRANS
 _START = "SELECT EXTRACT(epoch FROM pg_catalog.transaction_timestamp())::pg_catalog.text"
 
 
-class Record(Protocol):
+class CommitRecord(Protocol):
     """Something that a transaction leaves behind if, and only if, it is committed."""
 
     insertion: str
@@ -49,7 +49,7 @@ class Record(Protocol):
     """A condition that holds where the transaction has it; None where it takes a look."""
 
 
-class Rider:
+class TransactionWatch:
     """What has to be known of a transaction before its COMMIT, asked without a round trip.
 
     It sees each statement of the transaction. Whatever may write has the question ride along;
@@ -64,9 +64,9 @@ class Rider:
     """
 
     def __init__(
-        self, connection: PooledConnection, record: Record | None = None, *, asks: bool = True
+        self, connection: PooledConnection, record: CommitRecord | None = None, *, asks: bool = True
     ) -> None:
-        self.testimony: Testimony | None = None
+        self.identity: TransactionIdentity | None = None
         """Set once the transaction has an id."""
         self.has_to_ask: bool = False
         """Whether COMMIT must not be sent before `ask`."""
@@ -77,7 +77,8 @@ class Rider:
         self.succeeded: Callable[[], None] | None = None
         """Called after a statement that left the transaction intact."""
         self._connection = connection
-        self._record = record
+        self.record = record
+        """What its first write inserts along with its own rows, if anything."""
         self.asks = asks
         """Whether its answers are wanted."""
         self._began = False
@@ -88,16 +89,16 @@ class Rider:
     @property
     def statements(self) -> int:
         """Of how many statements an addition consists."""
-        return 1 if self._record is None else 2
+        return 1 if self.record is None else 2
 
-    def dismount(self) -> None:
+    def stop(self) -> None:
         """The transaction is over, and with it the ride."""
         if self._connection.observer is self:
             self._connection.observer = self._outer
 
     def savepoint_was_rolled_back(self) -> None:
         """Take note that the record may be gone with it; the id stays."""
-        self.has_to_ask = self.has_to_ask or self._record is not None
+        self.has_to_ask = self.has_to_ask or self.record is not None
 
     def refuse_if_ended(self, *, locked: bool = False) -> None:
         """Notice that the body has ended the transaction by itself.
@@ -135,7 +136,7 @@ class Rider:
             self.has_to_ask = self.asks
         elif undoes_savepoint(query):
             self.savepoint_was_rolled_back()
-        if not self.asks or self.testimony is not None or writes_nothing(query):
+        if not self.asks or self.identity is not None or writes_nothing(query):
             return None
         if carries and isinstance(query, str) and not precedes_queries(query):
             return self._addition(query)
@@ -159,10 +160,10 @@ class Rider:
             self.succeeded()
 
     @property
-    def ghost(self) -> Testimony | None:
+    def abandoned(self) -> TransactionIdentity | None:
         """What may hold locks for the transaction when its connection is lost before COMMIT."""
-        backend = self._connection.life.backend
-        return self.testimony or (Testimony(None, backend) if backend is not None else None)
+        backend = session_of(self._connection).backend
+        return self.identity or (TransactionIdentity(None, backend) if backend is not None else None)
 
     def ask(self, *, locked: bool = False) -> None:
         """Ask in a round trip of its own, and let the transaction have an id if it has none.
@@ -175,10 +176,10 @@ class Rider:
         Raises:
             TransactionManagementError: It is another transaction than it was.
         """
-        questions, before = known(self._connection), self.testimony
+        questions, before = questions_for(self._connection), self.identity
         question = questions.assigning or questions.full
-        self._ask(question, self._record.insertion_if_missing if self._record else None, locked)
-        after = self.testimony
+        self._ask(question, self.record.insertion_if_missing if self.record else None, locked)
+        after = self.identity
         if before is not None and after is not None and before.xid != after.xid:
             self._refuse_as_ended()
 
@@ -188,8 +189,8 @@ class Rider:
         Its text did not show that it has, but a trigger or a view may. Then it has an id
         afterwards, even if its only rows are those of a foreign server.
         """
-        self._ask(known(self._connection).unless_reading, None, locked=False)
-        return self.testimony is not None
+        self._ask(questions_for(self._connection).unless_reading, None, locked=False)
+        return self.identity is not None
 
     def _ask(self, question: str | None, insertion: str | None, locked: bool) -> None:
         statements = [statement for statement in (question, insertion) if statement is not None]
@@ -199,8 +200,8 @@ class Rider:
                 self._hear(answers[0], rows=0)
 
     def _addition(self, query: str) -> str | None:
-        questions = known(self._connection)
-        question = questions.quick if self._connection.life.backend is not None else questions.full
+        questions = questions_for(self._connection)
+        question = questions.quick if session_of(self._connection).backend is not None else questions.full
         if question is None:
             return None
         if not is_plain_write(query):
@@ -208,13 +209,13 @@ class Rider:
             # nobody can ask any more: "no id" must not be taken for "nothing to lose".
             question = questions.assigning or question
         # On a line of its own, since the statement may end in a comment.
-        return f"\n;{question}" + (f";\n{self._record.insertion}" if self._record else "")
+        return f"\n;{question}" + (f";\n{self.record.insertion}" if self.record else "")
 
     def _hear(self, answer: PGresult, rows: int) -> None:
         """Take the answer to the question that went along with a statement of so many rows."""
-        testimony = testify(self._connection, answer)
-        if testimony is not None and testimony.xid is not None:
-            self.testimony = testimony
+        identity = read_identity(self._connection, answer)
+        if identity is not None and identity.xid is not None:
+            self.identity = identity
         elif rows > 0:
             # Rows of a foreign server, whose transaction ends with this one.
             self.has_to_ask = True
@@ -227,7 +228,7 @@ class Rider:
             return
         if self._started is None:
             self._started = self._ask_when_it_started(locked)
-        if self.testimony is None:
+        if self.identity is None:
             # By its id it is looked up if the connection is lost before that was told.
             self.ask(locked=locked)
 

@@ -9,7 +9,8 @@ import psycopg
 
 from django_pooled.sql.sqlstates import is_refusal
 
-from .server_identity import ask, ask_backend, known, read_backend
+from .server_identity import ask_backend, questions_for, read_backend, session_of
+from .server_questions import ask
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
     from .server_identity import Backend, Server
 
 __all__ = [
-    "Finding",
-    "Kinship",
-    "Testimony",
+    "CommitStatus",
+    "Relation",
+    "TransactionIdentity",
     "end_if_idle",
     "has_foreign_tables",
-    "kinship_of",
-    "look",
-    "testify",
+    "relation_of",
+    "commit_status",
+    "read_identity",
 ]
 
 _STATUS = "SELECT pg_catalog.pg_xact_status(%s::pg_catalog.xid8)"
@@ -48,7 +49,7 @@ _END_IDLE = """
 _HAS_FOREIGN_TABLES = "SELECT 1 FROM pg_catalog.pg_class WHERE relkind = 'f' LIMIT 1"
 
 
-class Testimony(NamedTuple):
+class TransactionIdentity(NamedTuple):
     """Whose transaction it is: its id, and where.
 
     Without an id it has written nothing as yet, or its server tells of none.
@@ -58,7 +59,7 @@ class Testimony(NamedTuple):
     backend: Backend
 
 
-class Finding(Enum):
+class CommitStatus(Enum):
     """What the server tells of a transaction."""
 
     COMMITTED = "committed"
@@ -75,48 +76,49 @@ class Finding(Enum):
     """Not even whether it is over."""
 
 
-class Kinship(Enum):
+class Relation(Enum):
     """How a server that is asked is related to that of the transaction."""
 
-    SAME_LIFE = "the same, which has not ended meanwhile"
+    SAME_INCARNATION = "the same, which has not ended meanwhile"
     SUCCESSOR = "the same cluster, perhaps after a crash or a failover"
     UNKNOWN = "unknown"
     FOREIGN = "another cluster"
 
 
-def kinship_of(connection: PooledConnection, lost: Testimony | None) -> Kinship:
+def relation_of(connection: PooledConnection, lost: TransactionIdentity | None) -> Relation:
     """Ask how the connection's server is related to that of a transaction.
 
     Raises:
         psycopg.Error: The question failed.
     """
-    question = known(connection).backend
+    question = questions_for(connection).backend
     if lost is None or question is None:
-        return Kinship.UNKNOWN
+        return Relation.UNKNOWN
     return _compare(lost.backend.server, ask_backend(connection, question).server)
 
 
-def _compare(then: Server, now: Server) -> Kinship:
+def _compare(then: Server, now: Server) -> Relation:
     # What one of them hides proves nothing.
     if then.system is not None and now.system is not None and then.system != now.system:
-        return Kinship.FOREIGN
+        return Relation.FOREIGN
     if then.incarnation is not None and then.incarnation == now.incarnation:
-        return Kinship.SAME_LIFE
-    return Kinship.UNKNOWN if None in (then.system, now.system) else Kinship.SUCCESSOR
+        return Relation.SAME_INCARNATION
+    return Relation.UNKNOWN if None in (then.system, now.system) else Relation.SUCCESSOR
 
 
-def testify(connection: PooledConnection, answer: PGresult) -> Testimony | None:
+def read_identity(connection: PooledConnection, answer: PGresult) -> TransactionIdentity | None:
     """Read the answer to either question; None if it does not tell which backend it is."""
-    values = [answer.get_value(0, column) for column in range(answer.nfields)]
-    xid, pid, *rest = [value.decode() if value is not None else None for value in values]
+    values = (answer.get_value(0, column) for column in range(answer.nfields))
+    xid, pid, *rest = (value.decode() if value is not None else None for value in values)
     if rest:
-        return Testimony(xid, read_backend(connection, [pid, *rest]))
-    if pid == str(connection.info.backend_pid) and connection.life.backend is not None:
-        return Testimony(xid, connection.life.backend)
+        return TransactionIdentity(xid, read_backend(connection, [pid, *rest]))
+    backend = session_of(connection).backend
+    if pid == str(connection.info.backend_pid) and backend is not None:
+        return TransactionIdentity(xid, backend)
     return None  # pragma: no cover - the short question is asked of direct connections alone
 
 
-def look(connection: PooledConnection, lost: Testimony | None) -> Finding:
+def commit_status(connection: PooledConnection, lost: TransactionIdentity | None) -> CommitStatus:
     """Look on another connection what became of a transaction.
 
     Args:
@@ -126,30 +128,30 @@ def look(connection: PooledConnection, lost: Testimony | None) -> Finding:
     Raises:
         psycopg.Error: The question failed.
     """
-    question = known(connection).backend
+    question = questions_for(connection).backend
     if lost is None or lost.xid is None or question is None:
-        return Finding.UNTOLD
+        return CommitStatus.UNTOLD
     server = ask_backend(connection, question).server
     kin = _compare(lost.backend.server, server)
-    if kin is Kinship.FOREIGN:
-        return Finding.FOREIGN
+    if kin is Relation.FOREIGN:
+        return CommitStatus.FOREIGN
     if server.in_recovery:
-        return Finding.NOT_YET
+        return CommitStatus.NOT_YET
     try:
         with connection.unobserved():
             row = connection.execute(_STATUS, [lost.xid]).fetchone()
     except psycopg.errors.InvalidParameterValue:
         # The id is in this server's future. A history that holds the COMMIT has passed it.
-        return Finding.NOT_COMMITTED if kin is Kinship.SUCCESSOR else Finding.UNDECIDED
+        return CommitStatus.NOT_COMMITTED if kin is Relation.SUCCESSOR else CommitStatus.UNDECIDED
     status = row[0] if row else None
     if status == "in progress":
-        return Finding.IN_PROGRESS
-    if status == "aborted" and kin is not Kinship.UNKNOWN:
+        return CommitStatus.IN_PROGRESS
+    if status == "aborted" and kin is not Relation.UNKNOWN:
         # Also after a crash: had it been committed, its id would not have been free again.
-        return Finding.NOT_COMMITTED
-    if status == "committed" and kin is Kinship.SAME_LIFE:
-        return Finding.COMMITTED
-    return Finding.UNDECIDED
+        return CommitStatus.NOT_COMMITTED
+    if status == "committed" and kin is Relation.SAME_INCARNATION:
+        return CommitStatus.COMMITTED
+    return CommitStatus.UNDECIDED
 
 
 def has_foreign_tables(connection: PooledConnection) -> bool:
@@ -161,7 +163,7 @@ def has_foreign_tables(connection: PooledConnection) -> bool:
     return ask(connection, _HAS_FOREIGN_TABLES) != []
 
 
-def end_if_idle(connection: PooledConnection, lost: Testimony) -> None:
+def end_if_idle(connection: PooledConnection, lost: TransactionIdentity) -> None:
     """End the backend that still holds the transaction open, if COMMIT never reached it.
 
     Without an id it has to be the backend of a direct connection, which works for nobody else.

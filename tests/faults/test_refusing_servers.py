@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.db import DatabaseError, OperationalError, connections, transaction
 
 from django_pooled import AmbiguousCommit, Backoff, retry_transaction
-from django_pooled.retry import server_identity
+from django_pooled.retry import server_identity, server_questions
 from tests.servers.emulated_servers import EMULATIONS, HARDENED, execute, refuse
 
 if TYPE_CHECKING:
@@ -232,6 +232,7 @@ def test_a_connection_is_asked_once_and_its_transactions_no_more(
         return ask(connection, question)
 
     monkeypatch.setattr(server_identity, "ask", note)
+    monkeypatch.setattr(server_questions, "ask", note)
     till.decorated("xid")()
     # What a server answers may be known from an earlier test, which backend it is cannot be.
     assert asked

@@ -222,7 +222,7 @@ def test_the_question_for_a_transactions_id_rides_behind_the_comment(
             cursor.execute("DROP TABLE noted")
             cursor.execute("SELECT pg_current_xact_id_if_assigned()::text")
             actual = cursor.fetchone()[0]
-        return text, connections[alias].connection.observer.testimony.xid == actual
+        return text, connections[alias].connection.observer.identity.xid == actual
 
     assert write() == ("100 %!", True)
 

@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.db import connections, transaction
 
 from django_pooled import AmbiguousCommit, Backoff, retry_transaction
-from django_pooled.retry.server_identity import known
+from django_pooled.retry.server_identity import questions_for
 from tests.servers.pgpool import PROGRAM, Pgpool
 from tests.servers.postgresql import backend_count
 from tests.support.waiting import wait_until
@@ -90,7 +90,7 @@ def insert(alias: str) -> None:
 
 def test_statements_are_known_to_be_read_on_the_way(alias: str) -> None:
     retry_transaction(using=alias)(lambda: None)()
-    assert not known(connections[alias].connection).takes_messages
+    assert not questions_for(connections[alias].connection).takes_messages
 
 
 def test_what_a_decorated_call_reads_stays_fresh(

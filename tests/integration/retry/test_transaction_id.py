@@ -27,8 +27,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def known_id() -> str | None:
     """Return the id that is known of the present attempt's transaction, without asking."""
-    rider = connection.connection.observer
-    return rider.testimony.xid if rider.testimony is not None else None
+    watch = connection.connection.observer
+    return watch.identity.xid if watch.identity is not None else None
 
 
 def actual_id() -> str | None:

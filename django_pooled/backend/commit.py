@@ -1,0 +1,108 @@
+"""COMMIT of a transaction that nobody can run again, and what any COMMIT is judged by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg.pq import ConnStatus, TransactionStatus
+
+from django_pooled.errors import AmbiguousCommit
+from django_pooled.pool.liveness import ending_of
+from django_pooled.sql.sqlstates import UNKNOWN_OUTCOME, psycopg_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+__all__ = [
+    "ambiguous",
+    "close_if_interrupted",
+    "commit_once",
+    "is_idle",
+    "is_known_to_have_failed",
+    "refuse_if_session_ended",
+]
+
+_ANSWERED = (TransactionStatus.IDLE, TransactionStatus.INERROR)
+"""The states of a connection to which the server has sent its last word."""
+
+
+def commit_once(wrapper: BaseDatabaseWrapper, send: Callable[[], None]) -> None:
+    """Commit a transaction that nobody can run again.
+
+    Raises:
+        django.db.Error: Nothing was committed.
+        AmbiguousCommit: The connection was lost meanwhile. Anything else that says "lost" would
+            read as "nothing happened, try again".
+    """
+    began = wrapper.connection.info.transaction_status == TransactionStatus.INTRANS
+    try:
+        refuse_if_session_ended(wrapper)
+        try:
+            send()
+        except Exception as error:
+            if began and psycopg_error(error) and not is_known_to_have_failed(wrapper, error):
+                raise ambiguous(wrapper) from error
+            raise
+    except BaseException as error:
+        close_if_interrupted(wrapper, error)
+        raise
+
+
+def refuse_if_session_ended(wrapper: BaseDatabaseWrapper) -> None:
+    """Notice, without a round trip, that the session ended while its transaction idled.
+
+    Were COMMIT sent all the same, it would read as if the transaction might be committed.
+
+    Raises:
+        django.db.Error: It ended, and the transaction with it.
+    """
+    connection = wrapper.connection
+    if connection.info.transaction_status != TransactionStatus.INTRANS:
+        return
+    error = ending_of(connection)
+    if error is not None:
+        connection.close()
+        with wrapper.wrap_database_errors:
+            raise error
+
+
+def close_if_interrupted(wrapper: BaseDatabaseWrapper, error: BaseException) -> None:
+    """Close the connection if *error* interrupted COMMIT or ROLLBACK and is not the database's.
+
+    A time limit of the caller's own, for instance, which may be no Exception at all. On a
+    connection that still waits for an answer, or is still in its transaction, Django's next step
+    would fail, and that error take the place of the interruption.
+    """
+    if psycopg_error(error) is None and not is_idle(wrapper):
+        wrapper.close()
+
+
+def is_idle(wrapper: BaseDatabaseWrapper) -> bool:
+    """Tell whether the connection is there, and no transaction is open on it."""
+    connection = wrapper.connection
+    return (
+        connection is not None and connection.info.transaction_status == TransactionStatus.IDLE
+    )
+
+
+def is_known_to_have_failed(wrapper: BaseDatabaseWrapper, error: BaseException) -> bool:
+    """Tell whether the server itself said so: on a live connection that waits for no answer."""
+    connection, found = wrapper.connection, psycopg_error(error)
+    return (
+        found is not None
+        and found.sqlstate is not None
+        and found.sqlstate not in UNKNOWN_OUTCOME
+        and connection is not None
+        and connection.pgconn.status == ConnStatus.OK
+        and connection.info.transaction_status in _ANSWERED
+    )
+
+
+def ambiguous(wrapper: BaseDatabaseWrapper) -> AmbiguousCommit:
+    """Make the error for a COMMIT of which nobody can tell whether it was done."""
+    return AmbiguousCommit(
+        f"database {wrapper.alias!r}: the connection was lost while COMMIT was under way, and "
+        f"whether the transaction was committed cannot be told"
+    )
