@@ -82,9 +82,7 @@ def close_if_interrupted(wrapper: BaseDatabaseWrapper, error: BaseException) -> 
 def is_idle(wrapper: BaseDatabaseWrapper) -> bool:
     """Tell whether the connection is there, and no transaction is open on it."""
     connection = wrapper.connection
-    return (
-        connection is not None and connection.info.transaction_status == TransactionStatus.IDLE
-    )
+    return connection is not None and connection.info.transaction_status == TransactionStatus.IDLE
 
 
 def is_known_to_have_failed(wrapper: BaseDatabaseWrapper, error: BaseException) -> bool:

@@ -232,7 +232,8 @@ class Attempt(Transaction):
             end_if_idle(self.wrapper.connection, left_open)
 
     def _watching_others(self) -> AbstractContextManager[None]:
-        self.written_elsewhere = written = set()
+        written: set[str] = set()
+        self.written_elsewhere = written
         return watch_others(self.wrapper, written)
 
     def _begin(self) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from django_pooled.pool.pool import Pool
+    from django_pooled.pool.pool import RetryBudget as Limit
 
 __all__ = ["RetryBudget", "budget_of"]
 
@@ -141,7 +142,7 @@ _making = threading.Lock()
 """Held by a thread that makes a pool's budget."""
 
 
-def budget_of(pool: Pool) -> RetryBudget:
+def budget_of(pool: Pool) -> Limit:
     """Return a pool's budget, which is made at its first restart: until then nothing is owed."""
     with _making:
         if pool.retry_budget is None:

@@ -15,7 +15,7 @@ from django_pooled.sql.sqlstates import CONNECTION_LOST, READ_ONLY, SERIALIZATIO
 if TYPE_CHECKING:
     import psycopg
 
-__all__ = ["Failure", "RetryOn", "Classification", "classify"]
+__all__ = ["Classification", "Failure", "RetryOn", "classify"]
 
 
 class Classification(Enum):

@@ -227,9 +227,9 @@ class Transaction:
         return outcome is Phase.COMMITTED
 
     def _refuse_if_a_question_failed(self) -> None:
-        """Notice that a question of ours may have failed a statement whose failure the body survived.
+        """Refuse to commit if a question of ours may have failed a statement of the function.
 
-        To the body it may have looked as if its statement had failed, in a savepoint for instance.
+        It may have survived that, in a savepoint for instance, as if its statement had failed.
 
         Raises:
             django.db.Error: The server refuses now what could be asked when the attempt began.

@@ -163,7 +163,9 @@ class TransactionWatch:
     def abandoned(self) -> TransactionIdentity | None:
         """What may hold locks for the transaction when its connection is lost before COMMIT."""
         backend = session_of(self._connection).backend
-        return self.identity or (TransactionIdentity(None, backend) if backend is not None else None)
+        return self.identity or (
+            TransactionIdentity(None, backend) if backend is not None else None
+        )
 
     def ask(self, *, locked: bool = False) -> None:
         """Ask in a round trip of its own, and let the transaction have an id if it has none.
@@ -201,7 +203,9 @@ class TransactionWatch:
 
     def _addition(self, query: str) -> str | None:
         questions = questions_for(self._connection)
-        question = questions.quick if session_of(self._connection).backend is not None else questions.full
+        question = (
+            questions.quick if session_of(self._connection).backend is not None else questions.full
+        )
         if question is None:
             return None
         if not is_plain_write(query):

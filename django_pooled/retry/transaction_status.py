@@ -23,11 +23,11 @@ __all__ = [
     "CommitStatus",
     "Relation",
     "TransactionIdentity",
+    "commit_status",
     "end_if_idle",
     "has_foreign_tables",
-    "relation_of",
-    "commit_status",
     "read_identity",
+    "relation_of",
 ]
 
 _STATUS = "SELECT pg_catalog.pg_xact_status(%s::pg_catalog.xid8)"

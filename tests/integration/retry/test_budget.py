@@ -9,7 +9,7 @@ from django.db import OperationalError, connections
 
 from django_pooled import Backoff, retry_deadline, retry_transaction
 from django_pooled.base import DatabaseWrapper
-from django_pooled.retry.budget import MOST_FUNCTIONS, RetryBudget, budget_of
+from django_pooled.retry.budget import MOST_FUNCTIONS, RetryBudget
 from django_pooled.retry.deadline import earliest
 from django_pooled.testing import fail_next_transaction
 
@@ -161,7 +161,8 @@ def test_a_view_whose_other_view_always_conflicts_is_restarted_all_the_same(
         attempts["other"] += 1
 
     connections[alias].ensure_connection()
-    budget_of(connections[alias].pool)._per_second = 0.0  # type: ignore[attr-defined]
+    pool = connections[alias].pool  # type: ignore[attr-defined]
+    pool.retry_budget = RetryBudget(3, per_second=0.0)
     with fail_next_transaction(times=99, using=alias), pytest.raises(OperationalError):
         hog()
     with fail_next_transaction(times=1, using=alias):
@@ -179,7 +180,8 @@ def test_a_spent_budget_ends_the_attempts_and_says_so(
     pool = wrapper.pool
     assert pool is not None
     assert pool.snapshot().retry_budget_left == 2
-    budget_of(pool)._per_second = 0.0  # else a slow machine earns another one meanwhile
+    # Else a slow machine earns another one meanwhile.
+    pool.retry_budget = RetryBudget(2, per_second=0.0)
     with (
         fail_next_transaction(times=99, using=alias),
         pytest.raises(OperationalError) as last,
