@@ -28,7 +28,7 @@ from _fleet_full import table as caps_when_full
 from _fleet_plot import lines
 
 from django_pooled.pool.backoff import Backoff
-from django_pooled.sql.sqlstates import is_server_full
+from django_pooled.pool.connect_errors import is_server_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +160,14 @@ def make_proxy(
 def proxy(make_proxy: Callable[[EmbeddedServer], FaultProxy], server: EmbeddedServer) -> FaultProxy:
     """A proxy before the session's server: log in as there, on the proxy's port."""
     return make_proxy(server)
+
+
+@pytest.fixture
+def stats_dir() -> Iterator[Path]:
+    """A folder to publish in; not in pytest's, whose path may be too long for a socket."""
+    made = Path(tempfile.mkdtemp(prefix="stats-", dir="/tmp"))
+    yield made
+    shutil.rmtree(made)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.browser import chromium as browsers
 from tests.browser.chromium import browser, wait_until
 from tests.servers.fault_proxy import FaultProxy
 from tests.sites.dashboard import running
-from tests.support.publisher_process import Publisher
+from tests.support.publisher import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

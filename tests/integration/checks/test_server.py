@@ -26,7 +26,7 @@ from embedded_postgres import free_port
 from tests.servers import pgbouncer
 from tests.servers.emulated_servers import EMULATIONS
 from tests.servers.postgresql import backend_count, versions
-from tests.support.publisher_process import Publisher
+from tests.support.publisher import Publisher
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -375,16 +375,16 @@ def test_w010_counts_the_processes_that_postgresql_sees_now(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Unix sockets")
 def test_w010_asks_the_processes_of_this_host_for_their_own_max_size(
-    server: EmbeddedServer, make_database: MakeDatabase, tmp_path: Path
+    server: EmbeddedServer, make_database: MakeDatabase, stats_dir: Path
 ) -> None:
     publisher.stop()
-    alias = make_database(server, max_size=10, stats_dir=str(tmp_path))
+    alias = make_database(server, max_size=10, stats_dir=str(stats_dir))
     place = server_of(connections[alias].settings_dict)
     mine = {"alias": alias, "server": place, "max_size": 31}
     elsewhere = {**mine, "server": "another:5432/shop"}
-    with contextlib.closing(Publisher(tmp_path, {**mine, "alias": "another"}, elsewhere)):
+    with contextlib.closing(Publisher(stats_dir, {**mine, "alias": "another"}, elsewhere)):
         assert ids(alias) == []
-        with contextlib.closing(Publisher(tmp_path, mine)):
+        with contextlib.closing(Publisher(stats_dir, mine)):
             [message] = check(alias)
             assert "1 process with a pool, as there are now, may open 31" in message.msg
             connections.settings[alias]["OPTIONS"]["pool"]["stats_dir"] = False

@@ -32,7 +32,7 @@ from django_pooled.poolstats.server_view import ServerView, SessionGroup
 from django_pooled.stats.snapshot import BOUNDS, Counters, process_report
 from tests.servers.postgresql import backend_count
 from tests.sites.dashboard import settings as site_settings
-from tests.support.publisher_process import Publisher, snapshot
+from tests.support.publisher import Publisher, snapshot
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:

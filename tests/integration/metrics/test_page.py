@@ -43,7 +43,7 @@ from django_pooled.poolstats.rows import PoolRow
 from django_pooled.stats import publisher, socket_folder
 from django_pooled.stats.snapshot import BOUNDS, Counters, process_report
 from tests.sites.workers import running
-from tests.support.publisher_process import Publisher, snapshot
+from tests.support.publisher import Publisher, snapshot
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from django_pooled.pool.pool import Pool
     from embedded_postgres import EmbeddedServer
@@ -459,17 +460,17 @@ def test_a_password_is_never_shown(
 
 @pytest.mark.parametrize("layout", ["table", "json", "prometheus"])
 def test_poolstats_never_shows_a_password(
-    server: EmbeddedServer, make_database: MakeDatabase, layout: str, tmp_path: Any
+    server: EmbeddedServer, make_database: MakeDatabase, layout: str, stats_dir: Path
 ) -> None:
     publisher.stop()
-    alias = make_database(server, stats_dir=str(tmp_path))
+    alias = make_database(server, stats_dir=str(stats_dir))
     connections.settings[alias]["PASSWORD"] = "s3cret-and-wrong"
     with pytest.raises(ConnectFailed):
         ask(alias, "SELECT 1")
     output = io.StringIO()
     try:
         call_command(
-            "poolstats", format=layout, stats_dir=str(tmp_path), stdout=output, stderr=output
+            "poolstats", format=layout, stats_dir=str(stats_dir), stdout=output, stderr=output
         )
     finally:
         publisher.stop()

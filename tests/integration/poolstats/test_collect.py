@@ -19,7 +19,7 @@ from django_pooled.poolstats.collect import _Question, _read, collect
 from django_pooled.poolstats.socket_folders import Place
 from django_pooled.stats import publisher
 from django_pooled.stats.socket_folder import Entry
-from tests.support.publisher_process import Publisher
+from tests.support.publisher import Publisher
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.server_view import ServerView
 from django_pooled.stats.snapshot import process_report, session_name
 from tests.servers.postgresql import backend_count
-from tests.support.publisher_process import Publisher, snapshot
+from tests.support.publisher import Publisher, snapshot
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:

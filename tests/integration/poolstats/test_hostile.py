@@ -25,7 +25,7 @@ from django_pooled.poolstats.socket_folders import Place, find_places
 from django_pooled.stats import socket_folder
 from django_pooled.stats.socket_folder import Entry
 from tests.support.hostile_process import Hostile
-from tests.support.publisher_process import Publisher
+from tests.support.publisher import Publisher
 from tests.support.reports import overview, pool, process
 from tests.support.waiting import wait_until
 

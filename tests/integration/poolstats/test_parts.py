@@ -26,7 +26,7 @@ from django_pooled.poolstats.server_view import ServerProbe, ServerView
 from django_pooled.poolstats.socket_folders import find_places
 from django_pooled.stats.snapshot import process_report
 from tests.servers.postgresql import kill_backends
-from tests.support.publisher_process import snapshot
+from tests.support.publisher import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,10 +227,10 @@ def test_folders_that_only_another_process_sees_are_looked_into_without_a_word(
     assert not any(place.elsewhere for place in find_places([None], os.geteuid() + 4711))
 
 
-def test_a_socket_of_another_kind_is_told_as_what_it_is(tmp_path: Path) -> None:
-    folder = tmp_path / f"django_pooled-{os.geteuid()}"
+def test_a_socket_of_another_kind_is_told_as_what_it_is(stats_dir: Path) -> None:
+    folder = stats_dir / f"django_pooled-{os.geteuid()}"
     folder.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(os.fspath(folder / "4121.00c0ffee.sock"))
-        found = collect(tmp_path, timeout=1.0)
+        found = collect(stats_dir, timeout=1.0)
     assert found.problems == ["Process 4121 can't be asked: Protocol wrong type for socket."]

@@ -256,14 +256,13 @@ def test_a_process_that_is_replaced_leaves_no_session_behind(
 
 
 def test_poolstats_gets_answers_from_the_processes(
-    tmp_path: Path, server: EmbeddedServer, name: str
+    tmp_path: Path, stats_dir: Path, server: EmbeddedServer, name: str
 ) -> None:
-    worker = Worker(tmp_path, server.url(name), stats_dir=str(tmp_path / "stats"))
-    (tmp_path / "stats").mkdir(mode=0o700)
+    worker = Worker(tmp_path, server.url(name), stats_dir=str(stats_dir))
     try:
         worker.start()
         processes = {answer["pid"] for answer in worker.run("use", range(50))}
-        found = collect(str(tmp_path / "stats"))
+        found = collect(str(stats_dir))
         assert {report.pid for report in found.reports} == processes
         assert [pool.in_use for report in found.reports for pool in report.pools] == (
             [0] * len(processes)
@@ -273,19 +272,17 @@ def test_poolstats_gets_answers_from_the_processes(
 
 
 def test_greenlets_share_a_bounded_pool_and_leave_nothing_in_use(
-    tmp_path: Path, server: EmbeddedServer, name: str
+    tmp_path: Path, stats_dir: Path, server: EmbeddedServer, name: str
 ) -> None:
     pytest.importorskip("gevent", reason="gevent is not installed")
     at_once = 5 * MAX_SIZE
-    stats = tmp_path / "stats"
-    stats.mkdir(mode=0o700)
     worker = Worker(
         tmp_path,
         server.url(name),
         "--pool=gevent",
         f"--concurrency={at_once}",
         max_size=MAX_SIZE,
-        stats_dir=str(stats),
+        stats_dir=str(stats_dir),
     )
     try:
         worker.start()
@@ -297,7 +294,7 @@ def test_greenlets_share_a_bounded_pool_and_leave_nothing_in_use(
         assert began[at_once - 1] < min(answer["at"] for answer in answers)
 
         def at_rest() -> bool:
-            (report,) = collect(str(stats)).reports
+            (report,) = collect(str(stats_dir)).reports
             (pool,) = report.pools
             assert pool.counters.checkouts == 3 * at_once
             return pool.in_use == pool.waiting == 0

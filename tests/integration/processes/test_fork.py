@@ -507,9 +507,9 @@ def parent_with_every_lock_held() -> None:
 
 
 def test_a_child_works_and_ends_when_every_lock_was_held_at_the_fork(
-    database: str, tmp_path: Path
+    database: str, stats_dir: Path
 ) -> None:
-    assert run(parent_with_every_lock_held, database, stats_dir=str(tmp_path)) == ""
+    assert run(parent_with_every_lock_held, database, stats_dir=str(stats_dir)) == ""
 
 
 def parent_of_a_careless_child() -> None:

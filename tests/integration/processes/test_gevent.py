@@ -42,9 +42,9 @@ def database(server: EmbeddedServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def preloaded(database: str, tmp_path: Path) -> Iterator[Site]:
+def preloaded(database: str, stats_dir: Path) -> Iterator[Site]:
     """Two workers forked by a master that has one connection in use and another idle."""
-    with running.gunicorn(database, *WORKER, stats_dir=str(tmp_path)) as site:
+    with running.gunicorn(database, *WORKER, stats_dir=str(stats_dir)) as site:
         yield site
         complains_not(site)
 
@@ -109,11 +109,11 @@ def test_greenlets_wait_for_the_database_side_by_side(
         complains_not(site)
 
 
-def test_poolstats_gets_answers_from_greenlets(preloaded: Site, tmp_path: Path) -> None:
+def test_poolstats_gets_answers_from_greenlets(preloaded: Site, stats_dir: Path) -> None:
     preloaded.get_all([f"/double/{n}" for n in range(50)], AT_ONCE)
     workers = set(preloaded.at_rest(processes=2))
     # gevent's processes share a listening socket of their master's unless the child leaves it.
-    found = wait_until(lambda: collect(str(tmp_path)))
+    found = wait_until(lambda: collect(str(stats_dir)))
     assert {report.pid for report in found.reports} == {preloaded.pid, *workers}
     assert found.silent == []
 

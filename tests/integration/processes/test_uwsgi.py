@@ -137,24 +137,24 @@ def test_no_request_fails_when_the_workers_idle_connections_were_killed(
 
 @pytest.mark.parametrize("mode", modes("forked", "lazy", "threads"), indirect=True)
 def test_poolstats_gets_answers_from_workers_with_threads(
-    mode: str, database: str, tmp_path: Path
+    mode: str, database: str, stats_dir: Path
 ) -> None:
-    with serving.uwsgi(database, *MODES[mode], stats_dir=str(tmp_path)) as site:
+    with serving.uwsgi(database, *MODES[mode], stats_dir=str(stats_dir)) as site:
         double(site, 50)
         workers = set(site.at_rest(processes=2))
-        found = collect(str(tmp_path))
+        found = collect(str(stats_dir))
         assert workers <= {report.pid for report in found.reports}
         assert set(found.silent) <= {site.pid}
 
 
 @without_threads
 def test_without_threads_poolstats_names_the_workers_that_are_silent(
-    database: str, tmp_path: Path
+    database: str, stats_dir: Path
 ) -> None:
-    with serving.uwsgi(database, "--lazy-apps", stats_dir=str(tmp_path)) as site:
+    with serving.uwsgi(database, "--lazy-apps", stats_dir=str(stats_dir)) as site:
         double(site, 50)
         workers = set(site.at_rest(processes=2))
-        found = collect(str(tmp_path), timeout=0.5)
+        found = collect(str(stats_dir), timeout=0.5)
         assert set(found.silent) | {report.pid for report in found.reports} == workers
         assert found.silent
         # None the worse for it.

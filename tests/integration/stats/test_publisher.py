@@ -26,7 +26,7 @@ from django_pooled.stats import publisher as publishing
 from django_pooled.stats import socket_folder
 from django_pooled.stats.snapshot import process_report
 from django_pooled.stats.socket_folder import FolderRefused
-from tests.support.publisher_process import Publisher, snapshot
+from tests.support.publisher import Publisher, snapshot
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -566,7 +566,7 @@ def test_a_process_answers_nobody_but_its_own_user_and_root(
 @as_root
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="there is no unshare")
 def test_a_process_with_a_private_tmp_is_found_in_its_own_view_of_the_file_system() -> None:
-    command = 'mount -t tmpfs none /tmp && exec "$0" -m tests.support.publisher_process "$@"'
+    command = 'mount -t tmpfs none /tmp && exec "$0" -m tests.support.publisher "$@"'
     with subprocess.Popen(
         ["unshare", "-m", "sh", "-c", command, sys.executable, '[{"alias": "hidden"}]', "{}"],
         cwd=Path(__file__).resolve().parents[3],

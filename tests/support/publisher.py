@@ -69,7 +69,7 @@ class Publisher:
         command = [
             sys.executable,
             "-m",
-            "tests.support.publisher_process",
+            "tests.support.publisher",
             json.dumps(pools or [{}]),
         ]
         self.process: subprocess.Popen[str] = subprocess.Popen(
