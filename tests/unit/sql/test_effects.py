@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
 from psycopg import sql
 
 from django_pooled.sql import effects
 from django_pooled.sql.effects import effect_of, only_reads
-from django_pooled.sql.functions import READS, WRITES
 from django_pooled.sql.query_text import text_of
-from tests.servers.postgresql import versions
-
-if TYPE_CHECKING:
-    from tests.servers.postgresql import Servers
 
 
 @pytest.mark.parametrize(
@@ -263,36 +256,3 @@ def test_the_text_of_a_template_string_is_without_its_values() -> None:
     template = eval('t"SELECT {value}, {name:i} FROM t"', names)
     assert text_of(template) == 'SELECT $1, "set_config" FROM t'
     assert effect_of(eval('t"SELECT 1; {part:q}"', names)).leaves == "SET"
-
-
-@pytest.mark.parametrize("version", versions())
-def test_functions_are_what_they_are_taken_for(servers: Servers, version: str) -> None:
-    # Those that PostgreSQL calls volatile and are none the less known to read.
-    volatile = {
-        *("clock_timestamp", "timeofday", "random", "random_normal", "gen_random_uuid", "uuidv4"),
-        *("uuidv7", "pg_sleep", "pg_sleep_for", "pg_sleep_until", "current_query"),
-        *("array_sample", "array_shuffle", "pg_jit_available", "pg_lock_status"),
-        *("pg_blocking_pids", "pg_safe_snapshot_blocking_pids", "pg_sequence_last_value"),
-        *("pg_database_size", "pg_relation_size", "pg_table_size", "pg_indexes_size"),
-        *("pg_total_relation_size", "pg_tablespace_size", "pg_partition_tree"),
-        *("pg_partition_ancestors", "pg_prepared_xact", "pg_collation_actual_version"),
-        *("pg_database_collation_actual_version", "pg_notification_queue_usage"),
-        *("pg_is_in_recovery", "pg_is_wal_replay_paused", "pg_get_wal_replay_pause_state"),
-        *("pg_last_wal_receive_lsn", "pg_last_wal_replay_lsn", "pg_last_xact_replay_timestamp"),
-        *("pg_last_committed_xact", "pg_current_wal_lsn", "pg_current_wal_flush_lsn"),
-        *("pg_current_wal_insert_lsn", "pg_control_checkpoint", "pg_control_init"),
-        *("pg_control_recovery", "pg_control_system", "pg_xact_status", "txid_status"),
-        *("pg_xact_commit_timestamp",),
-    }
-    made = servers.make(version)
-    made.start()
-    with psycopg.connect(**made.parameters()) as connection:
-        found = connection.execute(
-            "SELECT proname, bool_or(provolatile = 'v') FROM pg_proc"
-            " WHERE pronamespace = 'pg_catalog'::regnamespace GROUP BY proname"
-        ).fetchall()
-    servers.remove(made)
-    is_volatile = dict(found)
-    assert {name for name in READS if is_volatile.get(name)} <= volatile
-    assert not READS & WRITES
-    assert len(READS & is_volatile.keys()) > 500
