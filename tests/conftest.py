@@ -31,6 +31,11 @@ TESTS = Path(__file__).parent
 _numbers = itertools.count()
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run single files in this process, since workers take a while to start."""
+    return 0 if all(".py" in argument for argument in config.args) else None
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Give each worker of pytest-xdist ports of its own."""
     if hasattr(config, "workerinput"):
