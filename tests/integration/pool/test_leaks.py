@@ -26,7 +26,7 @@ def test_a_leak_is_logged_though_nobody_waits_and_it_never_comes_back(
     connection = pool.checkout()
     wait_until(lambda: held(caplog))
     [first] = held(caplog)
-    assert 0.2 <= first.seconds < 0.4  # type: ignore[attr-defined]
+    assert first.seconds >= 0.2  # type: ignore[attr-defined]
     wait_until(lambda: len(held(caplog)) == 3)
     times = [record.seconds for record in held(caplog)]  # type: ignore[attr-defined]
     assert times[1] >= 0.4
