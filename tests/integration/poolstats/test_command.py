@@ -156,8 +156,8 @@ def test_the_table_has_a_line_for_each_database_and_below_it_one_for_each_proces
     rows = [line.split() for line in lines[at : at + 4]]
     assert [row[:6] for row in rows] == [
         ["default,", "2", "processes", "5/20", "25%", "3"],
-        [str(first.pid), "publisher_p...", "3/10", "30%", "1", "0"],
-        [str(second.pid), "publisher_p...", "2/10", "20%", "2", "0"],
+        [str(first.pid), "publisher.py", "3/10", "30%", "1", "0"],
+        [str(second.pid), "publisher.py", "2/10", "20%", "2", "0"],
         ["replica,", str(first.pid), rows[3][2], "0/10", "0%", "1"],
     ]
     assert lines[0].endswith("2 processes answered: fine")
@@ -219,7 +219,7 @@ def test_json_has_processes_silent_problems_and_the_server(site: Site) -> None:
 
     (process,) = values["processes"]
     assert process["pid"] == publisher.pid
-    assert process["command"] == "publisher_process.py"
+    assert process["command"] == "publisher.py"
     (pool,) = process["pools"]
     expected = {"alias": "default", "size": 2, "idle": 1, "in_use": 1, "waiting": 0, "max_size": 10}
     assert expected.items() <= pool.items()
@@ -418,7 +418,7 @@ def test_check_is_2_for_waiters_while_all_connections_are_in_use(site: Site) -> 
     status, sentence = site.poolstats("--check", code=2).splitlines()
     assert status.startswith("CRITICAL: 10 of 10 connections in use, 4 waiting | ")
     assert sentence == (
-        f'4 waiters for "default" in process {publisher.pid} (publisher_process.py): '
+        f'4 waiters for "default" in process {publisher.pid} (publisher.py): '
         "all 10 connections are in use."
     )
 
