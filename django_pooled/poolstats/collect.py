@@ -1,32 +1,31 @@
-"""The reading side of publish: ask every process of a user for its pools, in bounded time."""
+"""Asks every process of a user for its pools, in bounded time."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import selectors
-import socket
 import time
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from django_pooled.diagnostics.redaction import masked, one_line
 from django_pooled.stats import socket_folder
 from django_pooled.stats.socket_folder import FolderRefused
 
-from .read_limits import MOST_POOLS, MOST_USERS, Share
-from .report_parser import LARGEST_ANSWER, InvalidAnswer, parse_report
-from .socket_folders import find_places
+from .question import Question
+from .socket_folders import find_folders
+from .user_limits import MOST_USERS, UserLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from django_pooled.stats.snapshot import ProcessReport
-    from django_pooled.stats.socket_folder import Entry, Peer, StrPath
+    from django_pooled.stats.socket_folder import StrPath
 
-    from .socket_folders import Place
+    from .socket_folders import SocketFolder
 
 __all__ = ["Collection", "collect", "collect_all"]
 
@@ -74,8 +73,8 @@ def collect_all(
 ) -> Collection:
     """Ask every process that publishes its pools for a report.
 
-    What dead processes left behind is removed. Nothing is raised for what is found in the
-    folders: it is described in ``problems``.
+    Sockets of dead processes are removed. Faults found in the folders are described in
+    ``problems``; none is raised.
 
     Args:
         folders: ``stats_dir`` options; None stands for the default folder.
@@ -88,68 +87,55 @@ def collect_all(
         collection.problems.append(NOT_ASKABLE)
         return collection
     with contextlib.ExitStack() as stack:
-        shares = _find(find_places(folders, uid), collection, stack)
-        _ask(shares, timeout, collection)
-    for share in shares:
-        collection.problems += share.problems()
+        users = _find(find_folders(folders, uid), collection, stack)
+        _ask(users, timeout, collection)
+    for user in users:
+        collection.problems += user.limits.problems()
     collection.reports.sort(key=lambda report: report.pid)
     collection.silent.sort()
     return collection
 
 
 @dataclass
-class _Question:
-    """What is asked of one process."""
-
-    place: Place
-    descriptor: int
-    """Of the place's folder."""
-    entry: Entry
-    answer: bytearray = field(default_factory=bytearray)
-    peer: Peer | None = None
-    until: float = 0.0
-    """The monotonic moment at which it counts as silent."""
-
-
-class _Open(NamedTuple):
-    """A question that is under way."""
-
-    client: socket.socket
-    question: _Question
-    share: Share
+class _User:
+    limits: UserLimits
+    questions: deque[Question] = field(default_factory=deque)
+    """Those that have not been asked."""
 
 
 def _find(
-    places: Iterable[Place], collection: Collection, stack: contextlib.ExitStack
-) -> list[Share]:
-    """Open the folders, and share out the sockets in them by user, this one's first."""
-    shares: dict[int, Share] = {}
-    folders_left = MOST_FOLDERS
-    for place in places:
-        if not place.elsewhere:
-            collection.folders.append(one_line(masked(str(place.path))))
-        if place.owner not in shares and len(shares) >= MOST_USERS:
+    folders: Iterable[SocketFolder], collection: Collection, stack: contextlib.ExitStack
+) -> list[_User]:
+    """Open the folders, and return the questions to ask by user, this one's first."""
+    users: dict[int, _User] = {}
+    left = MOST_FOLDERS
+    for folder in folders:
+        if not folder.foreign:
+            collection.folders.append(one_line(masked(str(folder.path))))
+        if folder.owner not in users and len(users) >= MOST_USERS:
             continue
-        share = shares.setdefault(place.owner, Share(place.owner))
-        if not folders_left or not share.has_folders_left():
+        user = users.setdefault(folder.owner, _User(UserLimits(folder.owner)))
+        if not left or not user.limits.take_folder():
             continue
         try:
-            descriptor = socket_folder.open_folder(place.path, place.owner)
+            descriptor = socket_folder.open_folder(folder.path, folder.owner)
         except FileNotFoundError:
             continue
         except OSError as error:
-            if not place.elsewhere:
-                share.complain(_sentence(place.path, error))
+            if not folder.foreign:
+                user.limits.complain(_sentence(folder.path, error))
             continue
         stack.callback(os.close, descriptor)
-        folders_left -= 1
+        left -= 1
         try:
-            for entry in socket_folder.entries(descriptor):
-                if not share.add(_Question(place, descriptor, entry)):
-                    break
+            user.questions.extend(
+                Question(folder, descriptor, entry, user.limits)
+                for entry in socket_folder.entries(descriptor)
+                if user.limits.take_socket(entry.identity)
+            )
         except OSError as error:
-            share.complain(_sentence(place.path, error))
-    return sorted(shares.values(), key=lambda share: (share.owner != os.geteuid(), share.owner))
+            user.limits.complain(_sentence(folder.path, error))
+    return sorted(users.values(), key=lambda it: (it.limits.owner != os.geteuid(), it.limits.owner))
 
 
 def _sentence(path: Path, error: OSError) -> str:
@@ -158,133 +144,56 @@ def _sentence(path: Path, error: OSError) -> str:
     return f"The folder {path} can't be read: {error.strerror}."
 
 
-def _ask(shares: list[Share], timeout: float, collection: Collection) -> None:
+def _ask(users: list[_User], timeout: float, collection: Collection) -> None:
     """Keep as many questions under way as may be, as many of each user as of any other."""
     end = time.monotonic() + ROUNDS * timeout
     with selectors.DefaultSelector() as selector:
-        while active := [share for share in shares if share.questions or share.under_way]:
+        while active := [user for user in users if user.questions or user.limits.under_way]:
             if time.monotonic() >= end:
                 break
-            _connect_some(active, timeout, selector, collection)
-            under_way: list[_Open] = [key.data for key in selector.get_map().values()]
+            _ask_more(active, timeout, selector, collection)
+            under_way: list[Question] = [key.data for key in selector.get_map().values()]
             if not under_way:
                 continue
             # They were asked in this order.
-            patience = min(under_way[0].question.until, end) - time.monotonic()
-            ready = {key.fd for key, _ in selector.select(max(0.0, patience))}
-            for one in under_way:
-                if one.client.fileno() in ready and _has_ended(one):
-                    _close(one, selector)
-                    _take(one, collection)
-                elif time.monotonic() >= one.question.until:
-                    _close(one, selector)
-                    _give_up(one, collection)
+            patience = min(under_way[0].until, end) - time.monotonic()
+            ready = {key.data for key, _ in selector.select(max(0.0, patience))}
+            for question in under_way:
+                if question in ready and question.read():
+                    selector.unregister(question.client)
+                    question.close()
+                    if report := question.report():
+                        collection.reports.append(report)
+                elif time.monotonic() >= question.until:
+                    _give_up(question, selector, collection)
         for key in list(selector.get_map().values()):
-            _close(key.data, selector)
-            _give_up(key.data, collection)
-    for share in shares:
-        if share.questions:
-            many = len(share.questions)
-            share.complain(f"{many} sockets of user {share.owner} were not asked in time.")
+            _give_up(key.data, selector, collection)
+    for user in users:
+        if user.questions and not user.limits.exhausted:
+            many, owner = len(user.questions), user.limits.owner
+            user.limits.complain(f"{many} sockets of user {owner} were not asked in time.")
 
 
-def _connect_some(
-    active: list[Share], timeout: float, selector: selectors.BaseSelector, collection: Collection
+def _ask_more(
+    active: list[_User], timeout: float, selector: selectors.BaseSelector, collection: Collection
 ) -> None:
-    """Ask more processes: as many as there is room for, and of no user more than a fair share."""
+    """Ask as many as there is room for, and of no user more than of any other."""
     room = BATCH - len(selector.get_map())
-    fair = max(1, BATCH // len(active))
-    for share in active:
-        while share.questions and share.under_way < fair and room > 0:
-            question = share.questions.popleft()
-            if client := _connect(question, share, collection):
-                question.until = time.monotonic() + timeout
-                share.under_way += 1
+    most = max(1, BATCH // len(active))
+    for user in active:
+        if user.limits.exhausted:
+            user.questions.clear()
+        while user.questions and user.limits.under_way < most and room > 0:
+            question = user.questions.popleft()
+            if question.ask(timeout):
                 room -= 1
-                selector.register(client, selectors.EVENT_READ, _Open(client, question, share))
+                selector.register(question.client, selectors.EVENT_READ, question)
+            elif question.silent:
+                collection.silent.append(question.pid)
 
 
-def _close(one: _Open, selector: selectors.BaseSelector) -> None:
-    selector.unregister(one.client)
-    one.client.close()
-    one.share.under_way -= 1
-
-
-def _connect(question: _Question, share: Share, collection: Collection) -> socket.socket | None:
-    path, entry = question.place.path / question.entry.name, question.entry
-    client: socket.socket | None = None
-    try:
-        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        client.setblocking(False)
-        client.connect(socket_folder.reachable(path, question.descriptor))
-        question.peer = socket_folder.peer_of(client)
-    except OSError as error:
-        if client is not None:
-            client.close()
-        if error.errno == errno.ECONNREFUSED:
-            socket_folder.remove(question.descriptor, entry)
-        elif error.errno == errno.EAGAIN:
-            # Its queue is full of readers that it never answered.
-            collection.silent.append(entry.pid)
-        elif error.errno != errno.ENOENT:
-            reason = error.strerror or error
-            share.complain(f"Process {entry.pid} can't be asked: {reason}.")
-        return None
-    if question.peer is not None and question.peer.uid != question.place.owner:
-        client.close()
-        share.complain(
-            f"The socket {path} is held by user {question.peer.uid} instead of "
-            f"{question.place.owner}, so its answer is not trusted."
-        )
-        return None
-    return client
-
-
-def _has_ended(one: _Open) -> bool:
-    """Read what is there; tell whether that was all, or too much for its user's share."""
-    before = len(one.question.answer)
-    ended = _read(one.client, one.question)
-    return not one.share.read(len(one.question.answer) - before) or ended
-
-
-def _read(client: socket.socket, question: _Question) -> bool:
-    """Read what is there; tell whether that was all."""
-    try:
-        data = client.recv(65536)
-    except (BlockingIOError, InterruptedError):
-        return False
-    except OSError:
-        data = b""
-    question.answer += data
-    return not data or len(question.answer) > LARGEST_ANSWER
-
-
-def _give_up(one: _Open, collection: Collection) -> None:
-    question = one.question
-    peer = question.peer
-    if peer is not None and peer.pid and not socket_folder.process_exists(peer.pid):
-        # A child that the process left behind still holds its listening socket open.
-        socket_folder.remove(question.descriptor, question.entry)
-    else:
-        collection.silent.append(question.entry.pid)
-
-
-def _take(one: _Open, collection: Collection) -> None:
-    _, question, share = one
-    place, entry = question.place, question.entry
-    if share.bytes_left < 0 or share.pools_left < 0:
-        return  # That was said of all.
-    try:
-        report = parse_report(bytes(question.answer))
-        share.pools_left -= len(report.pools)
-        if share.pools_left < 0:
-            raise ValueError(f"brings the pools of user {share.owner} to more than {MOST_POOLS}")
-    except ValueError as error:
-        whole = isinstance(error, InvalidAnswer)
-        if not whole and socket_folder.remove_abandoned(place.path, question.descriptor, entry):
-            return  # It ended while it answered.
-        how = "answered nonsense:" if whole else "gave an answer that"
-        share.complain(f"Process {entry.pid} {how} {error}.")
-    else:
-        # The owner of its socket, whoever it says it is.
-        collection.reports.append(replace(report, user=place.owner))
+def _give_up(question: Question, selector: selectors.BaseSelector, collection: Collection) -> None:
+    selector.unregister(question.client)
+    question.give_up()
+    if question.silent:
+        collection.silent.append(question.pid)

@@ -1,4 +1,4 @@
-"""Where the sockets of a user's processes may lie, seen from this process."""
+"""The folders in which a user's processes may have their sockets, seen from this process."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ if TYPE_CHECKING:
 
     from django_pooled.stats.socket_folder import StrPath
 
-__all__ = ["Place", "find_places"]
+__all__ = ["SocketFolder", "find_folders"]
 
 # As os.geteuid() gives it: with zeros before it, one user would have any number of folders.
-_FOLDER = re.compile(rf"{socket_folder.PREFIX}(0|[1-9]\d{{0,9}})\Z", re.ASCII)
+_NAME = re.compile(rf"{socket_folder.PREFIX}(0|[1-9]\d{{0,9}})\Z", re.ASCII)
 
 
-class Place(NamedTuple):
+class SocketFolder(NamedTuple):
     """A folder and the user that it has to belong to."""
 
     path: Path
     owner: int
-    elsewhere: bool = False
-    """In another process's view of the file system; what is wrong there is not ours to report."""
+    foreign: bool = False
+    """In another process's view of the file system: faults of it are not ours to report."""
 
 
-def find_places(folders: Iterable[StrPath | None], uid: int | None) -> Iterator[Place]:
+def find_folders(options: Iterable[StrPath | None], uid: int | None) -> Iterator[SocketFolder]:
     """Yield the folders to look into, each once.
 
     Args:
-        folders: ``stats_dir`` options; None stands for the default folder.
+        options: ``stats_dir`` options; None stands for the default folder.
         uid: The user that runs the site. None is the current one, or for root all of them.
     """
     own, everyone = (os.geteuid(), os.geteuid() == 0) if uid is None else (uid, False)
-    for folder in dict.fromkeys(folders):
-        expected = socket_folder.candidates(folder, own)
-        yield from (Place(path, own) for path in expected)
+    for option in dict.fromkeys(options):
+        expected = socket_folder.candidates(option, own)
+        yield from (SocketFolder(path, own) for path in expected)
         bases = [path.parent for path in expected]
         if everyone:
-            yield from (place for place in _in_bases(bases) if place.owner != own)
-        if folder is None:
-            for place in _in_bases(_other_views(bases)):
-                if everyone or place.owner == own:
-                    yield place._replace(elsewhere=True)
+            yield from (found for found in _in_bases(bases) if found.owner != own)
+        if option is None:
+            for found in _in_bases(_other_views(bases)):
+                if everyone or found.owner == own:
+                    yield found._replace(foreign=True)
 
 
-def _in_bases(bases: Iterable[Path]) -> Iterator[Place]:
+def _in_bases(bases: Iterable[Path]) -> Iterator[SocketFolder]:
     for base in bases:
         try:
             with os.scandir(base) as found:
-                matches = [match for entry in found if (match := _FOLDER.match(entry.name))]
+                matches = [match for entry in found if (match := _NAME.match(entry.name))]
         except OSError:
             continue
         for number in sorted(int(match[1]) for match in matches):
-            yield Place(base / f"{socket_folder.PREFIX}{number}", number)
+            yield SocketFolder(base / f"{socket_folder.PREFIX}{number}", number)
 
 
 def _other_views(bases: list[Path]) -> Iterator[Path]:

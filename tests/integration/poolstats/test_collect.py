@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from django_pooled.poolstats.collect import _Question, _read, collect
-from django_pooled.poolstats.socket_folders import Place
+from django_pooled.poolstats.collect import collect
+from django_pooled.poolstats.question import Question
+from django_pooled.poolstats.socket_folders import SocketFolder
+from django_pooled.poolstats.user_limits import UserLimits
 from django_pooled.stats import publisher
 from django_pooled.stats.socket_folder import Entry
 from tests.support.publisher import Publisher
@@ -142,27 +144,33 @@ def test_a_socket_that_is_gone_when_it_is_asked_is_no_news(
     assert (found.reports, found.silent, found.problems) == ([], [], [])
 
 
+def question_over(client: socket.socket) -> Question:
+    folder = SocketFolder(Path("/nowhere"), os.geteuid())
+    entry = Entry("4121.00c0ffee.sock", 4121, listens=True)
+    question = Question(folder, -1, entry, UserLimits(os.geteuid()))
+    question.client = client
+    return question
+
+
 def test_a_process_that_breaks_off_has_answered() -> None:
     ours, theirs = socket.socketpair()
     theirs.close()
     ours.close()
-    place = Place(Path("/nowhere"), os.geteuid())
-    question = _Question(place, -1, Entry("4121.00c0ffee.sock", 4121, listens=True))
-    assert _read(ours, question)
-    assert not question.answer
+    question = question_over(ours)
+    assert question.read()
+    assert question._answer == b""
 
 
 def test_a_process_that_has_nothing_to_say_yet_is_asked_again() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    place = Place(Path("/nowhere"), os.geteuid())
-    question = _Question(place, -1, Entry("4121.00c0ffee.sock", 4121, listens=True))
-    assert not _read(ours, question)
+    question = question_over(ours)
+    assert not question.read()
     theirs.sendall(b"{}")
     theirs.close()
-    assert not _read(ours, question)
-    assert _read(ours, question)
-    assert question.answer == b"{}"
+    assert not question.read()
+    assert question.read()
+    assert question._answer == b"{}"
     ours.close()
 
 

@@ -17,13 +17,12 @@ from django.db import connections
 
 from django_pooled.backend.parameters import server_of
 from django_pooled.dashboard.watch import Watch
-from django_pooled.poolstats import findings, read_limits
-from django_pooled.poolstats.collect import _Question, collect, collect_all
+from django_pooled.poolstats import findings, user_limits
+from django_pooled.poolstats.collect import collect, collect_all
 from django_pooled.poolstats.prometheus import as_text, of_overview
-from django_pooled.poolstats.read_limits import Share
-from django_pooled.poolstats.socket_folders import Place, find_places
+from django_pooled.poolstats.socket_folders import find_folders
+from django_pooled.poolstats.user_limits import UserLimits
 from django_pooled.stats import socket_folder
-from django_pooled.stats.socket_folder import Entry
 from tests.support.hostile_process import Hostile
 from tests.support.publisher import Publisher
 from tests.support.reports import overview, pool, process
@@ -114,7 +113,7 @@ def test_a_stranger_s_junk_leaves_the_answers_of_others(
         other.close()
     mine = {report.pid: report.user for report in found.reports if report.pid != 1}
     assert mine == {genuine.pid: 0, other.pid: STRANGER + 1}
-    assert len(found.problems) <= 2 * read_limits.MOST_PROBLEMS
+    assert len(found.problems) <= 2 * user_limits.MOST_PROBLEMS
     # Two seconds, and what a busy machine adds.
     assert took < 15.0
 
@@ -156,7 +155,7 @@ def test_junk_of_the_own_user_leaves_its_other_processes(
     if junk == "a byte now and then":
         assert len(found.silent) == 39
     else:
-        assert len(found.problems) == read_limits.MOST_PROBLEMS + 1
+        assert len(found.problems) == user_limits.MOST_PROBLEMS + 1
         assert found.problems[-1].endswith(f"more of the kind about user {OWN}.")
 
 
@@ -231,40 +230,36 @@ def test_no_user_fills_the_screen_alone() -> None:
 def test_one_user_cannot_have_folders_under_many_names(folder: Path) -> None:
     for name in ("0", "007", "12345678901", "7x", "\u0667", "7", "-7"):
         (folder / f"django_pooled-{name}").mkdir()
-    found = [place.path.name for place in find_places([folder], None) if place.owner != OWN]
-    assert found == (["django_pooled-7"] if OWN == 0 else [])
+    names = [found.path.name for found in find_folders([folder], None) if found.owner != OWN]
+    assert names == (["django_pooled-7"] if OWN == 0 else [])
 
 
 @pytest.fixture
-def share() -> Share:
-    return Share(STRANGER)
+def limits() -> UserLimits:
+    return UserLimits(STRANGER)
 
 
-def question(number: int, identity: tuple[int, int]) -> _Question:
-    entry = Entry(f"{number}.00c0ffee.sock", number, True, identity)
-    return _Question(Place(Path("/nowhere"), STRANGER), -1, entry)
+def test_a_socket_is_asked_once_whatever_number_of_names_it_has(limits: UserLimits) -> None:
+    assert [limits.take_socket((1, 7)) for _ in range(3)] == [True, False, False]
 
 
-def test_a_socket_is_asked_once_whatever_number_of_names_it_has(share: Share) -> None:
-    assert all(share.add(question(number, (1, 7))) for number in range(100))
-    assert len(share.questions) == 1
-
-
-def test_of_too_many_sockets_some_are_asked(share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_limits, "MOST_SOCKETS", 3)
-    assert [share.add(question(number, (1, number))) for number in range(4)] == [True] * 3 + [False]
-    assert share.problems() == [
+def test_of_too_many_sockets_some_are_asked(
+    limits: UserLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_limits, "MOST_SOCKETS", 3)
+    assert [limits.take_socket((1, number)) for number in range(5)] == [True] * 3 + [False] * 2
+    assert limits.problems() == [
         f"User {STRANGER} has more than 3 sockets; the others are not asked."
     ]
 
 
-def test_what_all_answers_may_have_is_said_once(share: Share) -> None:
-    share.add(question(1, (1, 1)))
-    assert share.read(read_limits.MOST_BYTES)
-    assert not share.read(1)
-    assert not share.read(1)
-    assert len(share.problems()) == 1
-    assert not share.questions
+def test_too_long_answers_are_complained_of_once(limits: UserLimits) -> None:
+    limits.take_bytes(user_limits.MOST_BYTES)
+    assert not limits.exhausted
+    for _ in range(2):
+        limits.take_bytes(1)
+        assert limits.exhausted
+    assert len(limits.problems()) == 1
 
 
 def test_names_beyond_the_limit_are_not_looked_at(

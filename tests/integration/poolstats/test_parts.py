@@ -23,7 +23,7 @@ from django_pooled.poolstats.collect import Collection, collect
 from django_pooled.poolstats.observer import Observer
 from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.server_view import ServerProbe, ServerView
-from django_pooled.poolstats.socket_folders import find_places
+from django_pooled.poolstats.socket_folders import find_folders
 from django_pooled.stats.snapshot import process_report
 from tests.servers.postgresql import kill_backends
 from tests.support.publisher import snapshot
@@ -187,7 +187,7 @@ def test_the_oldest_session_that_idles_in_its_transaction_counts(
     assert 0.0 <= view.longest_idle_in_transaction < 60.0
 
 
-# Places
+# Folders
 
 ELSEWHERE = """
 import os, sys
@@ -223,8 +223,8 @@ def test_folders_that_only_another_process_sees_are_looked_into_without_a_word(
     # It is open to others, which would be told of one that is ours.
     assert not [line for line in found.problems if "root" in line]
     assert not [line for line in found.folders if "/proc/" in line]
-    assert any(place.elsewhere for place in find_places([None], os.geteuid()))
-    assert not any(place.elsewhere for place in find_places([None], os.geteuid() + 4711))
+    assert any(found.foreign for found in find_folders([None], os.geteuid()))
+    assert not any(found.foreign for found in find_folders([None], os.geteuid() + 4711))
 
 
 def test_a_socket_of_another_kind_is_told_as_what_it_is(stats_dir: Path) -> None:

@@ -1,21 +1,16 @@
-"""What one user's processes may take of a look, so that there is room for the others' answers."""
+"""How much of a look one user's processes may take, so that there is room for those of others."""
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from django_pooled.diagnostics.redaction import masked, one_line
 
-if TYPE_CHECKING:
-    from .collect import _Question
-
-__all__ = ["MOST_USERS", "Share"]
+__all__ = ["MOST_USERS", "UserLimits"]
 
 MOST_USERS = 1000
-"""Users whose folders are opened, those with the lowest numbers: a user may have thousands of
-others at hand, in namespaces of his own."""
+"""Users whose folders are opened, the lowest numbers first: in namespaces of his own, one user may
+have thousands of others at hand."""
 
 MOST_FOLDERS = 200
 """Folders of one user: each container may have one."""
@@ -27,63 +22,67 @@ MOST_BYTES = 32 * 1024 * 1024
 """Of all answers of one user; a process with three pools of ten connections answers 15 thousand."""
 
 MOST_POOLS = 5000
-"""In all answers of one user: what is made of them takes its time too."""
+"""In all answers of one user."""
 
 MOST_PROBLEMS = 3
 """Sentences about one user."""
 
 
 @dataclass
-class Share:
-    """What is to be asked of one user's processes, and what that has taken already."""
+class UserLimits:
+    """What the processes of one user have taken already."""
 
     owner: int
-    questions: deque[_Question] = field(default_factory=deque)
-    """Those that have not been asked."""
     under_way: int = 0
-    """Those that have been asked, and not answered."""
-    bytes_left: int = MOST_BYTES
-    pools_left: int = MOST_POOLS
+    """Questions that are not answered yet."""
     _folders: int = 0
     _sockets: set[tuple[int, int]] = field(default_factory=set)
+    _bytes: int = 0
+    _pools: int = 0
     _problems: list[str] = field(default_factory=list)
 
-    def has_folders_left(self) -> bool:
+    @property
+    def exhausted(self) -> bool:
+        """Whether no more answers are read."""
+        return self._bytes > MOST_BYTES or self._pools > MOST_POOLS
+
+    def take_folder(self) -> bool:
         """Count a folder, and tell whether it may be looked into."""
         self._folders += 1
         if self._folders == MOST_FOLDERS + 1:
             self.complain(f"User {self.owner} has more than {MOST_FOLDERS} folders.")
         return self._folders <= MOST_FOLDERS
 
-    def add(self, question: _Question) -> bool:
-        """Take a question, unless it is about a socket that has another name too.
-
-        Returns:
-            False if there are too many.
-        """
-        identity = question.entry.identity
+    def take_socket(self, identity: tuple[int, int]) -> bool:
+        """Count a socket, and tell whether it may be asked: not under a second name."""
         if identity in self._sockets:
-            return True
-        if len(self._sockets) >= MOST_SOCKETS:
+            return False
+        self._sockets.add(identity)
+        if len(self._sockets) == MOST_SOCKETS + 1:
             self.complain(
                 f"User {self.owner} has more than {MOST_SOCKETS} sockets; the others are not asked."
             )
-            return False
-        if any(identity):
-            self._sockets.add(identity)
-        self.questions.append(question)
-        return True
+        return len(self._sockets) <= MOST_SOCKETS
 
-    def read(self, size: int) -> bool:
-        """Count some bytes of an answer, and tell whether they are not too many."""
-        had_some, self.bytes_left = self.bytes_left >= 0, self.bytes_left - size
-        if self.bytes_left < 0 and had_some:
-            self.questions.clear()
+    def take_bytes(self, size: int) -> None:
+        """Count some bytes of an answer."""
+        had_room = not self.exhausted
+        self._bytes += size
+        if had_room and self.exhausted:
             self.complain(
                 f"The answers of user {self.owner} have more than {MOST_BYTES} bytes together; "
                 "the rest is not read."
             )
-        return self.bytes_left >= 0
+
+    def take_pools(self, number: int) -> None:
+        """Count the pools of an answer.
+
+        Raises:
+            ValueError: They are too many; the message completes "an answer that".
+        """
+        self._pools += number
+        if self.exhausted:
+            raise ValueError(f"brings the pools of user {self.owner} to more than {MOST_POOLS}")
 
     def complain(self, problem: str) -> None:
         """Note a sentence about what can't be read."""
