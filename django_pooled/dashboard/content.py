@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from django_pooled.poolstats.server_view import ServerView
     from django_pooled.stats.snapshot import ProcessReport
 
-    from .watch import Look
+    from .watch import Snapshot
 
 __all__ = ["content"]
 
@@ -24,27 +24,27 @@ _OF_A_SERVER = (
 """What is told of a server's view: counts, and nothing of single sessions."""
 
 
-def content(look: Look) -> dict[str, Any]:
+def content(snapshot: Snapshot) -> dict[str, Any]:
     """Return what docs/dashboard.md describes.
 
     Args:
-        look: What was found.
+        snapshot: What was found.
     """
-    overview = look.overview
-    found = findings.find(overview, look.recent)
+    overview = snapshot.overview
+    found = findings.find(overview, snapshot.recent)
     status = findings.status(found)
     # Below a warning nothing is wrong, and what is worth knowing is no headline.
     notes = found[1:] if status else found
     return {
         "host": overview.host,
-        "taken": look.taken,
+        "taken": snapshot.taken,
         "status": status.name.lower(),
         "sentence": found[0].sentence if status else _all_is_well(overview),
         "notes": [_note(finding) for finding in notes],
         "bounds": list(BOUNDS),
         "processes": [_process(report) for report in overview.processes],
         "silent": overview.collection.silent,
-        "servers": _servers(look),
+        "servers": _servers(snapshot),
     }
 
 
@@ -68,17 +68,17 @@ def _process(report: ProcessReport) -> dict[str, Any]:
     return values
 
 
-def _servers(look: Look) -> list[dict[str, Any]]:
+def _servers(snapshot: Snapshot) -> list[dict[str, Any]]:
     """Describe each server once, however many databases are on it, and those not heard yet."""
-    ages = {answer.view.alias: answer.age for answer in look.servers}
+    ages = {answer.view.alias: answer.age for answer in snapshot.servers}
     known = [
         {"names": names, "age": ages[view.alias], "hosts": _hosts(view)}
         | {key: getattr(view, key) for key in _OF_A_SERVER}
-        for names, view in look.overview.servers_by_address
+        for names, view in snapshot.overview.servers_by_address
     ]
     unknown = [
         {"names": f'"{answer.view.alias}"', "age": None}
-        for answer in look.servers
+        for answer in snapshot.servers
         if answer.age is None
     ]
     return [*known, *unknown]

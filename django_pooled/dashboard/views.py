@@ -74,4 +74,4 @@ def snapshot(request: HttpRequest) -> JsonResponse:
     """Answer with the figures, without the database: who may have them is told by the pass."""
     if not access_tokens.accepts(request):
         return JsonResponse({"error": "The pass is missing, expired or not genuine."}, status=403)
-    return JsonResponse(content(watch.look()))
+    return JsonResponse(content(watch.snapshot()))

@@ -22,7 +22,7 @@ from .server_watch import LINGER, ServerWatch
 if TYPE_CHECKING:
     from .server_watch import Answer
 
-__all__ = ["Look", "Watch", "look"]
+__all__ = ["Snapshot", "Watch", "snapshot"]
 
 FRESH = 0.9
 """Seconds for which a look serves everybody: less than the time between two polls of a page."""
@@ -41,7 +41,7 @@ APART = 3.0
 """Seconds at least between two looks that are kept for that: each may be of many processes."""
 
 
-class Look(NamedTuple):
+class Snapshot(NamedTuple):
     """What was found, and when."""
 
     overview: Overview
@@ -61,7 +61,7 @@ class Watch:
 
     def __init__(self, linger: float = LINGER) -> None:
         self._lock = threading.Lock()
-        self._look: Look | None = None
+        self._latest: Snapshot | None = None
         self._until = 0.0
         """When the look is too old for others."""
         self._earlier: list[Overview] = []
@@ -77,15 +77,15 @@ class Watch:
         """Whether there may be a connection to a server."""
         return any(server.open for server in self._servers)
 
-    def look(self) -> Look:
+    def snapshot(self) -> Snapshot:
         """Ask everybody, in bounded time, or return what somebody else has just found."""
         with self._lock:
-            if self._look is None or monotonic() > self._until:
-                self._look = self._take()
+            if self._latest is None or monotonic() > self._until:
+                self._latest = self._take()
                 self._until = monotonic() + FRESH
-            return self._look
+            return self._latest
 
-    def _take(self) -> Look:
+    def _take(self) -> Snapshot:
         taken = time()
         asked = [server.want() for server in self._servers]
         # Of this user's processes alone, for root too: anybody can answer for himself.
@@ -102,7 +102,7 @@ class Watch:
         ]
         heard = [answer.view for answer in answers if answer.age is not None]
         overview = Overview(collection, heard)
-        return Look(overview, self._recent(overview), answers, taken)
+        return Snapshot(overview, self._recent(overview), answers, taken)
 
     def _recent(self, overview: Overview) -> Overview | None:
         kept = [earlier for earlier in self._earlier if overview.taken - earlier.taken <= SPAN]
@@ -119,9 +119,9 @@ _inherited: list[Watch] = []
 """Kept for ever after a fork: their connections and threads are the parent's."""
 
 
-def look() -> Look:
+def snapshot() -> Snapshot:
     """Take a look, with the watch of this process."""
-    return current().look()
+    return current().snapshot()
 
 
 def current() -> Watch:

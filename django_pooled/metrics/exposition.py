@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from django_pooled.poolstats.rows import PoolRow
 
-    from .site import Look
+    from .site import SitePools
 
 __all__ = ["Exposition", "by_process", "of_this_process", "summed"]
 
@@ -50,16 +50,16 @@ def summed(timeout: float, *, openmetrics: bool = False) -> Exposition:
             raise OSError('OPTIONS["pool"]["stats_dir"] is False')
         with open_sums(site.sums_folder, site.key, timeout) as sums:
             # Within, so that no other process sees more, and writes it down, in between.
-            look = site.look(timeout)
-            sums.update(look)
+            site_pools = site.ask(timeout)
+            sums.update(site_pools)
     except OSError as error:
         logger.debug(
             "The metrics are not added up: %s", told(error), extra=facts("not_summed", error=error)
         )
         return by_process(timeout, openmetrics=openmetrics)._replace(not_summed=told(error))
-    figures = sums.figures(look)
+    figures = sums.figures(site_pools)
     sources = [Source({"database": alias}, pool, counters) for alias, pool, counters in figures]
-    return Exposition([*of_pools(sources, openmetrics=openmetrics), *_processes(look)])
+    return Exposition([*of_pools(sources, openmetrics=openmetrics), *_processes(site_pools)])
 
 
 def by_process(timeout: float, *, openmetrics: bool = False) -> Exposition:
@@ -69,9 +69,9 @@ def by_process(timeout: float, *, openmetrics: bool = False) -> Exposition:
         timeout: Seconds that the other processes have for their answer.
         openmetrics: Whether they are to be written in that format.
     """
-    look = Site.of_settings().look(timeout)
-    sources = [Source(_labels(row), row.pool, row.counters) for row in look.pools]
-    return Exposition([*of_pools(sources, openmetrics=openmetrics), *_processes(look)])
+    site_pools = Site.of_settings().ask(timeout)
+    sources = [Source(_labels(row), row.pool, row.counters) for row in site_pools.pools]
+    return Exposition([*of_pools(sources, openmetrics=openmetrics), *_processes(site_pools)])
 
 
 def of_this_process() -> list[Metric]:
@@ -87,6 +87,6 @@ def _labels(row: PoolRow) -> dict[str, str]:
     return labels if host == socket.gethostname() else {**labels, "host": host}
 
 
-def _processes(look: Look) -> Iterable[Metric]:
-    yield single("processes", "Processes that answered.", len(look.answered))
-    yield single("silent_processes", SILENT, len(look.silent))
+def _processes(pools: SitePools) -> Iterable[Metric]:
+    yield single("processes", "Processes that answered.", len(pools.answered))
+    yield single("silent_processes", SILENT, len(pools.silent))

@@ -21,7 +21,7 @@ from django_pooled.signals import (
 )
 from django_pooled.stats.snapshot import BOUNDS, process_report
 
-from .site import Look
+from .site import SitePools
 from .sums import Sums
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def uninstrument() -> None:
 
 
 class _Instrumentation:
-    """What `instrument` set up, until `uninstrument`.
+    """The instruments of `instrument`, until `uninstrument`.
 
-    Durations are recorded as they come, by signals; what stands at a moment is read when a reader
-    asks for it. The conventions' UpDownCounters and Counter are of the kind that is observed.
+    Durations are recorded by signals as they come; the other figures are observed when a reader
+    asks for them.
     """
 
     def __init__(self, meter: Meter) -> None:
@@ -97,7 +97,7 @@ class _Instrumentation:
             self._receivers.append((signal, receiver))
 
     def end(self) -> None:
-        # There is no way to take an observer away from a meter.
+        # A meter has no way to remove an observer.
         self._ended = True
         for signal, receiver in self._receivers:
             signal.disconnect(receiver)
@@ -118,14 +118,14 @@ class _Instrumentation:
         if self._ended:
             return
         if self._owner != os.getpid():
-            # What the parent counted, the parent reports.
+            # The parent reports its own counts.
             self._sums, self._owner = Sums(), os.getpid()
         report = process_report(registry.snapshots())
         pools = [PoolRow(report, replace(pool, alias=pool.name)) for pool in report.pools]
-        look = Look(pools, {(report.host, report.pid)})
-        self._sums.update(look)
+        seen = SitePools(pools, {(report.host, report.pid)})
+        self._sums.update(seen)
         sums: Counter[str] = Counter()
-        for name, _, counters in self._sums.figures(look):
+        for name, _, counters in self._sums.figures(seen):
             sums[name] += counters.timeouts
         for name, number in sums.items():
             yield Observation(number, {POOL_NAME: name})

@@ -1,4 +1,4 @@
-"""The page that Prometheus scrapes: whichever process is asked answers for its siblings too."""
+"""The page that Prometheus scrapes: the process that is asked answers for its siblings too."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def prometheus(request: HttpRequest) -> HttpResponse:
     """Answer with the metrics of all processes of this site on this host, added up.
 
     ``?by=process`` gives each process's own, with its pid. No pool is used, and no database is
-    asked. The view is open to everybody who can send requests to it: it belongs in an internal
-    network, or behind a decorator of the project's own.
+    asked. The view is open to all who can reach it: it belongs in an internal network, or
+    behind a decorator of the project's own.
 
     Args:
         request: A GET request. A client that accepts OpenMetrics gets it, others the older text

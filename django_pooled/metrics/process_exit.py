@@ -1,4 +1,4 @@
-"""What a process has counted since the last scrape, written down as it ends."""
+"""The last figures of a process, written down as it ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_last_figures() -> None:
         site = Site.of_settings()
         if site.folders and is_kept(site.sums_folder, site.key):
             with open_sums(site.sums_folder, site.key, PATIENCE) as sums:
-                sums.update(site.look_at_own())
+                sums.update(site.own())
     except OSError as error:
         logger.debug(
             "The last figures were not written down: %s",

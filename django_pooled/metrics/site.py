@@ -1,4 +1,4 @@
-"""The pools of one site: of this process, and of its siblings, which have the same databases."""
+"""The pools of one site: this process's, and those of siblings with the same databases."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from django_pooled.stats.snapshot import ProcessReport
     from django_pooled.stats.socket_folder import StrPath
 
-__all__ = ["Look", "Site", "own_pools"]
+__all__ = ["Site", "SitePools", "own_pools"]
 
 
 @dataclass
-class Look:
+class SitePools:
     """The site's pools at one moment, and which processes could be asked."""
 
     pools: list[PoolRow] = field(default_factory=list)
     answered: set[tuple[str, int]] = field(default_factory=set)
-    """Host and pid of each process that answered, whatever pools it has."""
+    """Host and pid of each process that answered, with or without pools of the site."""
     silent: set[int] = field(default_factory=set)
     """Processes that are alive and did not answer in time."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """What tells a site's pools from those of other sites that run as the same user.
+    """A site, told from others that run as the same user by its databases.
 
-    Two sites may share a folder, an alias ("default") and even a server: it is the database
-    behind the alias that tells them apart.
+    Two sites may share a folder, an alias ("default") and even a server, but not the database
+    behind the alias.
     """
 
     databases: frozenset[tuple[str, str]]
@@ -54,8 +54,8 @@ class Site:
         given = stats_dirs(aliases)
         folders: list[StrPath] = []
         for folder in given:
-            # By name, since for the default collect_all() would look for processes that have
-            # another view of the file system: those are no siblings.
+            # By name: for None collect_all() also finds processes that have another view of the
+            # file system, which are no siblings.
             folders += socket_folder.BASES if folder is None else [folder]
         return cls(databases(aliases), tuple(folders), next(iter(given), None))
 
@@ -64,32 +64,32 @@ class Site:
         """A short name for it, the same in each of its processes."""
         return sha256(repr(sorted(self.databases)).encode()).hexdigest()[:16]
 
-    def look(self, timeout: float) -> Look:
+    def ask(self, timeout: float) -> SitePools:
         """Ask every process for its pools; no database is asked, and no pool is used.
 
         Args:
             timeout: Seconds that the others have for their answer.
         """
-        look, own = self.look_at_own(), process_report([])
+        found, own = self.own(), process_report([])
         if self.folders and socket_folder.available():
-            found = collect_all(self.folders, timeout, uid=os.geteuid())
-            look.silent.update(found.silent)
-            for report in found.reports:
+            answers = collect_all(self.folders, timeout, uid=os.geteuid())
+            found.silent.update(answers.silent)
+            for report in answers.reports:
                 # Its own answer came through its socket too, a moment later.
                 if (report.host, report.pid) != (own.host, own.pid):
-                    self._add(look, report)
-        return look
+                    self._add(found, report)
+        return found
 
-    def look_at_own(self) -> Look:
-        """Look at the pools of this process alone."""
-        look = Look()
-        self._add(look, process_report(registry.snapshots()))
-        return look
+    def own(self) -> SitePools:
+        """Return the pools of this process alone."""
+        found = SitePools()
+        self._add(found, process_report(registry.snapshots()))
+        return found
 
-    def _add(self, look: Look, report: ProcessReport) -> None:
-        look.answered.add((report.host, report.pid))
+    def _add(self, found: SitePools, report: ProcessReport) -> None:
+        found.answered.add((report.host, report.pid))
         for ours in of_site([report], self.databases):
-            look.pools += [PoolRow(ours, pool) for pool in ours.pools]
+            found.pools += [PoolRow(ours, pool) for pool in ours.pools]
 
 
 def own_pools() -> list[PoolRow]:

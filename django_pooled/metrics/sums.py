@@ -15,7 +15,7 @@ from django_pooled.stats.socket_folder import process_exists
 if TYPE_CHECKING:
     from django_pooled.stats.snapshot import PoolSnapshot
 
-    from .site import Look
+    from .site import SitePools
 
 __all__ = ["SeenPool", "Sums"]
 
@@ -50,11 +50,11 @@ class Sums:
     retired: dict[str, Counters] = field(default_factory=dict)
     """The sum of all others, by alias."""
 
-    def update(self, look: Look) -> None:
+    def update(self, seen: SitePools) -> None:
         """Take in what was seen, and add pools that have gone to the retired."""
-        living = {row.pool.id: row for row in look.pools}
+        living = {row.pool.id: row for row in seen.pools}
         for identity, entry in list(self.entries.items()):
-            if identity not in living and self._is_gone(entry, look):
+            if identity not in living and self._is_gone(entry, seen):
                 before = self.retired.get(entry.alias, Counters())
                 self.retired[entry.alias] = combine(before, entry.counts, add)
                 del self.entries[identity]
@@ -68,19 +68,19 @@ class Sums:
                 row.pool.alias, process.host, process.pid, time(), counts
             )
 
-    def _is_gone(self, entry: SeenPool, look: Look) -> bool:
-        if (entry.host, entry.pid) in look.answered:
+    def _is_gone(self, entry: SeenPool, seen: SitePools) -> bool:
+        if (entry.host, entry.pid) in seen.answered:
             return True  # Its process says so.
-        if entry.pid in look.silent:
+        if entry.pid in seen.silent:
             return False
         if entry.host == socket.gethostname() and not process_exists(entry.pid):
             return True
         # In another container perhaps, or its pid was given to another process.
         return time() - entry.seen > FORGET_AFTER
 
-    def figures(self, look: Look) -> list[tuple[str, PoolSnapshot | None, Counters]]:
+    def figures(self, seen: SitePools) -> list[tuple[str, PoolSnapshot | None, Counters]]:
         """Return alias, pool and counters of each; there is no pool where it did not answer."""
-        living = {row.pool.id: row.pool for row in look.pools}
+        living = {row.pool.id: row.pool for row in seen.pools}
         return [
             *((it.alias, living.get(identity), it.counts) for identity, it in self.entries.items()),
             *((alias, None, counts) for alias, counts in self.retired.items()),

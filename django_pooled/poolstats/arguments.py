@@ -1,4 +1,4 @@
-"""The options of ``manage.py poolstats``, and what its help says."""
+"""The options of ``manage.py poolstats``, and its help."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 __all__ = ["CHECK", "DESCRIPTION", "OVER", "add_arguments"]
 
 DESCRIPTION = """\
-Shows what the connection pools are doing: of every process on this host that runs as the same
-user (for root: as any user), asked at this moment, and the server's own count of its sessions.
-The site's pools are only read; the command opens one connection of its own for each database.
+Shows what the connection pools of all processes on this host are doing now, and how the server
+counts its sessions. Processes of the same user are asked, by root those of all users. The site's
+pools are only read; the command opens one connection of its own for each database.
 """
 
 CHECK = """\
@@ -29,12 +29,12 @@ exit codes of --check:
                does not answer; a server without a free connection
   3  unknown   no process with an open pool could be reached, or the settings or options of the
                command are wrong
-Without --check the exit code is 0 whatever is found. A threshold takes the place of the rule
-for the same thing. docs/poolstats.md explains every figure.
+Without --check the exit code is always 0. A threshold replaces the rule for the same thing.
+docs/poolstats.md explains every figure.
 """
 
 OVER = 5.0
-"""Seconds that --check measures waits over, unless it is told."""
+"""Seconds that --check measures waits over, where --over does not say."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--connections",
         action="store_true",
-        help="List each connection: how old, in use since when and by which view or task, and "
-        "what the server says of its session.",
+        help="List each connection: its age, since when and by which view or task it is in use, "
+        "and the state of its session on the server.",
     )
     _add_modes(parser)
     parser.add_argument(
@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=1.0,
         metavar="SECONDS",
-        help="Time that the processes have for their answer, all together; the databases have at "
-        "least 3 seconds. Default: 1.",
+        help="Time for the processes to answer, all together; the databases have at least 3 "
+        "seconds. Default: 1.",
     )
     parser.add_argument(
         "--stats-dir",
@@ -100,7 +100,7 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
     mode.add_argument(
         "--check",
         action="store_true",
-        help="Print only what is wrong, and tell it by the exit code.",
+        help="Print only what is wrong; the exit code says how bad it is.",
     )
     parser.add_argument(
         "--over",

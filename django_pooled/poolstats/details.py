@@ -1,4 +1,4 @@
-"""What a table has no room for: how connections came and went, and what was restarted."""
+"""The lines below the table of pools: how connections came and went, what was restarted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def lines(overview: Overview, width: int) -> list[str]:
     found = []
     for group in overview.groups:
         found.append(plain(f'"{group.name}" {_span(overview, group)}')[:width])
-        for label, text in _facts(group):
+        for label, text in _details(group):
             found += labelled(label, text, width)
     return found
 
@@ -42,7 +42,7 @@ def _span(overview: Overview, group: Group) -> str:
     return f"since it was opened, {duration(max(row.pool.age for row in group.rows))} ago"
 
 
-def _facts(group: Group) -> Iterator[tuple[str, str]]:
+def _details(group: Group) -> Iterator[tuple[str, str]]:
     counters = group.counters
     if counters.use.count:
         yield "in use for", _times(counters.use)

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["Diagnosis", "diagnose"]
 
 LONG = 1.0
-"""Seconds in use from which on a connection is held for long, whatever waiters wait."""
+"""Seconds in use from which a connection is held for long, however long waiters wait."""
 
 BRIEF = 0.1
-"""Seconds in use below which a connection is only busy, whatever waiters wait."""
+"""Seconds in use below which a connection is only busy, however long waiters wait."""
 
 
 class Diagnosis(NamedTuple):
-    """Who has the connections, and what is the trouble."""
+    """The holders of the connections, and the trouble."""
 
     holder: str
     """The longest and by whom, to follow "all 10 connections are in use"; may be empty."""
@@ -58,7 +58,7 @@ def diagnose(overview: Overview, rows: Sequence[PoolRow]) -> Diagnosis:
         return Diagnosis("", "", "")
     alias = rows[0].pool.alias
     server = next((server for server in overview.servers if server.alias == alias), None)
-    # Who has had a connection for as long as somebody waits for it has not just got it.
+    # A connection in use for about as long as the oldest waiter waits was not handed out lately.
     long = min(LONG, max(BRIEF, 0.9 * max(row.pool.longest_waiting or LONG for row in rows)))
     return Diagnosis(_holder(held), *_trouble(overview, server, held, long))
 

@@ -1,4 +1,4 @@
-"""One thing that is wrong or worth knowing."""
+"""A sentence about a fault, or a note, with its level."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Level(IntEnum):
 
 
 class Finding(NamedTuple):
-    """A sentence, and how bad what it says is."""
+    """A sentence about a fault, or a note."""
 
     level: Level
     sentence: str
     kind: str = ""
-    """What it is about, in a word that programs can rely on."""
+    """Its subject, in a word that programs can rely on."""
     trouble: str = ""
-    """Where to look first: 'application', 'pool' or 'database'; empty where it can't be told."""
+    """Where to look first: 'application', 'pool' or 'database'; empty where that is unknown."""
 
     def as_json(self) -> dict[str, str | None]:
         """Return it in plain values."""

@@ -1,4 +1,4 @@
-"""What an overview means: sentences for an operator, and a status for a probe."""
+"""The findings of an overview: sentences for an operator, and a status for a probe."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MOST = 20
 
 
 def find(overview: Overview, recent: Overview | None = None) -> list[Finding]:
-    """Say in sentences what is wrong or worth knowing, the worst first.
+    """Return what is wrong or worth a note, the worst first.
 
     Args:
-        recent: The same look, with what happened in the last seconds only; without it, what
-            happens often is told from what was counted since the pools were opened.
+        recent: The same look, with the counts of the last seconds only; without it, they are
+            those since the pools were opened.
     """
     found = _of_groups(recent or overview)
     for names, server in overview.servers_by_address:
@@ -44,7 +44,7 @@ def find(overview: Overview, recent: Overview | None = None) -> list[Finding]:
 
 
 def _of_groups(overview: Overview) -> list[Finding]:
-    """Say what is to be said of the pools, of no user so much that the others' is not read."""
+    """Return the findings of the pools, cut for each user so that those of others are read."""
     found: list[Finding] = []
     for user, groups in groupby(overview.groups, key=lambda group: group.user):
         told = worst_first([it for group in groups for it in of_group(overview, group)])
@@ -57,13 +57,13 @@ def _of_groups(overview: Overview) -> list[Finding]:
 
 
 def worst_first(found: list[Finding]) -> list[Finding]:
-    """Return them in the order of an operator's interest."""
+    """Sort findings by their levels."""
     order = (Level.CRITICAL, Level.UNKNOWN, Level.WARNING, Level.FINE)
     return sorted(found, key=lambda finding: order.index(finding.level))
 
 
 def status(findings: list[Finding]) -> Level:
-    """Return the level of the worst; what is known to be critical outweighs the unknown."""
+    """Return the level of the worst finding; critical outweighs unknown."""
     return findings[0].level if findings else Level.FINE
 
 

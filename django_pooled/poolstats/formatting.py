@@ -1,4 +1,4 @@
-"""Figures as people read them, in few characters."""
+"""Figures and texts for people, in few characters."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def many(number: float, one: str, more: str | None = None) -> str:
 
 
 def kinds(counts: Mapping[Any, float], times: str = "") -> str:
-    """List what occurred, the most frequent first: "3 idle, 1 dead"."""
+    """List counts by kind, the largest first: "3 idle, 1 dead"."""
     found = sorted((-number, str(kind)) for kind, number in counts.items() if number)
     return ", ".join(f"{count(-number)} {times}{kind}" for number, kind in found)
 
 
 def plain(text: str) -> str:
-    """Return a text without what would move the cursor or colour the terminal."""
+    """Return a text without characters that move the cursor or colour the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def brief(error: str) -> str:
-    """Return what psycopg says of a failed connect without its preface and its repetitions."""
+    """Return psycopg's words for a failed connect without their preface and repetitions."""
     first = error.partition(" Multiple connection attempts failed")[0]
     return cut(first.removeprefix("connection failed: "), LONGEST_ERROR)
 
@@ -68,12 +68,12 @@ def cut(text: str, width: int) -> str:
 
 
 def cut_left(text: str, width: int) -> str:
-    """Return as much of the end of a text as fits: what tells dotted names apart."""
+    """Return as much of the end of a text as fits, where dotted names differ."""
     text = plain(text)
     return text if len(text) <= width else "..."[:width] + text[len(text) - max(0, width - 3) :]
 
 
 def labelled(label: str, text: str, width: int) -> list[str]:
-    """Lay a text out beside its label, and go on below where it is too long for a line."""
+    """Lay a text out beside its label, wrapped if it is too long for a line."""
     first, *rest = textwrap.wrap(plain(text), max(width, 2 * INDENT) - INDENT) or [""]
     return [f"  {label:<{INDENT - 2}}{first}", *(" " * INDENT + line for line in rest)]

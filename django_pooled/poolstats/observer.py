@@ -1,4 +1,4 @@
-"""Takes overviews: asks the processes and the databases of a settings module side by side."""
+"""Takes overviews: asks the processes and the databases of the settings at the same time."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Observer:
                 self.problems.append(f'The database "{name}" was not asked: {told(error)}')
 
     def take(self) -> Overview:
-        """Ask everybody, in about ``timeout`` seconds at worst, the databases in at least 3."""
+        """Ask processes and databases; it takes ``timeout`` seconds, or 3 for slow databases."""
         patience = max(DATABASE_TIMEOUT, self._timeout)
         deadline = monotonic() + patience
         for probe in self._probes:

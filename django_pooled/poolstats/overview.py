@@ -1,4 +1,4 @@
-"""Everything that poolstats knows at one moment: the processes, the servers, and their sums."""
+"""The processes and servers at one moment, and which connection has which session."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LONGEST_NAME = 200
 
 @dataclass
 class Overview:
-    """One look at everything; ``alias`` limits it to one database."""
+    """One look at all processes and servers; ``alias`` limits it to one database."""
 
     collection: Collection
     servers: list[ServerView]

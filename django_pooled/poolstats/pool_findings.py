@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["of_group"]
 
 RECENT = 60.0
-"""Seconds for which a failed connection attempt stays worth a word."""
+"""Seconds for which a failed connection attempt is reported."""
 
 FORGOTTEN = 60.0
-"""Seconds after which a connection in use that asks nothing is worth a word."""
+"""Seconds after which a connection in use whose session is idle is reported."""
 
 CHURN = 1.0
 """Connections opened a second from which on they are counted against the checkouts."""
@@ -34,7 +34,7 @@ BROKEN = ("dead", "error", "reset")
 """Reasons for which healthy connections are not closed."""
 
 SHORT, LONG = 0.1, 1.0
-"""Seconds that a waiter waits: below the first it is worth a note, from the second on critical."""
+"""Seconds that a waiter waits: a note below the first, critical from the second on."""
 
 REMEDIES = {
     "idle": "a larger min_size or max_idle would keep them.",
@@ -47,7 +47,7 @@ REMEDIES = {
 
 
 def of_group(overview: Overview, group: Group) -> Iterator[Finding]:
-    """Yield what is worth a word; an overview of the last seconds makes for fresher ones."""
+    """Yield what is wrong with the pools of one database, or worth a note."""
     yield from _waiters(overview, group)
     yield from _failures(overview, group)
     yield from _forgotten(overview, group)
@@ -116,7 +116,7 @@ def _failures(overview: Overview, group: Group) -> Iterator[Finding]:
         )
         yield Finding(Level.WARNING, sentence[0].upper() + sentence[1:], "connect", "database")
     if overview.seconds is None:
-        # Since when the pool was opened: perhaps long over, and in the table anyway.
+        # Counted since the pool was opened, they may be long over.
         return
     span = f"in the last {duration(overview.seconds)}"
     if group.failed:
@@ -130,7 +130,7 @@ def _failures(overview: Overview, group: Group) -> Iterator[Finding]:
 
 
 def _forgotten(overview: Overview, group: Group) -> Iterator[Finding]:
-    """Find what is in use and asks nothing: one in a transaction is found on the server."""
+    """Find connections in use with an idle session; idle transactions are the server's finding."""
     found = []
     for row in group.rows:
         for connection in row.pool.connections:
@@ -172,7 +172,7 @@ def _connects(overview: Overview, group: Group) -> Iterator[Finding]:
 def _churn(overview: Overview, row: PoolRow) -> float:
     """Return how many connections a second are opened that checkouts are too few for."""
     connects = row.counters.connects
-    # The first ones fill the pool, and are no news.
+    # The first ones fill the pool.
     if connects <= row.pool.max_size or connects * 10 < row.counters.checkouts:
         return 0.0
     pace = connects / max(overview.seconds or row.pool.age, 1.0)

@@ -25,7 +25,7 @@ BUSIEST = 5
 """How many are shown where there are more."""
 
 WIDE = 100
-"""Columns of a terminal that has room for the whole table; narrower ones get the essential."""
+"""Columns of a terminal that has room for the whole table."""
 
 ORDERS: dict[str, Callable[[PoolRow], float]] = {
     "waiting": lambda row: -row.pool.waiting,
@@ -34,11 +34,11 @@ ORDERS: dict[str, Callable[[PoolRow], float]] = {
     "wait p99": lambda row: -(row.counters.wait.quantile(0.99) or 0.0),
     "pid": lambda row: row.process.pid,
 }
-"""What processes can be sorted by, and how."""
+"""The orders in which processes can be sorted."""
 
 
 def busiest_first(rows: Sequence[PoolRow], order: str = "waiting") -> list[PoolRow]:
-    """Sort the pools of processes; those that are alike in this by how much they are used."""
+    """Sort the pools of processes; equal ones by how much they are used."""
     keys = [ORDERS[name] for name in (order, "waiting", "in use", "pid")]
     return sorted(rows, key=lambda row: [key(row) for key in keys])
 
@@ -71,7 +71,7 @@ def lines(
         rows = busiest_first(group.rows, order)
         most = (len(rows) if len(rows) <= FEW else BUSIEST) if processes is None else processes
         if most and len(rows) == most + 1:
-            # The line that would say so has room for it.
+            # It takes no more room than the line that says how many are left out.
             most += 1
         name = f"{group.alias}, {many(len(rows), 'process', 'processes')}"
         if len(rows) == 1 and most:

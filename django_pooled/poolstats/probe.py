@@ -1,4 +1,4 @@
-"""Asks one database, over a plain connection of its own, never through the site's pool."""
+"""Asks one database over a connection of its own, never through the site's pool."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class NoAnswer(Exception):
 
 
 class Probe(Generic[T]):
-    """One question to one database, to be asked once or again and again.
+    """One question to one database, asked once or again and again.
 
-    A thread does the asking, because a name that does not resolve or a server that is frozen
-    would hold up what does not need either.
+    It is asked in a thread, so that a name that does not resolve or a frozen server delays nothing
+    else.
 
     Args:
         wrapper: Whose connection parameters are used; it is not connected itself.
@@ -94,7 +94,7 @@ class Probe(Generic[T]):
                 limit = f"SET LOCAL statement_timeout = {ceil(timeout * 1000)}"
                 self._connection.execute(limit)
                 self._answer.append(self._question(self._connection))
-        # Whatever a callable for the password or a driver's option raises is a reason too.
+        # A callable for the password may raise anything.
         except Exception as error:
             if self._connection is not None:
                 with contextlib.suppress(psycopg.Error):

@@ -124,5 +124,5 @@ class Question:
             how = "answered nonsense:" if invalid else "gave an answer that"
             self.limits.complain(f"Process {self.pid} {how} {error}.")
             return None
-        # The user is the owner of the socket, whatever the report says.
+        # The report may name another user than the owner of its socket.
         return replace(report, user=self._folder.owner)

@@ -1,4 +1,4 @@
-"""One look at everything, in the format that was asked for."""
+"""An overview and its findings in each format of the command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .overview import Overview
     from .table import Layout
 
-__all__ = ["NOTHING", "Look", "as_json", "as_table"]
+__all__ = ["NOTHING", "Report", "as_json", "as_table"]
 
 NOTHING = """\
 No process with an open pool was found.
@@ -33,12 +33,12 @@ Looked in: {folders}
 """
 
 
-class Look:
-    """An overview and what it means.
+class Report:
+    """An overview and its findings.
 
     Args:
-        recent: The same overview, with what happened in the last seconds only.
-        thresholds: What is to be called a warning or critical.
+        recent: The same overview, with the counts of the last seconds only.
+        thresholds: Those of ``--check``.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class Look:
 
     @property
     def level(self) -> Level:
-        """How bad it is."""
+        """The level of the worst finding."""
         return findings.status(self.found)
 
     def written(
         self, how: str, layout: Layout, *, check: bool = False, one_line: bool = False
     ) -> str:
-        """Return it in a format, complete with its last newline.
+        """Return the report in a format, with its last newline.
 
         Args:
             how: "table", "json" or "prometheus".
             layout: Of the table.
-            check: Only what is wrong, instead of the table.
+            check: Whether only what is wrong is written, instead of the table.
             one_line: Whether JSON has no line breaks.
         """
         if how == "json":
@@ -95,7 +95,7 @@ def as_table(
     *,
     recent: Overview | None = None,
 ) -> list[str]:
-    """Return the lines of the table, or those that help where there is nothing to show."""
+    """Return the lines of the table, or help where there is nothing to show."""
     collection = overview.collection
     lines = [table.heading(overview, found, layout.paint), ""]
     if collection.askable and not overview.groups and not collection.silent:

@@ -1,4 +1,4 @@
-"""What is wrong with a server, or with whom its sessions belong to."""
+"""What is wrong with a server and its sessions."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["of_server"]
 
 LONG_TRANSACTION = 60.0
-"""Seconds after which a session that idles in its transaction is worth a word."""
+"""Seconds after which a session that idles in its transaction is reported."""
 
 LONG_BLOCK = 5.0
-"""Seconds after which a session that waits for a lock is worth a word."""
+"""Seconds after which a session that waits for a lock is reported."""
 
 SCARCE = 0.1
 """Share of max_connections below which what is free is called scarce."""
 
 
 def of_server(overview: Overview, name: str, server: ServerView) -> Iterator[Finding]:
-    """Yield what is worth a word of a server, on which the quoted databases are."""
+    """Yield what is wrong with a server, on which the quoted databases are, or worth a note."""
     if server.error is not None:
         sentence = f"The database {name} does not answer: {server.error}"
         yield Finding(Level.CRITICAL, sentence, "away", "database")
@@ -73,7 +73,7 @@ def _room(overview: Overview, name: str, server: ServerView) -> Iterator[Finding
 
 
 def _most(server: ServerView) -> str:
-    """Say who has the sessions, if that is known."""
+    """Name the hosts and programs with most sessions."""
     ours = {f"by processes on {host}": sessions for host, (_, sessions) in server.hosts.items()}
     others = {f'by "{name or "unnamed"}"': count for name, count in server.others.items()}
     found = sorted((ours | others).items(), key=lambda pair: -pair[1])[:3]

@@ -1,4 +1,4 @@
-"""The servers in a few lines each: the room that is left, and who has the sessions."""
+"""The servers in a few lines each: free connections, and sessions by state, host and program."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lines(overview: Overview, width: int) -> list[str]:
     for names, server in overview.servers_by_address:
         if server.error is None:
             found.append(cut(_room(names, server), width))
-            for label, text in _facts(server):
+            for label, text in _details(server):
                 found += labelled(label, text, width)
     return found
 
@@ -39,7 +39,7 @@ def _room(names: str, server: ServerView) -> str:
     )
 
 
-def _facts(server: ServerView) -> Iterator[tuple[str, str]]:
+def _details(server: ServerView) -> Iterator[tuple[str, str]]:
     age = server.longest_idle_in_transaction
     states = kinds(server.states) or "none"
     if age is not None:

@@ -1,4 +1,4 @@
-"""The server's side of the story: sessions by process and state, and the room that is left."""
+"""The server's view: sessions by process and state, and free connections."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class ServerView:
     others: dict[str, int] = field(default_factory=dict)
     """Sessions that are no process's of this engine, by ``application_name``."""
     pooler: bool = False
-    """Whether a pooler such as PgBouncer answers in the server's place: it hands sessions from
-    client to client, so names and numbers of sessions say nothing about processes then."""
+    """Whether a pooler such as PgBouncer is in between: it hands sessions from client to client, so
+    that their names and numbers say nothing about processes."""
 
     def __post_init__(self) -> None:
         # No field, since that would be in every dictionary that is made of this.
@@ -110,7 +110,7 @@ class ServerProbe:
         self._probe.start(timeout)
 
     def wait(self, timeout: float) -> ServerView:
-        """Return what it answered within that many seconds, or that it did not."""
+        """Return its answer, or after that many seconds a view with the error."""
         try:
             return self._probe.wait(timeout)
         except NoAnswer as error:
@@ -135,7 +135,7 @@ def _query(alias: str, connection: psycopg.Connection[Any]) -> ServerView:
 
 
 def summed(view: ServerView) -> ServerView:
-    """Fill in what follows from a server's sessions."""
+    """Fill in the figures that follow from a server's sessions."""
     processes: dict[str, SessionGroup] = {}
     others: Counter[str] = Counter()
     for session in view.sessions:

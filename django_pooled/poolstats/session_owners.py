@@ -1,4 +1,4 @@
-"""Who stands behind a session of the server: a view, a task, or a program of somebody else."""
+"""Names for the owner of a session: a view or task of the site, or another program."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def name_process(rows: Iterable[PoolRow]) -> str:
 
 
 def name_connection(connection: ConnectionFigures) -> str:
-    """Say by which view or line of code a connection is in use: " by votes.views.cast"."""
+    """Name the view or line of code that has a connection in use: " by votes.views.cast"."""
     user = connection["by"] or connection["where"]
     return f" by {user}" if user else ""
 
 
 def name_session(overview: Overview, server: ServerView, pid: int) -> str:
-    """Name a session by what uses it, with what it is at if it holds others up."""
+    """Name a session and its owner, with its state if it holds others up while idle."""
     if pid == 0:
         return "a prepared transaction"
     session = server.session(pid)

@@ -1,4 +1,4 @@
-"""Sessions of a server, one by one: what each is at, and who holds up whom."""
+"""The sessions of a server: the state of each, and which ones block it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Session", "find_blockers", "find_sessions"]
 
 ASKED_FOR_BLOCKERS = 10
-"""Sessions; to say who blocks one, the server looks through all of its locks."""
+"""Sessions at most whose blockers are asked for: the server looks through all locks for each."""
 
 # Of other roles' sessions a role sees little: state and kind are null without pg_read_all_stats.
 # The text of queries is not asked for, since it may hold what is secret.
@@ -46,7 +46,7 @@ class Session:
     state: str
     """PostgreSQL's own words, 'hidden' where the role may not see it."""
     wait: str | None = None
-    """What its query waits for: 'Lock: transactionid'."""
+    """The wait event of its query: 'Lock: transactionid'."""
     since: float | None = None
     """How long it has been in that state: for an active one, at its query."""
     transaction: float | None = None
@@ -61,7 +61,7 @@ class Session:
 
     @property
     def idles_in_transaction(self) -> bool:
-        """Whether its client leaves a transaction open and asks for nothing."""
+        """Whether its client leaves a transaction open without running a query."""
         return self.state.startswith("idle in transaction")
 
     @property
@@ -76,7 +76,7 @@ def find_sessions(connection: psycopg.Connection[Any], but: str) -> list[Session
     Args:
         but: An ``application_name`` that does not count.
     """
-    # Names come from whoever opened a session, and all of it from what answers as a server.
+    # Any program may name its session, and a pooler may answer in the place of the server.
     return [
         Session(pid, printable(name), printable(state), wait and printable(wait), *times)
         for pid, name, state, wait, *times in connection.execute(_SESSIONS, [but])
@@ -84,7 +84,7 @@ def find_sessions(connection: psycopg.Connection[Any], but: str) -> list[Session
 
 
 def find_blockers(connection: psycopg.Connection[Any], sessions: list[Session]) -> None:
-    """Note in the sessions that wait for a lock, the oldest waits first, for whom they wait."""
+    """Fill in ``blocked_by`` for the sessions that have waited longest for a lock."""
     blocked = sorted(
         (session for session in sessions if session.is_blocked),
         key=lambda session: -(session.since or 0.0),

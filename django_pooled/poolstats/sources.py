@@ -1,4 +1,4 @@
-"""Where a site's figures come from: its pooled databases, and where their processes publish."""
+"""The pooled databases of a site, and the folders in which its processes publish."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ def pooled_aliases(problems: list[str] | None = None) -> list[str]:
     """Return the databases that have this engine, or one built on it.
 
     Args:
-        problems: Takes sentences about those whose engine can't be loaded; whoever uses them
-            gets to see the error in any case.
+        problems: Takes sentences about those whose engine can't be loaded.
     """
     found = []
     for alias, settings_dict in connections.settings.items():
@@ -56,7 +55,7 @@ def stats_dirs(aliases: list[str]) -> list[StrPath | None]:
 
 
 def databases(aliases: list[str]) -> frozenset[tuple[str, str]]:
-    """Return alias and address of each: what tells the pools of a site from those of another.
+    """Return alias and address of each, which tell the pools of one site from another's.
 
     Two sites of one user may share a folder, an alias ("default") and even a server.
 

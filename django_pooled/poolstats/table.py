@@ -23,24 +23,24 @@ WIDTH = 100
 
 
 def _unpainted(level: Level, text: str) -> str:
-    """Leave a word as it is."""
+    """Return a word as it is."""
     return text
 
 
 @dataclass
 class Layout:
-    """What of an overview is shown, and how."""
+    """Which parts of an overview are shown, and how."""
 
     width: int = WIDTH
     """Columns of the terminal."""
     processes: int | None = None
-    """How many to show for each database; None for all if they are few, else for the busiest."""
+    """How many are shown for each database; None for all if they are few, else the busiest."""
     connections: bool = False
-    """Whether to list the connections, in place of how they came and went."""
+    """Whether connections are listed, in place of the details."""
     details: bool = True
-    """Whether to say how connections came and went, and what was restarted."""
+    """Whether the details below the table are shown."""
     order: str = "waiting"
-    """What processes are sorted by: a key of ``pool_table.ORDERS``."""
+    """The order of processes: a key of ``pool_table.ORDERS``."""
     hint: str = "--processes shows all"
     """How to see more processes."""
     paint: Callable[[Level, str], str] = _unpainted
@@ -50,7 +50,7 @@ class Layout:
 def heading(
     overview: Overview, found: Sequence[Finding], paint: Callable[[Level, str], str]
 ) -> str:
-    """Say where and when, and how it stands."""
+    """Return the first line: host, time, processes, and the verdict."""
     collection = overview.collection
     answered = f"{many(len(overview.processes), 'process', 'processes')} answered"
     silent = f", {len(collection.silent)} silent" if collection.silent else ""
@@ -69,10 +69,10 @@ def render(
     *,
     recent: Overview | None = None,
 ) -> list[str]:
-    """Lay an overview out in lines: what is wrong, the pools, and the servers.
+    """Lay an overview out in lines: the findings, the pools, and the servers.
 
     Args:
-        recent: The same look, with what happened since the last one only: the table is of that.
+        recent: The same look, with the counts since the last one only: the table is of these.
     """
     layout = layout or Layout()
     blocks = [_findings(found, layout)]

@@ -1,4 +1,4 @@
-"""The terminal, lent for a time: another screen, keys one by one, and all as before at the end."""
+"""A terminal with a screen of its own and single keys, restored whatever ends the program."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import sys
-import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 # Windows has none, and no keys then.
@@ -31,6 +30,9 @@ HOME, BELOW, REST_OF_LINE = "\x1b[H", "\x1b[J", "\x1b[K"
 PASTED = 0.05
 """Seconds within which the rest of a key's sequence arrives."""
 
+LONGEST_WAIT = 0.1
+"""Seconds that a wait for a key takes at most, so that the caller sees what else has changed."""
+
 
 class Ended(BaseException):
     """A signal asks the process to end."""
@@ -41,10 +43,10 @@ class Ended(BaseException):
 
 
 class Terminal:
-    """Draws frames and reads keys while it is entered; then all is as before, whatever happens.
+    """Draws frames and reads keys while it is entered; then the terminal is as before.
 
-    It is for the main thread. Without a keyboard, or on a platform without termios, there are no
-    keys. Ctrl-Z gives the terminal back for as long as the process is stopped.
+    For the main thread. Without a keyboard, or on a platform without termios, there are no keys.
+    Ctrl-Z gives the terminal back for as long as the process is stopped.
 
     Args:
         write: Writes to the terminal at once, whatever else is being written: see `writer`.
@@ -53,17 +55,11 @@ class Terminal:
 
     def __init__(self, write: Callable[[str], object], keyboard: int | None = None) -> None:
         self.resized = False
-        """Whether what is on the screen has to be drawn anew; the caller resets it."""
+        """Whether the screen has to be drawn anew; the caller resets it."""
         self._write = write
         self._keyboard = _keyboard() if keyboard is None else keyboard
         self._before: tuple[int, list[Any]] | None = None
         self._handlers: dict[int, Any] = {}
-        # Sockets, since Windows can select() nothing else.
-        self._woken, self._waker = socket.socketpair()
-        self._woken.setblocking(False)
-        self._waker.setblocking(False)
-        # Held by a handler of a signal too, in the midst of what else the main thread does.
-        self._lock = threading.RLock()
 
     def __enter__(self) -> Terminal:
         try:
@@ -84,41 +80,31 @@ class Terminal:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             self._handlers.clear()
-            with self._lock:
-                self._woken.close()
-                self._waker.close()
 
     def draw(self, lines: list[str]) -> None:
         """Draw over the last frame, without a flicker."""
         text = "\n".join(f"{line}{REST_OF_LINE}" for line in lines)
         self._write(f"{HOME}{text}{BELOW}")
 
-    def wake(self) -> None:
-        """Have `key` return; from any thread."""
-        # One that is full wakes as well; one that is closed has nobody to wake.
-        with self._lock, contextlib.suppress(OSError):
-            self._waker.send(b".")
-
     def key(self, timeout: float) -> str:
-        """Wait for a key and return it; "" for none within so many seconds, or when woken."""
-        watched = [self._woken.fileno(), *([] if self._keyboard is None else [self._keyboard])]
-        readable, _, _ = select.select(watched, [], [], max(0.0, timeout))
-        if self._woken.fileno() in readable:
-            self._woken.recv(4096)
-        if self._keyboard is None or self._keyboard not in readable:
+        """Wait for a key and return it; "" for none within so many seconds, or a little less."""
+        timeout = min(max(0.0, timeout), LONGEST_WAIT)
+        if self._keyboard is None:
+            time.sleep(timeout)
             return ""
-        return self._read(self._keyboard)
+        readable, _, _ = select.select([self._keyboard], [], [], timeout)
+        return self._read(self._keyboard) if readable else ""
 
     def _read(self, keyboard: int) -> str:
         data = b""
         with contextlib.suppress(OSError):
             data = os.read(keyboard, 1)
         if not data:
-            # The terminal is gone; asking again would return at once, again and again.
+            # The terminal is gone: every read would return at once.
             self._keyboard = None
             return ""
         if data == b"\x1b":
-            # An arrow or a function key: a sequence that must not be taken for letters.
+            # An arrow or a function key: its sequence must not be taken for letters.
             while select.select([keyboard], [], [], PASTED)[0] and os.read(keyboard, 16):
                 pass
             return "escape"
@@ -143,10 +129,9 @@ class Terminal:
 
     def _resize(self, number: int, frame: FrameType | None) -> None:
         self.resized = True
-        self.wake()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        """Give the terminal back to the shell, and stop as if nobody handled the signal."""
+        """Give the terminal back to the shell, and stop as without a handler."""
         self._give_back()
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
@@ -154,9 +139,9 @@ class Terminal:
         signal.signal(number, self._stop)
 
     def _go_on(self, number: int, frame: FrameType | None) -> None:
-        # After a SIGSTOP as well, which nobody was told of.
+        # After a SIGSTOP as well, which has no handler.
         self._take()
-        self._resize(number, frame)
+        self.resized = True
 
     def _take(self) -> None:
         if self._keyboard is not None:
@@ -170,7 +155,7 @@ class Terminal:
         self._write(ENTER)
 
     def _give_back(self) -> None:
-        # Also where the other end of the terminal is gone, by now or for long.
+        # The other end of the terminal may be gone.
         with contextlib.suppress(OSError):
             self._write(LEAVE)
         if self._before is not None:
@@ -180,7 +165,7 @@ class Terminal:
 
 
 def writer(descriptor: int) -> Callable[[str], None]:
-    """Return a function that writes to a file descriptor, also from the handler of a signal.
+    """Return a function that writes to a file descriptor, in a signal's handler too.
 
     A buffered file refuses that while it is flushed: "reentrant call".
     """

@@ -1,4 +1,4 @@
-"""What ``poolstats --check`` is told to call a warning or critical."""
+"""The thresholds of ``poolstats --check``, and its output for monitoring systems."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["MEASURES", "Limit", "Thresholds", "verdict"]
 
 
 class Measure(NamedTuple):
-    """Something that can be too much."""
+    """A figure that thresholds can be set for."""
 
     option: str
     """``--warn-…`` and ``--critical-…``."""
@@ -29,7 +29,7 @@ class Measure(NamedTuple):
     what: str
     """Completes the help "This or more"."""
     replaces: str = ""
-    """The kind of finding that is left to the thresholds when there are some."""
+    """The kind of finding that thresholds for this take the place of."""
 
 
 MEASURES = {
@@ -46,7 +46,7 @@ MEASURES = {
 
 
 class Limit(NamedTuple):
-    """From where on it is a warning or critical; None for never."""
+    """The values from which it is a warning or critical; None for never."""
 
     warn: float | None
     critical: float | None
@@ -83,7 +83,7 @@ class Thresholds:
         return cls(limits)
 
     def judge(self, overview: Overview, found: list[Finding]) -> list[Finding]:
-        """Return what was found, with what the thresholds say in place of what they replace."""
+        """Return the findings, with those of the thresholds in place of the rules they replace."""
         replaced = {MEASURES[name].replaces for name in self.limits} - {""}
         judged = [
             finding._replace(level=Level.FINE) if finding.kind in replaced else finding
@@ -104,7 +104,7 @@ class Thresholds:
 
 
 def _values(overview: Overview) -> Iterator[tuple[str, str, float | None]]:
-    """Yield the name of a measure, whose it is, and how much it is."""
+    """Yield the name of a measure, the database that it is of, and its value."""
     for group in overview.groups:
         yield "waiting", group.name, group.sum("waiting")
         yield "wait_p99", group.name, _wait(group)
@@ -121,7 +121,7 @@ def _wait(group: Group) -> float | None:
 
 
 def verdict(overview: Overview, found: list[Finding], thresholds: Thresholds) -> str:
-    """Say it as monitoring plugins do: the status, performance data, and what is wrong.
+    """Write the status, performance data and findings as monitoring plugins do.
 
     https://www.monitoring-plugins.org/doc/guidelines.html
     """
@@ -132,7 +132,7 @@ def verdict(overview: Overview, found: list[Finding], thresholds: Thresholds) ->
     figures = f"{in_use} of {size} connections in use, {waiting} waiting"
     data = " ".join(_data(overview, thresholds))
     lines = [f"{level.name}: {figures}{' | ' if data else ''}{data}"]
-    # What follows a bar would be taken for more data.
+    # Text after a bar would be taken for more data.
     lines += [plain(finding.sentence).replace("|", "/") for finding in found if finding.level]
     return "\n".join(lines)
 

@@ -9,8 +9,8 @@ from django_pooled.diagnostics.redaction import masked, one_line
 __all__ = ["MOST_USERS", "UserLimits"]
 
 MOST_USERS = 1000
-"""Users whose folders are opened, the lowest numbers first: in namespaces of his own, one user may
-have thousands of others at hand."""
+"""Users whose folders are opened, the lowest numbers first: one user may own the files of
+thousands of others, by namespaces."""
 
 MOST_FOLDERS = 200
 """Folders of one user: each container may have one."""

@@ -1,4 +1,4 @@
-"""poolstats --watch: look again and again, and redraw in place as ``top`` does."""
+"""poolstats --watch: looks again and again, and redraws in place as ``top`` does."""
 
 from __future__ import annotations
 
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Watch"]
 
 MEMORY = 10.0
-"""Seconds that findings look back on: what happens now and then does not flicker."""
-
-LONG = 3600.0
-"""Seconds; the thread that looks wakes whoever waits that long for a key."""
+"""Seconds that findings look back on, so that rare events do not flicker."""
 
 ALL = 1_000_000
 """More processes than there are."""
@@ -50,11 +47,11 @@ docs/poolstats.md explains every figure.\
 
 
 class Watch:
-    """What is watched, and how it is shown.
+    """The state of the watch: the looks so far, and what the keys have chosen.
 
     Args:
         interval: Seconds from look to look.
-        layout: What is shown at the beginning.
+        layout: The one at the beginning.
     """
 
     def __init__(self, observer: Observer, interval: float, layout: Layout) -> None:
@@ -68,14 +65,14 @@ class Watch:
         self._taken: list[Overview | BaseException] = []
 
     def run(self, terminal: Terminal) -> None:
-        """Draw and follow the keys until the user has had enough."""
+        """Draw, and follow the keys until the user quits."""
         self._draw(terminal)
         due = monotonic()
         while True:
             if not self._looking and monotonic() >= due:
                 due = monotonic() + self._interval
-                self._look(terminal)
-            key = terminal.key(LONG if self._looking else due - monotonic())
+                self._look()
+            key = terminal.key(1.0 if self._looking else due - monotonic())
             if key in ("q", "Q") and not self._help:
                 return
             if key == " ":
@@ -85,7 +82,7 @@ class Watch:
                 self._draw(terminal)
 
     def press(self, key: str) -> bool:
-        """Do what a key stands for, and tell whether that changes the picture."""
+        """Do what a key stands for, and tell whether there is something to redraw."""
         orders = list(ORDERS)
         if self._help and key:
             self._help = False
@@ -107,13 +104,13 @@ class Watch:
         return True
 
     def add(self, overview: Overview) -> None:
-        """Take a new look in, and forget those that are too old to compare with."""
+        """Add a look, and forget those that are too old to compare with."""
         self._looks.append(overview)
         while len(self._looks) > 2 and overview.taken - self._looks[1].taken >= MEMORY:
             self._looks.popleft()
 
     def frame(self, columns: int, height: int) -> list[str]:
-        """Return what is to be seen on so many lines."""
+        """Return the lines of the screen."""
         if self._help:
             return [cut(line, columns) for line in HELP.splitlines()[:height]]
         if not self._looks:
@@ -141,7 +138,7 @@ class Watch:
         columns: int,
         room: int,
     ) -> list[str]:
-        """Leave out the least busy processes, then how connections came and went."""
+        """Leave out the least busy processes, then the details, until the lines fit."""
 
         def laid_out(**changes: Any) -> list[str]:
             return as_table(total, found, replace(layout, **changes), recent=last)
@@ -153,7 +150,7 @@ class Watch:
         if layout.processes is None:
             most, attempts = FEW, [(True, 3), (False, 1)]
         else:
-            # Who wants to see processes has less use for the rest.
+            # A user who asked for processes has less use for the details.
             most, attempts = layout.processes, [(False, 1)]
         for details, fewest in attempts:
             lines = laid_out(details=details, processes=min(fewest, most))
@@ -173,22 +170,20 @@ class Watch:
         columns, height = shutil.get_terminal_size()
         terminal.draw(self.frame(columns, height))
 
-    def _look(self, terminal: Terminal) -> None:
-        """Ask everybody in another thread, so that keys work meanwhile."""
+    def _look(self) -> None:
+        """Take a look in another thread, so that keys work meanwhile."""
 
         def take() -> None:
             try:
                 self._taken.append(self._observer.take())
             except BaseException as error:
                 self._taken.append(error)
-            finally:
-                terminal.wake()
 
         self._looking = True
         threading.Thread(target=take, name="poolstats", daemon=True).start()
 
     def _collect(self) -> bool:
-        """Take in what the other thread found, and tell whether there was something."""
+        """Add the look of the other thread, and tell whether there was one."""
         if not self._taken:
             return False
         taken = self._taken.pop()

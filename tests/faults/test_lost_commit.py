@@ -101,7 +101,9 @@ def bank(
     make_database: MakeDatabase,
 ) -> Bank:
     proxy = make_proxy(shared_server)
-    alias = make_database(shared_server, through=proxy, name=own_database, max_size=3, timeout=10.0)
+    alias = make_database(
+        shared_server, through=proxy, database=own_database, max_size=3, timeout=10.0
+    )
     return Bank(alias, shared_server, own_database, proxy)
 
 
@@ -898,7 +900,7 @@ def test_a_server_lost_behind_pgbouncer_is_found_out_too(
 ) -> None:
     # The fault strikes between PgBouncer and the server.
     with PgBouncer(bank.server, pool_mode, port=bank.proxy.port) as pooler:
-        bank.alias = make_database(bank.server, name=bank.database, max_size=3, timeout=10.0)
+        bank.alias = make_database(bank.server, database=bank.database, max_size=3, timeout=10.0)
         connections.settings[bank.alias]["PORT"] = pooler.port
         retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
         if fault == "answer_cut":

@@ -34,7 +34,7 @@ class MakeDatabase(Protocol):
         server: EmbeddedServer,
         through: FaultProxy | None = None,
         options: dict[str, Any] | None = None,
-        name: str = "postgres",
+        database: str = "postgres",
         **pool: Any,
     ) -> str: ...
 
@@ -125,7 +125,7 @@ def make_database(django_db_blocker: Any) -> Iterator[MakeDatabase]:
         server: EmbeddedServer,
         through: FaultProxy | None = None,
         options: dict[str, Any] | None = None,
-        name: str = "postgres",
+        database: str = "postgres",
         **pool: Any,
     ) -> str:
         # Never twice: a thread that Django keeps for async views, or that a test has left behind,
@@ -134,7 +134,7 @@ def make_database(django_db_blocker: Any) -> Iterator[MakeDatabase]:
         settings = {
             **connections.settings["default"],
             **server.django_settings(),
-            "NAME": name,
+            "NAME": database,
             "OPTIONS": {**(options or {}), "pool": {"timeout": 10.0, **pool}},
         }
         if through is not None:

@@ -18,7 +18,7 @@ from django_pooled.poolstats import arguments
 from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.findings import Level
 from django_pooled.poolstats.observer import Observer
-from django_pooled.poolstats.report import Look
+from django_pooled.poolstats.report import Report
 from django_pooled.poolstats.table import WIDTH, Layout
 from django_pooled.poolstats.terminal import Ended, Terminal, writer
 from django_pooled.poolstats.thresholds import Thresholds
@@ -63,9 +63,9 @@ class Command(BaseCommand):
         level = Level.FINE
         try:
             if options["watch"] is None:
-                look = self._look(observer, options, thresholds)
-                level = look.level
-                self._write(look, options)
+                report = self._report(observer, options, thresholds)
+                level = report.level
+                self._write(report, options)
             else:
                 self._watch(observer, options)
         except KeyboardInterrupt:
@@ -79,20 +79,22 @@ class Command(BaseCommand):
         if options["check"] and level:
             sys.exit(level)
 
-    def _look(self, observer: Observer, options: Mapping[str, Any], thresholds: Thresholds) -> Look:
+    def _report(
+        self, observer: Observer, options: Mapping[str, Any], thresholds: Thresholds
+    ) -> Report:
         seconds = options["over"]
         if seconds is None and "wait_p99" in thresholds.limits:
             seconds = arguments.OVER
         overview = observer.take()
         if seconds is None:
-            return Look(overview, thresholds=thresholds)
+            return Report(overview, thresholds=thresholds)
         time.sleep(max(0.0, overview.taken + seconds - time.monotonic()))
         overview = since(observer.take(), overview)
-        return Look(overview, overview, thresholds)
+        return Report(overview, overview, thresholds)
 
-    def _write(self, look: Look, options: Mapping[str, Any], *, one_line: bool = False) -> None:
+    def _write(self, report: Report, options: Mapping[str, Any], *, one_line: bool = False) -> None:
         layout = self._layout(options)
-        text = look.written(options["format"], layout, check=options["check"], one_line=one_line)
+        text = report.written(options["format"], layout, check=options["check"], one_line=one_line)
         self.stdout.write(text, ending="")
         self.stdout.flush()
 
@@ -116,9 +118,9 @@ class Command(BaseCommand):
             overview = observer.take()
             if options["format"] == "table" and previous is not None:
                 changed = since(overview, previous)
-                self._write(Look(changed, changed), options, one_line=True)
+                self._write(Report(changed, changed), options, one_line=True)
             else:
-                self._write(Look(overview), options, one_line=True)
+                self._write(Report(overview), options, one_line=True)
             if options["format"] == "table":
                 self.stdout.write("")
             previous = overview

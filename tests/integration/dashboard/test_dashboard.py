@@ -24,7 +24,7 @@ from django_pooled import registry
 from django_pooled.backend.parameters import server_of
 from django_pooled.dashboard import access_tokens, content, watch
 from django_pooled.dashboard.server_watch import Answer, ServerWatch
-from django_pooled.dashboard.watch import Look, Watch
+from django_pooled.dashboard.watch import Snapshot, Watch
 from django_pooled.poolstats import sources
 from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.overview import Overview
@@ -263,21 +263,21 @@ def test_all_viewers_share_one_connection_which_ends_after_the_last(
         return backend_count(server, "postgres", application_name=OBSERVER)
 
     before = observers()
-    viewers = [threading.Thread(target=watch.look) for _ in range(8)]
+    viewers = [threading.Thread(target=watch.snapshot) for _ in range(8)]
     for viewer in viewers:
         viewer.start()
     for viewer in viewers:
         viewer.join()
-    wait_until(lambda: watch.look().servers[0].age is not None)
+    wait_until(lambda: watch.snapshot().servers[0].age is not None)
     assert observers() == before + 1
     wait_until(lambda: observers() == before)
     assert not watch.current().open
 
 
 def test_a_look_serves_all_who_come_within_a_second(alone: str) -> None:
-    first = watch.look()
-    assert watch.look() is first
-    wait_until(lambda: watch.look() is not first, timeout=2.0)
+    first = watch.snapshot()
+    assert watch.snapshot() is first
+    wait_until(lambda: watch.snapshot() is not first, timeout=2.0)
 
 
 def test_what_happened_in_the_last_seconds_is_told_apart(alone: str) -> None:
@@ -317,7 +317,7 @@ def test_only_pools_of_this_site_are_shown(alone: str, monkeypatch: pytest.Monke
     ours = Publisher(folder, {"alias": alone, "server": here}, {"alias": alone, "server": "there"})
     theirs = Publisher(folder, {"alias": alone, "server": "there"})
     try:
-        overview = watch.look().overview
+        overview = watch.snapshot().overview
     finally:
         ours.close()
         theirs.close()
@@ -331,7 +331,7 @@ def test_a_process_that_publishes_nothing_still_shows_itself(
 ) -> None:
     monkeypatch.setattr(watch, "stats_dirs", lambda aliases: [tmp_path])
     connections[alone].ensure_connection()
-    found = [pool for report in watch.look().overview.processes for pool in report.pools]
+    found = [pool for report in watch.snapshot().overview.processes for pool in report.pools]
     assert alone in [pool.alias for pool in found]
 
 
@@ -411,13 +411,13 @@ def test_the_pooled_databases_are_known_and_others_do_not_matter(
     assert sources.stats_dirs([alias]) == [None]
 
 
-def look(*servers: Answer, **figures: Any) -> Look:
+def look(*servers: Answer, **figures: Any) -> Snapshot:
     """Return a look at one process with one pool."""
     counters = Counters(checkouts=figures.pop("checkouts", 7))
     pool = snapshot(**{"counters": counters, **figures})
     report = process_report([pool])
     heard = [answer.view for answer in servers if answer.age is not None]
-    return Look(Overview(Collection([report]), heard), None, list(servers), 1e9)
+    return Snapshot(Overview(Collection([report]), heard), None, list(servers), 1e9)
 
 
 def view(alias: str, **values: Any) -> ServerView:

@@ -35,7 +35,7 @@ from django_pooled.backend.parameters import server_of
 from django_pooled.metrics import page, prometheus
 from django_pooled.metrics import sums as sums_module
 from django_pooled.metrics.process_exit import write_last_figures
-from django_pooled.metrics.site import Look, Site
+from django_pooled.metrics.site import Site, SitePools
 from django_pooled.metrics.sums import Sums
 from django_pooled.metrics.sums_file import KEPT_FOR, open_sums
 from django_pooled.poolstats.prometheus import Source, as_text, of_pools
@@ -86,8 +86,10 @@ def pool(identity: str, pid: int | None = None, host: str = HOST, **counted: Any
     return PoolRow(report, made)
 
 
-def look(*pools: PoolRow, silent: tuple[int, ...] = ()) -> Look:
-    return Look(list(pools), {(row.process.host, row.process.pid) for row in pools}, set(silent))
+def look(*pools: PoolRow, silent: tuple[int, ...] = ()) -> SitePools:
+    return SitePools(
+        list(pools), {(row.process.host, row.process.pid) for row in pools}, set(silent)
+    )
 
 
 def dead_pid() -> int:
@@ -99,7 +101,7 @@ def dead_pid() -> int:
     return child
 
 
-def total(sums: Sums, seen: Look) -> int:
+def total(sums: Sums, seen: SitePools) -> int:
     return sum(counters.checkouts for _, _, counters in sums.figures(seen))
 
 
@@ -208,7 +210,7 @@ def test_another_site_of_the_same_user_is_left_out(
     try:
         assert samples(scrape())["checkouts_total"] == {("default",): 7}
         assert samples(scrape("?by=process"))["checkouts_total"].keys() == {
-            ("default", str(row.process.pid)) for row in site.look(1.0).pools
+            ("default", str(row.process.pid)) for row in site.ask(1.0).pools
         }
     finally:
         other.close()
@@ -242,7 +244,7 @@ def test_a_process_of_another_container_goes_by_its_host_too(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     far = pool("far", pid=7, host="web-2")
-    monkeypatch.setattr(Site, "look", lambda self, timeout: look(far, pool("near")))
+    monkeypatch.setattr(Site, "ask", lambda self, timeout: look(far, pool("near")))
     found = samples(scrape("?by=process"))
     assert found["checkouts_total"] == {
         ("default", "web-2", "7"): 7, ("default", str(os.getpid())): 7
@@ -322,7 +324,7 @@ def test_histograms_and_kinds_are_added_up_kind_by_kind() -> None:
     }
     for identity, counted in (("a", one), ("b", other)):
         sums.update(look(pool(identity, **counted)))
-    sums.update(Look(answered={(HOST, os.getpid())}))
+    sums.update(SitePools(answered={(HOST, os.getpid())}))
     retired = sums.retired["default"]
     assert retired.restarts == {"40001": 3, "lost": 1}
     assert retired.restarted == {("40001", "committed"): 1, ("lost", "failed"): 1}

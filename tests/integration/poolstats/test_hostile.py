@@ -197,7 +197,7 @@ def test_the_page_of_a_site_that_runs_as_root_has_root_s_processes_alone(
     monkeypatch.setattr("django_pooled.dashboard.watch.stats_dirs", lambda aliases: [folder])
     watch = Watch(linger=0.01)
     try:
-        processes = watch.look().overview.processes
+        processes = watch.snapshot().overview.processes
         wait_until(lambda: not watch.open)
     finally:
         root.close()

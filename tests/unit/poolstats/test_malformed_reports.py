@@ -12,7 +12,7 @@ import pytest
 
 from django_pooled.poolstats.collect import collect
 from django_pooled.poolstats.difference import since
-from django_pooled.poolstats.report import Look, as_table
+from django_pooled.poolstats.report import Report, as_table
 from django_pooled.poolstats.report_parser import InvalidAnswer, parse_report
 from django_pooled.poolstats.server_view import ServerView, summed
 from django_pooled.poolstats.sessions import Session
@@ -56,7 +56,7 @@ def written(look: Overview, earlier: Overview) -> str:
     recent = since(look, earlier)
     parts = []
     for one in (look, recent):
-        made = Look(one, recent, Thresholds())
+        made = Report(one, recent, Thresholds())
         parts += as_table(one, made.found, Layout(), recent=recent)
         parts += as_table(one, made.found, Layout(connections=True), recent=recent)
         parts.append(made.written("table", Layout(), check=True))
