@@ -158,13 +158,14 @@ def _ours() -> dict[str, Callable[[], object]]:
 
     from django_pooled.diagnostics.call_site import caller
     from django_pooled.pool.liveness import looks_alive
-    from django_pooled.pool.reset import is_as_new
+    from django_pooled.pool.reset import Reset
 
     wrapper.ensure_connection()
     wrapper.close()
     pool = wrapper.pool
     own = pool.checkout()
     alive = pool.checkout()
+    reset = Reset("default", "auto", False, lambda connection: None)
 
     def connect() -> None:
         wrapper.connect()
@@ -177,11 +178,11 @@ def _ours() -> dict[str, Callable[[], object]]:
         pool._pool.give(pool._pool.take_idle(), monotonic())
 
     def note() -> None:
-        pool._usage.begin(own, 0.0, pool)
-        with pool.record.lock:
-            checkout = pool._usage.claim(own)
-            assert checkout is not None
-            pool._usage.end(checkout, monotonic(), True)
+        pool._checkouts.begin(own, 0.0, pool._checkin)
+        checkout = pool._checkouts.claim(own)
+        assert checkout is not None
+        with pool._lock:
+            pool._checkouts.end(checkout, monotonic(), True)
 
     return {
         "ours, session: whole request": _cycle(wrapper),
@@ -191,7 +192,7 @@ def _ours() -> dict[str, Callable[[], object]]:
         "      a look at the socket": lambda: looks_alive(alive),
         "      who has it since when: begin, end; counters": note,
         "        the line of code that checked out": caller,
-        "      is there anything to reset": lambda: is_as_new(alive),
+        "      is there anything to reset": lambda: reset.is_needless(alive),
         "ours, transaction: whole request": _cycle(connections["transaction"]),
     }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -20,7 +19,6 @@ except ImportError as error:
     ) from error
 
 from django.db import connections
-from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base as postgresql
 from django.db.utils import DatabaseErrorWrapper
 from django.utils.asyncio import async_unsafe
@@ -31,29 +29,23 @@ from django_pooled.integrations import tenants, uwsgi
 from django_pooled.integrations.celery import closes_around_a_task
 from django_pooled.pool import registry
 from django_pooled.pool.connection import PooledConnection
-from django_pooled.pool.pool import Pool
 
 from . import foreign_options
-from . import options as pool_options
 from .addresses import refuse_addresses
 from .commit import close_if_interrupted, commit_once
 from .cursors import observed
-from .parameters import (
-    FALLBACK_NAME,
-    copied,
-    fingerprint,
-    isolation_level_of,
-    resolved,
-    server_of,
-    with_defaults,
-)
+from .django_private import NO_DB_ALIAS
+from .lent_cursors import lent
+from .parameters import copied, isolation_level_of, resolved, server_of, with_defaults
+from .pool_lookup import PoolLookup
 from .sql_comments import Commenter
-from .transaction_mode import LendingWrapper
+from .transaction_mode import TransactionMode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from types import TracebackType
+
+    from django_pooled.pool.pool import Pool
 
     from .transaction_hooks import TransactionHooks
 
@@ -80,7 +72,7 @@ class _ErrorWatch(DatabaseErrorWrapper):
             super().__exit__(exc_type, exc_value, traceback)
 
 
-class DatabaseWrapper(LendingWrapper):
+class DatabaseWrapper(TransactionMode):
     """Django's wrapper with what differs: where a connection comes from, and where it goes."""
 
     rollback_exc: BaseException | None
@@ -91,7 +83,7 @@ class DatabaseWrapper(LendingWrapper):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._last: tuple[tuple[dict[str, Any], str, str | None, int], Pool] | None = None
+        self._lookup = PoolLookup()
         pool = self.settings_dict["OPTIONS"].get("pool")
         if isinstance(pool, Mapping) and (comments := pool.get("sql_comments")):
             self.execute_wrappers.append(Commenter(comments if comments is not True else None))
@@ -114,9 +106,12 @@ class DatabaseWrapper(LendingWrapper):
         """
         if self.connection is not None or not self.is_pooled:
             return self.checked_out_from
-        return self._find_pool(self.get_connection_params())
+        return self._lookup.pool(self, self.get_connection_params())
 
     def get_connection_params(self) -> dict[str, Any]:
+        return self._lookup.parameters(self, self._work_out_params)
+
+    def _work_out_params(self) -> dict[str, Any]:
         # Before Django's own look at them: it quotes a NAME that is too long.
         refuse_addresses(self.alias, self.settings_dict)
         params = with_defaults(super().get_connection_params())
@@ -124,17 +119,19 @@ class DatabaseWrapper(LendingWrapper):
         # A cursor of another class that is on no pool's connection stays what it is. Its connection
         # sees that something is sent, though not what.
         if self.is_pooled or factory is postgresql.Cursor:
-            params["cursor_factory"] = observed(factory)
+            params["cursor_factory"] = factory = observed(factory)
+        pool = self.settings_dict["OPTIONS"].get("pool")
+        if isinstance(pool, Mapping) and pool.get("pool_mode") == "transaction":
+            params["cursor_factory"] = lent(factory)
         return params
 
     @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         self.isolation_level = isolation_level_of(self.alias, self.settings_dict)
         if self.is_pooled:
-            pool = self._find_pool(conn_params)
-            connection = pool.checkout()
+            pool = self._lookup.pool(self, conn_params)
+            connection: Any = pool.checkout()
             self.checked_out_from = pool
-            self.note_way(pool)
         else:
             foreign_options.refuse_leftovers(self.alias, self.settings_dict)
             connection = PooledConnection.connect(**resolved(conn_params))
@@ -145,18 +142,36 @@ class DatabaseWrapper(LendingWrapper):
         return connection
 
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
+        connection = self.connection
         # Atomic.__exit__ ends a transaction whose connection was lost with set_autocommit(True),
         # for which Django would connect anew: with the server away, a long wait whose error
-        # replaces the one that matters. The next use connects, and starts in autocommit.
-        if self.connection is None and autocommit and self._starts_in_autocommit:
-            self.validate_no_atomic_block()
-            self.autocommit = True
-            if self.run_commit_hooks_on_set_autocommit_on:
-                # The transaction was found committed, by a connection that did not outlive that.
-                self.run_and_clear_commit_hooks()
-                self.run_commit_hooks_on_set_autocommit_on = False
+        # replaces the one that matters. The next use connects, and starts in autocommit. And a
+        # connection of a pool is in autocommit when it is checked out.
+        is_so = self._starts_in_autocommit if connection is None else connection.autocommit
+        if not (autocommit and is_so):
+            super().set_autocommit(autocommit, *args, **kwargs)
             return
-        super().set_autocommit(autocommit, *args, **kwargs)
+        self.validate_no_atomic_block()
+        self.autocommit = True
+        if self.run_commit_hooks_on_set_autocommit_on:
+            # Where no connection is left, one that did not outlive it has found the transaction
+            # committed.
+            self.run_and_clear_commit_hooks()
+            self.run_commit_hooks_on_set_autocommit_on = False
+        self.give_back_if_idle()
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        # At both ends of a request: back to the pool, which looks for itself at its state.
+        if self.checked_out_from is not None:
+            self.close()
+            return
+        self.closings += 1
+        super().close_if_unusable_or_obsolete()
+
+    def close_if_health_check_failed(self) -> None:
+        # A pool checks its connections for itself.
+        if self.checked_out_from is None and self.connection is not None:
+            super().close_if_health_check_failed()
 
     def get_autocommit(self) -> bool:
         # Without a checkout: in transaction mode the connection would stay until a statement.
@@ -192,7 +207,8 @@ class DatabaseWrapper(LendingWrapper):
 
     def forget_connection(self) -> None:
         """After fork(): let go of the parent's connection without a word to the server."""
-        self.connection = self.checked_out_from = self._last = None
+        self.connection = self.checked_out_from = None
+        self._lookup.forget()
         self.in_atomic_block = self.needs_rollback = False
         self.savepoint_ids, self.atomic_blocks, self.run_on_commit = [], [], []
         self.attempt = None
@@ -301,71 +317,13 @@ class DatabaseWrapper(LendingWrapper):
         if not isinstance(connection, PooledConnection) or pool is None:
             super()._close()  # type: ignore[misc]
             return
-        self.close_named_cursors()
-        # An exception may have kept a statement from its end.
-        self._under_way = 0
-        self.connection = self.checked_out_from = connection.observer = connection.owner = None
-        pool.checkin(connection)
-
-    def _find_pool(self, params: dict[str, Any]) -> Pool:
-        role = self.settings_dict["OPTIONS"].get("assume_role")
-        # The process counts too: not every fork() calls hooks.
-        target = (params, self.timezone_name, role, os.getpid())
-        # Comparing with the last one is an order of magnitude cheaper than finding by hash.
-        if self._last is None or self._last[0] != target or self._last[1].closed:
-            key = (fingerprint(params), self.timezone_name, role)
-            self._last = (
-                target,
-                registry.pool_for(self.alias, key, partial(self._make_pool, params)),
-            )
-        return self._last[1]
-
-    def _make_pool(self, params: dict[str, Any]) -> Pool:
-        options = pool_options.parse(self.alias, self.settings_dict)
-        if not options.application_name and FALLBACK_NAME not in self.settings_dict["OPTIONS"]:
-            params = {key: value for key, value in params.items() if key != FALLBACK_NAME}
-        return Pool(
-            self.alias,
-            options,
-            parameters=partial(resolved, {**params, "autocommit": True}),
-            configure=self._with_wrapper("_configure_connection"),
-            assume_role=self._role_assumption(),
-            credentials_change=any(callable(params.get(key)) for key in ("user", "password")),
-            server=server_of(self.settings_dict),
-            # As psycopg does: without one, that of the environment or its own.
-            connect_timeout=params.get("connect_timeout"),
-        )
-
-    def _with_wrapper(self, method: str) -> Callable[[PooledConnection], object]:
-        # The pool outlives this wrapper and works in threads of its own, while composing SQL
-        # asks the wrapper for a connection. So each connection gets a wrapper for the time of
-        # its configuration, with the settings as they were when the pool was made.
-        template, timezone_name = self.copy(), self.timezone_name
-
-        def configure(connection: PooledConnection) -> None:
-            wrapper = template.copy()
-            wrapper.timezone_name = timezone_name
-            wrapper.connection = connection
-            getattr(wrapper, method)(connection)
-            wrapper.connection = None
-
-        return configure
-
-    def _role_assumption(self) -> Callable[[PooledConnection], object] | None:
-        """Return what gives a connection its role again, which a statement may have taken.
-
-        A backend built on this one may set a role wherever it configures connections.
-        """
-        for method in ("_configure_connection", "_configure_role"):
-            definer = next(kind for kind in type(self).__mro__ if method in vars(kind))
-            if not definer.__module__.startswith(("django.", "django_pooled.")):
-                return self._with_wrapper(method)
-        if self.settings_dict["OPTIONS"].get("assume_role"):
-            return self._with_wrapper("_configure_role")
-        return None
-
-
-DatabaseWrapper.remember_hooks()
+        try:
+            if self._named_cursors is not None:
+                self.close_named_cursors()
+        finally:
+            self.connection = self.checked_out_from = connection.observer = connection.owner = None
+            self._cursors = None
+            pool.checkin(connection)
 
 
 def _after_fork_in_child() -> None:

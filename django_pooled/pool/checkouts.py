@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .connection import PooledConnection
     from .thread_exit import Thread
 
-__all__ = ["Checkout", "Home", "Usage", "described"]
+__all__ = ["Checkout", "Checkouts", "Home", "described"]
 
 logger = logging.getLogger("django_pooled.pool")
 
@@ -97,7 +97,7 @@ class Checkout:
         self.activity: str | None = current.get()
         """What it is for, where something has named it."""
         self.returning: bool = False
-        """Whether it is being given back; guarded by the lock."""
+        """Whether it is being given back."""
 
     def take_back(self, connection: PooledConnection) -> bool:
         """Bring back a connection that nobody can use any more; tell whether it was in use."""
@@ -120,35 +120,39 @@ def described(connection: PooledConnection, checkout: Checkout | None = None) ->
     )
 
 
-class Usage:
+class Checkouts:
     """The connections of one pool that are in use, and the record of those that were.
 
     Args:
         alias: The pool's alias, for log lines.
-        record: Where what has ended is counted; its lock guards the sums.
+        lock: The pool's.
+        record: Where what has ended is counted.
         leak_after: Seconds after which the log tells where a connection was checked out.
     """
 
-    def __init__(self, alias: str, record: Record, leak_after: float | None) -> None:
+    def __init__(
+        self, alias: str, lock: threading.RLock, record: Record, leak_after: float | None
+    ) -> None:
         self._alias = alias
+        self._lock = lock
         self._record = record
         self._leak_after = leak_after
-        # By number. A checkout adds itself without a lock, under a key of its own; the record's
-        # lock guards what is taken away, which is counted first.
-        self._checkouts: dict[int, Checkout] = {}
-        self._inherited: list[PooledConnection] = []
+        # By number. A checkout is added without the lock, under a key of its own. The lock guards
+        # what is taken away, which is counted first.
+        self._open: dict[int, Checkout] = {}
+        self._inherited: list[PooledConnection] = []  # the parent process's; kept for good
         self._threads = Threads(WeakMethod(self._thread_ended))
-        self._changed = threading.Condition(record.lock)
-        self._watched = False
+        self._changed = threading.Condition(lock)
+        self._watched = False  # whether a thread waits for a change; guarded by the lock
 
     def __len__(self) -> int:
-        return len(self._checkouts)
+        return len(self._open)
 
     def connections(self) -> list[PooledConnection]:
         """The connections in use now."""
         return [
             connection
-            for checkout in list(self._checkouts.values())
+            for checkout in list(self._open.values())
             if not checkout.returning and (connection := checkout.connection()) is not None
         ]
 
@@ -165,14 +169,14 @@ class Usage:
         """
         checkout = Checkout(connection, asked, self._threads.this, home, self._leak_after)
         connection.checkout = checkout
-        self._checkouts[checkout.number] = checkout
+        self._open[checkout.number] = checkout
         return checkout.waited
 
     def describe(self) -> list[ConnectionFigures]:
         """Describe the connections in use now, and those that are being given back."""
         return [
             described(connection, checkout)
-            for checkout in list(self._checkouts.values())
+            for checkout in list(self._open.values())
             if (connection := checkout.connection()) is not None
         ]
 
@@ -182,46 +186,44 @@ class Usage:
 
     def _waits(self) -> list[float]:
         self._fold()
-        return [checkout.waited for checkout in list(self._checkouts.values())]
+        return [checkout.waited for checkout in list(self._open.values())]
 
     def claim(self, connection: PooledConnection) -> Checkout | None:
-        """Begin to give a connection back; under the record's lock.
+        """Begin to give a connection back.
 
         Returns:
             Its checkout, for `end`; None if it was not checked out, or is being given back already.
         """
-        use = connection.checkout
-        checkout = self._checkouts.get(use.number) if use is not None else None
-        if checkout is None or checkout.returning:
-            return None
-        checkout.returning = True
+        use = connection.claim()
+        checkout = self._open.get(use.number) if use is not None else None
+        if checkout is not None:
+            checkout.returning = True
         return checkout
 
     def end(self, checkout: Checkout, now: float, kept: bool) -> None:
-        """Note and count the end of a checkout; under the record's lock. Twice does no harm.
+        """Note and count the end of a checkout; under the pool's lock. Twice does no harm.
 
         Args:
             checkout: What `claim` returned.
             now: The monotonic moment.
             kept: Whether the connection goes back, and is not closed.
         """
-        record = self._record
-        if len(record.noted) >= FOLD:
+        noted = self._record.ended(checkout.number, checkout.waited, now - checkout.since, kept)
+        self._open.pop(checkout.number, None)
+        if noted >= FOLD:
             self._fold()
-        record.ended(checkout.number, checkout.waited, now - checkout.since, kept)
-        self._checkouts.pop(checkout.number, None)
         if self._watched:
             self._changed.notify_all()
 
     def _fold(self) -> None:
         # Under the lock. What an exception has kept from leaving is counted, so it leaves now.
         for number in list(self._record.noted):
-            self._checkouts.pop(number, None)
+            self._open.pop(number, None)
         self._record.fold()
 
     def is_current(self, checkout: Checkout) -> bool:
         """Tell whether that checkout has not ended; its connection may have had others since."""
-        return checkout.number in self._checkouts
+        return checkout.number in self._open
 
     def end_lost(self) -> int:
         """End the checkouts whose connection has been freed, wherever it was let go of; how many.
@@ -230,9 +232,9 @@ class Usage:
         that, or once the pool is closed, it just goes.
         """
         now = monotonic()
-        with self._record.lock:
+        with self._lock:
             self._fold()
-            lost = [c for c in list(self._checkouts.values()) if c.connection() is None]
+            lost = [c for c in list(self._open.values()) if c.connection() is None]
             for checkout in lost:
                 self._record.add("reclaimed")
                 self.end(checkout, now, kept=False)
@@ -246,7 +248,7 @@ class Usage:
         """
         assert self._leak_after is not None
         now, pause = monotonic(), self._leak_after
-        for checkout in list(self._checkouts.values()):
+        for checkout in list(self._open.values()):
             if checkout.due <= now:
                 held = now - checkout.since
                 while checkout.due <= now:
@@ -272,7 +274,7 @@ class Usage:
 
         def is_over() -> bool:
             self.end_lost()
-            left = list(self._checkouts.values())
+            left = list(self._open.values())
             return all(checkout.thread is mine and not checkout.returning for checkout in left)
 
         with self._changed:
@@ -281,20 +283,20 @@ class Usage:
             while not is_over() and (left := deadline - monotonic()) > 0:
                 self._changed.wait(min(left, 0.1))
 
-    def abandon(self) -> None:
-        """After fork(), and after the record: what is in use is the parent's.
+    def abandon(self, lock: threading.RLock) -> None:
+        """After fork(): what is in use is the parent's, and *lock* takes the place of its lock.
 
         The connections stay referenced, so that nothing frees them.
         """
-        self._changed = threading.Condition(self._record.lock)
+        self._lock, self._changed = lock, threading.Condition(lock)
         self._inherited += [
             connection
-            for checkout in self._checkouts.values()
+            for checkout in self._open.values()
             if (connection := checkout.connection()) is not None
         ]
-        self._checkouts = {}
+        self._open = {}
 
     def _thread_ended(self, thread: Thread) -> None:
-        for checkout in list(self._checkouts.values()):
+        for checkout in list(self._open.values()):
             if checkout.thread is thread:
                 checkout.home.left_behind(checkout)

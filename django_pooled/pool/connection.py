@@ -174,6 +174,10 @@ class Observer(Protocol):
 RV = TypeVar("RV")
 
 
+def _gone() -> psycopg.InterfaceError:
+    return psycopg.InterfaceError("the connection went back to its pool")
+
+
 class PooledConnection(psycopg.Connection[Any]):
     """A connection opened by a pool.
 
@@ -210,8 +214,11 @@ class PooledConnection(psycopg.Connection[Any]):
     drew: bool = False
     """Whether any of it may have drawn a value from a sequence."""
 
-    _expects: int = 0
-    """Of which thread's doing the connection knows; psycopg lets several threads use it."""
+    lent_to: int = 0
+    """In transaction mode, how many statements of cursors need it."""
+
+    announced_by: int = 0
+    """The thread whose next calls were announced; psycopg lets several threads use a connection."""
 
     _given_back = False
 
@@ -282,32 +289,33 @@ class PooledConnection(psycopg.Connection[Any]):
             psycopg.InterfaceError: The connection went back to its pool.
             Exception: The observer's, if the statement must not be sent.
         """
-        self.refuse_if_given_back()
-        if self.announced or (self.owner is None and not self.in_use):
+        if self._given_back:
+            raise _gone()
+        if self.announced_by == get_ident() or (self.owner is None and not self.in_use):
             return None
-        # Also where it is not cleared: what a caller has in its session must not be taken from it.
-        self._watch_state(query, locked)
+        effect = effect_of(query)
+        if effect.leaves is not None:
+            # Also where the session is not cleared: its caller relies on what it has set.
+            self._note_state(query, effect.leaves, locked)
+        if not effect.reads:
+            self.wrote = True
+            self.drew = self.drew or effect.draws
         if self.observer is None:
             return None
         return self.observer.see(query, carries=carries, locked=locked)
 
-    def _watch_state(self, query: object, locked: bool) -> None:
-        effect = effect_of(query)
-        if effect.leaves is not None:
-            if self.life.clears_state and self.life.was_written and not self.drew:
-                self._forget_sequences(effect.leaves, locked)
-            owner = None if self.owner is None else self.owner()
-            if owner is not None:
-                owner.pin(self, effect.leaves)
-            else:
-                # Kept and used beyond its owner, until that is noticed and it goes back.
-                self.pinned_by = graver(self.pinned_by, effect.leaves)
-            renewed = owner is not None and owner.is_setting_up
-            if not renewed and not sets_a_time_limit(query):
-                self.relied_on = self.pinned_by
-        if not effect.reads:
-            self.wrote = True
-            self.drew = self.drew or effect.draws
+    def _note_state(self, query: object, state: str, locked: bool) -> None:
+        if self.life.clears_state and self.life.was_written and not self.drew:
+            self._forget_sequences(state, locked)
+        owner = None if self.owner is None else self.owner()
+        if owner is not None:
+            owner.pin(self, state)
+        else:
+            # Kept and used beyond its owner, until that is noticed and it goes back.
+            self.pinned_by = graver(self.pinned_by, state)
+        is_set_up_again = owner is not None and owner.is_setting_up
+        if not is_set_up_again and not sets_a_time_limit(query):
+            self.relied_on = self.pinned_by
 
     def _forget_sequences(self, state: str, locked: bool) -> None:
         """Have lastval() fail, as in a new session, where another checkout has drawn a value."""
@@ -332,32 +340,29 @@ class PooledConnection(psycopg.Connection[Any]):
             psycopg.InterfaceError: The connection went back to its pool.
         """
         if self._given_back:
-            raise psycopg.InterfaceError("the connection went back to its pool")
+            raise _gone()
 
     @contextmanager
     def unobserved(self) -> Iterator[None]:
         """Within the block, statements are none of the user's: nobody looks at them."""
-        outer = self.announced
-        self.expect()
+        thread = get_ident()
+        outer = self.announced_by == thread
+        self.announced_by = thread
         try:
             yield
         finally:
             if not outer:
-                self.expect_nothing()
+                self.end_announced()
 
     @property
     def announced(self) -> bool:
-        """Whether what this thread does now was announced, or is none of the user's."""
-        return self._expects == get_ident()
+        """Whether this thread's present calls were announced, or are not the user's."""
+        return self.announced_by == get_ident()
 
-    def expect(self) -> None:
-        """What this thread does from here on was announced."""
-        self._expects = get_ident()
-
-    def expect_nothing(self) -> None:
-        """What this thread does from here on was not."""
-        if self._expects == get_ident():
-            self._expects = 0
+    def end_announced(self) -> None:
+        """This thread's next calls have not been announced."""
+        if self.announced_by == get_ident():
+            self.announced_by = 0
 
     def commit(self) -> None:
         """As psycopg's."""
@@ -374,8 +379,9 @@ class PooledConnection(psycopg.Connection[Any]):
 
         What no cursor of ours has announced comes from psycopg's own classes, and may be anything.
         """
-        if self.announced or psycopg_private.is_silent(gen):
-            self.refuse_if_given_back()
+        if self._given_back:
+            raise _gone()
+        if self.announced_by == get_ident() or psycopg_private.is_silent(gen):
             return super().wait(gen, *args, **kwargs)
         savepoints = psycopg_private.works_with_savepoints(gen)
         self.announce(_SAVEPOINTS if savepoints else UNKNOWN, locked=True)
@@ -430,14 +436,15 @@ class PooledConnection(psycopg.Connection[Any]):
         else:
             pool.found(self)
 
-    def rescue(self) -> Use | None:
-        """Return the checkout of a connection that was left behind, to the first who asks.
+    def claim(self) -> Use | None:
+        """Return the checkout to its first caller, which gives the connection back; else None.
 
-        Its finalizer may ask at the same moment as the finder of an ended thread's connections.
+        Its user, its finalizer, and the finder of an ended thread's connections may call at the
+        same moment.
         """
         # One operation, which no other thread divides.
-        found: Use | None = vars(self).pop("checkout", None)
-        return found
+        claimed: Use | None = vars(self).pop("checkout", None)
+        return claimed
 
     @property
     def place(self) -> tuple[str, int]:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from .connector import Connector
     from .time_limit import LeftBehind
 
-__all__ = ["ProjectCheck"]
+__all__ = ["CustomCheck"]
 
 logger = logging.getLogger("django_pooled.pool")
 
 
-class ProjectCheck:
+class CustomCheck:
     """Asks the project's check, and has the pool open fewer connections while it keeps failing.
 
     While each new connection fails, or each one that is used again, a pool that goes on replacing

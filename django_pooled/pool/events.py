@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from django_pooled.stats.counters import Reason, Record
 
-__all__ = ["Announcer"]
+__all__ = ["Events"]
 
 
-class Announcer:
+class Events:
     """Tells of one pool's connections; what is in use has counted checkouts and checkins itself.
 
     Args:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from .backoff import Backoff
-    from .checkouts import Usage
+    from .checkouts import Checkouts
     from .connection import Life, PooledConnection
     from .queue import RecoveringPool
 
@@ -46,13 +46,15 @@ class Eviction:
         alias: The pool's alias, for log lines.
         backoff: Waits between two of those.
         pool: The connections.
-        usage: Which of them are in use.
+        checkouts: Which of them are in use.
     """
 
-    def __init__(self, alias: str, backoff: Backoff, pool: RecoveringPool, usage: Usage) -> None:
+    def __init__(
+        self, alias: str, backoff: Backoff, pool: RecoveringPool, checkouts: Checkouts
+    ) -> None:
         self._alias = alias
         self._pool = pool
-        self._usage = usage
+        self._checkouts = checkouts
         self._waits = replace(
             backoff, maximum=max(backoff.maximum, LONGEST_WHEN_REFUSED), jitter=False
         )
@@ -156,13 +158,13 @@ class Eviction:
         """
         if now < self._spared.get(what_for, NEVER):
             return False
-        size = self._pool.idle + len(self._usage)
+        size = self._pool.idle + len(self._checkouts)
         self._drained[what_for] = now
         self._spared[what_for] = now + LONGEST_WHEN_REFUSED * size
         return True
 
     def _evict(self, leaves: Callable[[PooledConnection], bool], reason: str) -> None:
-        for connection in self._usage.connections():
+        for connection in self._checkouts.connections():
             if leaves(connection):
                 connection.life.doom(reason)
         self._pool.sweep(lambda other: not leaves(other), "drained")

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
     from .connection import PooledConnection
     from .connector import Connector
-    from .custom_check import ProjectCheck
+    from .custom_check import CustomCheck
     from .options import PoolOptions
     from .queue import RecoveringPool
 
-__all__ = ["Judge"]
+__all__ = ["IdleChecks"]
 
 logger = logging.getLogger("django_pooled.pool")
 
 
-class Judge:
+class IdleChecks:
     """Judges a pool's connections at a checkout.
 
     Args:
@@ -41,7 +41,7 @@ class Judge:
         options: PoolOptions,
         connector: Connector,
         pool: RecoveringPool,
-        check: ProjectCheck,
+        check: CustomCheck,
     ) -> None:
         self._alias = alias
         self._check_after = options.check_after
@@ -73,13 +73,6 @@ class Judge:
             self._connector.suspect()
             return "dead"
         return None
-
-    def spoilt(self, connection: PooledConnection) -> Reason:
-        """Say why a connection that came back is not kept."""
-        if self._pool.closed:
-            return "drained"
-        spoilt = connection.broken or connection.life.doomed_by is not None
-        return "error" if spoilt else "reset"
 
     def _dead(self, now: float, *, silent: bool) -> Reason:
         """Look at the other idle connections, since where one died they may have too.

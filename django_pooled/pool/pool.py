@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from functools import partial
 from random import uniform
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakMethod, ref
+from weakref import WeakMethod
 
-from django_pooled.diagnostics.log_fields import facts
 from django_pooled.diagnostics.redaction import told
 from django_pooled.errors import (
     CheckoutTimeout,
@@ -23,19 +23,19 @@ from django_pooled.errors import (
 from django_pooled.stats.counters import Record
 from django_pooled.stats.snapshot import PoolSnapshot
 
-from . import queue as seam
-from .cancellation import cancel
-from .checkouts import Usage, described
+from . import queue
+from .checkin import Checkin
+from .checkouts import Checkouts, described
 from .connect_errors import AttemptFailed
 from .connector import Connector
-from .custom_check import ProjectCheck
-from .events import Announcer
+from .custom_check import CustomCheck
+from .events import Events
 from .eviction import Eviction
 from .garbage_collection import collect_garbage
-from .idle_checks import Judge
+from .idle_checks import IdleChecks
 from .opener import CONNECT_TIMEOUT, Opener
 from .readiness import Readiness
-from .reset import Reset, is_as_new
+from .reset import Reset
 from .time_limit import LeftBehind
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from .checkouts import Checkout
     from .connection import PooledConnection
     from .options import PoolOptions
     from .readiness import Look
@@ -100,16 +99,19 @@ class Pool:
         self.server = server
         self.lends: bool = options.pool_mode == "transaction"
         """Whether a checkout lasts for a transaction, and not for a request."""
-        self.record: Record = Record()
+        self._lock = threading.RLock()
+        """Guards the idle connections and the waiters (see `queue`), which slots are taken, the
+        ends of checkouts, and the sums. Reentrant, since a signal handler may check out too."""
+        self.record: Record = Record(self._lock)
         self.retry_budget: RetryBudget | None = None
         """Made by retry_transaction at its first restart; see `budget_of`."""
         self._made_at = monotonic()
         self._id = os.urandom(8).hex()
-        self._reset = Reset(alias, options.reset, self.lends, configure, assume_role)
+        reset = Reset(alias, options.reset, self.lends, configure, assume_role)
         # None of its parts holds the pool: closed and let go of, it is freed at once, and not
         # when the garbage collector comes by.
-        self._announcer = Announcer(self.record, type(self), alias, options.name or alias)
-        self._usage = Usage(alias, self.record, options.leak_after)
+        self._events = events = Events(self.record, type(self), alias, options.name or alias)
+        self._checkouts = Checkouts(alias, self._lock, self.record, options.leak_after)
         self._connector = Connector(
             alias,
             options.backoff,
@@ -118,12 +120,11 @@ class Pool:
             credentials_change=credentials_change,
         )
         left_behind = LeftBehind(options.max_size, options.reconnect_timeout)
-        check = ProjectCheck(alias, options.check, self._connector, left_behind)
-        announcer = self._announcer
+        check = CustomCheck(alias, options.check, self._connector, left_behind)
 
         def opened(seconds: float) -> None:
             check.note_opened()
-            announcer.opened(seconds)
+            events.opened(seconds)
 
         opener = Opener(
             alias,
@@ -132,17 +133,17 @@ class Pool:
                 _configure_new,
                 configure,
                 options.max_lifetime,
-                clears_state=self._reset.clears_what_is_left,
+                clears_state=reset.clears_what_is_left,
             ),
             opened=opened,
             connect_timeout=connect_timeout,
             left_behind=left_behind,
         )
-        self._pool = seam.RecoveringPool(
+        self._pool = queue.RecoveringPool(
             self._connector,
             opener,
-            self._announcer.closed,
-            self.record.lock,
+            self._events.closed,
+            self._lock,
             name=options.name or alias,
             min_size=options.min_size,
             max_size=options.max_size,
@@ -154,17 +155,28 @@ class Pool:
             reconnect_failed=options.reconnect_failed,
             num_workers=options.num_workers,
         )
-        self._judge = Judge(alias, options, self._connector, self._pool, check)
-        self._eviction = Eviction(alias, options.backoff, self._pool, self._usage)
+        self._idle_checks = IdleChecks(alias, options, self._connector, self._pool, check)
+        self._eviction = Eviction(alias, options.backoff, self._pool, self._checkouts)
+        self._checkin = Checkin(
+            alias,
+            self._lock,
+            self._pool,
+            self._checkouts,
+            reset,
+            self._connector,
+            self._eviction,
+            self._events,
+            self.record,
+        )
         self._readiness = Readiness(
-            alias, options.timeout, self._connector, self._pool, self._usage
+            alias, options.timeout, self._connector, self._pool, self._checkouts
         )
 
     def open(self) -> None:
         """Start the workers and open ``min_size`` connections; without effect on an open pool."""
         self._pool.open()
         if self.options.leak_after is not None:
-            self._pool.repeat(WeakMethod(self._usage.log_overdue), self.options.leak_after)
+            self._pool.repeat(WeakMethod(self._checkouts.log_overdue), self.options.leak_after)
 
     @property
     def closed(self) -> bool:
@@ -194,28 +206,7 @@ class Pool:
         An open transaction is rolled back. A connection that broke, or on which the server
         said that it is going away or read-only, is closed instead.
         """
-        now = monotonic()
-        if (
-            self._reset.may_be_left_out
-            and is_as_new(connection)
-            and now < connection.life.expires_at
-        ):
-            with self.record.lock:
-                checkout = self._usage.claim(connection)
-                if checkout is None:
-                    return
-                kept = not self._pool.closed
-                # Counted before it is given: then whatever comes in between, it has one user.
-                self._usage.end(checkout, now, kept)
-                self._pool.give(connection.renewed(), now)
-        else:
-            with self.record.lock:
-                checkout = self._usage.claim(connection)
-            if checkout is None:
-                return
-            kept = self._reset_and_give(checkout, connection)
-            now = monotonic()
-        self._announcer.checked_in(now - checkout.since, kept)
+        self._checkin(connection)
 
     def look(self, timeout: float) -> Look:
         """Begin to find out whether the pool can serve, without queuing; see `Readiness.look`."""
@@ -232,18 +223,19 @@ class Pool:
         deadline = monotonic() + timeout
         self._pool.close(timeout)
         self._pool.take_back_found()
-        self._usage.wait_for_other_threads(max(0.0, deadline - monotonic()))
+        self._checkouts.wait_for_other_threads(max(0.0, deadline - monotonic()))
 
     def abandon(self) -> None:
         """Forget a pool inherited through fork(); its sockets and locks are the parent's."""
+        self._lock = threading.RLock()
         self._pool.abandon()
-        self.record.abandon()
-        self._usage.abandon()
+        self.record.abandon(self._lock)
+        self._checkouts.abandon(self._lock)
 
     def gauges(self) -> Gauges:
         """How full the pool is now."""
-        self._usage.end_lost()
-        idle, in_use = self._pool.idle, len(self._usage)
+        self._checkouts.end_lost()
+        idle, in_use = self._pool.idle, len(self._checkouts)
         return Gauges(
             size=idle + in_use,
             idle=idle,
@@ -255,7 +247,7 @@ class Pool:
     def snapshot(self) -> PoolSnapshot:
         """Describe the pool for `manage.py poolstats`."""
         gauges = self.gauges()
-        counters = self._usage.counters()
+        counters = self._checkouts.counters()
         counters.connect_failures = self._connector.failures
         error = self._connector.last_error
         return PoolSnapshot(
@@ -275,7 +267,7 @@ class Pool:
             last_error=told(error) if error else None,
             last_error_age=monotonic() - self._connector.last_error_at if error else None,
             counters=counters,
-            connections=[*self._usage.describe(), *map(described, self._pool.idle_connections)],
+            connections=[*self._checkouts.describe(), *map(described, self._pool.idle_connections)],
             name=self.options.name or self.alias,
             id=self._id,
         )
@@ -295,19 +287,19 @@ class Pool:
         counter = "timeouts"
         try:
             return self._pool.take(deadline - monotonic(), self._look_for_lost)
-        except seam.PoolTimeout:
+        except queue.PoolTimeout:
             error = self._error(
                 CheckoutTimeout, started, f"no connection within {self.options.timeout:g} s"
             )
             cause = _cause_of(self._connector.trouble)
-        except seam.TooManyRequests:
+        except queue.TooManyRequests:
             waiting = self.options.max_waiting
             error = self._error(PoolExhausted, started, f"{waiting} threads are waiting already")
             counter = "exhausted"
             cause = _cause_of(self._connector.trouble)
-        except seam.PoolClosed:
+        except queue.PoolClosed:
             raise self._error(PoolClosed, started, "the pool is closed") from None
-        except seam.Refused as refused:
+        except queue.Refused as refused:
             counter = "refused"
             refusal = refused.__cause__ or refused
             cause = _cause_of(refusal)
@@ -322,10 +314,10 @@ class Pool:
     def _begin(self, connection: PooledConnection, started: float, deadline: float) -> bool:
         """Check a connection that was idle out, or close it if it is not usable; tell which."""
         try:
-            unusable = self._judge.unusable(connection, deadline)
+            unusable = self._idle_checks.unusable(connection, deadline)
             if unusable is None:
                 self._eviction.note_use(connection)
-                waited = self._usage.begin(connection, started, self)
+                waited = self._checkouts.begin(connection, started, self._checkin)
         except BaseException:
             self._pool.discard(connection, "error")
             raise
@@ -333,35 +325,8 @@ class Pool:
             self._pool.discard(connection, unusable)
             return False
         connection.in_use = True
-        self._announcer.checked_out(waited)
+        self._events.checked_out(waited)
         return True
-
-    def _reset_and_give(self, checkout: Checkout, connection: PooledConnection) -> bool:
-        """Reset a connection and give it back, or close it; tell which."""
-        kept, amid_statement = False, connection.is_under_way
-        # What is kept of the checkout, say a generator that holds the lock, has no part in this.
-        renewed = connection.renewed()
-        # Should an exception keep it from its end, it is this object that is found.
-        renewed.checkout, checkout.connection = checkout, ref(renewed)
-        try:
-            kept = not self._pool.closed and self._reset(renewed)
-        finally:
-            # Whatever ended the reset, Ctrl-C included, the connection leaves or goes back.
-            now = monotonic()
-            with self.record.lock:
-                self._usage.end(checkout, now, kept)
-            if kept:
-                # Its configuration may have registered more.
-                self._pool.give(renewed.renewed(), now)
-            else:
-                if renewed.broken:
-                    self._connector.suspect()
-                elif amid_statement:
-                    # A thread that may be hit by an exception starts no other: see `start`.
-                    cancel(renewed, self._pool.start)
-                self._pool.discard(renewed, self._judge.spoilt(renewed))
-                self._eviction.note_closed(renewed)
-        return kept
 
     def _ping(self) -> bool | None:
         """Make a round trip on an idle connection; None if there is none."""
@@ -395,55 +360,7 @@ class Pool:
         if self._pool.opening == 0 and self._pool.idle == 0:
             collect_garbage(since)
         found = self._pool.take_back_found()
-        return self._usage.end_lost() > 0 or found
-
-    def left_behind(self, checkout: Checkout) -> None:
-        """A thread has ended without giving its connection back; see `Home`."""
-        self._pool.run_later(partial(self._reclaim, checkout))
-
-    def _reclaim(self, checkout: Checkout) -> None:
-        connection = checkout.connection()
-        if connection is None or checkout.returning or not self._usage.is_current(checkout):
-            return
-        owner = connection.owner() if connection.owner is not None else None
-        if owner is not None and owner.keeps(connection):
-            # Until nothing refers to it any more.
-            return
-        if connection.rescue() is None:
-            # Its finalizer has handed it over already.
-            return
-        connection.checkout, connection.owner, connection.observer = checkout, None, None
-        logger.warning(
-            "pool %r: a thread ended with a connection checked out at %s; it goes back now. "
-            "Close it with connections.close_all() at the end of the thread.",
-            self.alias,
-            checkout.where,
-            extra=facts("connection_reclaimed", alias=self.alias, where=str(checkout.where)),
-        )
-        self.record.add("reclaimed")
-        self.checkin(connection)
-
-    def take_back(self, checkout: Checkout, connection: PooledConnection) -> bool:
-        """Bring back what nobody can use any more; see `Home`."""
-        with self.record.lock:
-            if not self._usage.is_current(checkout):
-                return False
-            checkout.returning = True
-        logger.warning(
-            "pool %r: a connection checked out at %s was dropped without being closed; "
-            "it goes back now.",
-            self.alias,
-            checkout.where,
-            extra=facts("connection_reclaimed", alias=self.alias, where=str(checkout.where)),
-        )
-        self.record.add("reclaimed")
-        connection.owner = connection.observer = None
-        if connection.pinned_by is None:
-            # Nobody has closed its cursors, or knows what else was under way.
-            connection.pinned_by = "dropped"
-        kept = self._reset_and_give(checkout, connection)
-        self._announcer.checked_in(monotonic() - checkout.since, kept)
-        return True
+        return self._checkouts.end_lost() > 0 or found
 
 
 def _cause_of(failure: BaseException | None) -> BaseException | None:

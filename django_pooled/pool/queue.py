@@ -327,7 +327,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         Those run in any thread, amid anything that it does and under any lock, at the exit of the
         interpreter and in forked processes too. So it is handed to the pool's worker, without one.
         """
-        checkout = connection.rescue()
+        checkout = connection.claim()
         if self._abandoned or (checkout is not None and not self._closed):
             slot = connection.life.slot
             if slot is not None and not self._slots.restore(slot):

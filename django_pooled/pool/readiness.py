@@ -15,7 +15,7 @@ from .connect_errors import is_permanent_refusal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .checkouts import Usage
+    from .checkouts import Checkouts
     from .connector import Connector
     from .queue import RecoveringPool
 
@@ -96,7 +96,7 @@ class Readiness:
         timeout: Longest that a checkout may take, in seconds.
         connector: Opens the pool's connections, and knows whether the server is away.
         pool: The connections.
-        usage: Which of them are in use.
+        checkouts: Which of them are in use.
     """
 
     def __init__(
@@ -105,13 +105,13 @@ class Readiness:
         timeout: float,
         connector: Connector,
         pool: RecoveringPool,
-        usage: Usage,
+        checkouts: Checkouts,
     ) -> None:
         self._alias = alias
         self._timeout = timeout
         self._connector = connector
         self._pool = pool
-        self._usage = usage
+        self._checkouts = checkouts
         self._lock = threading.RLock()  # guards the look
         self._look: Look | None = None
         self._last = State.READY
@@ -139,7 +139,7 @@ class Readiness:
             if alive:
                 return State.READY
             if alive is None:
-                if len(self._usage) >= self._pool.max_size:
+                if len(self._checkouts) >= self._pool.max_size:
                     return self._busy_or(State.SATURATED)
                 if failures is None:
                     before = self._connector.failures
@@ -161,7 +161,7 @@ class Readiness:
         an idle one has failed to answer since.
         """
         came_back_at = max(
-            (connection.life.idle_since for connection in self._usage.connections()),
+            (connection.life.idle_since for connection in self._checkouts.connections()),
             default=float("-inf"),
         )
         moves = came_back_at > max(monotonic() - self._timeout, self._doubted_at)

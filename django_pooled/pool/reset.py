@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .connection import PooledConnection
 
-__all__ = ["Reset", "is_as_new"]
+__all__ = ["Reset"]
 
 logger = logging.getLogger("django_pooled.pool")
 
@@ -50,21 +50,6 @@ class _CannotBeCleared(Exception):
     """Something stays in the session for as long as it lasts."""
 
 
-def is_as_new(connection: PooledConnection) -> bool:
-    """Tell whether nothing has to be done; it is read from memory alone."""
-    return (
-        # What is broken has another status: libpq's is unknown then.
-        connection.pgconn.transaction_status == TransactionStatus.IDLE
-        and connection.pgconn.pipeline_status == PipelineStatus.OFF
-        and connection.life.doomed_by is None
-        and connection.pinned_by is None
-        and connection.autocommit
-        and connection.isolation_level is None
-        and connection.read_only is None
-        and connection.deferrable is None
-    )
-
-
 class Reset:
     """What happens to the connections of a pool when they come back.
 
@@ -89,10 +74,26 @@ class Reset:
         self._called = mode if callable(mode) else None
         self._configure = configure
         self._assume_role = assume_role
-        self.may_be_left_out: bool = not self._always_clears and self._called is None
-        """Whether a connection that `is_as_new` needs no reset."""
+        self._always_acts = self._always_clears or self._called is not None
         self.clears_what_is_left: bool = lends or mode == "auto"
         """Whether a session is cleared where a statement may have left something."""
+
+    def is_needless(self, connection: PooledConnection) -> bool:
+        """Tell whether a connection is as a new one is; without asking the server.
+
+        Args:
+            connection: A new object for its session: see `PooledConnection.renewed`.
+        """
+        pgconn = connection.pgconn
+        return (
+            # That of a broken one is unknown.
+            pgconn.transaction_status == TransactionStatus.IDLE
+            and pgconn.pipeline_status == PipelineStatus.OFF
+            and connection.life.doomed_by is None
+            and connection.pinned_by is None
+            and connection.autocommit
+            and not self._always_acts
+        )
 
     def __call__(self, connection: PooledConnection) -> bool:
         """Roll back what is open, restore defaults, and clear what may be left in the session.

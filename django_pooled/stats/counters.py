@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from copy import copy
 from dataclasses import dataclass, field, fields
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from .histogram import Histogram
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Collection, Iterable
 
     End = tuple[float, float, bool]
@@ -76,32 +76,34 @@ class Counters:
 
 
 class Record:
-    """Counters that many threads write, and the lock that keeps their sums right.
+    """Counters that many threads write.
 
     An exception may arrive between any two steps of a checkin (a time limit's, Ctrl-C), and who
     finds out then has it counted again. So an end is noted under a number, by one operation on a
     dictionary, which may be repeated; `fold` counts what is noted.
+
+    Args:
+        lock: The pool's; guards the sums too.
     """
 
-    def __init__(self) -> None:
-        self.lock: threading.RLock = threading.RLock()
-        """The pool's one lock: it guards its idle connections and waiters too."""
+    def __init__(self, lock: threading.RLock) -> None:
+        self._lock = lock
         self._book: tuple[Counters, dict[int, End]] = (Counters(), {})
         """The totals, and the ends that are not among them; replaced together."""
 
-    def abandon(self) -> None:
-        """After fork(): a thread of the parent may hold the lock."""
-        self.lock = threading.RLock()
+    def abandon(self, lock: threading.RLock) -> None:
+        """After fork(): *lock* takes the place of the parent's, which may be held for ever."""
+        self._lock = lock
 
     def add(self, counter: str, kind: str | tuple[str, str] | None = None) -> None:
         """Add one to a counter, or to one kind of what it counts by kind."""
-        with self.lock:
+        with self._lock:
             if kind is None:
                 setattr(self._book[0], counter, getattr(self._book[0], counter) + 1)
             else:
                 getattr(self._book[0], counter)[kind] += 1
 
-    def ended(self, number: int, waited: float, used: float, kept: bool) -> None:
+    def ended(self, number: int, waited: float, used: float, kept: bool) -> int:
         """Note that a checkout has ended; under the lock.
 
         Args:
@@ -109,8 +111,13 @@ class Record:
             waited: The seconds that it took.
             used: The seconds that it lasted.
             kept: Whether the connection went back, and was not closed.
+
+        Returns:
+            How many ends are noted and not counted.
         """
-        self._book[1][number] = (waited, used, kept)
+        ends = self._book[1]
+        ends[number] = (waited, used, kept)
+        return len(ends)
 
     @property
     def noted(self) -> Collection[int]:
@@ -133,7 +140,7 @@ class Record:
 
     def connect(self, seconds: float) -> None:
         """Count a connection that took that many seconds to open."""
-        with self.lock:
+        with self._lock:
             counters = self._book[0]
             counters.connects += 1
             counters.connect.record(seconds)
@@ -146,7 +153,7 @@ class Record:
                 others counted; called under the lock.
         """
         seen = Counters()
-        with self.lock:
+        with self._lock:
             waits = list(in_use())
             counters = self._book[0]
             for name in _NAMES:

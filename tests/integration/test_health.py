@@ -597,7 +597,7 @@ def test_liveness_takes_no_lock_opens_no_pool_and_asks_nobody(
     wait_until(lambda: pool.snapshot().counters.connect_failures > 0)
     before = backend_count(server, "postgres")
     opened = {found.alias for found in registry.snapshots()}
-    locks: list[Any] = [registry._lock, pool.record.lock, pool._pool._lock]
+    locks: list[Any] = [registry._lock, pool._lock, pool._pool._lock]
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as other:
         for lock in locks:
             stack.enter_context(lock)

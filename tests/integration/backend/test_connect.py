@@ -1,24 +1,25 @@
-"""The short way to a connection leaves a wrapper as Django's own connect() does."""
+"""A wrapper connects as Django's does, and finds its pool without working anything out twice."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import pytest
 from django.db import close_old_connections, connections, transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from psycopg import IsolationLevel
 
-from django_pooled import base, registry
-from django_pooled.backend import quick
+from django_pooled import registry
+from django_pooled.backend import wrapper as wrapper_module
 from django_pooled.base import DatabaseWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from django_pooled.pool.pool import Pool
     from embedded_postgres import EmbeddedServer
     from tests.support.pools import MakeDatabase
 
@@ -34,11 +35,6 @@ LEFT_OVER: dict[str, Any] = {
 }
 """What a transaction that came to no end leaves on a wrapper."""
 
-TIMES = (
-    "closings",
-    "close_at",
-)
-
 
 @pytest.fixture
 def wrapper(server: EmbeddedServer, make_database: MakeDatabase) -> Iterator[DatabaseWrapper]:
@@ -51,53 +47,51 @@ def wrapper(server: EmbeddedServer, make_database: MakeDatabase) -> Iterator[Dat
     made.close()
 
 
-def ways(wrapper: DatabaseWrapper) -> list[str]:
-    """Connect, and tell by which way."""
-    taken: list[str] = []
-
-    def find_pool(self: DatabaseWrapper, params: dict[str, Any]) -> Pool:
-        taken.append("long")
-        return own(self, params)
-
-    own = DatabaseWrapper._find_pool
-    with patch.object(DatabaseWrapper, "_find_pool", find_pool):
-        wrapper.ensure_connection()
-    return taken[:1] or ["short"]
+def ask(wrapper: DatabaseWrapper, question: str) -> Any:
+    with wrapper.cursor() as cursor:
+        return cursor.execute(question).fetchone()[0]
 
 
-def state(wrapper: DatabaseWrapper) -> dict[str, Any]:
-    """Return everything on a wrapper, but for what differs from one connection to the next."""
-    own = {key: value for key, value in vars(wrapper).items() if key not in ("connection", *TIMES)}
-    return {key: value for key, value in own.items() if not key.startswith("_thread_sharing")}
+@contextmanager
+def workings_out() -> Iterator[list[str]]:
+    """Collect the aliases whose connection parameters are worked out anew within the block."""
+    seen: list[str] = []
+
+    def refuse_addresses(alias: str, settings: Any) -> None:
+        seen.append(alias)
+
+    with patch.object(wrapper_module, "refuse_addresses", refuse_addresses):
+        yield seen
 
 
-def test_the_short_way_leaves_what_the_long_one_leaves(wrapper: DatabaseWrapper) -> None:
-    seen = []
-    for way in ("short", "long"):
+def test_each_connection_starts_without_what_a_transaction_has_left(
+    wrapper: DatabaseWrapper,
+) -> None:
+    for _ in range(2):
         vars(wrapper).update(LEFT_OVER)
-        if way == "long":
-            BaseDatabaseWrapper.connect(wrapper)
-        else:
-            wrapper.connect()
+        wrapper.connect()
         assert wrapper.connection is not None
-        seen.append(state(wrapper))
+        assert all(getattr(wrapper, key) != value for key, value in LEFT_OVER.items())
         wrapper.close()
-    assert seen[0] == seen[1]
-    assert all(seen[0][key] != value for key, value in LEFT_OVER.items())
 
 
-def test_the_first_connection_comes_the_long_way_and_the_next_the_short_one(
+def test_parameters_are_worked_out_for_the_first_connection_and_not_for_the_next(
     server: EmbeddedServer, make_database: MakeDatabase
 ) -> None:
     wrapper = connections[make_database(server)]
-    assert isinstance(wrapper, DatabaseWrapper)
-    assert ways(wrapper) == ["long"]
-    close_old_connections()
-    assert wrapper.connection is None
-    assert ways(wrapper) == ["short"]
+    for expected in ([wrapper.alias], [], []):
+        with workings_out() as seen:
+            wrapper.ensure_connection()
+        assert seen == expected
+        close_old_connections()
+        assert wrapper.connection is None
 
 
-def test_on_the_short_way_the_signal_of_a_new_connection_is_sent(wrapper: DatabaseWrapper) -> None:
+def test_a_wrapper_of_another_thread_finds_the_pool_that_there_is(wrapper: DatabaseWrapper) -> None:
+    assert type(wrapper)(wrapper.settings_dict, wrapper.alias).pool is wrapper.pool
+
+
+def test_the_signal_of_a_new_connection_is_sent_each_time(wrapper: DatabaseWrapper) -> None:
     heard: list[Any] = []
 
     def receive(connection: Any, **facts: Any) -> None:
@@ -105,64 +99,77 @@ def test_on_the_short_way_the_signal_of_a_new_connection_is_sent(wrapper: Databa
 
     connection_created.connect(receive)
     try:
-        assert ways(wrapper) == ["short"]
+        for _ in range(3):
+            wrapper.ensure_connection()
+            wrapper.close()
     finally:
         connection_created.disconnect(receive)
-    assert heard == [(wrapper, True)]
+    assert heard == [(wrapper, True)] * 3
 
 
-def test_changed_settings_take_the_long_way(wrapper: DatabaseWrapper) -> None:
-    wrapper.settings_dict["OPTIONS"]["application_name"] = "changed in place"
-    assert ways(wrapper) == ["long"]
-    with wrapper.cursor() as cursor:
-        cursor.execute("SHOW application_name")
-        assert cursor.fetchone() == ("changed in place",)
-
-
-def test_another_time_zone_takes_the_long_way(wrapper: DatabaseWrapper) -> None:
-    wrapper.timezone_name = "Asia/Tokyo"
-    assert ways(wrapper) == ["long"]
-
-
-def test_a_closed_pool_is_replaced_on_the_long_way(wrapper: DatabaseWrapper) -> None:
-    registry.close_pools_of(wrapper.alias)
-    assert ways(wrapper) == ["long"]
-
-
-def test_without_autocommit_a_connection_takes_the_long_way(wrapper: DatabaseWrapper) -> None:
-    wrapper.settings_dict["AUTOCOMMIT"] = False
-    assert ways(wrapper) == ["long"]
-    wrapper.close()
-    assert ways(wrapper) == ["long"]
-
-
-def test_callbacks_that_wait_for_a_connection_run_on_the_long_way(
+def test_settings_that_were_changed_in_place_count_from_the_next_connection_on(
     wrapper: DatabaseWrapper,
 ) -> None:
-    ran: list[str] = []
-    vars(wrapper)["run_on_commit"] = [(set(), lambda: ran.append("a callback"), False)]
-    wrapper.run_commit_hooks_on_set_autocommit_on = True
-    assert ways(wrapper) == ["long"]
-    assert ran == ["a callback"]
+    wrapper.settings_dict["OPTIONS"]["application_name"] = "changed in place"
+    assert ask(wrapper, "SHOW application_name") == "changed in place"
 
 
-def test_an_isolation_level_of_the_settings_is_set_on_the_short_way(
-    server: EmbeddedServer, make_database: MakeDatabase
+def test_a_wrapper_s_other_time_zone_counts_from_the_next_connection_on(
+    wrapper: DatabaseWrapper,
 ) -> None:
-    options = {"isolation_level": IsolationLevel.SERIALIZABLE}
-    alias = make_database(server, options=options)
-    wrapper = connections[alias]
-    assert isinstance(wrapper, DatabaseWrapper)
-    for way in ("long", "short"):
-        assert ways(wrapper) == [way]
-        with transaction.atomic(using=alias), wrapper.cursor() as cursor:
-            cursor.execute("SHOW transaction_isolation")
-            assert cursor.fetchone() == ("serializable",)
+    wrapper.timezone_name = "Asia/Tokyo"
+    assert ask(wrapper, "SHOW timezone") == "Asia/Tokyo"
+
+
+def test_a_closed_pool_is_replaced(wrapper: DatabaseWrapper) -> None:
+    before = wrapper.pool
+    registry.close_pools_of(wrapper.alias)
+    assert ask(wrapper, "SELECT 42") == 42
+    assert before is not None
+    assert before.closed
+    assert wrapper.pool is not before
+
+
+def test_without_autocommit_each_connection_begins_a_transaction(wrapper: DatabaseWrapper) -> None:
+    wrapper.settings_dict["AUTOCOMMIT"] = False
+    for _ in range(2):
+        assert ask(wrapper, "SELECT 42") == 42
+        assert (wrapper.autocommit, wrapper.connection.autocommit) == (False, False)
         wrapper.close()
 
 
-@pytest.mark.parametrize("hook", quick.HOOKS)
-def test_a_backend_with_something_of_its_own_takes_the_long_way(
+def test_callbacks_that_wait_for_a_connection_run_as_it_is_there(wrapper: DatabaseWrapper) -> None:
+    ran: list[str] = []
+    vars(wrapper)["run_on_commit"] = [(set(), lambda: ran.append("a callback"), False)]
+    wrapper.run_commit_hooks_on_set_autocommit_on = True
+    wrapper.ensure_connection()
+    assert ran == ["a callback"]
+
+
+def test_an_isolation_level_of_the_settings_is_set_on_each_connection(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    options = {"isolation_level": IsolationLevel.SERIALIZABLE}
+    wrapper = connections[make_database(server, options=options)]
+    assert isinstance(wrapper, DatabaseWrapper)
+    for _ in range(2):
+        with transaction.atomic(using=wrapper.alias):
+            assert ask(wrapper, "SHOW transaction_isolation") == "serializable"
+        wrapper.close()
+
+
+HOOKS = (
+    "check_settings",
+    "get_connection_params",
+    "get_new_connection",
+    "init_connection_state",
+    "set_autocommit",
+)
+"""What Django's connect() calls; a backend built on this one may have put something into each."""
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_backend_with_a_step_of_its_own_takes_it_each_time_and_remembers_as_others_do(
     wrapper: DatabaseWrapper, hook: str
 ) -> None:
     class Other(DatabaseWrapper):
@@ -170,38 +177,94 @@ def test_a_backend_with_something_of_its_own_takes_the_long_way(
 
     def own(self: Any, *args: Any, **kwargs: Any) -> Any:
         called.append(hook)
-        return getattr(base.DatabaseWrapper, hook)(self, *args, **kwargs)
+        return getattr(DatabaseWrapper, hook)(self, *args, **kwargs)
 
     called: list[str] = []
     setattr(Other, hook, own)
     other = Other(wrapper.settings_dict, wrapper.alias)
-    for _ in range(2):
+    for number in range(3):
         called.clear()
-        assert ways(other) == ["long"]
+        with workings_out() as seen:
+            other.ensure_connection()
         assert called[:1] == [hook]
+        assert len(seen) == (number == 0)
+        other.close()
+    assert other.pool is wrapper.pool
+
+
+def test_a_backend_may_change_the_parameters_of_each_connection(wrapper: DatabaseWrapper) -> None:
+    class Other(DatabaseWrapper):
+        name = "first"
+
+        def get_connection_params(self) -> dict[str, Any]:
+            return {**super().get_connection_params(), "application_name": self.name}
+
+    other = Other(wrapper.settings_dict, wrapper.alias)
+    for name in ("first", "second", "first"):
+        other.name = name
+        assert ask(other, "SHOW application_name") == name
         other.close()
 
 
-@pytest.mark.parametrize("hook", quick.HOOKS)
-def test_what_a_test_puts_in_the_place_of_a_hook_is_called(
+@pytest.mark.parametrize("hook", HOOKS)
+def test_what_a_test_puts_in_the_place_of_a_step_is_called(
     wrapper: DatabaseWrapper, hook: str
 ) -> None:
     with patch.object(wrapper, hook, wraps=getattr(wrapper, hook)) as replaced:
-        assert ways(wrapper) == ["long"]
+        wrapper.ensure_connection()
     assert replaced.called
 
 
-def test_what_watches_django_s_connect_sees_each(wrapper: DatabaseWrapper) -> None:
-    seen: list[str] = []
+WATCHED = """
+import django
+from django.conf import settings
+from django.db.backends.base.base import BaseDatabaseWrapper
 
-    def connect(self: BaseDatabaseWrapper) -> None:
+seen = []
+
+def watch():
+    own = BaseDatabaseWrapper.connect
+
+    def connect(self):
         seen.append(self.alias)
         own(self)
 
-    own = BaseDatabaseWrapper.connect
-    with patch.object(BaseDatabaseWrapper, "connect", connect):
-        wrapper.ensure_connection()
-    assert seen == [wrapper.alias]
+    BaseDatabaseWrapper.connect = connect
+
+settings.configure(DATABASES={"default": {"ENGINE": "django_pooled", **%r}}, USE_TZ=True)
+django.setup()
+from django.db import connection
+connection.ensure_connection()
+connection.close()
+if not seen:
+    watch()
+    seen.append("default")
+for _ in range(3):
+    connection.ensure_connection()
+    connection.close()
+print(len(seen))
+"""
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_package_that_watches_django_s_connect_sees_each_connection(
+    server: EmbeddedServer, before: bool
+) -> None:
+    settings = {
+        "NAME": "postgres",
+        "USER": server.user,
+        "PASSWORD": server.password,
+        "HOST": server.host,
+        "PORT": server.port,
+    }
+    program = WATCHED % settings
+    if before:
+        # As sentry_sdk.init() at the top of a settings module.
+        program = program.replace("settings.configure(", "watch()\nsettings.configure(", 1)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stdout.split() == ["4"]
 
 
 @pytest.mark.parametrize("overridden", [False, True])

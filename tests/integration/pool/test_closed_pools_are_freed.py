@@ -119,7 +119,12 @@ def test_a_closed_pool_is_freed_by_reference_counting_alone(
     pool.close()
     wait_until(lambda: not any(thread.name.startswith("freed") for thread in threading.enumerate()))
 
-    remains: list[ref[Any]] = [ref(pool), ref(pool._pool), ref(pool._connector), ref(pool._usage)]
+    remains: list[ref[Any]] = [
+        ref(pool),
+        ref(pool._pool),
+        ref(pool._connector),
+        ref(pool._checkouts),
+    ]
     del pool
     assert [found() for found in remains] == [None] * 4
 

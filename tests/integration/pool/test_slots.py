@@ -429,8 +429,9 @@ def test_max_waiting_still_refuses_who_comes_when_others_wait(
 
 
 def test_an_end_that_is_noted_twice_counts_once() -> None:
-    record = Record()
-    with record.lock:
+    lock = threading.RLock()
+    record = Record(lock)
+    with lock:
         for _ in range(2):
             record.ended(7, waited=0.5, used=1.0, kept=True)
         assert list(record.noted) == [7]

@@ -484,7 +484,7 @@ def parent_with_every_lock_held() -> None:
     held, told = threading.Event(), threading.Event()
 
     def keep() -> None:
-        with registry._lock, publisher._lock, pool.record.lock, pool._pool._lock:
+        with registry._lock, publisher._lock, pool._lock, pool._pool._lock:
             held.set()
             assert told.wait(PATIENCE)
 

@@ -262,13 +262,14 @@ def test_a_receiver_that_raises_harms_nobody(server: EmbeddedServer, make_pool: 
 
 
 def test_counters_that_were_read_stay_as_they_were() -> None:
-    record = Record()
-    with record.lock:
+    lock = threading.RLock()
+    record = Record(lock)
+    with lock:
         record.ended(1, waited=0.5, used=1.0, kept=True)
         record.fold()
     record.add("restarted", ("40001", "committed"))
     seen = record.counters(list)
-    with record.lock:
+    with lock:
         record.ended(1, waited=0.5, used=1.0, kept=True)
         record.fold()
     record.add("restarted", ("40001", "committed"))
@@ -276,8 +277,9 @@ def test_counters_that_were_read_stay_as_they_were() -> None:
 
 
 def test_what_is_in_use_counts_among_the_checkouts() -> None:
-    record = Record()
-    with record.lock:
+    lock = threading.RLock()
+    record = Record(lock)
+    with lock:
         record.ended(1, waited=0.5, used=1.0, kept=False)
         record.fold()
     seen = record.counters(lambda: [2.0, 1.0])

@@ -1,0 +1,126 @@
+"""Cursors of transaction mode, which are lent a connection for each statement."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import psycopg
+
+from django_pooled.pool import psycopg_private
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from typing_extensions import Self
+
+    from django_pooled.pool.connection import PooledConnection
+
+    _AnyCursor = psycopg.Cursor[Any]
+else:
+    _AnyCursor = object
+
+__all__ = ["Lender", "LentCursor", "lent"]
+
+
+class Lender(Protocol):
+    """Lends a connection for each statement."""
+
+    def lend(self, cursor: LentCursor) -> PooledConnection:
+        """Move *cursor* to the present connection, and return that."""
+
+    def begin_statement(self, cursor: LentCursor) -> PooledConnection:
+        """Lend *cursor* the connection until `end_statement`."""
+
+    def end_statement(self, connection: PooledConnection) -> None:
+        """A statement on *connection* has ended."""
+
+    def give_back_if_idle(self) -> None:
+        """Give the connection back, unless something on it is under way."""
+
+    def note_error(self, error: psycopg.Error) -> None:
+        """Take note of an error on the connection."""
+
+
+class LentCursor(_AnyCursor):
+    """A cursor that outlives its connection's stay.
+
+    The results of a statement are in memory once it has been executed, so they can be fetched when
+    the connection has gone back. The next statement moves the cursor to the connection of then.
+    """
+
+    lender: Lender | None = None
+    """None for a cursor that was made by psycopg's own ``connection.cursor()``."""
+
+    lent_before: int = 0
+    """How often the lender had been closed when it made the cursor."""
+
+    def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
+        """As psycopg's."""
+        with self._lent():
+            return super().execute(query, params, **options)
+
+    def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
+        """As psycopg's."""
+        with self._lent():
+            super().executemany(query, params_seq, **options)
+
+    @contextmanager
+    def copy(self, statement: Any, params: Any = None, **options: Any) -> Iterator[Any]:
+        """As psycopg's; the connection stays until the block ends."""
+        with self._lent(), super().copy(statement, params, **options) as copy:
+            yield copy
+
+    def stream(self, query: Any, params: Any = None, **options: Any) -> Iterator[Any]:
+        """As psycopg's; the connection stays until the last row."""
+        with self._lent():
+            yield from super().stream(query, params, **options)
+
+    def close(self) -> None:
+        """As psycopg's; gives back a connection that nothing else needs."""
+        try:
+            super().close()
+        finally:
+            if self.lender is not None:
+                self.lender.give_back_if_idle()
+
+    @property
+    def connection(self) -> Any:
+        """psycopg's connection; it stays until the next statement or the cursor's end."""
+        if self.lender is not None and not self.closed:
+            self.lender.lend(self)
+        return self._conn
+
+    def move_to(self, connection: PooledConnection) -> None:
+        """Continue with a connection, which may be another one by now."""
+        # A server-side cursor belongs to the connection that declared it.
+        if self._conn is not connection and not isinstance(self, psycopg.ServerCursor):
+            psycopg_private.move_cursor(self, connection)
+
+    @contextmanager
+    def _lent(self) -> Iterator[None]:
+        lender = self.lender
+        if lender is None:
+            yield
+            return
+        if self.closed:
+            # As psycopg has it, which would look at the connection first.
+            raise psycopg.InterfaceError("the cursor is closed")
+        connection = lender.begin_statement(self)
+        try:
+            yield
+        except psycopg.Error as error:
+            # While there is a connection to be judged by it.
+            lender.note_error(error)
+            raise
+        finally:
+            lender.end_statement(connection)
+
+
+@lru_cache(maxsize=64)
+def lent(kind: type[Any]) -> type[Any]:
+    """Return the class of cursors that does what *kind* does, and is lent its connection."""
+    if issubclass(kind, LentCursor) or not issubclass(kind, psycopg.Cursor):
+        return kind
+    return type(f"Lent{kind.__name__}", (LentCursor, kind), {"__module__": kind.__module__})

@@ -1,0 +1,118 @@
+"""Which pool a wrapper's settings lead to: remembered, found in this process, or made."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from django_pooled.pool import registry
+from django_pooled.pool.pool import Pool
+
+from . import options as pool_options
+from .parameters import FALLBACK_NAME, copied, fingerprint, resolved, server_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django.db.backends.postgresql.base import DatabaseWrapper
+
+    from django_pooled.pool.connection import PooledConnection
+
+__all__ = ["PoolLookup"]
+
+
+class PoolLookup:
+    """Finds the pool of one wrapper, and remembers the last one.
+
+    Django connects in two steps, and a backend built on this one may change the parameters in
+    between: so both are remembered, from settings to parameters and from those to the pool. To
+    compare with the last ones takes a tenth of the time of working them out.
+    """
+
+    def __init__(self) -> None:
+        # What the parameters follow from. The process counts too: not every fork() calls hooks.
+        self._settings: tuple[dict[str, Any], str | None, int] | None = None
+        self._parameters: dict[str, Any] = {}
+        # What the pool follows from.
+        self._target: tuple[dict[str, Any], str | None, str | None, int] | None = None
+        self._pool: Pool | None = None
+
+    def parameters(
+        self, wrapper: DatabaseWrapper, work_out: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Return psycopg's parameters for the settings as they are now.
+
+        Args:
+            wrapper: Whose settings they are.
+            work_out: Works them out.
+        """
+        now = (wrapper.settings_dict, wrapper.timezone_name, os.getpid())
+        if self._settings != now:
+            self._parameters = work_out()
+            # They may be changed in place.
+            self._settings = (copied(now[0]), *now[1:])
+        return dict(self._parameters)
+
+    def pool(self, wrapper: DatabaseWrapper, parameters: dict[str, Any]) -> Pool:
+        """Return the open pool for these parameters; made, if there is none in this process."""
+        role = wrapper.settings_dict["OPTIONS"].get("assume_role")
+        target = (parameters, wrapper.timezone_name, role, os.getpid())
+        pool = self._pool
+        if pool is None or pool.closed or self._target != target:
+            key = (fingerprint(parameters), *target[1:3])
+            pool = registry.pool_for(wrapper.alias, key, partial(_make_pool, wrapper, parameters))
+            self._pool, self._target = pool, target
+        return pool
+
+    def forget(self) -> None:
+        """After fork(): the pool is the parent's."""
+        self._settings = self._target = self._pool = None
+
+
+def _make_pool(wrapper: DatabaseWrapper, parameters: dict[str, Any]) -> Pool:
+    settings = wrapper.settings_dict
+    options = pool_options.parse(wrapper.alias, settings)
+    if not options.application_name and FALLBACK_NAME not in settings["OPTIONS"]:
+        parameters = {key: value for key, value in parameters.items() if key != FALLBACK_NAME}
+    return Pool(
+        wrapper.alias,
+        options,
+        parameters=partial(resolved, {**parameters, "autocommit": True}),
+        configure=_with_wrapper(wrapper, "_configure_connection"),
+        assume_role=_role_assumption(wrapper),
+        credentials_change=any(callable(parameters.get(key)) for key in ("user", "password")),
+        server=server_of(settings),
+        # As psycopg does: without one, that of the environment or its own.
+        connect_timeout=parameters.get("connect_timeout"),
+    )
+
+
+def _with_wrapper(wrapper: DatabaseWrapper, method: str) -> Callable[[PooledConnection], object]:
+    # The pool outlives this wrapper and works in threads of its own, while composing SQL asks a
+    # wrapper for a connection. So each connection gets a wrapper for the time of its
+    # configuration, with the settings as they were when the pool was made.
+    template, timezone_name = wrapper.copy(), wrapper.timezone_name
+
+    def configure(connection: PooledConnection) -> None:
+        stand_in = template.copy()
+        stand_in.timezone_name = timezone_name
+        stand_in.connection = connection
+        getattr(stand_in, method)(connection)
+        stand_in.connection = None
+
+    return configure
+
+
+def _role_assumption(wrapper: DatabaseWrapper) -> Callable[[PooledConnection], object] | None:
+    """Return what gives a connection its role again, which a statement may have changed.
+
+    A backend built on this one may set a role wherever it configures connections.
+    """
+    for method in ("_configure_connection", "_configure_role"):
+        definer = next(kind for kind in type(wrapper).__mro__ if method in vars(kind))
+        if not definer.__module__.startswith(("django.", "django_pooled.")):
+            return _with_wrapper(wrapper, method)
+    if wrapper.settings_dict["OPTIONS"].get("assume_role"):
+        return _with_wrapper(wrapper, "_configure_role")
+    return None

@@ -1,0 +1,161 @@
+"""How a connection comes back: given back, left behind by its thread, or dropped by its user."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING
+from weakref import ref
+
+from django_pooled.diagnostics.log_fields import facts
+
+from .cancellation import cancel
+
+if TYPE_CHECKING:
+    import threading
+
+    from django_pooled.stats.counters import Reason, Record
+
+    from .checkouts import Checkout, Checkouts
+    from .connection import PooledConnection
+    from .connector import Connector
+    from .events import Events
+    from .eviction import Eviction
+    from .queue import RecoveringPool
+    from .reset import Reset
+
+__all__ = ["Checkin"]
+
+logger = logging.getLogger("django_pooled.pool")
+
+
+class Checkin:
+    """Resets the connections of one pool and gives them back, or closes them.
+
+    Args:
+        alias: The pool's alias, for log lines.
+        lock: The pool's.
+        queue: Where connections go back to.
+        checkouts: Which connections are in use.
+        reset: Brings a connection back to the state of a new one.
+        connector: Is told of connections that were lost.
+        eviction: Is told of connections that are not kept.
+        events: Is told of each end.
+        record: Counts what was left behind or dropped.
+    """
+
+    def __init__(
+        self,
+        alias: str,
+        lock: threading.RLock,
+        queue: RecoveringPool,
+        checkouts: Checkouts,
+        reset: Reset,
+        connector: Connector,
+        eviction: Eviction,
+        events: Events,
+        record: Record,
+    ) -> None:
+        self._alias = alias
+        self._lock = lock
+        self._queue = queue
+        self._checkouts = checkouts
+        self._reset = reset
+        self._connector = connector
+        self._eviction = eviction
+        self._events = events
+        self._record = record
+
+    def __call__(self, connection: PooledConnection) -> None:
+        """Give a connection back; see `Pool.checkin`."""
+        checkout = self._checkouts.claim(connection)
+        if checkout is not None:
+            self._end(checkout, connection)
+
+    def _end(self, checkout: Checkout, connection: PooledConnection) -> None:
+        kept, amid_statement = False, connection.is_under_way
+        # From here on the session is in no user's reach, and nothing that is kept of the checkout
+        # has a part in the reset: a generator may hold psycopg's lock of the old object.
+        renewed = connection.renewed()
+        # If an exception ends this early, it is this object that is found.
+        renewed.checkout, checkout.connection = checkout, ref(renewed)
+        try:
+            if not self._queue.closed:
+                kept = self._reset.is_needless(renewed)
+                if not kept and self._reset(renewed):
+                    # The configuration of a cleared session may have registered more.
+                    renewed = renewed.renewed()
+                    kept = True
+        finally:
+            # Whatever ended the reset, Ctrl-C included, the connection leaves or goes back.
+            now = monotonic()
+            with self._lock:
+                # Counted before it is given: whatever comes in between, it has one user.
+                self._checkouts.end(checkout, now, kept)
+                if kept:
+                    self._queue.give(renewed, now)
+            if not kept:
+                self._close(renewed, amid_statement)
+        self._events.checked_in(now - checkout.since, kept)
+
+    def _close(self, connection: PooledConnection, amid_statement: bool) -> None:
+        if connection.broken:
+            self._connector.suspect()
+        elif amid_statement:
+            # A thread that may be hit by an exception starts no other: see `start`.
+            cancel(connection, self._queue.start)
+        self._queue.discard(connection, self._why_closed(connection))
+        self._eviction.note_closed(connection)
+
+    def _why_closed(self, connection: PooledConnection) -> Reason:
+        if self._queue.closed:
+            return "drained"
+        return "error" if connection.broken or connection.life.doomed_by is not None else "reset"
+
+    def left_behind(self, checkout: Checkout) -> None:
+        """A thread has ended without giving its connection back; see `Home`."""
+        self._queue.run_later(partial(self._reclaim, checkout))
+
+    def _reclaim(self, checkout: Checkout) -> None:
+        connection = checkout.connection()
+        if connection is None or checkout.returning or not self._checkouts.is_current(checkout):
+            return
+        owner = connection.owner() if connection.owner is not None else None
+        if owner is not None and owner.keeps(connection):
+            # Until nothing refers to it any more.
+            return
+        if self._checkouts.claim(connection) is None:
+            # Its finalizer has handed it over already.
+            return
+        connection.owner = connection.observer = None
+        logger.warning(
+            "pool %r: a thread ended with a connection checked out at %s; it goes back now. "
+            "Close it with connections.close_all() at the end of the thread.",
+            self._alias,
+            checkout.where,
+            extra=facts("connection_reclaimed", alias=self._alias, where=str(checkout.where)),
+        )
+        self._record.add("reclaimed")
+        self._end(checkout, connection)
+
+    def take_back(self, checkout: Checkout, connection: PooledConnection) -> bool:
+        """Bring back a connection that nobody can use any more; see `Home`."""
+        with self._lock:
+            if not self._checkouts.is_current(checkout):
+                return False
+            checkout.returning = True
+        logger.warning(
+            "pool %r: a connection checked out at %s was dropped without being closed; "
+            "it goes back now.",
+            self._alias,
+            checkout.where,
+            extra=facts("connection_reclaimed", alias=self._alias, where=str(checkout.where)),
+        )
+        self._record.add("reclaimed")
+        connection.owner = connection.observer = None
+        if connection.pinned_by is None:
+            # Nobody has closed its cursors, or knows what else was under way.
+            connection.pinned_by = "dropped"
+        self._end(checkout, connection)
+        return True
