@@ -95,7 +95,10 @@ def isolation_level_of(alias: str, settings: Mapping[str, Any]) -> IsolationLeve
     Raises:
         ImproperlyConfigured: There is no such level.
     """
-    value = settings["OPTIONS"].get("isolation_level", IsolationLevel.READ_COMMITTED)
+    options = settings["OPTIONS"]
+    if "isolation_level" not in options:
+        return IsolationLevel.READ_COMMITTED
+    value = options["isolation_level"]
     try:
         return IsolationLevel(value)
     except ValueError:

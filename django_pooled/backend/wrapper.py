@@ -21,7 +21,6 @@ except ImportError as error:
 from django.db import connections
 from django.db.backends.postgresql import base as postgresql
 from django.db.utils import DatabaseErrorWrapper
-from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 
 from django_pooled.errors import PoolError
@@ -125,7 +124,6 @@ class DatabaseWrapper(TransactionMode):
             params["cursor_factory"] = lent(factory)
         return params
 
-    @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         self.isolation_level = isolation_level_of(self.alias, self.settings_dict)
         if self.is_pooled:

@@ -97,7 +97,8 @@ def caller(above: int = 0) -> Line:
             depth = above + 1
     frame: FrameType | None = sys._getframe(depth)
     while frame is not None:
-        if _is_own(frame):
+        # Most are a library's, of which a cache in C knows.
+        if not _is_library(frame.f_code.co_filename) and _is_own(frame):
             return _line(frame)
         frame = frame.f_back
     return _without_own_code(sys._getframe(above + 1))

@@ -77,15 +77,13 @@ class Checkin:
         kept, amid_statement = False, connection.is_under_way
         # From here on the session is in no user's reach, and nothing that is kept of the checkout
         # has a part in the reset: a generator may hold psycopg's lock of the old object.
-        renewed = connection.renewed()
-        # If an exception ends this early, it is this object that is found.
-        renewed.checkout, checkout.connection = checkout, ref(renewed)
+        renewed = _renewed(connection, checkout)
         try:
             if not self._queue.closed:
                 kept = self._reset.is_needless(renewed)
                 if not kept and self._reset(renewed):
                     # The configuration of a cleared session may have registered more.
-                    renewed = renewed.renewed()
+                    renewed = _renewed(renewed, checkout)
                     kept = True
         finally:
             # Whatever ended the reset, Ctrl-C included, the connection leaves or goes back.
@@ -93,6 +91,7 @@ class Checkin:
             with self._lock:
                 # Counted before it is given: whatever comes in between, it has one user.
                 self._checkouts.end(checkout, now, kept)
+                renewed.checkout = None
                 if kept:
                     self._queue.give(renewed, now)
             if not kept:
@@ -159,3 +158,10 @@ class Checkin:
             connection.pinned_by = "dropped"
         self._end(checkout, connection)
         return True
+
+
+def _renewed(connection: PooledConnection, checkout: Checkout) -> PooledConnection:
+    renewed = connection.renewed()
+    # If an exception ends the checkin early, it is this object that is found.
+    renewed.checkout, checkout.connection = checkout, ref(renewed)
+    return renewed

@@ -46,7 +46,7 @@ class IdleChecks:
         self._alias = alias
         self._check_after = options.check_after
         self._check_timeout = options.check_timeout
-        self._check = check
+        self._custom_check = check if options.check is not None else None
         self._connector = connector
         self._pool = pool
 
@@ -67,11 +67,12 @@ class IdleChecks:
             connection, min(self._check_timeout, deadline - now)
         ):
             return self._dead(now, silent=looks_alive(connection))
-        # The answer may have taken its time.
-        left = min(self._check_timeout, deadline - monotonic())
-        if not self._check.passes(connection, left, self._pool.start):
-            self._connector.suspect()
-            return "dead"
+        if self._custom_check is not None:
+            # The answer may have taken its time.
+            left = min(self._check_timeout, deadline - monotonic())
+            if not self._custom_check.passes(connection, left, self._pool.start):
+                self._connector.suspect()
+                return "dead"
         return None
 
     def _dead(self, now: float, *, silent: bool) -> Reason:

@@ -30,6 +30,9 @@ def looks_alive(connection: PooledConnection) -> bool:
     """
     if connection.pgconn.status != ConnStatus.OK or connection.life.doomed_by is not None:
         return False
+    is_readable = connection.life.is_readable
+    if is_readable is not None and not is_readable():
+        return True
     # The server may say goodbye in one packet and close in another.
     return _reads_on(connection) and connection.life.doomed_by is None
 

@@ -528,7 +528,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         # exception in between would leave it waiting for nobody.
         conn._pool = self
         with self._lock:
-            for place in self._places:
+            for place in self._places if self._waiting else ():
                 served = not self._closed and place.set(conn)
                 self._remove([place])
                 if served:

@@ -85,8 +85,8 @@ def test_a_pool_grows_by_as_many_connections_as_there_are_waiters(
         held = [future.result(10) for future in [threads.submit(pool.checkout) for _ in range(4)]]
     for connection in held:
         pool.checkin(connection)
-    wait_until(lambda: pool.snapshot().connecting == 0)
-    assert pool.gauges().idle == 4
+    # Their threads have ended, so the pool may be giving some of them back itself.
+    wait_until(lambda: (pool.snapshot().connecting, pool.gauges().idle) == (0, 4))
 
 
 @pytest.mark.parametrize("idle", [1, 6])
