@@ -121,7 +121,7 @@ class TransactionMode(postgresql.DatabaseWrapper):
         # As Django's, which makes a cursor of its own class, whose connection would not see what
         # it sends: holdable in autocommit, since it is used outside of a transaction then.
         binds_on_server = self.settings_dict["OPTIONS"].get("server_side_binding") is True
-        kind: type[Any] = ServerBindingNamedCursor if binds_on_server else NamedCursor
+        kind: Any = ServerBindingNamedCursor if binds_on_server else NamedCursor
         pool = self.checked_out_from
         if pool is not None and pool.lends:
             kind = lent(kind)
