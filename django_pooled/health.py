@@ -53,8 +53,8 @@ def readiness(
         ImproperlyConfigured: A database has no pool, or none has.
     """
     deadline = monotonic() + timeout
-    looks = {alias: pool.look(timeout) for alias, pool in _pools(using).items()}
-    found = {alias: look.result(deadline - monotonic()) for alias, look in looks.items()}
+    checks = {alias: pool.check_readiness(timeout) for alias, pool in _pools(using).items()}
+    found = {alias: check.result(deadline - monotonic()) for alias, check in checks.items()}
     states = {alias: state.value for alias, state in found.items()}
     ready = all(state.serves for state in found.values())
     response = JsonResponse(

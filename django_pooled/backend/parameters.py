@@ -90,15 +90,12 @@ def server_of(settings: Mapping[str, Any]) -> str:
 
 
 def isolation_level_of(alias: str, settings: Mapping[str, Any]) -> IsolationLevel:
-    """Return the level that the settings ask for.
+    """Return the level that ``OPTIONS["isolation_level"]`` asks for.
 
     Raises:
         ImproperlyConfigured: There is no such level.
     """
-    options = settings["OPTIONS"]
-    if "isolation_level" not in options:
-        return IsolationLevel.READ_COMMITTED
-    value = options["isolation_level"]
+    value = settings["OPTIONS"]["isolation_level"]
     try:
         return IsolationLevel(value)
     except ValueError:

@@ -23,6 +23,7 @@ from django.db import connections
 from django.db.backends.postgresql import base as postgresql
 from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
+from psycopg import IsolationLevel
 
 from django_pooled.errors import PoolError
 from django_pooled.integrations import tenants, uwsgi
@@ -126,7 +127,13 @@ class DatabaseWrapper(TransactionMode):
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        self.isolation_level = isolation_level_of(self.alias, self.settings_dict)
+        sets_isolation_level = "isolation_level" in self.settings_dict["OPTIONS"]
+        # Before the checkout: a wrong one costs no connection.
+        self.isolation_level = (
+            isolation_level_of(self.alias, self.settings_dict)
+            if sets_isolation_level
+            else IsolationLevel.READ_COMMITTED
+        )
         if self.is_pooled:
             pool = self._lookup.pool(self, conn_params)
             connection: Any = pool.checkout()
@@ -136,7 +143,7 @@ class DatabaseWrapper(TransactionMode):
             connection = PooledConnection.connect(**resolved(conn_params))
         # Without an owner, nobody looks at its statements.
         connection.owner = ref(self)
-        if "isolation_level" in self.settings_dict["OPTIONS"]:
+        if sets_isolation_level:
             connection.isolation_level = self.isolation_level
         return connection
 

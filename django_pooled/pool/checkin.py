@@ -8,6 +8,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import ref
 
+from psycopg.pq import TransactionStatus
+
 from django_pooled.diagnostics.log_fields import facts
 
 from .cancellation import cancel
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
     from django_pooled.stats.counters import Reason, Record
 
-    from .checkouts import Checkout, Checkouts
+    from .checkout import Checkout
+    from .checkouts import Checkouts
     from .connection import PooledConnection
     from .connector import Connector
     from .events import Events
@@ -74,7 +77,7 @@ class Checkin:
             self._end(checkout, connection)
 
     def _end(self, checkout: Checkout, connection: PooledConnection) -> None:
-        kept, amid_statement = False, connection.is_under_way
+        kept = False
         # From here on the session is in no user's reach, and nothing that is kept of the checkout
         # has a part in the reset: a generator may hold psycopg's lock of the old object.
         renewed = _renewed(connection, checkout)
@@ -95,13 +98,15 @@ class Checkin:
                 if kept:
                     self._queue.give(renewed, now)
             if not kept:
-                self._close(renewed, amid_statement)
+                # A COMMIT is announced and left to finish: one that waits for a standby would be
+                # committed without it.
+                self._close(renewed, cancels=not connection.announced)
         self._events.checked_in(now - checkout.since, kept)
 
-    def _close(self, connection: PooledConnection, amid_statement: bool) -> None:
+    def _close(self, connection: PooledConnection, *, cancels: bool) -> None:
         if connection.broken:
             self._connector.suspect()
-        elif amid_statement:
+        elif cancels and connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
             # A thread that may be hit by an exception starts no other: see `start`.
             cancel(connection, self._queue.start)
         self._queue.discard(connection, self._why_closed(connection))
@@ -110,7 +115,7 @@ class Checkin:
     def _why_closed(self, connection: PooledConnection) -> Reason:
         if self._queue.closed:
             return "drained"
-        return "error" if connection.broken or connection.life.doomed_by is not None else "reset"
+        return "error" if connection.broken or connection.session.doomed_by is not None else "reset"
 
     def left_behind(self, checkout: Checkout) -> None:
         """A thread has ended without giving its connection back; see `Home`."""

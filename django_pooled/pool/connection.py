@@ -5,22 +5,21 @@ from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from threading import get_ident
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from django_pooled.diagnostics.redaction import masked, one_line, scrub
+from django_pooled.diagnostics.redaction import scrub
 from django_pooled.sql.effects import effect_of, sets_a_time_limit
 from django_pooled.sql.session_state import graver, hides_what_it_does
-from django_pooled.sql.sqlstates import CONNECTION_LOST
 
 from . import psycopg_private
+from .session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from weakref import ref
 
     from psycopg.abc import PQGen
@@ -28,11 +27,7 @@ if TYPE_CHECKING:
     from psycopg.rows import RowFactory
     from typing_extensions import Self
 
-    from django_pooled.stats.counters import Reason
-
-    from .slots import Slot
-
-__all__ = ["UNKNOWN", "Life", "Observer", "Owner", "PooledConnection", "Unknown", "Use"]
+__all__ = ["UNKNOWN", "Observer", "Owner", "PooledConnection", "Unknown", "Use"]
 
 
 class Unknown:
@@ -47,71 +42,6 @@ UNKNOWN = Unknown()
 
 # What psycopg's own transaction() may send at an end of its block, as far as it matters.
 _SAVEPOINTS = "ROLLBACK TO SAVEPOINT x"
-
-
-class Life:
-    """When a connection was opened, has to go, became idle; and why it must not be kept.
-
-    An object of its own, so that the notice handler below makes no reference cycle
-    with the connection: a connection that nobody holds is then freed at once.
-    """
-
-    __slots__ = (
-        "backend_pid",
-        "clears_state",
-        "closed_for",
-        "configuration",
-        "doomed_by",
-        "expires_at",
-        "goodbye",
-        "idle_since",
-        "is_readable",
-        "learned",
-        "opened_at",
-        "slot",
-        "was_written",
-    )
-
-    def __init__(self) -> None:
-        self.opened_at: float = monotonic()
-        self.idle_since: float = self.opened_at
-        self.expires_at: float = float("inf")
-        self.backend_pid: int = 0
-        self.closed_for: Reason | None = None
-        """Why the pool closes it, once that is decided."""
-        self.slot: Slot | None = None
-        """Its slot of the pool, from the end of the attempt that opened it until it is closed."""
-        self.doomed_by: str | None = None
-        self.is_readable: Callable[[], object] | None = None
-        """Tells whether the socket has something to read; made at the first look."""
-        self.goodbye: str | None = None
-        """SQLSTATE with which the server ended the session, where it came as a notice."""
-        self.learned: Any = None
-        """What retry_transaction has learned of the session's server; kept for it, and not read."""
-        self.configuration: psycopg_private.Configuration | None = None
-        """What every object of the session begins with, once it is configured."""
-        self.was_written: bool = False
-        """Whether the session, in another checkout, may have drawn from a sequence."""
-        self.clears_state: bool = False
-        """Whether what statements leave in the session is cleared at the checkin."""
-
-    def doom(self, reason: str) -> None:
-        """Have the connection closed instead of kept when it comes back."""
-        if self.doomed_by is None:
-            self.doomed_by = one_line(masked(reason))
-
-    def notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
-        """Take note of a server that ends an idle session: its error arrives as a notice.
-
-        libpq: https://www.postgresql.org/docs/current/libpq-notice-processing.html
-        """
-        # Where all sessions end at once (an immediate shutdown, the crash of one), it is a WARNING.
-        # PgBouncer has no severity but the one that others translate, and adds an error of its own
-        # to that of a server.
-        severity = diagnostic.severity_nonlocalized or diagnostic.severity
-        if severity in ("FATAL", "PANIC") or diagnostic.sqlstate in CONNECTION_LOST:
-            self.goodbye = self.goodbye or diagnostic.sqlstate
-            self.doom(diagnostic.message_primary or "ended by the server")
 
 
 class Owner(Protocol):
@@ -188,7 +118,7 @@ class PooledConnection(psycopg.Connection[Any]):
     ``pgconn`` that was taken from it before.
     """
 
-    life: Life
+    session: Session
 
     owner: ref[Owner] | None = None
     """Who has it, while it is in use."""
@@ -245,33 +175,33 @@ class PooledConnection(psycopg.Connection[Any]):
         pgconn: PGconn,
         row_factory: RowFactory[Any] = tuple_row,
         *,
-        life: Life | None = None,
+        session: Session | None = None,
     ) -> None:
         super().__init__(pgconn, row_factory)
-        if life is None:
-            life = Life()
+        if session is None:
+            session = Session()
             # Asked for now, since a closed connection does not tell.
-            life.backend_pid = pgconn.backend_pid
-            self.add_notice_handler(life.notice)
-        self.life = life
+            session.backend_pid = pgconn.backend_pid
+            self.add_notice_handler(session.notice)
+        self.session = session
 
     def remember_configuration(self) -> None:
         """Have every later object of this session begin as this one is now."""
-        self.life.configuration = psycopg_private.configuration_of(self)
+        self.session.configuration = psycopg_private.configuration_of(self)
 
     def stop_preparing(self) -> None:
         """Have psycopg prepare no statement in this session any more, nor use those it has."""
         self.prepare_threshold = None
-        if self.life.configuration is not None:
-            self.life.configuration = self.life.configuration._replace(prepare_threshold=None)
+        if self.session.configuration is not None:
+            self.session.configuration = self.session.configuration._replace(prepare_threshold=None)
 
     def renewed(self) -> Self:
         """Return another object for the same session, as new; this one is closed for good."""
-        made = self.life.configuration
+        made = self.session.configuration
         if made is None:
-            made = self.life.configuration = psycopg_private.configuration_of(self)
-        self.life.was_written |= self.wrote
-        new = type(self)(self.pgconn, life=self.life)
+            made = self.session.configuration = psycopg_private.configuration_of(self)
+        self.session.was_written |= self.wrote
+        new = type(self)(self.pgconn, session=self.session)
         new.pinned_by = self.pinned_by
         self._given_back = True
         psycopg_private.succeed(self, new, made)
@@ -305,7 +235,7 @@ class PooledConnection(psycopg.Connection[Any]):
         return self.observer.see(query, carries=carries, locked=locked)
 
     def _note_state(self, query: object, state: str, locked: bool) -> None:
-        if self.life.clears_state and self.life.was_written and not self.drew:
+        if self.session.clears_state and self.session.was_written and not self.drew:
             self._forget_sequences(state, locked)
         owner = None if self.owner is None else self.owner()
         if owner is not None:
@@ -331,7 +261,7 @@ class PooledConnection(psycopg.Connection[Any]):
             )
         if asks and can_answer and not psycopg_private.is_piping(self):
             self.ask("DISCARD SEQUENCES", locked=locked)
-            self.life.was_written = False
+            self.session.was_written = False
 
     def refuse_if_given_back(self) -> None:
         """Refuse what is kept from a checkout that has ended.
@@ -416,16 +346,6 @@ class PooledConnection(psycopg.Connection[Any]):
         """
         with nullcontext() if locked else self.lock:
             return psycopg_private.run(self, super().wait, question)
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether the server is amid a statement of the user's.
-
-        A COMMIT is none: it is left to finish, since one that waits for a standby would be
-        committed without it.
-        """
-        busy = self.pgconn.transaction_status == TransactionStatus.ACTIVE
-        return busy and not self.announced
 
     def __del__(self) -> None:  # type: ignore[override]
         # psycopg_pool's mark of a connection that is not idle. Nothing refers to this one any

@@ -94,7 +94,7 @@ class CustomCheck:
                 over_within(future, LEAVE)
                 wait = self._left_behind.add(future, timeout)
         error = future.exception() if over else _hung(timeout)
-        is_new = connection.life.idle_since == connection.life.opened_at
+        is_new = connection.session.idle_since == connection.session.opened_at
         if error is None:
             self._passed(is_new)
             return True

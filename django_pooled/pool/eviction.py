@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from .backoff import Backoff
     from .checkouts import Checkouts
-    from .connection import Life, PooledConnection
+    from .connection import PooledConnection
     from .queue import RecoveringPool
+    from .session import Session
 
 __all__ = ["Eviction"]
 
@@ -64,7 +65,7 @@ class Eviction:
         self._spared: dict[Place | str, float] = {}  # until when there is no other
         self._replaced = 0  # one by one, since the last of them led to a server that can write
         self._replaced_at = NEVER
-        self._leaving: Life | None = None  # that of the one to be replaced
+        self._leaving: Session | None = None  # that of the one to be replaced
         self._replace_at = NEVER
 
     def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:
@@ -74,7 +75,7 @@ class Eviction:
         connections at once; one whose client asked for a read-only transaction does not.
         """
         if is_connection_lost(error):
-            connection.life.doom(f"{error.sqlstate or 'lost'}: {told(error)}")
+            connection.session.doom(f"{error.sqlstate or 'lost'}: {told(error)}")
         elif error.sqlstate == READ_ONLY and connection.server_is_read_only:
             self._note_read_only(connection, f"{READ_ONLY}: {told(error)}")
         elif is_stale_plan(error):
@@ -87,7 +88,7 @@ class Eviction:
             return
         place = connection.place
         with self._lock:
-            if connection.life.opened_at >= self._replaced_at:
+            if connection.session.opened_at >= self._replaced_at:
                 self._replaced, self._replace_at = 0, NEVER
             can_write_again = place in self._read_only
             self._read_only.discard(place)
@@ -101,23 +102,23 @@ class Eviction:
     def note_closed(self, connection: PooledConnection) -> None:
         """Take note of a connection that was closed and not kept."""
         # The object is another by now: see `PooledConnection.renewed`.
-        if connection.life is self._leaving:
+        if connection.session is self._leaving:
             self._leaving = None
             # Whether or not it is missed: where it leads is to be found out.
             self._pool.open_one()
 
     def _note_read_only(self, connection: PooledConnection, reason: str) -> None:
-        place, now, opened_at = connection.place, monotonic(), connection.life.opened_at
+        place, now, opened_at = connection.place, monotonic(), connection.session.opened_at
         with self._lock:
             is_news = place not in self._read_only and self._may_drain(place, now)
             self._read_only.add(place)
             if not is_news:
                 if opened_at <= self._drained.get(place, NEVER):
-                    connection.life.doom(reason)
+                    connection.session.doom(reason)
                 elif now >= self._replace_at:
-                    connection.life.doom(reason)
+                    connection.session.doom(reason)
                     self._replaced += 1
-                    self._replaced_at, self._leaving = now, connection.life
+                    self._replaced_at, self._leaving = now, connection.session
                     self._replace_at = now + self._waits.wait(self._replaced)
                 return
         self._evict(lambda other: other.place == place, reason)
@@ -134,14 +135,14 @@ class Eviction:
         may become stale again and again, as where two schemas have tables of the same name: there
         nothing is prepared any more.
         """
-        now, opened_at = monotonic(), connection.life.opened_at
+        now, opened_at = monotonic(), connection.session.opened_at
         with self._lock:
             before = opened_at <= self._drained.get("tables", NEVER)
             is_news = not before and self._may_drain("tables", now)
         if not is_news:
             if before or connection.prepare_threshold is None:
                 # Prepared before, or by SQL: it stays for as long as the session.
-                connection.life.doom(reason)
+                connection.session.doom(reason)
             connection.stop_preparing()
             return
         self._evict(lambda other: True, reason)
@@ -166,5 +167,5 @@ class Eviction:
     def _evict(self, leaves: Callable[[PooledConnection], bool], reason: str) -> None:
         for connection in self._checkouts.connections():
             if leaves(connection):
-                connection.life.doom(reason)
+                connection.session.doom(reason)
         self._pool.sweep(lambda other: not leaves(other), "drained")

@@ -57,13 +57,13 @@ class IdleChecks:
             connection: Taken from the pool.
             deadline: The monotonic moment at which its answer comes too late.
         """
-        now, life = monotonic(), connection.life
-        if now >= life.expires_at:
+        now, session = monotonic(), connection.session
+        if now >= session.expires_at:
             return "lifetime"
         if not looks_alive(connection):
             return self._dead(now, silent=False)
         # Idle for so long that only a round trip tells.
-        if now - life.idle_since >= self._check_after and not answers(
+        if now - session.idle_since >= self._check_after and not answers(
             connection, min(self._check_timeout, deadline - now)
         ):
             return self._dead(now, silent=looks_alive(connection))
@@ -84,7 +84,7 @@ class IdleChecks:
         self._connector.suspect()
         unasked = now - self._check_after if silent else float("-inf")
         dead = self._pool.sweep(
-            lambda other: looks_alive(other) and other.life.idle_since > unasked, "dead"
+            lambda other: looks_alive(other) and other.session.idle_since > unasked, "dead"
         )
         logger.info(
             "pool %r: found %d dead connections",

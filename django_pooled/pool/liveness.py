@@ -28,13 +28,13 @@ def looks_alive(connection: PooledConnection) -> bool:
     error means dead, and so does a FATAL message of the server (it arrives as a notice);
     a NOTIFY, a parameter's change or a mere notice does not.
     """
-    if connection.pgconn.status != ConnStatus.OK or connection.life.doomed_by is not None:
+    if connection.pgconn.status != ConnStatus.OK or connection.session.doomed_by is not None:
         return False
-    is_readable = connection.life.is_readable
+    is_readable = connection.session.is_readable
     if is_readable is not None and not is_readable():
         return True
     # The server may say goodbye in one packet and close in another.
-    return _reads_on(connection) and connection.life.doomed_by is None
+    return _reads_on(connection) and connection.session.doomed_by is None
 
 
 def ending_of(connection: PooledConnection) -> psycopg.Error | None:
@@ -42,23 +42,23 @@ def ending_of(connection: PooledConnection) -> psycopg.Error | None:
 
     Without a round trip, as `looks_alive`. The error is the one that a statement would have met.
     """
-    life = connection.life
-    if _reads_on(connection) and life.goodbye is None:
+    session = connection.session
+    if _reads_on(connection) and session.goodbye is None:
         return None
-    if life.goodbye is None:
+    if session.goodbye is None:
         return psycopg.OperationalError(connection.pgconn.get_error_message().strip())
     kind: type[psycopg.Error] = psycopg.OperationalError
     with suppress(KeyError):
-        kind = psycopg.errors.lookup(life.goodbye)
-    return kind(life.doomed_by or "the server has ended the session")
+        kind = psycopg.errors.lookup(session.goodbye)
+    return kind(session.doomed_by or "the server has ended the session")
 
 
 def _reads_on(connection: PooledConnection) -> bool:
     """Read what has arrived; tell whether the socket is still open."""
-    pgconn, life = connection.pgconn, connection.life
-    is_readable = life.is_readable
+    pgconn, session = connection.pgconn, connection.session
+    is_readable = session.is_readable
     if is_readable is None:
-        is_readable = life.is_readable = look_at(pgconn.socket)
+        is_readable = session.is_readable = look_at(pgconn.socket)
     if not is_readable():
         return True
     try:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from .connection import PooledConnection
     from .options import PoolOptions
-    from .readiness import Look
+    from .readiness import ReadinessCheck
 
 __all__ = ["Pool"]
 
@@ -208,9 +208,9 @@ class Pool:
         """
         self._checkin(connection)
 
-    def look(self, timeout: float) -> Look:
-        """Begin to find out whether the pool can serve, without queuing; see `Readiness.look`."""
-        return self._readiness.look(timeout, self._ping)
+    def check_readiness(self, timeout: float) -> ReadinessCheck:
+        """Begin to find out whether the pool can serve, without queuing; see `Readiness.check`."""
+        return self._readiness.check(timeout, self._ping)
 
     def close(self, timeout: float = 5.0) -> None:
         """Refuse checkouts, close what is idle, and let other threads finish what is in use.
@@ -334,7 +334,7 @@ class Pool:
         connection = self._pool.take_idle()
         if connection is None:
             return None
-        connection.life.idle_since = float("-inf")  # So only a round trip tells.
+        connection.session.idle_since = float("-inf")  # So only a round trip tells.
         if not self._begin(connection, started, started + self.options.check_timeout):
             return False
         self.checkin(connection)
@@ -374,7 +374,7 @@ def _configure_new(
     connection: PooledConnection,
     clears_state: bool,
 ) -> None:
-    connection.life.expires_at = connection.life.opened_at + uniform(0.9, 1.0) * max_lifetime
-    connection.life.clears_state = clears_state
+    connection.session.expires_at = connection.session.opened_at + uniform(0.9, 1.0) * max_lifetime
+    connection.session.clears_state = clears_state
     configure(connection)
     connection.remember_configuration()

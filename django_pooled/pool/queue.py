@@ -304,8 +304,8 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         Returns whether it was kept, and not closed since the pool is.
         """
         kept = not self._closed
-        connection.life.idle_since = now
-        if now >= connection.life.expires_at:
+        connection.session.idle_since = now
+        if now >= connection.session.expires_at:
             self.discard(connection, "lifetime")
         else:
             self._add_to_pool(connection)
@@ -329,9 +329,9 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         """
         checkout = connection.claim()
         if self._abandoned or (checkout is not None and not self._closed):
-            slot = connection.life.slot
+            slot = connection.session.slot
             if slot is not None and not self._slots.restore(slot):
-                connection.life.doom("it was believed lost")
+                connection.session.doom("it was believed lost")
             if checkout is not None:
                 # Cleared by the garbage collector too.
                 checkout.connection = ref(connection)
@@ -387,7 +387,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
 
     def discard(self, connection: PooledConnection, reason: Reason) -> None:
         """Close a connection that was taken; open another only if it will be missed."""
-        connection.life.closed_for = reason
+        connection.session.closed_for = reason
         try:
             self._close_connection(connection)
         finally:
@@ -419,13 +419,13 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     def _close_connection(self, conn: PooledConnection) -> None:
         # Whatever psycopg_pool closes by itself comes by here too, without a word of why.
         super()._close_connection(conn)
-        slot, conn.life.slot = conn.life.slot, None
+        slot, conn.session.slot = conn.session.slot, None
         if slot is None:
             return
         with self._lock:
             if not self._slots.give_up(slot):
                 return
-        reason = conn.life.closed_for
+        reason = conn.session.closed_for
         if reason is None:
             reason = "drained" if self._closed else "idle"
         self._report_closed(reason)
@@ -575,7 +575,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
 
     def _welcome(self, connection: PooledConnection, slot: Slot) -> None:
         """Keep a new connection, unless others have taken its place meanwhile."""
-        connection.life.slot = slot
+        connection.session.slot = slot
         with self._lock:
             self._successes += 1
             self._reported = False

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from .connector import Connector
     from .queue import RecoveringPool
 
-__all__ = ["Look", "Readiness", "State"]
+__all__ = ["Readiness", "ReadinessCheck", "State"]
 
 logger = logging.getLogger("django_pooled.pool")
 
 FRESH = 0.5
-"""Seconds for which a look answers those who ask later too."""
+"""Seconds for which the result of a check stands for later ones."""
 
 STEP = 0.01
 """Seconds between two glances at a pool that something is about to happen to."""
 
 
 class State(Enum):
-    """What a look at a pool came to, in words that tell a stranger nothing of it."""
+    """What a check found, in words that tell a stranger nothing of the pool."""
 
     READY = "ready"
     BUSY = "busy"
@@ -55,8 +55,8 @@ Ping: TypeAlias = "Callable[[], bool | None]"
 """Tells whether an idle connection is alive; None if there is none."""
 
 
-class Look:
-    """One look at a pool, in a thread of its own: whoever asks waits no longer than it likes."""
+class ReadinessCheck:
+    """One check of a pool, in a thread of its own: a caller waits no longer than it wants to."""
 
     def __init__(self, find_out: Callable[[], State]) -> None:
         self._over = threading.Event()
@@ -112,13 +112,13 @@ class Readiness:
         self._connector = connector
         self._pool = pool
         self._checkouts = checkouts
-        self._lock = threading.RLock()  # guards the look
-        self._look: Look | None = None
+        self._lock = threading.RLock()  # guards the check
+        self._check: ReadinessCheck | None = None
         self._last = State.READY
         self._doubted_at = float("-inf")  # Older signs of life do not count.
 
-    def look(self, timeout: float, ping: Ping) -> Look:
-        """Begin a look, or join the one that is under way or has just been.
+    def check(self, timeout: float, ping: Ping) -> ReadinessCheck:
+        """Begin a check, or join the one that is under way or has just ended.
 
         Args:
             timeout: Seconds that a new one waits for a connection that is being opened. An idle
@@ -127,10 +127,10 @@ class Readiness:
             ping: Makes a round trip on an idle connection.
         """
         with self._lock:
-            if self._look is None or self._look.is_stale:
+            if self._check is None or self._check.is_stale:
                 deadline = monotonic() + timeout
-                self._look = Look(lambda: self._note(self._find_out(deadline, ping)))
-            return self._look
+                self._check = ReadinessCheck(lambda: self._note(self._find_out(deadline, ping)))
+            return self._check
 
     def _find_out(self, deadline: float, ping: Ping) -> State:
         failures: int | None = None  # Those before the attempt to wait for; -1 without one.
@@ -161,7 +161,7 @@ class Readiness:
         an idle one has failed to answer since.
         """
         came_back_at = max(
-            (connection.life.idle_since for connection in self._checkouts.connections()),
+            (connection.session.idle_since for connection in self._checkouts.connections()),
             default=float("-inf"),
         )
         moves = came_back_at > max(monotonic() - self._timeout, self._doubted_at)

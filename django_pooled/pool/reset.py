@@ -89,7 +89,7 @@ class Reset:
             # That of a broken one is unknown.
             pgconn.transaction_status == TransactionStatus.IDLE
             and pgconn.pipeline_status == PipelineStatus.OFF
-            and connection.life.doomed_by is None
+            and connection.session.doomed_by is None
             and connection.pinned_by is None
             and connection.autocommit
             and not self._always_acts
@@ -105,7 +105,7 @@ class Reset:
             Whether the connection can be kept.
         """
         pgconn = connection.pgconn
-        if connection.life.doomed_by is not None or pgconn.status != ConnStatus.OK:
+        if connection.session.doomed_by is not None or pgconn.status != ConnStatus.OK:
             return False
         try:
             status = pgconn.transaction_status
@@ -147,7 +147,7 @@ class Reset:
         forget_prepared(connection)
         if left is not None and outlives_discard(left):
             _clear_what_discard_leaves(connection, left)
-        connection.life.was_written = False
+        connection.session.was_written = False
         self._configure(connection)
 
 

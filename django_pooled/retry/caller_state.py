@@ -57,7 +57,7 @@ class CallerState:
         return (
             connection is not self._wrapper.connection
             or connection.closed
-            or connection.life.doomed_by is not None
+            or connection.session.doomed_by is not None
         )
 
     def refuse_to_go_on(self) -> None:

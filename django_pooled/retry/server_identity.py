@@ -72,9 +72,9 @@ _servers: dict[tuple[object, ...], ServerQuestions] = {}
 
 def session_of(connection: PooledConnection) -> Session:
     """Return what was learned of a connection's session."""
-    session: Session | None = connection.life.learned
+    session: Session | None = connection.session.learned
     if session is None:
-        session = connection.life.learned = Session()
+        session = connection.session.learned = Session()
     return session
 
 

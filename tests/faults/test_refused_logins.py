@@ -117,7 +117,7 @@ def test_waiters_are_told_of_a_refusal_once_the_last_connection_that_could_serve
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(query, pool)
         wait_until(lambda: pool.snapshot().counters.connect_failures == 1)
-        connection.life.doom("for the test")
+        connection.session.doom("for the test")
         pool.checkin(connection)
         with pytest.raises(ConnectFailed, match="password authentication failed"):
             answer.result(10)
@@ -131,7 +131,7 @@ def test_connections_that_are_lost_are_not_replaced_while_a_refusal_stands(
     execute(own_server, "ALTER ROLE clerk PASSWORD 'new'")
     held = [pool.checkout() for _ in range(4)]
     for connection in held:
-        connection.life.doom("for the test")
+        connection.session.doom("for the test")
         pool.checkin(connection)
         wait_until(lambda: pool.snapshot().counters.connect_failures >= 1)
     with pytest.raises(ConnectFailed):

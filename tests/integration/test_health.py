@@ -165,10 +165,10 @@ def test_an_answer_is_believed_for_a_moment_and_no_longer(
 ) -> None:
     alias = make_database(server)
     pool = pool_of(alias)
-    first = pool.look(5.0)
+    first = pool.check_readiness(5.0)
     assert first.result(5.0).serves
-    assert pool.look(5.0) is first
-    wait_until(lambda: pool.look(5.0) is not first)
+    assert pool.check_readiness(5.0) is first
+    wait_until(lambda: pool.check_readiness(5.0) is not first)
 
 
 def test_connections_killed_while_idle_are_replaced_before_the_answer(
@@ -365,7 +365,7 @@ def test_after_an_answer_that_did_not_come_only_a_new_sign_makes_a_pool_ready(
     with in_use(pool):
         with frozen(other_server):
             # The idle one is given up as at a checkout, and another is opened, in vain.
-            assert pool.look(0.5).result(10.0) is State.SILENT
+            assert pool.check_readiness(0.5).result(10.0) is State.SILENT
             assert pool.gauges().idle == 0
             # What is in use was well a moment ago, but that does not count any more.
             assert [state(alias, timeout=0.2) for _ in range(2)] == ["no answer"] * 2
@@ -389,7 +389,7 @@ def test_a_closed_pool_opens_nothing(server: EmbeddedServer, make_pool: MakePool
     pool = make_pool(server)
     wait_until(lambda: pool.gauges().idle == 1)
     pool.close()
-    assert pool.look(0.1).result(5.0) is State.SILENT
+    assert pool.check_readiness(0.1).result(5.0) is State.SILENT
     assert pool.snapshot().counters.connects == 1
     assert pool.snapshot().connecting == 0
 

@@ -324,7 +324,7 @@ def test_a_wrapper_that_threads_share_outlives_the_one_that_checked_out(
         thread.start()
         thread.join()
     first, second = wrappers
-    assert first.connection.life is not second.connection.life
+    assert first.connection.session is not second.connection.session
     assert snapshot(alias).in_use == 2
     first.close()
     assert snapshot(alias).in_use == 1

@@ -275,7 +275,7 @@ def test_connections_opened_together_do_not_expire_together(
 ) -> None:
     pool = make_pool(server, max_size=16, max_lifetime=1000.0)
     held = [pool.checkout() for _ in range(16)]
-    ages = sorted(one.life.expires_at - one.life.opened_at for one in held)
+    ages = sorted(one.session.expires_at - one.session.opened_at for one in held)
     for one in held:
         pool.checkin(one)
     assert 900.0 <= ages[0] < ages[-1] <= 1000.0

@@ -69,7 +69,7 @@ def test_a_dead_connection_is_seen_whatever_the_platform_lacks(
     monkeypatch: pytest.MonkeyPatch,
     missing: str,
 ) -> None:
-    connection.life.is_readable = None
+    connection.session.is_readable = None
     if missing != "nothing":
         monkeypatch.setattr(socket_check, "_poll", None)
     if missing == "poll":

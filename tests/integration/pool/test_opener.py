@@ -303,7 +303,7 @@ def test_a_receiver_that_ends_the_closing_of_a_connection_costs_no_place(
     receive(connection_discarded, Once(SystemExit()))
     pool = make_pool(server, max_size=1)
     connection = pool.checkout()
-    connection.life.doom("for the test")
+    connection.session.doom("for the test")
     with pytest.raises(SystemExit):
         pool.checkin(connection)
     assert query(pool) == 42

@@ -43,7 +43,7 @@ def test_a_connection_is_used_again_after_its_checkin(
     pool.checkin(first)
     second = pool.checkout()
     pool.checkin(second)
-    assert first.life is second.life
+    assert first.session is second.session
     assert pool.snapshot().counters.connects == 1
 
 
@@ -300,8 +300,8 @@ def test_a_demoted_server_loses_all_its_connections_at_the_first_refused_write(
     pool.note_error(first, refused.value)
     pool.checkin(first)
     pool.checkin(second)
-    assert first.life.closed_for is not None
-    assert second.life.closed_for is not None
+    assert first.session.closed_for is not None
+    assert second.session.closed_for is not None
     assert pool.gauges().idle == 0
     assert pool.snapshot().counters.discarded == 2
     closed = pool.snapshot().counters.closed
@@ -319,7 +319,7 @@ def test_a_read_only_transaction_of_the_client_s_own_costs_no_connection(
         connection.execute("CREATE TABLE never (x int)")
     pool.note_error(connection, refused.value)
     pool.checkin(connection)
-    assert connection.life.closed_for is None
+    assert connection.session.closed_for is None
 
 
 def test_a_silent_server_gets_one_knock_at_a_time(
@@ -528,10 +528,10 @@ def test_a_connection_past_its_lifetime_is_replaced_at_checkout(
     pool = make_pool(server, max_lifetime=0.05)
     first = pool.checkout()
     pool.checkin(first)
-    wait_until(lambda: time.monotonic() > first.life.expires_at)
+    wait_until(lambda: time.monotonic() > first.session.expires_at)
     second = pool.checkout()
     pool.checkin(second)
-    assert first.life is not second.life
+    assert first.session is not second.session
     assert pool.snapshot().counters.closed["lifetime"] == 1
 
 
@@ -546,7 +546,7 @@ def test_an_open_transaction_is_rolled_back_at_checkin(
     pool.checkin(connection)
     assert "rolled back a transaction left open" in caplog.text
     again = pool.checkout()
-    assert again.life is connection.life
+    assert again.session is connection.session
     assert (again.autocommit, again.read_only, again.isolation_level) == (True, None, None)
     pool.checkin(again)
 
@@ -565,7 +565,7 @@ def test_reset_discard_leaves_no_session_state(server: EmbeddedServer, make_pool
     connection.execute("SELECT pg_advisory_lock(1)")
     pool.checkin(connection)
     again = pool.checkout()
-    assert again.life is connection.life
+    assert again.session is connection.session
     state = again.execute(
         "SELECT current_setting('TimeZone'), to_regclass('scratch'), "
         "(SELECT count(*) FROM pg_listening_channels()), "
@@ -580,9 +580,9 @@ def test_a_poisoned_connection_does_not_go_back(
 ) -> None:
     pool = make_pool(server)
     connection = pool.checkout()
-    connection.life.doom("25006: cannot execute INSERT in a read-only transaction")
+    connection.session.doom("25006: cannot execute INSERT in a read-only transaction")
     pool.checkin(connection)
-    assert connection.life.closed_for is not None
+    assert connection.session.closed_for is not None
     assert query(pool) == 42
 
 
@@ -600,7 +600,7 @@ def test_a_reset_that_something_else_ends_loses_no_connection(
     with pytest.raises(Alarm):
         pool.checkin(connection)
     assert pool.gauges().in_use == 0
-    assert connection.life.closed_for is not None
+    assert connection.session.closed_for is not None
     again = pool.checkout()
     with pytest.raises(Alarm):
         pool.checkin(again)
@@ -625,7 +625,7 @@ def test_the_project_s_own_check_is_asked_too(server: EmbeddedServer, make_pool:
     pool = make_pool(server, check=check)
     connection = pool.checkout()
     pool.checkin(connection)
-    assert rejected[0].life is not connection.life
+    assert rejected[0].session is not connection.session
     assert rejected[0].closed
 
 
@@ -801,7 +801,7 @@ def test_a_notification_does_not_make_a_connection_look_dead(
         other.execute("NOTIFY news, 'hello'")
     again = pool.checkout()
     pool.checkin(again)
-    assert again.life is connection.life
+    assert again.session is connection.session
 
 
 def test_the_server_s_goodbye_is_believed_before_it_closes(
@@ -899,8 +899,8 @@ def test_a_demoted_server_takes_no_connection_to_another_host_along(
     pool.note_error(demoted, refused.value)
     pool.checkin(demoted)
     pool.checkin(promoted)
-    assert demoted.life.closed_for is not None
-    assert promoted.life.closed_for is None
+    assert demoted.session.closed_for is not None
+    assert promoted.session.closed_for is None
     assert pool.gauges().idle == 1
 
 
@@ -954,7 +954,7 @@ def test_what_a_user_has_set_on_a_connection_is_unset_at_checkin(
     connection.deferrable = True
     pool.checkin(connection)
     again = pool.checkout()
-    assert again.life is connection.life
+    assert again.session is connection.session
     assert again.autocommit
     assert (again.isolation_level, again.read_only, again.deferrable) == (None, None, None)
     pool.checkin(again)

@@ -66,7 +66,7 @@ def test_a_session_goes_on_with_a_new_object_and_the_old_one_is_closed(
         assert (new._created_at, new._expire_at, new.autocommit) == (1.0, 2.0, True)
         # psycopg knows what the session has prepared already.
         assert new.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == prepared
-        assert new.life is connection.life
+        assert new.session is connection.session
         connection.close()
         assert new.execute("SELECT 1").fetchone() == (1,)
     finally:

@@ -104,9 +104,9 @@ def test_what_is_too_old_is_closed_for_its_lifetime(
     pool = make_pool(server, max_size=1)
     connection = pool.checkout()
     if when == "checkin":
-        connection.life.expires_at = 0.0
+        connection.session.expires_at = 0.0
     pool.checkin(connection)
-    connection.life.expires_at = 0.0
+    connection.session.expires_at = 0.0
     query(pool)
     wait_until(lambda: pool.gauges().idle == 1)
     assert closed(pool) == {"lifetime": 1}
@@ -169,7 +169,7 @@ def test_a_report_tells_each_connection_and_fits_json(
     assert in_use["where"].startswith(f"{__name__}.test_a_report_tells_each_connection")
     assert (idle["where"], idle["by"], in_use["by"]) == (None, None, None)
     assert 0.0 <= in_use["since"] <= in_use["age"] <= figures["age"] <= report["age"]
-    held.life.doom("for the test")
+    held.session.doom("for the test")
     assert pool.snapshot().connections[0]["doomed_by"] == "for the test"
     pool.checkin(held)
 

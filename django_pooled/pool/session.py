@@ -1,0 +1,86 @@
+"""One session of the server: when it was opened and has to end, and why it must not be kept."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from django_pooled.diagnostics.redaction import masked, one_line
+from django_pooled.sql.sqlstates import CONNECTION_LOST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import psycopg
+
+    from django_pooled.stats.counters import Reason
+
+    from .psycopg_private import Configuration
+    from .slots import Slot
+
+__all__ = ["Session"]
+
+
+class Session:
+    """What is known of one session of the server; each of its connection objects has it.
+
+    It does not know them, so the notice handler below makes no reference cycle: a connection that
+    is not referred to any more is freed at once.
+    """
+
+    __slots__ = (
+        "backend_pid",
+        "clears_state",
+        "closed_for",
+        "configuration",
+        "doomed_by",
+        "expires_at",
+        "goodbye",
+        "idle_since",
+        "is_readable",
+        "learned",
+        "opened_at",
+        "slot",
+        "was_written",
+    )
+
+    def __init__(self) -> None:
+        self.opened_at: float = monotonic()
+        self.idle_since: float = self.opened_at
+        self.expires_at: float = float("inf")
+        self.backend_pid: int = 0
+        self.closed_for: Reason | None = None
+        """Why the pool closes it, once that is decided."""
+        self.slot: Slot | None = None
+        """Its slot of the pool, from the end of the attempt that opened it until it is closed."""
+        self.doomed_by: str | None = None
+        self.is_readable: Callable[[], object] | None = None
+        """Tells whether the socket has something to read; made at the first look."""
+        self.goodbye: str | None = None
+        """SQLSTATE with which the server ended the session, where it came as a notice."""
+        self.learned: Any = None
+        """What retry_transaction has learned of the session's server; kept for it, and not read."""
+        self.configuration: Configuration | None = None
+        """What every object of the session begins with, once it is configured."""
+        self.was_written: bool = False
+        """Whether the session, in another checkout, may have drawn from a sequence."""
+        self.clears_state: bool = False
+        """Whether what statements leave in the session is cleared at the checkin."""
+
+    def doom(self, reason: str) -> None:
+        """Have the connection closed instead of kept when it comes back."""
+        if self.doomed_by is None:
+            self.doomed_by = one_line(masked(reason))
+
+    def notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        """Take note of a server that ends an idle session: its error arrives as a notice.
+
+        libpq: https://www.postgresql.org/docs/current/libpq-notice-processing.html
+        """
+        # Where all sessions end at once (an immediate shutdown, the crash of one), it is a WARNING.
+        # PgBouncer has no severity but the one that others translate, and adds an error of its own
+        # to that of a server.
+        severity = diagnostic.severity_nonlocalized or diagnostic.severity
+        if severity in ("FATAL", "PANIC") or diagnostic.sqlstate in CONNECTION_LOST:
+            self.goodbye = self.goodbye or diagnostic.sqlstate
+            self.doom(diagnostic.message_primary or "ended by the server")
