@@ -8,10 +8,11 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from django.db.backends.postgresql import base as postgresql
 
 from django_pooled.pool import psycopg_private
 from django_pooled.pool.connection import PooledConnection
+
+from . import django_private as django
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,28 +119,28 @@ class _Carrying(_ClientCursor):
         return not psycopg_private.is_piping(connection)
 
 
-class Cursor(_Carrying, _Observed, postgresql.Cursor):
+class Cursor(_Carrying, _Observed, django.Cursor):
     """The cursor for parameters that psycopg puts into the statement."""
 
 
-class ServerBindingCursor(_Observed, postgresql.ServerBindingCursor):
+class ServerBindingCursor(_Observed, django.ServerBindingCursor):
     """The cursor of ``server_side_binding``: one statement in a message."""
 
 
-class NamedCursor(_Observed, postgresql.ServerSideCursor):
+class NamedCursor(_Observed, django.ServerSideCursor):
     """The named cursor for parameters that psycopg puts into the statement."""
 
 
-class ServerBindingNamedCursor(_Observed, postgresql.CursorMixin, psycopg.ServerCursor[Any]):
+class ServerBindingNamedCursor(_Observed, django.CursorMixin, psycopg.ServerCursor[Any]):
     """The named cursor of ``server_side_binding``."""
 
 
 @lru_cache(maxsize=64)
 def observed(kind: type[Any]) -> type[Any]:
     """Return the class of cursors that does what *kind* does, and announces its statements."""
-    if kind is postgresql.Cursor:
+    if kind is django.Cursor:
         return Cursor
-    if kind is postgresql.ServerBindingCursor:
+    if kind is django.ServerBindingCursor:
         return ServerBindingCursor
     if issubclass(kind, _Observed) or not issubclass(kind, psycopg.Cursor):
         return kind

@@ -15,7 +15,15 @@ from django.db.backends.postgresql import psycopg_any
 
 from django_pooled.diagnostics.private_names import Need, require
 
-__all__ = ["NO_DB_ALIAS", "register_tzloader"]
+__all__ = [
+    "NO_DB_ALIAS",
+    "Cursor",
+    "CursorMixin",
+    "DatabaseErrorWrapper",
+    "ServerBindingCursor",
+    "ServerSideCursor",
+    "register_tzloader",
+]
 
 require(
     "django",
@@ -43,5 +51,9 @@ require(
 )
 
 NO_DB_ALIAS: str = base.NO_DB_ALIAS
-
 register_tzloader: Any = psycopg_any.register_tzloader
+Cursor = postgresql.Cursor
+CursorMixin = postgresql.CursorMixin
+DatabaseErrorWrapper = utils.DatabaseErrorWrapper
+ServerBindingCursor = postgresql.ServerBindingCursor
+ServerSideCursor = postgresql.ServerSideCursor

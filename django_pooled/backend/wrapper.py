@@ -20,8 +20,6 @@ except ImportError as error:
     ) from error
 
 from django.db import connections
-from django.db.backends.postgresql import base as postgresql
-from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 from psycopg import IsolationLevel
 
@@ -35,7 +33,7 @@ from . import foreign_options
 from .addresses import refuse_addresses
 from .commit import close_if_interrupted, commit_once
 from .cursors import observed
-from .django_private import NO_DB_ALIAS
+from .django_private import NO_DB_ALIAS, Cursor, DatabaseErrorWrapper
 from .lent_cursors import lent
 from .parameters import copied, isolation_level_of, resolved, server_of, with_defaults
 from .pool_lookup import PoolLookup
@@ -119,7 +117,7 @@ class DatabaseWrapper(TransactionMode):
         factory = params["cursor_factory"]
         # A cursor of another class that is on no pool's connection stays what it is. Its connection
         # sees that something is sent, though not what.
-        if self.is_pooled or factory is postgresql.Cursor:
+        if self.is_pooled or factory is Cursor:
             params["cursor_factory"] = factory = observed(factory)
         pool = self.settings_dict["OPTIONS"].get("pool")
         if isinstance(pool, Mapping) and pool.get("pool_mode") == "transaction":

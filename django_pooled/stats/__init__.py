@@ -1,5 +1,5 @@
 """What a process knows of itself: counters, histograms, snapshots, and the socket that tells them.
 
 The pool feeds it; `poolstats`, `metrics` and `dashboard` read it. Nothing of how a pool works may
-come in, and no lock of a pool's.
+come in; the lock of its sums is handed to it.
 """

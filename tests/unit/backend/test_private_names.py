@@ -48,6 +48,18 @@ def start_without(module: str, path: str) -> subprocess.CompletedProcess[str]:
             "psycopg.conninfo.timeout_from_conninfo (to know the time limit of a connect)",
         ),
         (
+            "django.db.backends.base.base",
+            "BaseDatabaseWrapper._savepoint_rollback",
+            "django ",
+            "DatabaseWrapper._savepoint_rollback (to know how a transaction ends)",
+        ),
+        (
+            "django.db.backends.postgresql.base",
+            "ServerSideCursor",
+            "django ",
+            "base.ServerSideCursor (to have the connection see each statement)",
+        ),
+        (
             "psycopg_pool.pool",
             "Schedule",
             "psycopg-pool 3.",
