@@ -1,4 +1,4 @@
-"""Django's cursors, of every kind, whose connection sees each statement before it is sent."""
+"""Django's cursors, of every kind: the connection sees each statement before it is sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Cursor", "NamedCursor", "ServerBindingNamedCursor", "observed"]
 
 
 if TYPE_CHECKING:
-    # What the mixins below are mixed into; django-stubs knows nothing of its methods.
+    # The classes that the mixins below are for; django-stubs does not know their methods.
     _AnyCursor = psycopg.Cursor[Any]
     _ClientCursor = psycopg.ClientCursor[Any]
 else:
@@ -76,7 +76,7 @@ class _Observed(_AnyCursor):
 
     @contextmanager
     def _announced(self, query: object) -> Iterator[None]:
-        # As execute() has it inline, since most statements are executed by that.
+        # execute() has the same inline, since most statements go through that.
         connection = self._observing()
         if connection is None:
             yield
@@ -91,7 +91,7 @@ class _Observed(_AnyCursor):
             connection.end_announced()
 
     def _observing(self) -> PooledConnection | None:
-        """Return the connection that has to see the next statement; None where none has.
+        """Return the connection that has to see the next statement; None without one.
 
         Raises:
             psycopg.InterfaceError: The cursor is closed.
@@ -100,8 +100,8 @@ class _Observed(_AnyCursor):
             # As psycopg has it, which would look at the connection first.
             raise psycopg.InterfaceError("the cursor is closed")
         connection = self._conn
-        # With Django's parameters psycopg itself makes a connection of its own class. And what
-        # runs within an announced statement was announced with it.
+        # A connection that psycopg.connect() has made is of another class. And a call within an
+        # announced statement was announced with it.
         if isinstance(connection, PooledConnection) and connection.announced_by != get_ident():
             return connection
         return None

@@ -1,4 +1,4 @@
-"""Settings of other pools, which somebody left in place, and their names here."""
+"""Settings of other packages' pools: their names here, and the refusal of leftovers."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def name_here(key: object) -> str | None:
 def refuse_leftovers(alias: str, settings_dict: Mapping[str, Any]) -> None:
     """Refuse what another pool's package read from an entry of ``settings.DATABASES``.
 
-    One of them would have no effect, without a word: a limit that somebody relies on. The others
-    would reach libpq, which knows no such parameter, at the first query.
+    One of them, a limit that the project relies on, would silently have no effect. The others
+    would reach libpq at the first query, which knows no such parameter.
 
     Raises:
-        ImproperlyConfigured: There is some; the message names the options that take its place.
+        ImproperlyConfigured: There is one; the message names the options that take its place.
     """
     if "POOL_OPTIONS" in settings_dict:
         raise ImproperlyConfigured(

@@ -47,7 +47,7 @@ def parse(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions:
     remember_settings(settings_dict)
     max_age = settings_dict.get("CONN_MAX_AGE", 0)
     if max_age != 0:
-        # Django's words first, which may be looked for.
+        # Django's message first, which people may search for.
         raise ImproperlyConfigured(
             f"Pooling doesn't support persistent connections. DATABASES[{alias!r}]"
             f"['CONN_MAX_AGE'] is {shown(max_age)}; expected 0, since the pool keeps connections "
@@ -131,5 +131,5 @@ def _place(alias: str, where: str, key: object) -> str:
 
 
 def _of_unknown(value: object) -> str:
-    """Say what an unknown option is, unless that may be a secret: a password in a wrong place."""
+    """Describe the value of an unknown option, unless it may be a secret in a wrong place."""
     return f" = {value!r}" if isinstance(value, (bool, int, float, type(None))) else ""

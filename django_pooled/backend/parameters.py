@@ -1,4 +1,4 @@
-"""Connection parameters: their defaults, what is fetched anew, what tells one set from another."""
+"""Connection parameters: defaults, credentials that are fetched, and the key of a set of them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FALLBACK_NAME = "fallback_application_name"
 
 
 def with_defaults(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Add what the settings leave open: bounds for a network that is lost, and the session's name.
+    """Add defaults: time limits for a network that is lost, and the session's name.
 
     A name from OPTIONS, from a service file or in PGAPPNAME comes first.
     """
@@ -51,10 +51,10 @@ def with_defaults(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolved(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Call what has to be fetched anew for each connection, such as a token for a password.
+    """Call the callables among the credentials, such as one that fetches a token.
 
-    What a callable raises is waited out, unless it says that waiting will not help: see
-    `sqlstates.is_mistake`.
+    An error of a callable is waited out, unless it says that waiting will not help: see
+    `connect_errors.is_mistake`.
     """
     resolved = dict(params)
     for key in ("user", "password"):
@@ -66,11 +66,11 @@ def resolved(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(params: Mapping[str, Any]) -> Hashable:
-    """Return what tells one set of connection parameters from another."""
+    """Return a hashable key for a set of connection parameters."""
     items = []
     for key, value in sorted(params.items()):
         if isinstance(value, type):
-            # Packages that watch cursors make a class of them for each wrapper, all alike.
+            # Packages that watch cursors make a class for each wrapper, and all are alike.
             value = tuple((kind.__module__, kind.__qualname__) for kind in value.__mro__)
         try:
             hash(value)
@@ -100,7 +100,7 @@ def isolation_level_of(alias: str, settings: Mapping[str, Any]) -> IsolationLeve
         return IsolationLevel(value)
     except ValueError:
         levels = ", ".join(f"psycopg.IsolationLevel.{level.name}" for level in IsolationLevel)
-        # Django's words first, which may be looked for.
+        # Django's message first, which people may search for.
         raise ImproperlyConfigured(
             f"Invalid transaction isolation level {shown(value)} specified. Use one of the "
             f"psycopg.IsolationLevel values. DATABASES[{alias!r}]['OPTIONS']['isolation_level'] "

@@ -25,9 +25,9 @@ __all__ = ["PoolLookup"]
 class PoolLookup:
     """Finds the pool of one wrapper, and remembers the last one.
 
-    Django connects in two steps, and a backend built on this one may change the parameters in
-    between: so both are remembered, from settings to parameters and from those to the pool. To
-    compare with the last ones takes a tenth of the time of working them out.
+    Django connects in two steps, from settings to parameters and from parameters to a connection,
+    and a backend built on this one may change the parameters in between. So both steps are
+    remembered: to compare takes a tenth of the time of working them out.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Statements that name the view or task they are run for, in a comment at their end."""
+"""A comment at the end of each statement that names the view or task that runs it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS = {"celery ": "task", "manage.py ": "command"}
 
 @lru_cache(maxsize=1024)
 def comment_of(app: str | None, activity: str | None) -> str:
-    """Return what names an application and what it is busy with; "" where there is nothing to say.
+    """Return a comment that names the application and its activity; "" without either.
 
     In the format of https://google.github.io/sqlcommenter/spec/: keys in order, values URL-encoded
     and in quotes. So nothing in a name can end the comment, and none of it has a space, a
@@ -69,8 +69,8 @@ class Commenter:
             context: Django's connection and cursor.
         """
         comment = comment_of(self._app, current.get())
-        # Comments may not be nested by those who follow the format; and after "--" ours would
-        # be part of that one.
+        # The format does not allow comments within comments, and after "--" this one would be part
+        # of the other.
         if comment and isinstance(sql, str) and "--" not in sql and "/*" not in sql:
             # Where there are parameters, "%" begins a placeholder.
             sql += comment if params is None else comment.replace("%", "%%")

@@ -64,7 +64,7 @@ class _ErrorWatch(DatabaseErrorWrapper):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # A PoolError is psycopg's too, for those who look for it, and is Django's already.
+        # A PoolError is a psycopg error too, for code that catches those, and is Django's already.
         if exc_type is not None and not issubclass(exc_type, PoolError):
             if isinstance(exc_value, psycopg.Error):
                 self.wrapper.note_error(exc_value)
@@ -72,7 +72,7 @@ class _ErrorWatch(DatabaseErrorWrapper):
 
 
 class DatabaseWrapper(TransactionMode):
-    """Django's wrapper with what differs: where a connection comes from, and where it goes."""
+    """Django's wrapper, except for where its connections come from and go."""
 
     rollback_exc: BaseException | None
     """Django's own, which django-stubs does not know."""
@@ -98,7 +98,7 @@ class DatabaseWrapper(TransactionMode):
 
     @property
     def pool(self) -> Pool | None:
-        """The pool of this wrapper's connection; without one, that which its settings lead to.
+        """The pool of this wrapper's connection; without one, the pool that its settings lead to.
 
         None where `is_pooled` is false. Django asks before it configures a connection, since
         those of a pool have been configured when they were opened.
@@ -126,7 +126,7 @@ class DatabaseWrapper(TransactionMode):
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         sets_isolation_level = "isolation_level" in self.settings_dict["OPTIONS"]
-        # Before the checkout: a wrong one costs no connection.
+        # Before the checkout, so that a wrong level costs no connection.
         self.isolation_level = (
             isolation_level_of(self.alias, self.settings_dict)
             if sets_isolation_level
@@ -139,7 +139,7 @@ class DatabaseWrapper(TransactionMode):
         else:
             foreign_options.refuse_leftovers(self.alias, self.settings_dict)
             connection = PooledConnection.connect(**resolved(conn_params))
-        # Without an owner, nobody looks at its statements.
+        # A connection without an owner does not look at its statements.
         connection.owner = ref(self)
         if sets_isolation_level:
             connection.isolation_level = self.isolation_level
@@ -158,14 +158,13 @@ class DatabaseWrapper(TransactionMode):
         self.validate_no_atomic_block()
         self.autocommit = True
         if self.run_commit_hooks_on_set_autocommit_on:
-            # Where no connection is left, one that did not outlive it has found the transaction
-            # committed.
+            # With the connection lost, another one has found the transaction committed.
             self.run_and_clear_commit_hooks()
             self.run_commit_hooks_on_set_autocommit_on = False
         self.give_back_if_idle()
 
     def close_if_unusable_or_obsolete(self) -> None:
-        # At both ends of a request: back to the pool, which looks for itself at its state.
+        # At both ends of a request: back to the pool, which checks the connection itself.
         if self.checked_out_from is not None:
             self.close()
             return
@@ -173,7 +172,7 @@ class DatabaseWrapper(TransactionMode):
         super().close_if_unusable_or_obsolete()
 
     def close_if_health_check_failed(self) -> None:
-        # A pool checks its connections for itself.
+        # A pool checks its connections itself.
         if self.checked_out_from is None and self.connection is not None:
             super().close_if_health_check_failed()
 
@@ -204,20 +203,20 @@ class DatabaseWrapper(TransactionMode):
         return _ErrorWatch(self)
 
     def note_error(self, error: psycopg.Error) -> None:
-        """Take note of an error on this wrapper's connection, before anything swallows it."""
+        """Take note of an error on the connection, before any code swallows it."""
         if self.attempt is not None:
             self.attempt.note_error(error)
         super().note_error(error)
 
     def forget_connection(self) -> None:
-        """After fork(): let go of the parent's connection without a word to the server."""
+        """After fork(): forget the parent's connection, without telling the server."""
         self.connection = self.checked_out_from = None
         self._lookup.forget()
         self.in_atomic_block = self.needs_rollback = False
         self.savepoint_ids, self.atomic_blocks, self.run_on_commit = [], [], []
         self.attempt = None
-        # Nothing is left to close, but a backend built on this one forgets there what it knew of
-        # the session. Where an event loop runs, Django refuses, but only after that.
+        # Nothing is left to close, but a backend built on this one may forget in close() what it
+        # knew of the session. Where an event loop runs, Django refuses, but only after that.
         with suppress(SynchronousOnlyOperation):
             self.close()
 
@@ -240,7 +239,7 @@ class DatabaseWrapper(TransactionMode):
                 raise
 
     def _unobserved(self) -> AbstractContextManager[None]:
-        """Return a block in which the transaction is ended by Django, and not by its body."""
+        """Return a block in which Django ends the transaction, and not the transaction's body."""
         connection = self.connection
         return (
             connection.unobserved() if isinstance(connection, PooledConnection) else nullcontext()
@@ -266,7 +265,7 @@ class DatabaseWrapper(TransactionMode):
             self.attempt.release_savepoint(send)
 
     def abandon_block(self) -> None:
-        """Leave every atomic block, whose transaction is rolled back as the connection goes."""
+        """Leave every atomic block; the transaction is rolled back as the connection goes back."""
         self.in_atomic_block = self.needs_rollback = self.closed_in_transaction = False
         self.savepoint_ids, self.atomic_blocks = [], []
         self.close()
@@ -278,21 +277,22 @@ class DatabaseWrapper(TransactionMode):
     def copy(self, alias: str | None = None) -> DatabaseWrapper:
         """Return a wrapper of its own for the same settings, without a connection.
 
-        Django's copies everything in them, which fails for what has a lock: a callable that
-        fetches credentials may be the method of a client of some service.
+        Django's makes a deep copy of them, which fails for an object with a lock: a callable that
+        fetches credentials may be a method of a service's client.
         """
         return type(self)(copied(self.settings_dict), alias or self.alias)
 
     def drop_connection(self) -> None:
-        """Give back a connection whose transaction is of no use any more, in whatever state."""
+        """Give back a connection in whatever state, since its transaction is of no use any more."""
         # Through close(), where a backend built on this one forgets what it knew of the session,
-        # such as its search_path. The callbacks wait for what becomes of the transaction.
+        # such as its search_path. The callbacks wait for the outcome of the
+        # transaction.
         callbacks = self.run_on_commit
         self.give_back()
         self.run_on_commit = callbacks
 
     def adopt_connection(self, other: DatabaseWrapper) -> None:
-        """Go on with the connection of *other*, which has none any more."""
+        """Take over the connection of *other*, which has none afterwards."""
         self.connection, self.checked_out_from = other.connection, other.checked_out_from
         other.connection = other.checked_out_from = None
         if isinstance(self.connection, PooledConnection):  # pragma: no branch - told to mypy
@@ -300,14 +300,14 @@ class DatabaseWrapper(TransactionMode):
 
     @property
     def is_setting_up(self) -> bool:
-        """Whether a tenant's wrapper leads a connection to its tables, as it does each one."""
+        """Whether the wrapper of a tenant sends its search_path, as on each connection it gets."""
         return tenants.is_setting_up(self)
 
     def keeps(self, connection: PooledConnection) -> bool:
-        """Tell whether this wrapper, whose thread has ended, goes on holding the connection.
+        """Tell whether this wrapper keeps the connection, though its thread has ended.
 
         It does while other threads may use it, as Django's live server does in tests. Else it
-        lets go, since the connection will have other users.
+        forgets the connection, which will have other users.
         """
         if self.connection is not connection:
             return False

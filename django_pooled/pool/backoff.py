@@ -1,4 +1,4 @@
-"""Waits between attempts: the one module that knows tenacity."""
+"""Waits between attempts; the only module that imports tenacity."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Backoff:
     Args:
         initial: Bound of the first wait, in seconds.
         maximum: Cap of every wait, in seconds.
-        jitter: Whether waits are random; without it all processes knock at once.
+        jitter: Whether waits are random; without it all processes try at the same moment.
     """
 
     initial: float = 0.1
@@ -63,7 +63,7 @@ def retry_until(
     """Call *attempt* until it returns, until it fails for good, or until *stopped* is set.
 
     Args:
-        stopped: Ends the series; setting it also cuts a wait short.
+        stopped: Ends the attempts; setting it also cuts a wait short.
         attempt: The work; only connecting and checking out belong here, never a query.
         wait: Given the number of a failed attempt (counted from 1) and its error, the seconds to
             wait before the next.

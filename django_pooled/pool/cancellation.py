@@ -1,4 +1,4 @@
-"""Ends a query that nobody waits for any more: on the server, and for a thread that still does."""
+"""Cancels a query that is not needed any more, and wakes a thread that still waits for it."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ class Checkin:
 
     def _end(self, checkout: Checkout, connection: PooledConnection) -> None:
         kept = False
-        # From here on the session is in no user's reach, and nothing that is kept of the checkout
-        # has a part in the reset: a generator may hold psycopg's lock of the old object.
+        # From here on no user can reach the session. The reset works on the new object, since a
+        # generator that is kept may hold the lock of the old one.
         renewed = _renewed(connection, checkout)
         try:
             if not self._queue.closed:
@@ -127,7 +127,7 @@ class Checkin:
             return
         owner = connection.owner() if connection.owner is not None else None
         if owner is not None and owner.keeps(connection):
-            # Until nothing refers to it any more.
+            # It goes back when it is not referred to any more.
             return
         if self._checkouts.claim(connection) is None:
             # Its finalizer has handed it over already.
@@ -144,7 +144,7 @@ class Checkin:
         self._end(checkout, connection)
 
     def take_back(self, checkout: Checkout, connection: PooledConnection) -> bool:
-        """Bring back a connection that nobody can use any more; see `Home`."""
+        """Take back a connection that is not referred to any more; see `Home`."""
         with self._lock:
             if not self._checkouts.is_current(checkout):
                 return False
@@ -159,7 +159,7 @@ class Checkin:
         self._record.add("reclaimed")
         connection.owner = connection.observer = None
         if connection.pinned_by is None:
-            # Nobody has closed its cursors, or knows what else was under way.
+            # Its cursors were not closed, and more may have been under way.
             connection.pinned_by = "dropped"
         self._end(checkout, connection)
         return True

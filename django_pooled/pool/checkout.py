@@ -22,29 +22,29 @@ _numbers = count()
 
 
 class Home(Protocol):
-    """The pool that a connection was checked out of."""
+    """Takes a connection back that its user did not give back."""
 
     def left_behind(self, checkout: Checkout) -> None:
         """A thread has ended without giving it back.
 
-        Called in that thread, which is no more as far as threading knows: it must not log.
+        Called in that thread, which `threading` does not know any more: it must not log.
         """
 
     def take_back(self, checkout: Checkout, connection: PooledConnection) -> bool:
-        """Bring back what nobody can use any more; return whether it was in use until now."""
+        """Take back a connection that is not referred to any more; tell whether it was in use."""
 
 
 class Checkout:
     """One connection in use by the thread that makes this.
 
-    It refers to the connection only weakly: what nobody can use any more is freed, which is how
-    the pool learns of it.
+    It refers to the connection only weakly: one that is not referred to any more is freed, and its
+    finalizer tells the pool.
 
     Args:
-        connection: What it got.
-        asked: The monotonic moment at which it began to ask for one.
-        thread: Which thread that is.
-        home: The pool, which is held for as long as something is in use.
+        connection: The connection.
+        asked: The monotonic moment at which the thread began to wait for it.
+        thread: The thread.
+        home: Takes the connection back; holds the pool while a connection is in use.
         leak_after: Seconds after which it is logged first, with its stack; None for never.
     """
 
@@ -83,10 +83,10 @@ class Checkout:
             self.stack = callers(above=4)
         self.thread: Thread = thread
         self.activity: str | None = current.get()
-        """What it is for, where something has named it."""
+        """The view, task or command that it is for, if it has a name."""
         self.returning: bool = False
         """Whether it is being given back."""
 
     def take_back(self, connection: PooledConnection) -> bool:
-        """Bring back a connection that nobody can use any more; tell whether it was in use."""
+        """Give back a connection that is not referred to any more; tell whether it was in use."""
         return self.home.take_back(self, connection)

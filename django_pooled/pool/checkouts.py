@@ -1,4 +1,4 @@
-"""What is checked out of one pool: since when, by which line of code, for which thread."""
+"""The checkouts of one pool: those under way, and the count of those that have ended."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Checkouts:
             self._changed.notify_all()
 
     def _fold(self) -> None:
-        # Under the lock. What an exception has kept from leaving is counted, so it leaves now.
+        # Under the lock. An exception may have kept an end that is counted from being taken away.
         for number in list(self._record.noted):
             self._open.pop(number, None)
         self._record.fold()
@@ -153,10 +153,10 @@ class Checkouts:
         return checkout.number in self._open
 
     def end_lost(self) -> int:
-        """End the checkouts whose connection has been freed, wherever it was let go of; how many.
+        """End the checkouts whose connection has been freed; return how many there were.
 
-        As a rule its finalizer hands such a connection over; but where an exception interrupts
-        that, or once the pool is closed, it just goes.
+        As a rule a finalizer hands such a connection over, but not if an exception interrupts that,
+        or once the pool is closed.
         """
         now = monotonic()
         with self._lock:
@@ -168,10 +168,10 @@ class Checkouts:
         return len(lost)
 
     def log_overdue(self) -> float:
-        """Log what is in use for longer than ``leak_after``, then twice, four times as long, ...
+        """Log checkouts that last longer than ``leak_after``, then twice as long, and so on.
 
         Returns:
-            The seconds until something may be due again.
+            The seconds until the next may be due.
         """
         assert self._leak_after is not None
         now, pause = monotonic(), self._leak_after
@@ -196,7 +196,7 @@ class Checkouts:
         )
 
     def wait_for_other_threads(self, timeout: float) -> None:
-        """Wait until nothing is in use but by this thread, at most *timeout* seconds."""
+        """Wait until other threads have no connection in use, at most *timeout* seconds."""
         mine, deadline = self._threads.this, monotonic() + timeout
 
         def is_over() -> bool:
@@ -206,7 +206,7 @@ class Checkouts:
 
         with self._changed:
             self._watched = True
-            # What is let go of from now on is freed without a word.
+            # A connection that is dropped from now on is freed without notice.
             while not is_over() and (left := deadline - monotonic()) > 0:
                 self._changed.wait(min(left, 0.1))
 

@@ -1,4 +1,4 @@
-"""The psycopg connection that a pool holds: one object for each checkout of a server's session."""
+"""The psycopg connection of a pool: one object for each checkout of a session."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ class Unknown:
 
 
 UNKNOWN = Unknown()
-"""In place of a statement: psycopg itself sends something, past the cursors of this package."""
+"""In place of a statement that psycopg itself sends, past the cursors of this package."""
 
-# What psycopg's own transaction() may send at an end of its block, as far as it matters.
+# Stands for the statements of psycopg's transaction() at the ends of its block.
 _SAVEPOINTS = "ROLLBACK TO SAVEPOINT x"
 
 
 class Owner(Protocol):
-    """Who uses a connection that is checked out."""
+    """The user of a connection that is checked out."""
 
     def keeps(self, connection: PooledConnection) -> bool:
-        """Tell whether it goes on using it, though the thread of the checkout has ended."""
+        """Tell whether it still uses it, though the thread of the checkout has ended."""
 
     @property
     def is_setting_up(self) -> bool:
-        """Whether it sends now what it sends by itself on each connection that it gets."""
+        """Whether it is sending the statements that it sends on each connection it gets."""
 
     def pin(self, connection: PooledConnection, state: str) -> None:
-        """Take note that a statement on *connection* gives its session *state*, or may do so."""
+        """A statement on *connection* gives its session *state*, or may do so."""
 
 
 class Use(Protocol):
@@ -72,7 +72,7 @@ class Use(Protocol):
 
 
 class Observer(Protocol):
-    """Sees each statement on a connection before it is sent, and when it was."""
+    """Sees each statement on a connection, before it is sent and after it was run."""
 
     def see(self, query: object, *, carries: bool, locked: bool) -> str | None:
         """Take note of *query*, and return what should be sent along with it, if anything.
@@ -112,16 +112,16 @@ class PooledConnection(psycopg.Connection[Any]):
     """A connection opened by a pool.
 
     Each checkout of a session gets an object of its own. When it comes back, `renewed` makes the
-    one for the next checkout, and the old one is closed for good: cursors of any kind, generators
-    and blocks that are kept beyond a request reach no other's transaction, and what was set on
-    the object (adapters, row factory, handlers) goes with it. What this cannot help is a
-    ``pgconn`` that was taken from it before.
+    object for the next checkout, and the old one is closed for good: cursors, generators and blocks
+    that are kept beyond a request cannot reach the transaction of another one, and everything that
+    was set on the object (adapters, row factory, handlers) goes with it. A ``pgconn`` that was
+    taken from it before is out of reach.
     """
 
     session: Session
 
     owner: ref[Owner] | None = None
-    """Who has it, while it is in use."""
+    """Its user, while it is in use."""
 
     checkout: Use | None = None
     """Its present use, or its last one."""
@@ -130,7 +130,7 @@ class PooledConnection(psycopg.Connection[Any]):
     """The session state that a statement has left, or may have left; cleared at the checkin."""
 
     relied_on: str | None = None
-    """The same without time limits, which nothing but a wait depends on."""
+    """The same, without time limits: only waits depend on those."""
 
     observer: Observer | None = None
     """Sees the statements of an attempt under retry_transaction."""
@@ -165,7 +165,7 @@ class PooledConnection(psycopg.Connection[Any]):
         try:
             made: Self = connect(*args, **kwargs)
         except psycopg.Error as error:
-            # libpq quotes what it does not understand, a connection string for one.
+            # libpq quotes text that it does not understand, such as a connection string.
             scrub(error)
             raise
         return made
@@ -180,7 +180,7 @@ class PooledConnection(psycopg.Connection[Any]):
         super().__init__(pgconn, row_factory)
         if session is None:
             session = Session()
-            # Asked for now, since a closed connection does not tell.
+            # Now, since a closed connection does not tell.
             session.backend_pid = pgconn.backend_pid
             self.add_notice_handler(session.notice)
         self.session = session
@@ -208,7 +208,7 @@ class PooledConnection(psycopg.Connection[Any]):
         return new
 
     def announce(self, query: object, *, carries: bool = False, locked: bool = False) -> str | None:
-        """Something is about to run *query*; return what should be sent along, if anything.
+        """A statement is about to be run; return another one to be sent along, if there is one.
 
         Args:
             query: As a cursor got it, or `UNKNOWN`.
@@ -241,7 +241,7 @@ class PooledConnection(psycopg.Connection[Any]):
         if owner is not None:
             owner.pin(self, state)
         else:
-            # Kept and used beyond its owner, until that is noticed and it goes back.
+            # In use beyond its owner, until that is noticed and it goes back.
             self.pinned_by = graver(self.pinned_by, state)
         is_set_up_again = owner is not None and owner.is_setting_up
         if not is_set_up_again and not sets_a_time_limit(query):
@@ -264,7 +264,7 @@ class PooledConnection(psycopg.Connection[Any]):
             self.session.was_written = False
 
     def refuse_if_given_back(self) -> None:
-        """Refuse what is kept from a checkout that has ended.
+        """Refuse to be used after the checkout has ended.
 
         Raises:
             psycopg.InterfaceError: The connection went back to its pool.
@@ -274,7 +274,7 @@ class PooledConnection(psycopg.Connection[Any]):
 
     @contextmanager
     def unobserved(self) -> Iterator[None]:
-        """Within the block, statements are none of the user's: nobody looks at them."""
+        """Within the block, statements are not the user's, and are not looked at."""
         thread = get_ident()
         outer = self.announced_by == thread
         self.announced_by = thread
@@ -305,9 +305,10 @@ class PooledConnection(psycopg.Connection[Any]):
         super().rollback()
 
     def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
-        """As psycopg's, which all that it does with the server goes through.
+        """As psycopg's; every exchange with the server goes through it.
 
-        What no cursor of ours has announced comes from psycopg's own classes, and may be anything.
+        A statement that no cursor of ours has announced comes from psycopg's own classes, and may
+        be anything.
         """
         if self._given_back:
             raise _gone()
@@ -325,7 +326,7 @@ class PooledConnection(psycopg.Connection[Any]):
 
     @contextmanager
     def pipeline(self) -> Iterator[psycopg.Pipeline]:
-        """As psycopg's; since nothing can be asked within it, that is done before and after."""
+        """As psycopg's; the observer asks before and after it, since it cannot within."""
         observer = None if self.announced or psycopg_private.is_piping(self) else self.observer
         if observer is not None:
             observer.see(UNKNOWN, carries=False, locked=False)
@@ -335,7 +336,7 @@ class PooledConnection(psycopg.Connection[Any]):
             observer.seen(None, None, locked=False)
 
     def ask(self, question: str, *, locked: bool = False) -> list[PGresult]:
-        """Run statements of ours amid those of the user, who does not see them.
+        """Run statements of ours between those of the user, without being observed.
 
         Args:
             question: One or more statements without parameters.
@@ -348,8 +349,8 @@ class PooledConnection(psycopg.Connection[Any]):
             return psycopg_private.run(self, super().wait, question)
 
     def __del__(self) -> None:  # type: ignore[override]
-        # psycopg_pool's mark of a connection that is not idle. Nothing refers to this one any
-        # more, so nobody can use it, and nobody can give it back either.
+        # psycopg_pool's mark of a connection that is not idle. No code refers to it any more, so none
+        # can use it or give it back.
         pool = vars(self).get("_pool")
         if pool is None or self._given_back:
             super().__del__()
@@ -368,7 +369,7 @@ class PooledConnection(psycopg.Connection[Any]):
 
     @property
     def place(self) -> tuple[str, int]:
-        """Host and port of the server, which of several hosts it is."""
+        """Host and port of the server that it is connected to."""
         return self.info.hostaddr or self.info.host, self.info.port
 
     @property

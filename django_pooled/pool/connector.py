@@ -1,4 +1,4 @@
-"""How a pool's connections are opened: at once while the server answers, one probe while not."""
+"""When a pool opens connections: at once while the server answers, else with a single probe."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ T = TypeVar("T")
 LONGEST_WHEN_FULL = 2.0
 """Cap of the waits while the server is full, in seconds, where the backoff's own is not longer.
 
-A fleet of a thousand pools knocks a third as often as with 0.75, and whoever waits for 2 seconds
-still has one knock made for it: the figures are in benchmarks/results/fleet.md.
+A thousand pools make a third of the attempts that they make with 0.75, and a thread that waits for
+2 seconds still gets one attempt: see benchmarks/results/fleet.md.
 """
 
 
@@ -45,11 +45,11 @@ a session of the server, a line in its log, and a step towards a locked account.
 class Waits:
     """Waits between a probe's attempts: the backoff's, and longer ones while the server is full.
 
-    An outage ends for all at once, and a probe that knocks soon is served soon. A full server
-    empties one connection at a time: knocking soon wins nothing, and each refusal costs it the
-    start of a process. Refusals in a row are counted from the first, so that one that is full for
-    a moment, as after an outage, is asked as soon as ever. What the project brings and fails, its
-    check or its credentials, is waited out in the same way.
+    An outage ends for all at once, and an early attempt is served early. A full server gets room
+    for one connection at a time: early attempts win nothing, and each refusal costs it the start of
+    a process. Refusals in a row are counted from the first, so that a server which is full for a
+    moment, as after an outage, is asked as soon as ever. Failures of the project's own code, its
+    check or its credentials, are waited out in the same way.
 
     Args:
         backoff: Waits after all other failures.
@@ -77,7 +77,7 @@ class Connector:
     As long as attempts succeed they run side by side. After one that failed, or a connection
     that was lost, all others queue behind a single probe, which goes on with capped and
     jittered waits until it succeeds; then all go on at once. So a server that is away gets one
-    knock at a time from each pool, and none is late when it is back; one that is full gets fewer.
+    attempt at a time from each pool, and none is late when it is back; a full one gets fewer.
 
     Args:
         name: The pool's alias, for log lines.
@@ -126,12 +126,12 @@ class Connector:
 
         Args:
             connect: Makes one attempt.
-            wanted: Whether anybody waits for a connection.
+            wanted: Whether a thread waits for a connection.
             has_room: Whether it can be kept; late ones may have taken its place.
 
         Raises:
-            Exception: The server's refusal, if waiting does not mend it; the last attempt's
-                error, once the connector is closed or nobody waits any longer.
+            Exception: The server's refusal, if waiting will not help; the last attempt's error,
+                once the connector is closed or no thread waits any more.
         """
         began = monotonic()
         while True:
@@ -159,12 +159,12 @@ class Connector:
     def suspect(self) -> None:
         """A connection was lost: one attempt has to show that the server is there.
 
-        Without this, ten lost connections are ten knocks before the first has failed.
+        Without this, ten lost connections are ten attempts before the first has failed.
         """
         self._suspected = True
 
     def hold_off(self, error: Exception, times: int, at_least: float = 0.0) -> None:
-        """Open none for a while: those that were opened before are of no use.
+        """Open none for a while: those that were opened last are of no use.
 
         Args:
             error: Says why.
@@ -199,10 +199,10 @@ class Connector:
 
     @property
     def pause(self) -> float:
-        """Seconds for which no attempt may be made, whoever asks; 0 for none.
+        """Seconds for which no attempt may be made, for any waiter; 0 for none.
 
-        So that a wrong password makes no storm of logins. An outage needs no pause, since its one
-        probe makes its own.
+        So that a wrong password does not cause a storm of logins. An outage needs no pause, since
+        its probe waits between attempts.
         """
         refused_until = self._try_again_at if self._refusal is not None else 0.0
         return max(0.0, max(refused_until, self._held_until) - monotonic())
@@ -210,7 +210,7 @@ class Connector:
     def standing_refusal(self) -> Exception | None:
         """The last permanent refusal, as long as its pause lasts.
 
-        Until then a new waiter whom nothing else can serve is told the same at once.
+        Until then a new waiter that no connection can serve gets the same error at once.
         """
         return self._refusal if monotonic() < self._try_again_at else None
 

@@ -1,4 +1,4 @@
-"""The option ``check``: the project's own say on which connections may be used."""
+"""The option ``check``: the project's own test of each connection."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ logger = logging.getLogger("django_pooled.pool")
 class CustomCheck:
     """Asks the project's check, and has the pool open fewer connections while it keeps failing.
 
-    While each new connection fails, or each one that is used again, a pool that goes on replacing
-    them opens one after another. So those that were opened since then are counted, and the pool
-    holds off, longer each time.
+    While all connections fail it, a pool that replaces them would open one after another. So the
+    connections that were opened since the first failure are counted, and the pool waits, longer
+    each time.
 
     Args:
         alias: The pool's alias, for log lines.
@@ -70,19 +70,19 @@ class CustomCheck:
         timeout: float,
         run: Callable[[Callable[[], object]], None],
     ) -> bool:
-        """Tell whether the project wants a connection, within *timeout* seconds.
+        """Tell whether a connection passes the check, within *timeout* seconds.
 
         Args:
             connection: Which one.
-            timeout: After which it is not wanted.
+            timeout: Seconds after which it has failed.
             run: Runs an action in a thread of its own.
 
         Raises:
-            BaseException: What the check has raised and is no Exception, or what ended the wait.
+            BaseException: One of the check that is no Exception, or one that ended the wait.
         """
         if self._check is None:
             return True
-        # In a thread of its own, since nothing else ends a wait of the project's.
+        # In a thread of its own, since a wait of the project's code cannot be ended otherwise.
         work = partial(copy_context().run, self._check, connection)
         future = start(work, run)
         over, wait = False, 0.0
@@ -113,14 +113,14 @@ class CustomCheck:
         return False
 
     def _passed(self, is_new: bool) -> None:
-        # Where those that are used again fail, a new one that passes tells nothing.
+        # While connections that are used again fail, a new one that passes proves nothing.
         with self._lock:
             if self._failure is None or not is_new or self._new_ones_fail:
                 self._opened, self._failure = 0, None
                 self._connector.go_on()
 
     def _hold_off(self, wait: float = 0.0) -> None:
-        # Those that were opened before and fail now may all be idle since a failover.
+        # Idle connections from before a failover may all fail now, without a new one at fault.
         if self._failure is not None and (self._opened or wait):
             self._connector.hold_off(self._failure, self._opened, wait)
 

@@ -1,4 +1,4 @@
-"""What happens to a pool's connections: counted, and told by signals to whoever listens."""
+"""Events of a pool's connections: each is counted and sent as a signal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Events"]
 
 
 class Events:
-    """Tells of one pool's connections; what is in use has counted checkouts and checkins itself.
+    """Counts and sends the events of one pool; checkouts and checkins are counted by `Checkouts`.
 
     Args:
         record: Where connects and closes are counted.
@@ -36,7 +36,7 @@ class Events:
         self._name = name
 
     def opened(self, seconds: float) -> None:
-        """A connection was opened, which took that many seconds; it is counted when it is kept."""
+        """A connection was opened, in that many seconds; it is counted once it is kept."""
         if connection_opened.receivers:
             self._send(connection_opened, seconds=seconds)
 

@@ -1,4 +1,4 @@
-"""Which connections in use must not come back, and which idle ones leave with them."""
+"""Eviction: connections that must not be used again after an error on one of them."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ NEVER = float("-inf")
 class Eviction:
     """Decides by the errors on connections in use which ones have to leave the pool.
 
-    What has changed on the server is found out once, and the connections that were opened before
-    leave. Those opened since know the server as it is: to replace them changes nothing, unless
-    their address leads elsewhere by now. That is tried with one of them at a time, now and then.
+    A change on the server is noticed once, and the connections that were opened before it leave.
+    Those opened since then know the server as it is: replacing them changes nothing, unless their
+    address leads to another server by now. That is tried with one at a time, now and then.
 
     Args:
         alias: The pool's alias, for log lines.
@@ -93,7 +93,7 @@ class Eviction:
             can_write_again = place in self._read_only
             self._read_only.discard(place)
         if can_write_again:
-            # Its address leads to another server by now, and the others still to the one before.
+            # Its address leads to another server by now, and the others are on the one before.
             self._evict(
                 lambda other: other.place == place and other.server_is_read_only,
                 f"{READ_ONLY}: opened while {place[0]}:{place[1]} was read-only",
@@ -104,7 +104,7 @@ class Eviction:
         # The object is another by now: see `PooledConnection.renewed`.
         if connection.session is self._leaving:
             self._leaving = None
-            # Whether or not it is missed: where it leads is to be found out.
+            # Needed or not: it shows where the address leads by now.
             self._pool.open_one()
 
     def _note_read_only(self, connection: PooledConnection, reason: str) -> None:
@@ -132,8 +132,8 @@ class Eviction:
         """A prepared statement no longer fits its tables: it would fail on each connection.
 
         psycopg keeps it, and has no public way to forget it. On a connection opened since then it
-        may become stale again and again, as where two schemas have tables of the same name: there
-        nothing is prepared any more.
+        may become stale again and again, for instance where two schemas have tables of the same
+        name: such a connection prepares nothing any more.
         """
         now, opened_at = monotonic(), connection.session.opened_at
         with self._lock:
@@ -155,7 +155,7 @@ class Eviction:
     def _may_drain(self, what_for: Place | str, now: float) -> bool:
         """Tell whether connections may leave together; under the lock.
 
-        Each is one to open anew. So the next time comes as late as if they had left one by one.
+        Each has to be opened anew. So the next time comes as late as if they had left one by one.
         """
         if now < self._spared.get(what_for, NEVER):
             return False

@@ -25,7 +25,7 @@ logger = logging.getLogger("django_pooled.pool")
 
 
 class IdleChecks:
-    """Judges a pool's connections at a checkout.
+    """Checks the idle connections of one pool before they are used.
 
     Args:
         alias: The pool's alias, for log lines.

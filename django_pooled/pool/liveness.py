@@ -1,4 +1,4 @@
-"""Is this idle connection alive: a look at its socket, a round trip with a time limit."""
+"""Whether an idle connection is alive: by its socket, or by a round trip with a time limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["answers", "ending_of", "looks_alive"]
 
 _READS = 64
-"""Reads after which a socket that never runs dry is left to the round trip's judgement."""
+"""Reads after which a socket that never runs dry is left to the round trip."""
 
 
 def looks_alive(connection: PooledConnection) -> bool:
@@ -38,7 +38,7 @@ def looks_alive(connection: PooledConnection) -> bool:
 
 
 def ending_of(connection: PooledConnection) -> psycopg.Error | None:
-    """Return the error with which a session has ended that has nothing to answer; None if not.
+    """Return the error with which the session of an idle connection has ended; None if it has not.
 
     Without a round trip, as `looks_alive`. The error is the one that a statement would have met.
     """

@@ -1,4 +1,4 @@
-"""One attempt to open a connection, step by step, none of which may take longer than its limit."""
+"""One attempt to open a connection, in steps that each have a time limit."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ class Opener:
     """Opens connections for one pool.
 
     Each step has ``connect_timeout``: the credentials, the connect to each host, the configuration,
-    the signal. An attempt runs in a thread of its own. One that takes longer
-    is given up: the thread that waits for the server finds its connection lost. Nothing can end
-    what the project's own code waits for; such a thread stays behind until that comes to an end.
+    the signal. An attempt runs in a thread of its own. One that takes longer is given up: a thread
+    that waits for the server finds its connection lost. A wait of the project's own code cannot be
+    ended from outside; such a thread stays behind until the code returns.
 
     Args:
         name: The pool's name, for the names of threads.
@@ -134,7 +134,7 @@ class Opener:
         except Exception:
             raise
         except BaseException as error:
-            # Cancelled, interrupted or asked to exit: this thread is nobody's to end.
+            # Cancelled, interrupted or asked to exit: that must not end the pool's thread.
             raise AttemptFailed("the connection's configuration", error) from error
         status = connection.info.transaction_status
         if status != TransactionStatus.IDLE:
@@ -183,7 +183,7 @@ def _hand_over(
 def _hosts(parameters: Mapping[str, Any]) -> int:
     """Count the hosts that psycopg tries one after another, each for ``connect_timeout``.
 
-    A name may stand for several addresses. An attempt that is given up between two of them goes
-    on, and is of use yet.
+    A name may stand for several addresses. An attempt that is given up between two of them goes on,
+    and its connection may still be used.
     """
     return str(parameters.get("hostaddr") or parameters.get("host") or "").count(",") + 1

@@ -189,7 +189,7 @@ class Pool:
         Raises:
             CheckoutTimeout: None became available in time; ``__cause__`` is the last error
                 in connecting, if the server could not be reached.
-            ConnectFailed: The server refuses connections for a reason that waiting does not mend.
+            ConnectFailed: The server refuses connections, and waiting will not help.
             PoolExhausted: ``max_waiting`` threads were waiting already.
             PoolClosed: The pool is closed.
         """
@@ -215,7 +215,7 @@ class Pool:
     def close(self, timeout: float = 5.0) -> None:
         """Refuse checkouts, close what is idle, and let other threads finish what is in use.
 
-        What is still in use after that, and what this thread holds, is closed at its checkin.
+        A connection that is still in use after that, or by this thread, is closed at its checkin.
 
         Args:
             timeout: Seconds to wait for both.
@@ -308,7 +308,7 @@ class Pool:
         try:
             raise error from cause
         finally:
-            # Its traceback holds this frame.
+            # The error holds this frame by its traceback.
             del error, cause
 
     def _begin(self, connection: PooledConnection, started: float, deadline: float) -> bool:
@@ -351,11 +351,11 @@ class Pool:
         return kind(message, alias=self.alias, elapsed=elapsed, gauges=gauges)
 
     def _look_for_lost(self, since: float | None) -> bool:
-        """Find out whether all that is in use is used by anybody; tell whether something was not.
+        """Look for connections in use that no code can reach; tell whether there were any.
 
-        Asked before a checkout is refused. What nothing refers to any more has been handed over by
-        its finalizer, or is found missing here; what only refers to itself, as a wrapper of
-        Django's does with its features, is freed by the garbage collector.
+        Before a checkout is refused. A connection that is not referred to has been handed over by
+        its finalizer, or is missing here. One that is part of a reference cycle, as a wrapper of
+        Django's is with its features, is freed by the garbage collector first.
         """
         if self._pool.opening == 0 and self._pool.idle == 0:
             collect_garbage(since)

@@ -1,4 +1,4 @@
-"""Everything that reaches below the public interface of psycopg_pool.
+"""The pool of psycopg_pool with other rules, and everything that is private of psycopg_pool.
 
 psycopg_pool opens connections one at a time, retries each with a backoff of its own that has
 no cap, lets nobody end a wait early, and keeps waiters that timed out in its queue. None of
@@ -71,7 +71,7 @@ PATIENCE = 1.0
 
 
 def _nothing() -> None:
-    """As a weak reference to what exists no more."""
+    """Stands for a weak reference to an object that does not exist any more."""
 
 
 class Refused(Exception):
@@ -94,9 +94,9 @@ class _Call(inside.MaintenanceTask):
 class _Start(inside.MaintenanceTask):
     """Starts a thread for another task, which may take long; in the pool's worker.
 
-    Not in the thread that wants it done, which would wait for the new one's first sign of life: an
-    exception that is thrown into it (PyThreadState_SetAsyncExc) may end the new one instead, since
-    CPython gives both the same number for a moment, and it would wait for ever.
+    Not in the calling thread, which would wait until the new one runs: an exception that is thrown
+    into it (PyThreadState_SetAsyncExc) may end the new one instead, since CPython gives both the
+    same number for a moment, and it would wait for ever.
     """
 
     def __init__(self, pool: RecoveringPool, task: inside.MaintenanceTask, name: str) -> None:
@@ -112,14 +112,14 @@ class _Start(inside.MaintenanceTask):
         try:
             threading.Thread(target=task.run, name=self._name, daemon=True).start()
         except RuntimeError:
-            # No more threads can be had.
+            # The system has no more threads.
             task.run()
 
     _run = None  # type: ignore[assignment]  # as above
 
 
 class _Later(inside.MaintenanceTask):
-    """A moment at which the pool looks after itself; it does not keep the pool from being freed."""
+    """A task at a later moment, which does not keep the pool from being freed."""
 
     def __init__(self, pool: RecoveringPool, action: Callable[[RecoveringPool], None]) -> None:
         super().__init__(pool)
@@ -159,11 +159,11 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         # All guarded by the lock.
         self._slots = Slots()
         self._successes = 0  # connections that were opened
-        self._grows_later: Callable[[], object] = _nothing  # who waits for a pause to end
+        self._grows_later: Callable[[], object] = _nothing  # the task at the end of a pause
         self._patience_ends = False  # whether reconnect_timeout runs
         self._reported = False  # whether it has run out since the last success
-        # What was let go of while it was in use. Only ever appended to and popped from, which takes
-        # no lock: finalizers append.
+        # Connections that were dropped while in use. Only ever appended to and popped from, which
+        # takes no lock: finalizers append.
         self._found: deque[tuple[PooledConnection, Use | None]] = deque()
         self._abandoned = False
         super().__init__(connection_class=PooledConnection, open=False, **options)
@@ -191,7 +191,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
 
     @property
     def longest_waiting(self) -> float | None:
-        """Seconds that the waiter who is next has waited; None without waiters."""
+        """Seconds that the next waiter has waited; None without waiters."""
         since = [waiter.since for waiter in self._waiters()]
         return max(0.0, monotonic() - min(since)) if since else None
 
@@ -203,17 +203,17 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     def take_idle(self) -> PooledConnection | None:
         """Take an idle connection, or return None, without a place in the queue.
 
-        Nobody waits while one is idle: whoever gives one back hands it to a waiter.
+        No thread waits while one is idle: a connection that comes back is handed to a waiter.
         """
-        # Where all are in use, the queue is next, and its turn under the lock is enough.
+        # With all in use, the queue is next, which takes the lock once more.
         if not self._pool:
             return None
         with self._lock:
             return self._pop()
 
     def _pop(self) -> PooledConnection | None:
-        # Under the lock. The deque may be empty by now all the same: a signal handler of this
-        # thread may have been here since anyone looked.
+        # Under the lock. The deque may be empty even after a check: a signal handler of this thread
+        # may have taken the last one since then.
         with suppress(IndexError):
             connection = self._pool.popleft()
             connection._pool = self
@@ -228,15 +228,15 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     ) -> PooledConnection:
         """Take an idle connection, or queue for one; as getconn(), without its own checks.
 
-        Who leaves the queue, on a timeout or by whatever else ends the wait (gevent's timeouts and
-        Ctrl-C are no Exceptions), leaves nothing behind: getconn() would count the timed-out
-        against max_waiting, and hand a connection to the interrupted.
+        A thread that leaves the queue, after its timeout or by an exception of any kind (gevent's
+        timeouts and Ctrl-C), leaves nothing behind: getconn() would count it against max_waiting,
+        and hand it a connection.
 
         Args:
             timeout: Seconds to wait at most.
-            look_for_lost: Called during a wait, and before a refusal, without a lock: finds out
-                whether all that is in use is used by anybody, and tells whether something was not.
-                With a moment, it is thorough unless it was since then.
+            look_for_lost: Called during a wait, and before a refusal, without a lock: looks for
+                connections in use that no code can reach any more, and tells whether there were
+                any. Thorough if it was not since the given moment.
 
         Raises:
             PoolTimeout, PoolClosed, TooManyRequests: As getconn().
@@ -249,7 +249,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             except TooManyRequests:
                 if not look_for_lost(None):
                     raise
-                # What was lost is on its way back, to one waiter more.
+                # The lost ones are on their way back, to one more waiter.
                 connection = self._take_or_queue(waiter, timeout, 0)
             if connection is None:
                 connection = self._wait(waiter, look_for_lost)
@@ -279,7 +279,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         self, waiter: Waiter, look_for_lost: Callable[[float | None], bool]
     ) -> PooledConnection:
         started, deadline = waiter.since, waiter.deadline
-        # Early enough for what is found to come back in time.
+        # Early enough for a connection that is found to come back in time.
         last_look_at = deadline - min(PATIENCE, (deadline - started) / 4)
         look_at = min(started + PATIENCE, last_look_at)
         while True:
@@ -299,7 +299,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 look_at = deadline if is_last else min(now + PATIENCE, last_look_at)
 
     def give(self, connection: PooledConnection, now: float) -> bool:
-        """Hand a connection that came back to the waiter who is next, or keep it; as putconn().
+        """Hand a connection that came back to the next waiter, or keep it; as putconn().
 
         Returns whether it was kept, and not closed since the pool is.
         """
@@ -322,10 +322,10 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             self._add_to_pool(connection)
 
     def found(self, connection: PooledConnection) -> None:
-        """Take a connection that is in use and that nothing refers to any more; for finalizers.
+        """Take a connection in use that is not referred to any more; for finalizers.
 
-        Those run in any thread, amid anything that it does and under any lock, at the exit of the
-        interpreter and in forked processes too. So it is handed to the pool's worker, without one.
+        Those run in any thread, at any line and under any lock, at the exit of the interpreter and
+        in forked processes too. So the pool's worker does the rest, and no lock is taken here.
         """
         checkout = connection.claim()
         if self._abandoned or (checkout is not None and not self._closed):
@@ -337,24 +337,24 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 checkout.connection = ref(connection)
             # In a forked process it stays here for good, since its session is the parent's.
             self._found.append((connection, checkout))
-        # Else it is closed as it is freed, and its slot is found free.
+        # Else it is closed as it is freed, and its slot becomes free.
         if not self._closed:
             self.run_later(self.take_back_found)
 
     def take_back_found(self) -> bool:
-        """Bring back what was found; return whether that freed anything."""
+        """Give back the connections that were found; tell whether there were any."""
         any_found = False
         while self._found:
             with suppress(IndexError):
                 connection, checkout = self._found.popleft()
                 any_found = True
                 if checkout is None or not checkout.take_back(connection):
-                    # Let go of on its way to a user or back, in a state that nobody knows.
+                    # Dropped on its way to a user or back, in an unknown state.
                     self.discard(connection, "error")
         return self.recount() or any_found
 
     def recount(self) -> bool:
-        """Put right what interrupted threads left wrong; return whether a connection was lost."""
+        """Correct slots and queue after interrupted threads; tell if a connection was lost."""
         with self._lock:
             lost = self._slots.give_up_lost()
             self._drop_empty_places()
@@ -368,7 +368,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
 
     @property
     def _places(self) -> list[Place]:
-        # A queue of psycopg_pool's, whose own places lose what is given to an interrupted thread.
+        # psycopg_pool's queue. Its own places lose what is given to an interrupted thread.
         return list(self._waiting)  # type: ignore[arg-type]
 
     def _remove(self, places: list[Place]) -> None:
@@ -378,7 +378,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 self._waiting.remove(place)  # type: ignore[arg-type]
 
     def open_one(self) -> bool:
-        """Have one connection opened, unless one is on its way or there is a pause; tell if so."""
+        """Have a connection opened, unless one is on its way or in a pause; tell whether it is."""
         with self._lock:
             wanted = not self._slots.opening and self._may_grow() and not self._connector.pause
             if wanted:
@@ -386,7 +386,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         return wanted
 
     def discard(self, connection: PooledConnection, reason: Reason) -> None:
-        """Close a connection that was taken; open another only if it will be missed."""
+        """Close a connection that was taken; open another only below min_size or for a waiter."""
         connection.session.closed_for = reason
         try:
             self._close_connection(connection)
@@ -413,11 +413,11 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         self._connector.close()
         # psycopg_pool waits that long for each of its threads, one after another.
         super().close(timeout / (self.num_workers + 1))
-        # What was found too late for the workers.
+        # Connections that were found too late for the workers.
         self.take_back_found()
 
     def _close_connection(self, conn: PooledConnection) -> None:
-        # Whatever psycopg_pool closes by itself comes by here too, without a word of why.
+        # psycopg_pool calls this too, for connections that it closes itself, and gives no reason.
         super()._close_connection(conn)
         slot, conn.session.slot = conn.session.slot, None
         if slot is None:
@@ -470,9 +470,9 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         with self._lock:
             # psycopg_pool hands that on to _add_connection(), without a look at it.
             task.attempt = self._slots.take()  # type: ignore[assignment]
-        # A thread for each connection, which ends with it: as many as are wanted are opened
-        # side by side, an idle process keeps none, and one that hangs on a silent server holds
-        # up neither the pool's workers nor the process's exit.
+        # A thread for each connection, which ends when that is open: as many as are wanted are
+        # opened side by side, an idle process keeps no thread, and one that waits for a silent
+        # server delays neither the pool's workers nor the exit of the process.
         super().run_task(_Start(self, task, f"{self.name}-opens"))
 
     def _maybe_grow_pool(self) -> None:
@@ -480,7 +480,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         # waiter, where psycopg_pool has one on its way for all of them.
         refusal = self._connector.standing_refusal()
         if refusal is not None and not len(self._slots):
-            # Neither is one on its way, nor will one come back to serve the waiter.
+            # No connection is on its way, and none will come back for the waiter.
             self._fail([self._places[-1]], refusal)
             self._waiting.pop()
         else:
@@ -491,14 +491,14 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         waiting = self.waiting
         while self._may_grow() and (self._slots.opening < waiting or len(self._slots) < at_least):
             if self._connector.holds_off and self._slots.opening:
-                return  # That one comes first: it may be of no use either.
+                return  # That one has to show first that it is of use.
             pause = self._connector.pause
             if pause:
                 if waiting and self._grows_later() is None:
                     task = _Later(self, RecoveringPool._grow_after_a_pause)
                     self._grows_later = ref(task)
-                    # By way of a worker: psycopg_pool's scheduler has locks that an exception
-                    # in this thread could leave held.
+                    # In a worker: an exception in this thread could leave a lock of psycopg_pool's
+                    # scheduler held.
                     self.run_task(inside.Schedule(self, task, pause))
                 return
             self._add_one()
@@ -515,7 +515,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             if self._connector.pause:
                 self._grow()  # There has been another refusal meanwhile.
             elif self.waiting and not self._slots.opening and self._may_grow():
-                # One, whose answer is for all. If it is a good one, the others follow.
+                # One attempt for all of them. If it succeeds, the others follow.
                 self._add_one()
 
     def _shrink_pool(self) -> None:
@@ -535,7 +535,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                     return
             if not self._closed:
                 self._pool.append(conn)
-                # Only now: until then it would be lost with this frame, and nobody told.
+                # Only now: if this is interrupted before, the finalizer still reports it.
                 conn._pool = None
                 return
         self._close_connection(conn)
@@ -547,7 +547,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 self._attempt, lambda: self.waiting > 0, self._has_room
             )
         except BaseException as error:
-            # What retried keeps it, and is kept by its frames, pool and all.
+            # Its frames hold the pool, and the retrying code holds the error.
             traceback.clear_frames(error.__traceback__)
             self._give_up(error, slot)
             if not isinstance(error, Exception):
@@ -560,26 +560,26 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
 
     def _attempt(self) -> PooledConnection:
         try:
-            # Whoever has been given up holds nothing of the pool.
+            # An attempt that was given up must not hold the pool.
             return self._opener.open(WeakMethod(self._arrived_late))
         except Exception:
             self._watch_patience()
             raise
 
     def _arrived_late(self, connection: PooledConnection, seconds: float) -> None:
-        """Keep a connection whose attempt had been given up, if there is room."""
+        """Keep a connection whose attempt was given up, if there is room."""
         self._connector.arrived(seconds)
         with self._lock:
             slot = self._slots.take()
         self._welcome(connection, slot)
 
     def _welcome(self, connection: PooledConnection, slot: Slot) -> None:
-        """Keep a new connection, unless others have taken its place meanwhile."""
+        """Keep a new connection, unless the pool is full by now."""
         connection.session.slot = slot
         with self._lock:
             self._successes += 1
             self._reported = False
-            # Those on their way hold slots too; the first to arrive is the one that stays.
+            # Attempts hold slots too: the connections that arrive first stay.
             room = self._has_room()
             if room:
                 self._slots.connected(slot)
@@ -597,20 +597,20 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             if self._closed:
                 return
             if is_permanent_refusal(error) and not self._slots.in_place:
-                # No connection will come back to serve those that wait.
+                # No connection will come back for those that wait.
                 waiting = self._places
                 self._waiting.clear()
-            # The probe ended since nobody waited; somebody may have come meanwhile.
+            # The probe may have ended because no thread waited, and one may wait by now.
             self._grow()
         self._fail(waiting, error)
 
     def _watch_patience(self) -> None:
-        """An attempt has failed: see what has become of it when reconnect_timeout has passed."""
+        """An attempt has failed: check after reconnect_timeout whether one has succeeded."""
         with self._lock:
             if self._reconnect_failed is None or self._patience_ends or self._closed:
                 return
             if self._reported and not self._waiting:
-                return  # The last attempt of a probe that was for nobody.
+                return  # The last attempt of a probe that no thread waited for.
             self._patience_ends = True
             successes = self._successes
 
@@ -619,18 +619,18 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 pool._patience_ends = False
                 failed = pool._reported = pool._successes == successes
             if failed:
-                # What it does is the project's: it may take long, or raise SystemExit.
+                # It is the project's code: it may take long, or raise SystemExit.
                 name = f"{pool.name}-reconnect-failed"
                 threading.Thread(target=pool.reconnect_failed, name=name, daemon=True).start()
 
         self.schedule_task(_Later(self, end), self.reconnect_timeout)
 
     def _start_workers(self) -> None:
-        # A finalizer may hand something over amid another put() of its thread, for which
-        # psycopg_pool's own queue would wait for ever: it has a lock that is not reentrant.
+        # A finalizer may put() a task while its thread is in another put(). psycopg_pool's own
+        # queue would wait for ever then, since its lock is not reentrant.
         self._tasks = queue.SimpleQueue()  # type: ignore[assignment]
         with suppress(RuntimeError):
-            # It is raised where no thread can be had, as at the exit of the interpreter.
+            # Raised where no thread can be started, as at the exit of the interpreter.
             super()._start_workers()
 
     def _start_initial_tasks(self) -> None:
@@ -638,7 +638,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             super()._start_initial_tasks()
 
     def _work_without_threads(self) -> None:
-        """Where the pool has no thread that does what is to be done, who waits for it does."""
+        """Run the pool's tasks in the waiting thread, where the pool could start no thread."""
         while not self._workers and not self._closed:
             try:
                 task = self._tasks.get_nowait()

@@ -1,4 +1,4 @@
-"""Can this pool serve: found out in a moment, once for all who ask at the same time."""
+"""Whether a pool can serve requests: checked at once, and once for all that ask together."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class State(Enum):
     AWAY = "server away"
     """No connection can be opened: the server is stopped, out of reach, or full."""
     REFUSED = "refused"
-    """The server refuses connections for a reason that waiting does not mend."""
+    """The server refuses connections, and waiting will not help."""
     SILENT = "no answer"
     """Nothing was heard of the server in time."""
 
@@ -86,10 +86,10 @@ class ReadinessCheck:
 class Readiness:
     """Whether one pool can serve.
 
-    It never queues for a connection. Of those that are idle, so that nobody waits, it asks one;
-    where none is, it looks at what comes back and at what is being opened, and has one opened only
-    where the pool could open more and is opening none. So an outage costs the server nothing
-    beyond the pool's own probe, however many ask.
+    It never queues for a connection. It pings an idle one, while no thread waits for it. Without
+    an idle one, it watches those that come back and that are being opened, and has one opened only
+    if the pool has room and is opening none. So in an outage the server gets no more attempts than
+    the pool's own probe makes, however many checks there are.
 
     Args:
         alias: The pool's alias, for log lines.
@@ -157,7 +157,7 @@ class Readiness:
     def _busy_or(self, state: State) -> State:
         """Judge a pool without an idle connection by the last one that came back alive.
 
-        If that is no longer ago than a checkout may take, more may be expected to come back, unless
+        If that was within the time that a checkout may take, more are expected to come back, unless
         an idle one has failed to answer since.
         """
         came_back_at = max(

@@ -25,8 +25,8 @@ __all__ = ["close_all", "close_pools_of", "pool_for", "snapshots"]
 _lock = threading.RLock()
 _pools: dict[tuple[str, Hashable], Pool] = {}
 
-# Pools inherited through fork(). They are kept for ever: a freed connection or pool would
-# reach for sockets and locks that are the parent's.
+# Pools inherited through fork(). They are kept for ever: a connection or pool that is freed would
+# use sockets and locks of the parent.
 _inherited: list[Pool] = []
 _owner = os.getpid()
 
@@ -41,7 +41,7 @@ def pool_for(alias: str, target: Hashable, make: Callable[[], Pool]) -> Pool:
         make: Makes the pool.
     """
     key = (alias, target)
-    # Here too, for a process forked by something that called no hook.
+    # Here too, for a process that was forked without the hooks.
     _after_fork_in_child()
     pool = _pools.get(key)
     if pool is not None and not pool.closed:

@@ -1,4 +1,4 @@
-"""Bring a returned connection back to the state of a new one, or say that it cannot be."""
+"""The reset of a connection that comes back to the state of a new one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _STAYS = {
 
 
 class _CannotBeCleared(Exception):
-    """Something stays in the session for as long as it lasts."""
+    """Some state stays in the session until its end."""
 
 
 class Reset:
@@ -110,7 +110,7 @@ class Reset:
         try:
             status = pgconn.transaction_status
             if status == TransactionStatus.ACTIVE or pgconn.pipeline_status != PipelineStatus.OFF:
-                # Amid a query, a COPY or a pipeline: what it still has to say is unknown.
+                # Amid a query, a COPY or a pipeline: the rest of its answer is unknown.
                 return False
             if status != TransactionStatus.IDLE:
                 logger.warning(
@@ -152,7 +152,7 @@ class Reset:
 
 
 def _clear_what_discard_leaves(connection: PooledConnection, left: str) -> None:
-    # A seed that does not follow from the one that a user has set.
+    # A seed that cannot be derived from the one that a user has set.
     seed = SystemRandom().uniform(-1.0, 1.0)
     [(_, dblink, has_languages)] = _run(connection, _WHAT_ELSE.format(seed=seed)).fetchall()
     if has_languages and hides_what_it_does(left):
@@ -164,8 +164,8 @@ def _clear_what_discard_leaves(connection: PooledConnection, left: str) -> None:
 
 
 def _run(connection: PooledConnection, statement: str) -> psycopg.ClientCursor[Any]:
-    # By a cursor that prepares nothing: psycopg would keep a prepared DISCARD ALL in mind that
-    # has discarded itself.
+    # With a cursor that prepares nothing: psycopg would remember a prepared DISCARD ALL, which has
+    # discarded itself.
     return psycopg.ClientCursor(connection, row_factory=tuple_row).execute(statement)
 
 

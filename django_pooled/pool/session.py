@@ -55,7 +55,7 @@ class Session:
         """Its slot of the pool, from the end of the attempt that opened it until it is closed."""
         self.doomed_by: str | None = None
         self.is_readable: Callable[[], object] | None = None
-        """Tells whether the socket has something to read; made at the first look."""
+        """Tells whether the socket has something to read; made when that is first asked."""
         self.goodbye: str | None = None
         """SQLSTATE with which the server ended the session, where it came as a notice."""
         self.learned: Any = None

@@ -1,4 +1,4 @@
-"""The slots of a pool: each is taken for as long as something that exists holds it."""
+"""The slots of a pool: each is taken for as long as its holder exists."""
 
 from __future__ import annotations
 

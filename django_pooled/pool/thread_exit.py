@@ -1,4 +1,4 @@
-"""Tells of the end of a thread, which may have left a connection behind."""
+"""Reports the end of a thread, which may have left a connection behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Thread", "Threads"]
 
 
 class Thread:
-    """What remains of a thread when it has ended, for who has to tell it from others."""
+    """Tells a thread from every other one, also after its end."""
 
     __slots__ = ("ident",)
 
@@ -24,7 +24,7 @@ class Thread:
 
 
 class Threads(threading.local):
-    """Knows the running thread, and tells of its end.
+    """Knows the running thread, and reports its end.
 
     The thread's locals are the only owner of its sentinel, so that goes when the thread does.
 
@@ -41,7 +41,7 @@ class Threads(threading.local):
 
 
 class _Sentinel:
-    """Something that goes."""
+    """An object that is freed with its thread."""
 
 
 def _tell(

@@ -1,4 +1,4 @@
-"""Work that may never end: in a daemon thread of its own, so that its caller can give it up."""
+"""Work that may never end, in a daemon thread, so that its caller can give it up."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["LEAVE", "LeftBehind", "in_a_thread", "over_within", "start"]
 T = TypeVar("T")
 
 LEAVE = 0.2
-"""Seconds for a thread to end that has been told to: most do at once, and count for nothing."""
+"""Seconds in which a thread may end that was told to; most end at once, and are not counted."""
 
 
 def start(work: Callable[[], T], by: Callable[[Callable[[], None]], None]) -> Future[T]:
-    """Run *work*, and keep what becomes of it.
+    """Run *work*, and keep its result or its error.
 
     Args:
-        work: Whatever it raises, BaseExceptions included, is kept too.
+        work: Its error is kept too, also one that is no Exception.
         by: Runs an action in a thread of its own.
     """
     future: Future[T] = Future()

@@ -16,8 +16,8 @@ __all__ = ["Place", "Waiter"]
 class Waiter:
     """What a waiting thread is given; the thread's own frame has the only strong reference.
 
-    The pool's lock guards `connection` and `error`. A waiter takes it before it looks at either,
-    and whoever hands over a connection holds it until both are done.
+    The pool's lock guards `connection` and `error`. The waiting thread takes it before it reads
+    either, and a thread that hands over a connection holds it meanwhile.
 
     Args:
         deadline: The monotonic moment at which the wait ends.
@@ -30,8 +30,8 @@ class Waiter:
         self.deadline = deadline
         self.connection: PooledConnection | None = None
         self.error: BaseException | None = None
-        # A bare lock, which is opened by its release: a Condition has another one inside, that
-        # an exception from a signal handler can leave locked for good, for the pool to hang on.
+        # A bare lock, which is opened by its release: a Condition has another lock inside, which an
+        # exception from a signal handler can leave locked for ever.
         self._gate = threading.Lock()
         self._gate.acquire()
 
@@ -46,13 +46,13 @@ class Waiter:
 
     def wake(self) -> None:
         """Wake the thread, which sleeps or is about to."""
-        # Only those who serve it open the gate, and one alone can serve it.
+        # Only the thread that serves it opens the gate, and no two can serve it.
         if self._gate.locked():
             self._gate.release()
 
 
 class Place:
-    """A place in the queue. It is empty once its waiter exists no more, however that left.
+    """A place in the queue, which is empty once its waiter does not exist any more.
 
     psycopg_pool's own queue knows its ``WaitingClient`` by `set` and `fail`.
 
@@ -80,8 +80,8 @@ class Place:
         waiter = self.waiter
         if waiter is None:
             return False
-        # In this order: a waiter that wakes for nothing sleeps again, but one that is never woken
-        # waits in vain. It cannot look before the lock is let go.
+        # In this order: one that is woken for nothing sleeps again, but one that is never woken waits
+        # in vain. It cannot read the connection before the lock is released.
         waiter.wake()
         waiter.connection = connection
         return True
