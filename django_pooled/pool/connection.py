@@ -349,8 +349,8 @@ class PooledConnection(psycopg.Connection[Any]):
             return psycopg_private.run(self, super().wait, question)
 
     def __del__(self) -> None:  # type: ignore[override]
-        # psycopg_pool's mark of a connection that is not idle. No code refers to it any more, so none
-        # can use it or give it back.
+        # psycopg_pool's mark of a connection that is not idle. No code refers to it any more, so
+        # none can use it or give it back.
         pool = vars(self).get("_pool")
         if pool is None or self._given_back:
             super().__del__()

@@ -80,8 +80,8 @@ class Place:
         waiter = self.waiter
         if waiter is None:
             return False
-        # In this order: one that is woken for nothing sleeps again, but one that is never woken waits
-        # in vain. It cannot read the connection before the lock is released.
+        # In this order: one that is woken for nothing sleeps again, but one that is never woken
+        # waits in vain. It cannot read the connection before the lock is released.
         waiter.wake()
         waiter.connection = connection
         return True
