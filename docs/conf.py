@@ -9,6 +9,7 @@ on the site as they do in a repository browser.
 from __future__ import annotations
 
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,6 @@ nitpick_ignore_regex = [
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_class_signature = "separated"
 python_maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
@@ -86,5 +86,20 @@ def _of_no_toctree(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = "---\norphan: true\n---\n\n" + source[0]
 
 
+def _without_constructor(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: object,
+    options: object,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Show classes by name alone, unless users make their objects: those are dataclasses."""
+    hidden = signature and isinstance(obj, type) and not is_dataclass(obj)
+    return ("", "") if hidden else (signature, returns)
+
+
 def setup(app: Sphinx) -> None:
     app.connect("source-read", _of_no_toctree)
+    app.connect("autodoc-process-signature", _without_constructor)
