@@ -55,17 +55,17 @@ _ordered: list[Fault] = []
 class _FailingAttempt(Attempt):
     """An attempt in which the faults strike that were ordered."""
 
-    def run(self, call: Callable[[], R], name: str) -> R:
+    def run(self, call: Callable[[], R]) -> R:
         def struck() -> R:
             self._strike("begin")
             return call()
 
-        return super().run(struck, name)
+        return super().run(struck)
 
-    def _settle(self, result: object, name: str) -> None:
+    def _settle(self, result: object) -> None:
         self.returned = result
         self._strike("body")
-        super()._settle(result, name)
+        super()._settle(result)
 
     def _send_commit(self, send: Callable[[], None]) -> None:
         self._strike("commit")

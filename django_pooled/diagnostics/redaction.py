@@ -14,7 +14,7 @@ from django.db import Error
 # be imported.
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
 
 __all__ = [
@@ -77,6 +77,8 @@ _APPENDED = re.compile(
 _lock = threading.RLock()
 _secrets: dict[str, None] = {}
 """The latest at the end; guarded by the lock."""
+_spellings: tuple[str, ...] = ()
+"""As addresses, Python and JSON spell them too, the longest first."""
 
 
 def remember(*secrets: object) -> None:
@@ -85,12 +87,14 @@ def remember(*secrets: object) -> None:
     Args:
         secrets: Passwords and tokens; what is no string, or a very short one, is left out.
     """
+    global _spellings
     for secret in secrets:
         if isinstance(secret, str) and len(secret) >= SHORTEST_SECRET and secret not in _secrets:
             with _lock:
                 _secrets[secret] = None
                 while len(_secrets) > MOST_SECRETS:
                     del _secrets[next(iter(_secrets))]
+                _spellings = tuple(sorted(_spelled(_secrets), key=len, reverse=True))
 
 
 def remember_settings(settings: Mapping[str, Any]) -> None:
@@ -110,7 +114,7 @@ def masked(text: str) -> str:
     Those in addresses and connection strings, and those that are remembered.
     """
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-    for secret in sorted(_spellings(), key=len, reverse=True):
+    for secret in _spellings:
         text = text.replace(secret, MASK)
     for pattern in _CREDENTIALS:
         text = pattern.sub(rf"\1{MASK}\2", text)
@@ -130,7 +134,9 @@ def printable(text: str) -> str:
 
 def one_line(text: str) -> str:
     """Return a text on one line, printable, and cut if it is very long."""
-    text = printable(" ".join(text[: 4 * LONGEST_LINE].split()))
+    text = " ".join(text[: 4 * LONGEST_LINE].split())
+    if not text.isprintable():
+        text = printable(text)
     return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}..."
 
 
@@ -191,10 +197,7 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def _spellings() -> set[str]:
-    """Return the remembered secrets, also as addresses, Python and JSON spell them."""
-    with _lock:
-        secrets = list(_secrets)
+def _spelled(secrets: Iterable[str]) -> set[str]:
     return {
         spelling
         for secret in secrets

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from contextvars import copy_context
+from typing import TYPE_CHECKING
 
 from django.utils import timezone, translation
 
-__all__ = ["Activation"]
+if TYPE_CHECKING:
+    from contextvars import Context
+
+__all__ = ["restore_activation"]
 
 
-class Activation:
-    """What was active before an attempt, which may activate what its user prefers."""
+def restore_activation(context: Context) -> None:
+    """Activate again what was active in *context*, since an attempt may have changed it.
 
-    __slots__ = ("_context",)
-
-    def __init__(self) -> None:
-        # Where Django keeps both. They are looked up if there is another attempt, since that
-        # takes longer than all the rest of a call's inputs.
-        self._context = copy_context()
-
-    def restore(self) -> None:
-        """Activate it again, if something else is active."""
-        language: str | None = self._context.run(translation.get_language)
-        if translation.get_language() != language:
-            if language is None:
-                translation.deactivate_all()
-            else:
-                translation.activate(language)
-        zone = self._context.run(timezone.get_current_timezone)
-        if timezone.get_current_timezone() != zone:
-            timezone.activate(zone)
+    Looked up now and not before each call, which would take longer than all the rest of its inputs.
+    """
+    language: str | None = context.run(translation.get_language)
+    if translation.get_language() != language:
+        if language is None:
+            translation.deactivate_all()
+        else:
+            translation.activate(language)
+    zone = context.run(timezone.get_current_timezone)
+    if timezone.get_current_timezone() != zone:
+        timezone.activate(zone)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 from functools import partial
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
 from django_pooled.diagnostics.log_fields import facts
 
-from .object_state import is_container
+from .object_state import EXACTLY
 
 if TYPE_CHECKING:
     from types import CellType, CodeType
 
-    from .object_state import Memory
-
-__all__ = ["Surroundings"]
+__all__ = ["ClosedOver", "Surroundings", "log_changes"]
 
 logger = logging.getLogger("django_pooled.retry")
 
@@ -26,85 +24,113 @@ _MOST_LOOKED_AT = 1000
 
 
 class Surroundings:
-    """What a callable was bound to and closes over.
+    """What a callable is bound to and closes over.
 
     Requests, model instances, forms and the like are kept as arguments are. Other variables
     are not: they may belong to more than one call, and what another thread has added must not
     go. A function that changes them does so in each attempt, and is named in the log.
+
+    Args:
+        function: What is decorated, with decorators of its own or not.
     """
 
-    __slots__ = ("_watched",)
+    __slots__ = ("objects", "variables")
 
-    def __init__(self, function: object, memory: Memory) -> None:
-        self._watched: list[_Watched] = []
+    def __init__(self, function: object) -> None:
+        self.objects: list[object] = []
+        """What it is bound to, and the arguments of partials."""
+        self.variables: list[Variable] = []
         # Decorators wrap decorators; what each of them holds counts.
         while function is not None:
             if isinstance(function, partial):
-                memory.keep_all(function.args)
-                memory.keep_all(function.keywords.values())
+                self.objects += [*function.args, *function.keywords.values()]
                 function = function.func
             elif isinstance(function, MethodType):
-                memory.keep(function.__self__)
+                self.objects.append(function.__self__)
                 function = function.__func__
             elif isinstance(function, FunctionType):
                 inner = getattr(function, "__wrapped__", None)
-                if function.__closure__:
-                    # What decorators count and remember around the function is their business.
-                    self._look_around(function, memory, watch=inner is None)
+                # What decorators count and cache around the function is their business.
+                self.variables += _variables_around(function, is_watched=inner is None)
                 function = inner
             else:
-                memory.keep(function)
+                self.objects.append(function)
                 return
 
-    def tell_changes(self) -> None:
-        """Log, once for each function, what an attempt has changed that is not put back."""
-        changed: dict[FunctionType, list[str]] = {}
-        for watched in self._watched:
-            if watched.function.__code__ not in _told and watched.changed():
-                changed.setdefault(watched.function, []).append(repr(watched.name))
-        for function, names in changed.items():
-            _told.add(function.__code__)
-            logger.warning(
-                "%s closes over %s and changes what it holds in each attempt: make it an "
-                "argument or a result",
-                function.__qualname__, ", ".join(names),
-                extra=facts("closure_changed", function=function.__qualname__),
-            )  # fmt: skip
-
-    def _look_around(self, function: FunctionType, memory: Memory, watch: bool) -> None:
-        names = function.__code__.co_freevars
-        for name, cell in zip(names, function.__closure__ or (), strict=True):
+    def look(self, found: list[object]) -> list[ClosedOver]:
+        """Add what may have to be put back to *found*; return what is watched for changes."""
+        watched: list[ClosedOver] = []
+        for variable in self.variables:
             try:
-                value = cell.cell_contents
+                value: Any = variable.cell.cell_contents
             except ValueError:
                 # Not assigned yet.
                 continue
-            if watch:
-                self._watched.append(_Watched(function, name, cell, value))
-            if not is_container(value):
-                memory.keep(value)
+            holds_more = type(value) in EXACTLY
+            if variable.is_watched:
+                watched.append(ClosedOver(variable, value, len(value) if holds_more else None))
+            if not holds_more:
+                found.append(value)
             elif len(value) <= _MOST_LOOKED_AT:
                 values = list(value.values() if isinstance(value, dict) else value)
-                memory.keep_all(one for one in values if not is_container(one))
+                found += [each for each in values if type(each) not in EXACTLY]
+        return watched
 
 
-class _Watched:
-    __slots__ = ("cell", "function", "length", "name", "value")
+class Variable(NamedTuple):
+    """A variable around a function."""
 
-    def __init__(self, function: FunctionType, name: str, cell: CellType, value: Any) -> None:
-        self.function = function
-        self.name = name
-        self.cell = cell
-        self.value = value
-        self.length = len(value) if is_container(value) else None
+    name: str
+    cell: CellType
+    code: CodeType
+    """Of the function."""
+    function_name: str
+    is_watched: bool
 
-    def changed(self) -> bool:
+
+def _variables_around(function: FunctionType, *, is_watched: bool) -> list[Variable]:
+    code, cells = function.__code__, function.__closure__ or ()
+    return [
+        Variable(name, cell, code, function.__qualname__, is_watched)
+        for name, cell in zip(code.co_freevars, cells, strict=True)
+    ]
+
+
+class ClosedOver(NamedTuple):
+    """What a variable held before the first attempt."""
+
+    variable: Variable
+    value: Any
+    length: int | None
+    """Of a container."""
+
+    def has_changed(self) -> bool:
+        """Tell whether it holds something else now, or more, or less."""
         try:
-            if self.cell.cell_contents is not self.value:
+            if self.variable.cell.cell_contents is not self.value:
                 return True
         except ValueError:
             return True
         return self.length is not None and len(self.value) != self.length
 
 
-_told: WeakSet[CodeType] = WeakSet()
+def log_changes(watched: list[ClosedOver]) -> None:
+    """Log, once for each function, what an attempt has changed that is not put back."""
+    changed = [
+        each.variable
+        for each in watched
+        if each.variable.code not in _logged and each.has_changed()
+    ]
+    if changed:
+        # Only the innermost function is watched.
+        function = changed[0].function_name
+        _logged.add(changed[0].code)
+        logger.warning(
+            "%s closes over %s and changes what it holds in each attempt: make it an "
+            "argument or a result",
+            function, ", ".join(repr(variable.name) for variable in changed),
+            extra=facts("closure_changed", function=function),
+        )  # fmt: skip
+
+
+_logged: WeakSet[CodeType] = WeakSet()

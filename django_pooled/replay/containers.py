@@ -10,7 +10,7 @@ from .object_state import DEPTH, EXACTLY, Kept, keeps
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .object_state import Memory
+    from .object_state import Snapshot
 
 __all__ = ["KeptDict", "KeptList", "copy_of"]
 
@@ -21,12 +21,12 @@ class KeptDict(Kept):
     # By dict's own methods: a QueryDict's refuse to change it or return copies of its lists.
     __slots__ = ("items", "value")
 
-    def __init__(self, value: dict[Any, Any], memory: Memory, depth: int) -> None:
+    def __init__(self, value: dict[Any, Any], snapshot: Snapshot, depth: int) -> None:
         self.value = value
         self.items = dict.copy(value)
         if depth > 0:
-            memory.keep_all(self.items, depth - 1)
-            memory.keep_all(self.items.values(), depth - 1)
+            snapshot.keep_all(self.items, depth - 1)
+            snapshot.keep_all(self.items.values(), depth - 1)
 
     def restore(self) -> None:
         dict.clear(self.value)
@@ -38,11 +38,11 @@ class KeptList(Kept):
 
     __slots__ = ("items", "value")
 
-    def __init__(self, value: list[Any], memory: Memory, depth: int) -> None:
+    def __init__(self, value: list[Any], snapshot: Snapshot, depth: int) -> None:
         self.value = value
         self.items = list.copy(value)
         if depth > 0:
-            memory.keep_all(self.items, depth - 1)
+            snapshot.keep_all(self.items, depth - 1)
 
     def restore(self) -> None:
         list.__setitem__(self.value, slice(None), self.items)
@@ -51,10 +51,10 @@ class KeptList(Kept):
 class _KeptSet(Kept):
     __slots__ = ("items", "value")
 
-    def __init__(self, value: set[Any], memory: Memory, depth: int) -> None:
+    def __init__(self, value: set[Any], snapshot: Snapshot, depth: int) -> None:
         self.value = value
         self.items = set.copy(value)
-        memory.keep_all(self.items, depth - 1)
+        snapshot.keep_all(self.items, depth - 1)
 
     def restore(self) -> None:
         set.clear(self.value)
@@ -65,10 +65,10 @@ class _KeptSequence(Kept):
     # By the methods of its own: an OrderedDict's order is not in the dictionary that it is.
     __slots__ = ("items", "value")
 
-    def __init__(self, value: Any, memory: Memory, depth: int) -> None:
+    def __init__(self, value: Any, snapshot: Snapshot, depth: int) -> None:
         self.value = value
         self.items = value.copy()
-        memory.keep_all(value.values() if isinstance(value, dict) else value, depth - 1)
+        snapshot.keep_all(value.values() if isinstance(value, dict) else value, depth - 1)
 
     def restore(self) -> None:
         self.value.clear()
@@ -82,8 +82,8 @@ class _KeptTuple(Kept):
     # Nothing changes it, but what is in it may.
     __slots__ = ()
 
-    def __init__(self, value: Iterable[Any], memory: Memory, depth: int) -> None:
-        memory.keep_all(value, depth - 1)
+    def __init__(self, value: Iterable[Any], snapshot: Snapshot, depth: int) -> None:
+        snapshot.keep_all(value, depth - 1)
 
 
 EXACTLY.update(

@@ -12,7 +12,7 @@ from .object_state import KeptAttributes, keeps
 from .refusal import CannotReplay
 
 if TYPE_CHECKING:
-    from .object_state import Memory
+    from .object_state import Snapshot
 
 __all__ = ["KeptFile", "rewind"]
 
@@ -23,8 +23,8 @@ class KeptFile(KeptAttributes):
 
     __slots__ = ("_content", "_position")
 
-    def __init__(self, value: Any, memory: Memory, depth: int) -> None:
-        super().__init__(value, memory, 0)
+    def __init__(self, value: Any, snapshot: Snapshot, depth: int) -> None:
+        super().__init__(value, snapshot, 0)
         self._content: Any = None
         self._position: int | None = None
         file = self.attributes.get("file")

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextvars import copy_context
+from typing import TYPE_CHECKING, TypeVar
 
 # For what they register.
 from . import containers, files, kinds, requests, sessions, streams  # noqa: F401
-from .activation import Activation
+from .activation import restore_activation
 from .clients import client_has_gone
-from .closures import Surroundings
+from .closures import log_changes
 from .model_instances import Saves, current, listen
-from .object_state import Memory
+from .object_state import KINDS, Snapshot
 from .refusal import CannotReplay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from contextvars import Token
 
-    from django.http import HttpRequest
+    from django.db.models import Model
+
+    from .closures import ClosedOver, Surroundings
 
 __all__ = ["Inputs"]
+
+R = TypeVar("R")
 
 
 class Inputs:
@@ -39,51 +43,66 @@ class Inputs:
     globals, objects of classes of your own, or lists around it; the latter are told in the log.
 
     Args:
-        function: What is called.
+        surroundings: Of what is called.
         args: Positional arguments.
         kwargs: Keyword arguments.
     """
 
-    __slots__ = ("_activation", "_attempt", "_memory", "_surroundings")
+    __slots__ = ("_context", "_outer", "_saves", "_snapshot", "_watched")
 
     def __init__(
-        self,
-        function: Callable[..., object],
-        args: Sequence[object],
-        kwargs: Mapping[str, object],
+        self, surroundings: Surroundings, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> None:
-        self._memory = memory = Memory()
-        self._attempt: _Recording | None = None
-        if args:
-            memory.keep_all(args)
-        if kwargs:
-            memory.keep_all(kwargs.values())
-        self._surroundings = Surroundings(function, memory)
-        self._activation = Activation()
-
-    @property
-    def requests(self) -> list[HttpRequest]:
-        """The requests among the inputs."""
-        return self._memory.requests
+        self._context = copy_context()
+        """Where Django keeps the language and the time zone that are active."""
+        self._outer = current.get()
+        """Of the attempt around this call, on another database."""
+        self._saves: Saves | None = None
+        self._watched: list[ClosedOver] = []
+        found = [*args, *kwargs.values(), *surroundings.objects]
+        if surroundings.variables:
+            self._watched = surroundings.look(found)
+        self._snapshot: Snapshot | None = None
+        for value in found:
+            if KINDS[type(value)] is not None:
+                self._snapshot = Snapshot()
+                self._snapshot.keep_all(found)
+                break
 
     @property
     def are_to_come(self) -> bool:
         """Whether a client may still be sending a part of them."""
-        return bool(self._memory.bodies)
+        return self._snapshot is not None and bool(self._snapshot.bodies)
 
     def await_bodies(self) -> None:
         """Wait for what clients still send."""
-        while self._memory.bodies:
-            self._memory.bodies.pop().read_ahead()
+        while self._snapshot is not None and self._snapshot.bodies:
+            self._snapshot.bodies.pop().read_ahead()
 
-    def recording(self) -> _Recording:
-        """Return the context of one attempt, in which what it does to other objects is noted."""
-        self._attempt = _Recording(self._memory)
-        return self._attempt
+    def run(self, attempt: Callable[[], R]) -> R:
+        """Run one attempt, and take note of what it does to objects that are no inputs."""
+        hooks = self._snapshot.hooks if self._snapshot is not None else ()
+        token = current.set(self)
+        try:
+            for hook in hooks:
+                hook.start()
+            return attempt()
+        finally:
+            for hook in hooks:
+                hook.stop()
+            current.reset(token)
+
+    def note_save(self, instance: Model) -> None:
+        """*instance* is about to be saved, by this attempt or by one within it."""
+        if self._outer is not None:
+            self._outer.note_save(instance)
+        if self._saves is None:
+            self._saves = Saves(self._snapshot)
+        self._saves.note(instance)
 
     def obstacle_after_restoring(self) -> str | None:
         """Put everything back; return the reason if there must be no other attempt all the same."""
-        if any(client_has_gone(request) for request in self.requests):
+        if self._snapshot is not None and any(map(client_has_gone, self._snapshot.requests)):
             return "the client has closed its connection"
         try:
             self.restore()
@@ -97,30 +116,13 @@ class Inputs:
         Raises:
             CannotReplay: That is not possible, so that there must be no other attempt.
         """
-        self._surroundings.tell_changes()
-        if self._attempt is not None:
-            self._attempt.saves.restore()
-        self._activation.restore()
-        self._memory.restore()
-
-
-class _Recording:
-    __slots__ = ("_hooks", "_token", "saves")
-
-    def __init__(self, memory: Memory) -> None:
-        self._hooks = memory.hooks
-        self._token: Token[Saves | None]
-        self.saves = Saves(memory, current.get())
-
-    def __enter__(self) -> None:
-        self._token = current.set(self.saves)
-        for hook in self._hooks:
-            hook.start()
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.stop()
-        current.reset(self._token)
+        if self._watched:
+            log_changes(self._watched)
+        if self._saves is not None:
+            self._saves.restore()
+        restore_activation(self._context)
+        if self._snapshot is not None:
+            self._snapshot.restore()
 
 
 listen()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .object_state import KeptAttributes, keeps
 
 if TYPE_CHECKING:
-    from .object_state import Memory
+    from .object_state import Snapshot
 
 __all__: list[str] = []
 
@@ -37,7 +37,7 @@ for _name in (
 class KeptPayload(KeptAttributes):
     __slots__ = ()
 
-    def __init__(self, value: Any, memory: Memory, depth: int) -> None:
-        super().__init__(value, memory, depth)
+    def __init__(self, value: Any, snapshot: Snapshot, depth: int) -> None:
+        super().__init__(value, snapshot, depth)
         # What tells a field that was sent from one that has its default; no attribute of it.
-        memory.keep(value.model_fields_set, depth - 1)
+        snapshot.keep(value.model_fields_set, depth - 1)

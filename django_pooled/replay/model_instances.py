@@ -4,46 +4,49 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
 from django.db.models.signals import pre_save
 
-from .object_state import Memory
+from .object_state import Snapshot
 
 if TYPE_CHECKING:
     from django.db.models import Model
 
-__all__ = ["Saves"]
+__all__ = ["Saves", "current", "listen"]
 
 _DEPTH = 4
 """As far as the instances that are related to it."""
 
 
+class Recorder(Protocol):
+    """Takes note of what an attempt saves."""
+
+    def note_save(self, instance: Model) -> None:
+        """*instance* is about to be saved."""
+
+
 class Saves:
     """The instances that are saved during one attempt, and what they were before the first time.
 
-    Only those that somebody else holds on to: what an attempt creates and drops is not kept
+    Only those that something else refers to: what an attempt creates and drops is not kept
     alive by this.
 
     Args:
-        known: What is put back anyway.
-        outer: Those of the attempt around this one, on another database.
+        kept: What is put back anyway, if anything.
     """
 
-    def __init__(self, known: Memory, outer: Saves | None) -> None:
-        self._known = known
-        self._outer = outer
-        self._noted: dict[int, tuple[ref[Model], dict[str, Any], Memory]] = {}
+    def __init__(self, kept: Snapshot | None) -> None:
+        self._kept = kept
+        self._noted: dict[int, tuple[ref[Model], dict[str, Any], Snapshot]] = {}
 
     def note(self, instance: Model) -> None:
-        """Remember *instance*, which is about to be saved."""
-        if self._outer is not None:
-            self._outer.note(instance)
+        """Take down *instance*, which is about to be saved."""
         number = id(instance)
-        if number in self._noted or self._known.holds(instance):
+        if number in self._noted or (self._kept is not None and self._kept.holds(instance)):
             return
-        parts = Memory()
+        parts = Snapshot()
         attributes = vars(instance).copy()
         parts.keep_all(attributes.values(), _DEPTH)
         # The function must not know self, or it would live as long as the instance does.
@@ -67,7 +70,7 @@ def _forget(noted: dict[int, Any], number: int, _: object) -> None:
 
 
 # A context follows the work through asgiref's switches between threads.
-current: ContextVar[Saves | None] = ContextVar("django_pooled.saves", default=None)
+current: ContextVar[Recorder | None] = ContextVar("django_pooled.saves", default=None)
 
 
 def listen() -> None:
@@ -76,6 +79,6 @@ def listen() -> None:
 
 
 def _before_save(instance: Model, **_: object) -> None:
-    saves = current.get()
-    if saves is not None:
-        saves.note(instance)
+    recorder = current.get()
+    if recorder is not None:
+        recorder.note_save(instance)

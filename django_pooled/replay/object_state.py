@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from django.http import HttpRequest
 
-    from .bodies import Body
-
-__all__ = ["DEPTH", "EXACTLY", "Kept", "KeptAttributes", "Memory", "is_container", "keeps", "kinds"]
+__all__ = ["DEPTH", "EXACTLY", "KINDS", "Kept", "KeptAttributes", "Snapshot", "keeps", "kinds"]
 
 DEPTH = 8
 """How far objects are followed: an argument's list, its rows, their relations' rows."""
@@ -23,8 +21,8 @@ class Kept:
 
     __slots__ = ()
 
-    def __init__(self, value: Any, memory: Memory, depth: int) -> None:
-        """Take down the state of *value*, and have *memory* keep what else it holds."""
+    def __init__(self, value: Any, snapshot: Snapshot, depth: int) -> None:
+        """Take down the state of *value*, and have *snapshot* keep what else it holds."""
 
     def restore(self) -> None:
         """Put it back.
@@ -34,23 +32,38 @@ class Kept:
         """
 
 
-class Memory:
+class Hook(Protocol):
+    """Is told when an attempt starts and stops."""
+
+    def start(self) -> None:
+        """Begin to take note of what the attempt does."""
+
+    def stop(self) -> None:
+        """Take note of nothing more."""
+
+
+class AwaitedBody(Protocol):
+    """The body of a request that a client may still be sending."""
+
+    def read_ahead(self) -> None:
+        """Wait for the rest of it."""
+
+
+class Snapshot:
     """Objects and what they were, each once; the same object keeps its identity."""
 
     __slots__ = ("_kept", "bodies", "hooks", "requests")
 
     def __init__(self) -> None:
         self._kept: dict[int, Kept] = {}
-        self.hooks: list[Any] = []
-        """Whatever is to be told when an attempt starts and stops."""
-        self.bodies: list[Body] = []
-        """Those of requests that a client may still be sending."""
+        self.hooks: list[Hook] = []
+        self.bodies: list[AwaitedBody] = []
         self.requests: list[HttpRequest] = []
-        """Those that were met, wherever they were."""
+        """The requests among the objects, wherever they were."""
 
     def keep(self, value: object, depth: int = DEPTH) -> None:
-        """Remember what *value* is, if it is of a kind that can be put back."""
-        kind = _kind_of(type(value))
+        """Take down what *value* is, if it is of a kind that can be put back."""
+        kind = KINDS[type(value)]
         if kind is None or depth < 0 or id(value) in self._kept:
             return
         # Before its state is taken, which may lead back here.
@@ -58,13 +71,13 @@ class Memory:
         self._kept[id(value)] = kind(value, self, depth)
 
     def keep_all(self, values: Iterable[object], depth: int = DEPTH) -> None:
-        """Do so with each of them."""
+        """Take down what each of them is."""
         for value in values:
-            if type(value) not in _PLAIN:
+            if KINDS[type(value)] is not None:
                 self.keep(value, depth)
 
     def holds(self, value: object) -> bool:
-        """Tell whether the attributes of *value* are remembered."""
+        """Tell whether the attributes of *value* are kept."""
         kept = self._kept.get(id(value))
         # What else was kept may be gone, and its id another's.
         return isinstance(kept, KeptAttributes) and kept.value is value
@@ -84,10 +97,10 @@ class KeptAttributes(Kept):
 
     __slots__ = ("attributes", "value")
 
-    def __init__(self, value: Any, memory: Memory, depth: int) -> None:
+    def __init__(self, value: Any, snapshot: Snapshot, depth: int) -> None:
         self.value = value
         self.attributes: dict[str, Any] = vars(value).copy()
-        memory.keep_all(self.attributes.values(), depth - 1)
+        snapshot.keep_all(self.attributes.values(), depth - 1)
 
     def restore(self) -> None:
         now = vars(self.value)
@@ -97,17 +110,27 @@ class KeptAttributes(Kept):
 
 K = TypeVar("K", bound=Kept)
 
-# By name, so that nothing is imported for whoever does not use it.
+# By name, so that nothing is imported that the project does not use.
 _BY_NAME: dict[str, type[Kept]] = {}
 EXACTLY: dict[type, type[Kept]] = {}
 """Kinds for a type alone: what its subclasses keep elsewhere would not be put back."""
 
-_PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 _NOT_YET = object.__new__(Kept)
 _MOST_TYPES = 5000
-"""Of those whose kind is remembered, so that types made at run time do not pile up."""
+"""Types whose kind is kept, so that those made at run time do not pile up."""
 
-_kind_by_type: dict[type, type[Kept] | None] = {}
+
+class _Kinds(dict[type, "type[Kept] | None"]):
+    """How objects of each type are kept; None for those that are not."""
+
+    def __missing__(self, cls: type) -> type[Kept] | None:
+        if len(self) >= _MOST_TYPES:
+            self.clear()
+        self[cls] = kind = _find_kind(cls)
+        return kind
+
+
+KINDS = _Kinds()
 
 
 def keeps(name: str) -> Callable[[type[K]], type[K]]:
@@ -123,21 +146,6 @@ def keeps(name: str) -> Callable[[type[K]], type[K]]:
 def kinds() -> list[str]:
     """Return the full names of the classes whose objects are put back."""
     return sorted(_BY_NAME)
-
-
-def is_container(value: object) -> bool:
-    """Tell whether *value* is one of Python's own containers."""
-    return type(value) in EXACTLY
-
-
-def _kind_of(cls: type) -> type[Kept] | None:
-    try:
-        return _kind_by_type[cls]
-    except KeyError:
-        if len(_kind_by_type) >= _MOST_TYPES:
-            _kind_by_type.clear()
-        _kind_by_type[cls] = kind = _find_kind(cls)
-        return kind
 
 
 def _find_kind(cls: type) -> type[Kept] | None:

@@ -10,7 +10,7 @@ from .object_state import KeptAttributes, keeps
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
-    from .object_state import Memory
+    from .object_state import Snapshot
 
 __all__ = ["KeptRequest"]
 
@@ -26,17 +26,17 @@ class KeptRequest(KeptAttributes):
 
     __slots__ = ("_body", "request")
 
-    def __init__(self, value: HttpRequest, memory: Memory, depth: int) -> None:
+    def __init__(self, value: HttpRequest, snapshot: Snapshot, depth: int) -> None:
         self.request = value
         # First, because it may exchange the stream.
         self._body = Body(value)
         if self._body.to_come:
-            memory.bodies.append(self._body)
+            snapshot.bodies.append(self._body)
         # Before the rest, so that nobody goes through what they hold.
-        memory.keep(value.META, 0)
-        memory.keep(getattr(value, "scope", None), 0)
-        memory.requests.append(value)
-        super().__init__(value, memory, depth)
+        snapshot.keep(value.META, 0)
+        snapshot.keep(getattr(value, "scope", None), 0)
+        snapshot.requests.append(value)
+        super().__init__(value, snapshot, depth)
 
     def restore(self) -> None:
         then = self.attributes.copy()

@@ -18,7 +18,7 @@ from .refusal import CannotReplay
 if TYPE_CHECKING:
     from django.contrib.sessions.backends.base import SessionBase
 
-    from .object_state import Memory
+    from .object_state import Snapshot
 
 __all__ = ["KeptSession"]
 
@@ -40,12 +40,12 @@ class KeptSession(KeptAttributes):
 
     __slots__ = ("_outer", "_session", "_touched")
 
-    def __init__(self, value: SessionBase, memory: Memory, depth: int) -> None:
-        super().__init__(value, memory, _DATA_DEPTH)
+    def __init__(self, value: SessionBase, snapshot: Snapshot, depth: int) -> None:
+        super().__init__(value, snapshot, _DATA_DEPTH)
         self._session = value
         self._touched: dict[str, _Touched] = {}
         self._outer: dict[str, Any] = {}
-        memory.hooks.append(self)
+        snapshot.hooks.append(self)
 
     def start(self) -> None:
         """Begin to look, unless all of it is in a table."""

@@ -12,7 +12,7 @@ from .object_state import DEPTH, Kept, keeps
 from .refusal import CannotReplay
 
 if TYPE_CHECKING:
-    from .object_state import Memory
+    from .object_state import Snapshot
 
 __all__ = ["KeptIterator", "KeptStream"]
 
@@ -26,7 +26,7 @@ class KeptIterator(Kept):
 
     __slots__ = ("_left", "_value")
 
-    def __init__(self, value: Any, memory: Memory, depth: int) -> None:
+    def __init__(self, value: Any, snapshot: Snapshot, depth: int) -> None:
         # What gives out another iterator each time, such as a mock, is none itself.
         self._value = value if depth == DEPTH and iter(value) is value else None
         self._left = _left(self._value)
@@ -56,7 +56,7 @@ class KeptStream(Kept):
 
     __slots__ = ("_position", "_value")
 
-    def __init__(self, value: Any, memory: Memory, depth: int) -> None:
+    def __init__(self, value: Any, snapshot: Snapshot, depth: int) -> None:
         self._value = value
         self._position: int | None = None
         if depth == DEPTH and not value.closed and value.readable() and value.seekable():

@@ -25,7 +25,8 @@ from .classify import Classification, Failure, classify
 from .commit import Transaction
 from .other_databases import watch_others
 from .phase import Phase
-from .server_identity import learn, questions_for, session_of
+from .server_identity import learn, session_of
+from .server_questions import NO_QUESTIONS
 from .transaction_id import TransactionWatch
 from .transaction_status import end_if_idle
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from django_pooled.pool.pool import Pool
 
+    from .server_identity import Session
     from .transaction_status import TransactionIdentity
 
 __all__ = ["Attempt"]
@@ -48,6 +50,8 @@ _INTACT = (TransactionStatus.INTRANS, TransactionStatus.IDLE)
 class Attempt(Transaction):
     """One run of a retried function; the wrapper's hooks while it lasts."""
 
+    wait: float | None = None
+    """Seconds to wait before it begins; None for not at all."""
     left_open: TransactionIdentity | None = None
     """The transaction of the attempt before, whose backend may not know that it is lost."""
     rolled_back: object = None
@@ -73,16 +77,9 @@ class Attempt(Transaction):
     """How many of them have an entry in Django's list of savepoints."""
     _interrupted_in: int = 0
     """How many savepoints were around the block that was interrupted."""
-    _restore: Callable[[], None] | None = None
-    """Gives the connection back what it had before; for callbacks after COMMIT, too."""
 
-    def run(self, call: Callable[[], R], name: str) -> R:
-        """Call the function in a transaction, and commit that.
-
-        Args:
-            call: Calls it.
-            name: Its name, for messages.
-        """
+    def run(self, call: Callable[[], R]) -> R:
+        """Call the function in a transaction, by *call*, and commit that."""
         wrapper = self.wrapper
         inside = wrapper.in_atomic_block
         if self.left_open is not None and not inside:
@@ -99,12 +96,12 @@ class Attempt(Transaction):
                 self._begin()
                 try:
                     result = call()
-                    self._settle(result, name)
+                    self._settle(result)
                 except BaseException as error:
                     self._function_raised(error)
                     raise
             if self._outermost and self.phase is not Phase.COMMITTED:
-                self._refuse_lost_transaction(name)
+                self._refuse_lost_transaction()
                 forget_rows()
         except BaseException:
             forget_rows()
@@ -113,20 +110,18 @@ class Attempt(Transaction):
             return result
         finally:
             if wrapper.attempt is self:
-                self._end()
+                self.end()
             if wrapper.in_atomic_block and not inside:
                 # An exception struck between two steps of Django's, as one from outside can.
                 wrapper.abandon_block()
 
-    def commit(self, send: Callable[[], None]) -> None:
-        super().commit(send)
-        # on_commit callbacks, which run next, have transactions of their own.
-        self._end()
-
     def note_error(self, error: psycopg.Error) -> None:
         """Take note of an error of the connection, unless the transaction never met it."""
-        if self.phase is Phase.ROLLBACK or any(each.error is error for each in self.failures):
+        if self.phase is Phase.ROLLBACK:
             return
+        for noted in self.failures:
+            if noted.error is error:
+                return
         failure = Failure.of(error, self.wrapper.connection)
         if failure.lost or failure.sqlstate is not None or self._status not in _INTACT:
             self.failures.append(failure)
@@ -164,16 +159,6 @@ class Attempt(Transaction):
             self.interrupted = True
             raise
 
-    @property
-    def was_ended(self) -> bool:
-        """Whether a statement of the function has ended the transaction, as far as is known."""
-        return self.watch is not None and self.watch.was_ended
-
-    @property
-    def may_have_ended(self) -> bool:
-        """Whether a statement of the function may have done so, and the server did not say."""
-        return self.watch is not None and self.watch.may_have_ended
-
     def cause(self, raised: BaseException) -> Failure | None:
         """Return the failure for which the attempt ended, by raising *raised*; None if none did.
 
@@ -197,19 +182,20 @@ class Attempt(Transaction):
         """Set up the connection, and learn what may be asked inside the transaction."""
         policy, wrapper, check = self.policy, self.wrapper, self.commit_check
         if policy.isolation_level is not None or policy.read_only is not None:
-            self._restore = set_characteristics(policy, wrapper)
+            self.restore = set_characteristics(policy, wrapper)
         if check.never_asks:
             return
         wrapper.ensure_connection()
         connection = wrapper.connection
         if isinstance(connection, PooledConnection):
-            if session_of(connection).server is None:
-                self._learn(connection)
-            self.questions = questions_for(connection)
+            session: Session | None = connection.life.learned
+            if session is None or session.server is None:
+                session = self._learn(connection)
+            self.questions = session.server.questions if session.server else NO_QUESTIONS
             if check.record is not None:
                 check.suit(self.questions)
 
-    def _learn(self, connection: PooledConnection) -> None:
+    def _learn(self, connection: PooledConnection) -> Session:
         wrapper = self.wrapper
         try:
             learn(connection)
@@ -223,6 +209,7 @@ class Attempt(Transaction):
             # A time limit of the caller's own: the connection still waits for an answer.
             wrapper.close()
             raise
+        return session_of(connection)
 
     def _end_left_open(self, left_open: TransactionIdentity) -> None:
         """End the backend of a lost connection if it knows nothing of that, for its locks."""
@@ -249,16 +236,17 @@ class Attempt(Transaction):
                 check.record = None
             self.watch = TransactionWatch(connection, check.record, asks=not check.never_asks)
 
-    def _settle(self, result: object, name: str) -> None:
+    def _settle(self, result: object) -> None:
         """The function has returned: let its transaction be committed, rolled back or refused."""
         wrapper, watch = self.wrapper, self.watch
         if result is not None:
             refuse_coroutine(result)
             self.returned = result
             if result is self.rolled_back:
-                self._refuse_memoized(name)
+                self._refuse_memoized()
         self._leave_blocks()
-        status = self._status
+        connection = wrapper.connection
+        status = connection.pgconn.transaction_status if connection is not None else None
         if (
             wrapper.needs_rollback
             or wrapper.closed_in_transaction
@@ -277,22 +265,14 @@ class Attempt(Transaction):
             wrapper.set_rollback(True)
 
     def _function_raised(self, error: BaseException) -> None:
-        """Record what comes from below Django, if it broke the transaction."""
+        """Take note of what broke the transaction, if it was raised below Django."""
         self._leave_blocks()
         if isinstance(error, Exception):
-            found = psycopg_error(error)
-            if found is not None and self._status in _BROKEN:
-                self.note_error(found)
+            if len(self.failures) == self.forgiven and self._status in _BROKEN:
+                found = psycopg_error(error)
+                if found is not None:
+                    self.note_error(found)
             self.phase = Phase.ROLLBACK
-
-    def _end(self) -> None:
-        """It is over, whatever came of it; what follows on the wrapper is none of its business."""
-        self.wrapper.attempt = None
-        if self._restore is not None:
-            restore, self._restore = self._restore, None
-            restore()
-        if self.watch is not None:
-            self.watch.stop()
 
     def _leave_blocks(self) -> None:
         """Leave nested atomic blocks that did not end, and note whether there were any.
@@ -344,7 +324,7 @@ class Attempt(Transaction):
         connection = self.wrapper.connection
         return connection.info.transaction_status if connection is not None else None
 
-    def _refuse_memoized(self, name: str) -> None:
+    def _refuse_memoized(self) -> None:
         """Refuse what the attempt before returned and lost, if this one has sent nothing.
 
         Raises:
@@ -353,13 +333,13 @@ class Attempt(Transaction):
         # psycopg sends BEGIN with the first statement.
         if self._outermost and is_idle(self.wrapper):
             raise TransactionManagementError(
-                f"{name} had written to {self.wrapper.alias!r} before it was rolled "
+                f"{self.name} had written to {self.wrapper.alias!r} before it was rolled "
                 f"back and restarted, and then returned the same result without a statement: it "
                 f"remembers what was not committed. Keep such a memory above retry_transaction, "
                 f"or fill it in transaction.on_commit()."
             )
 
-    def _refuse_lost_transaction(self, name: str) -> None:
+    def _refuse_lost_transaction(self) -> None:
         """Refuse a result whose transaction was not committed, unless that was asked for.
 
         Raises:
@@ -367,7 +347,7 @@ class Attempt(Transaction):
         """
         if not self.rollback_wanted:
             raise TransactionManagementError(
-                f"{name} returned, but its transaction on {self.wrapper.alias!r} "
+                f"{self.name} returned, but its transaction on {self.wrapper.alias!r} "
                 f"was not committed: its atomic block was ended by other code."
             )
 

@@ -60,6 +60,7 @@ class Transaction:
         wrapper: On which database.
         commit_check: How a COMMIT without an answer is resolved.
         deadline: Monotonic instant after which nothing more is found out.
+        name: Of the function, for messages.
     """
 
     phase: Phase = Phase.BODY
@@ -67,6 +68,8 @@ class Transaction:
     """What may be asked inside the transaction; None where nothing is."""
     watch: TransactionWatch | None = None
     """Sees its statements, and knows its id once it has one; None within an outer transaction."""
+    restore: Callable[[], None] | None = None
+    """Gives the connection back what it had before; for callbacks after COMMIT, too."""
     wrote_nothing: bool = False
     """Whether the server commits it only if it has written nothing."""
 
@@ -76,11 +79,13 @@ class Transaction:
         wrapper: DatabaseWrapper,
         commit_check: CommitCheck,
         deadline: float,
+        name: str,
     ) -> None:
         self.policy = policy
         self.wrapper = wrapper
         self.commit_check = commit_check
         self.deadline = deadline
+        self.name = name
         self.failures: list[Failure] = []
         """Every database error on the connection, in order, swallowed ones included."""
 
@@ -106,6 +111,17 @@ class Transaction:
             if self.phase is not Phase.COMMIT_SENT or not self._was_committed(error):
                 raise
         self.phase = Phase.COMMITTED
+        # on_commit callbacks, which run next, have transactions of their own.
+        self.end()
+
+    def end(self) -> None:
+        """It is over, whatever came of it; what follows on the wrapper is none of its business."""
+        self.wrapper.attempt = None
+        if self.restore is not None:
+            restore, self.restore = self.restore, None
+            restore()
+        if self.watch is not None:
+            self.watch.stop()
 
     def resolve(self) -> Phase:
         """Find out, on another connection, what became of the transaction; it is the new phase.
@@ -162,11 +178,13 @@ class Transaction:
 
     def _send_commit(self, send: Callable[[], None]) -> None:
         watch = self.watch
-        if watch is None or not watch.asks or is_idle(self.wrapper):
-            self.wrote_nothing = True
+        if watch is None:
             send()
-        elif watch.identity is not None and not watch.has_to_ask and watch.record is None:
+        elif watch.identity is not None and watch.record is None and not watch.has_to_ask:
             # What it is looked up by is known.
+            send()
+        elif not watch.asks or is_idle(self.wrapper):
+            self.wrote_nothing = True
             send()
         elif not self._committed_with_proof(watch):
             send()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .transaction_id import CommitRecord
     from .transaction_status import TransactionIdentity
 
-__all__ = ["MODES", "CommitCheck", "make"]
+__all__ = ["CHECKS", "ByCaller", "CommitCheck"]
 
 logger = logging.getLogger("django_pooled.retry")
 
@@ -50,14 +50,18 @@ class CommitCheck:
     record: CommitRecord | None = None
     """What the transaction leaves behind, to be found if it was committed."""
 
-    def prepare(self, wrapper: DatabaseWrapper) -> None:
-        """Called before each attempt, outside its transaction."""
+    def refuse_without_table(self, wrapper: DatabaseWrapper) -> None:
+        """Called before the first attempt of a call that leaves a record.
+
+        Raises:
+            ImproperlyConfigured: The record's table is not installed.
+        """
 
     def suit(self, questions: Questions) -> None:
-        """Called once it is known what the attempt's server answers."""
+        """Called once it is known what the server answers, by an attempt that leaves a record."""
 
     def succeeded(self, wrapper: DatabaseWrapper) -> None:
-        """Called after the call's transaction was committed, outside of it."""
+        """Called after a transaction with a record was committed, outside of it."""
 
     def proves_earlier_commit(self, error: psycopg.Error) -> bool:
         """Tell whether an attempt failed because an earlier one was committed after all."""
@@ -121,7 +125,7 @@ class _ByToken(CommitCheck):
         self._token = Token()
         self.record = self._token
 
-    def prepare(self, wrapper: DatabaseWrapper) -> None:
+    def refuse_without_table(self, wrapper: DatabaseWrapper) -> None:
         self._token.check(wrapper)
 
     def suit(self, questions: Questions) -> None:
@@ -186,7 +190,7 @@ class _Idempotent(CommitCheck):
     runs_again = True
 
 
-class _ByCaller(CommitCheck):
+class ByCaller(CommitCheck):
     """Asks a callable of the caller's own, with the arguments of the call."""
 
     asks_the_caller = True
@@ -218,21 +222,10 @@ class _ByCaller(CommitCheck):
         return Phase.FAILED
 
 
-_KINDS: dict[str, type[CommitCheck]] = {
+CHECKS: dict[str, type[CommitCheck]] = {
     "xid": CommitCheck,
     "token": _ByToken,
     "raise": _Never,
     "idempotent": _Idempotent,
 }
-MODES = tuple(_KINDS)
-
-
-def make(mode: str | Callable[[], object]) -> CommitCheck:
-    """Return what resolves the COMMITs of one call.
-
-    Args:
-        mode: One of `MODES`, or a callable that tells True, False or None for "cannot be told".
-    """
-    if not isinstance(mode, str):
-        return _ByCaller(mode)
-    return _KINDS[mode]()
+"""By the argument's value; with a callable it is `ByCaller`."""

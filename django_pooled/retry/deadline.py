@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["earliest", "retry_deadline"]
+__all__ = ["request_deadline", "retry_deadline"]
 
-_deadline: ContextVar[float | None] = ContextVar("django_pooled_retry_deadline", default=None)
+request_deadline: ContextVar[float] = ContextVar("django_pooled_retry_deadline", default=inf)
+"""The monotonic instant after which no attempt starts."""
 
 
 @contextmanager
@@ -30,14 +32,8 @@ def retry_deadline(seconds: float) -> Iterator[None]:
     """
     if not seconds > 0:
         raise ValueError(f"retry_deadline({seconds!r}); expected seconds above 0")
-    token = _deadline.set(earliest(monotonic() + seconds))
+    token = request_deadline.set(min(monotonic() + seconds, request_deadline.get()))
     try:
         yield
     finally:
-        _deadline.reset(token)
-
-
-def earliest(deadline: float) -> float:
-    """Return *deadline*, or that of the block around if it comes first."""
-    around = _deadline.get()
-    return deadline if around is None else min(deadline, around)
+        request_deadline.reset(token)

@@ -12,6 +12,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import TransactionManagementError
 
 from django_pooled.backend.wrapper import DatabaseWrapper
+from django_pooled.replay import Surroundings
 from django_pooled.replay.responses import tell_if_it_reads_later
 
 from .callables import REBINDING, refuse_what_cannot_be_run_again
@@ -22,6 +23,7 @@ from .policy import BACKOFF, Policy
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from django.db.backends.base.base import BaseDatabaseWrapper
     from psycopg import IsolationLevel
     from typing_extensions import Unpack
 
@@ -114,15 +116,30 @@ def retry_transaction(
             method: Any = decorated
             return type(method)(decorate(method.__func__))  # type: ignore[no-any-return]
         refuse_what_cannot_be_run_again(decorated)
+        surroundings = Surroundings(decorated)
 
         @wraps(decorated, *_describing(decorated))
         def run_again(*args: P.args, **kwargs: P.kwargs) -> R:
-            wrapper = _wrapper(using)
-            if wrapper.attempt is not None and wrapper.in_atomic_block:
-                return decorated(*args, **kwargs)
-            _refuse_foreign_transaction(wrapper)
-            result = Loop(policy, wrapper, decorated, args, kwargs).run()
-            tell_if_it_reads_later(decorated, result)
+            wrapper = connections[using]
+            if not isinstance(wrapper, DatabaseWrapper):
+                raise _wrong_engine(wrapper)
+            if wrapper.in_atomic_block:
+                if wrapper.attempt is not None:
+                    return decorated(*args, **kwargs)
+                _refuse_foreign_block(wrapper)
+            # Without a connection, the next one is as the settings say.
+            elif not (
+                wrapper.settings_dict["AUTOCOMMIT"]
+                if wrapper.connection is None
+                else wrapper.autocommit
+            ):
+                raise TransactionManagementError(
+                    f"retry_transaction was called with autocommit off on {using!r}; it opens and "
+                    f"ends its transaction itself."
+                )
+            result = Loop(policy, wrapper, decorated, args, kwargs, surroundings).run()
+            if result is not None:
+                tell_if_it_reads_later(decorated, result)
             return result
 
         # Where the handler looks whether to open a transaction of its own (ATOMIC_REQUESTS):
@@ -177,30 +194,19 @@ def _describing(decorated: object) -> tuple[list[str], list[str]]:
     ) else []
 
 
-def _wrapper(using: str) -> DatabaseWrapper:
-    wrapper = connections[using]
-    if not isinstance(wrapper, DatabaseWrapper):
-        engine = wrapper.settings_dict["ENGINE"]
-        raise ImproperlyConfigured(
-            f"retry_transaction(using={using!r}) needs ENGINE 'django_pooled'; "
-            f"DATABASES[{using!r}]['ENGINE'] is {engine!r}."
-        )
-    return wrapper
+def _wrong_engine(wrapper: BaseDatabaseWrapper) -> ImproperlyConfigured:
+    using, engine = wrapper.alias, wrapper.settings_dict["ENGINE"]
+    return ImproperlyConfigured(
+        f"retry_transaction(using={using!r}) needs ENGINE 'django_pooled'; "
+        f"DATABASES[{using!r}]['ENGINE'] is {engine!r}."
+    )
 
 
-def _refuse_foreign_transaction(wrapper: DatabaseWrapper) -> None:
-    blocks = wrapper.atomic_blocks
-    if wrapper.in_atomic_block and not all(
-        getattr(block, "_from_testcase", False) for block in blocks
-    ):
+def _refuse_foreign_block(wrapper: DatabaseWrapper) -> None:
+    if not all(getattr(block, "_from_testcase", False) for block in wrapper.atomic_blocks):
         raise TransactionManagementError(
             f"retry_transaction was called inside an atomic block on {wrapper.alias!r}, which it "
             f"could not run again from its start. Decorate the outermost function instead; for a "
             f"class-based view under ATOMIC_REQUESTS that is dispatch: "
             f"@method_decorator(retry_transaction, name='dispatch')."
-        )
-    if not wrapper.in_atomic_block and not wrapper.get_autocommit():
-        raise TransactionManagementError(
-            f"retry_transaction was called with autocommit off on {wrapper.alias!r}; it opens and "
-            f"ends its transaction itself."
         )

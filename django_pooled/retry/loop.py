@@ -11,14 +11,14 @@ from django.db import Error
 
 from django_pooled.backend.commit import ambiguous
 from django_pooled.replay import Inputs, copy_of
-from django_pooled.sql.sqlstates import is_refusal
+from django_pooled.sql.sqlstates import SERIALIZATION, is_refusal
 
-from . import commit_checks
 from .attempt import Attempt
 from .budget import budget_of
 from .caller_state import CallerState
 from .classify import Classification
-from .deadline import earliest
+from .commit_checks import CHECKS, ByCaller
+from .deadline import request_deadline
 from .phase import Phase
 from .prepared_transactions import roll_back_prepared
 from .report import Refusal, Report
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from django_pooled.backend.wrapper import DatabaseWrapper
+    from django_pooled.replay import Surroundings
 
     from .classify import Failure
     from .policy import Policy
-    from .transaction_status import TransactionIdentity
 
-__all__ = ["Loop"]
+__all__ = ["Loop", "Seams"]
 
 R = TypeVar("R")
 
@@ -41,16 +41,15 @@ R = TypeVar("R")
 _NOT_TO_BE_REPEATED = (Phase.COMMIT_SENT, Phase.COMMITTED, Phase.UNKNOWN)
 
 
-def sleep(policy: Policy, seconds: float) -> None:
-    """Wait between two attempts."""
+def _sleep(policy: Policy, seconds: float) -> None:
     policy.sleep(seconds)
 
 
 class Seams:
-    """What `django_pooled.testing` replaces, for all threads."""
+    """What `django_pooled.testing` replaces while a test runs, for all threads."""
 
     attempt: type[Attempt] = Attempt
-    sleep: Callable[[Policy, float], None] = staticmethod(sleep)
+    sleep: Callable[[Policy, float], None] = staticmethod(_sleep)
 
 
 class Loop(Generic[R]):
@@ -60,6 +59,7 @@ class Loop(Generic[R]):
         policy: How to try.
         wrapper: On which database, outside a transaction.
         function: What to call in each attempt, and with what.
+        surroundings: What *function* works with besides its arguments.
     """
 
     def __init__(
@@ -69,90 +69,112 @@ class Loop(Generic[R]):
         function: Callable[..., R],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        surroundings: Surroundings,
     ) -> None:
         self._policy = policy
         self._wrapper = wrapper
         self._function = function
         self._call = partial(function, *args, **kwargs)
-        self._inputs = Inputs(function, args, kwargs)
-        self._caller_state = CallerState(wrapper)
+        self._inputs = Inputs(surroundings, args, kwargs)
+        self._caller_state: CallerState | None = None
+        if wrapper.connection is not None and not wrapper.in_atomic_block:
+            self._caller_state = CallerState(wrapper)
         check = policy.commit_check
-        self._check = commit_checks.make(
-            check
-            if isinstance(check, str)
-            # A body may empty a list that it was given.
-            else partial(check, *copy_of(args), **copy_of(kwargs))
-        )
-        self._left_open: TransactionIdentity | None = None
-        self._rolled_back: object = None
-        """What an attempt has returned that had written something, and was rolled back."""
-        self._await_bodies()
-        self._report = Report(policy.using, function)
-        self._deadline = earliest(monotonic() + policy.deadline)
+        if isinstance(check, str):
+            self._check = CHECKS[check]()
+        else:
+            # The function may empty a list that it was given.
+            self._check = ByCaller(partial(check, *copy_of(args), **copy_of(kwargs)))
+        self._name: str = getattr(function, "__qualname__", "?")
+        self._number = 1
+        """Of the present attempt."""
+        self._report: Report | None = None
+        """Made at the first failure."""
+        if self._inputs.are_to_come:
+            # Clients still send their requests; nobody has to wait for the connection meanwhile.
+            self._give_back()
+            self._inputs.await_bodies()
+        self._started = monotonic()
+        self._deadline = min(self._started + policy.deadline, request_deadline.get())
 
     def run(self) -> R:
         """Try until an attempt succeeds, or until there is no sense in another."""
+        policy, wrapper, check = self._policy, self._wrapper, self._check
+        if check.record is not None:
+            check.refuse_without_table(wrapper)
+        attempt = Seams.attempt(policy, wrapper, check, self._deadline, self._name)
         try:
-            result = self._run()
+            while True:
+                try:
+                    result = self._inputs.run(partial(attempt.run, self._call))
+                    break
+                except Exception as error:
+                    following = self._following(attempt, error)
+                    if following is None:
+                        raise
+                attempt = following
+                if attempt.wait is not None:
+                    # Others may use the connection meanwhile, unless the caller needs it.
+                    self._give_back()
+                    Seams.sleep(policy, attempt.wait)
         except BaseException:
-            self._report.ended("failed")
+            if self._report is not None:
+                self._report.ended("failed")
             raise
-        self._report.ended("committed")
+        if attempt.pool is not None and attempt.pool.retry_budget is not None:
+            attempt.pool.retry_budget.give(self._function)
+        if check.record is not None and not wrapper.in_atomic_block:
+            check.succeeded(wrapper)
+        if self._caller_state is not None and self._caller_state.lost:
+            self._caller_state.refuse_to_go_on()
+        if self._report is not None:
+            self._report.ended("committed")
         return result
 
-    def _run(self) -> R:
-        policy, number = self._policy, 1
-        while True:
-            self._check.prepare(self._wrapper)
-            attempt = Seams.attempt(policy, self._wrapper, self._check, self._deadline)
-            attempt.left_open, self._left_open = self._left_open, None
-            attempt.rolled_back = self._rolled_back
-            try:
-                with self._inputs.recording():
-                    result = attempt.run(self._call, self._report.name)
-            except Exception as error:
-                self._report.pool = attempt.pool or self._report.pool
-                if attempt.was_ended and attempt.watch is not None:
-                    roll_back_prepared(self._wrapper, attempt.watch.identity)
-                if self._was_asked_too_much(attempt, error):
-                    continue
-                wait = policy.backoff.wait(number)
-                failure = self._worth_another(attempt, error)
-                refusal = self._refusal(attempt, number, wait) if failure is not None else None
-                if refusal is not None:
-                    self._report.refused(error, number, refusal)
-                if failure is None or refusal is not None:
-                    if self._check.has_guessed:
-                        # It would read as if nothing had happened.
-                        raise ambiguous(self._wrapper) from error
-                    raise
-                self._rolled_back = attempt.returned if attempt.has_written else None
-                self._left_open = attempt.abandoned if failure.lost else None
-                self._report.restarts(error, failure, number, wait)
-            else:
-                self._report.pool = attempt.pool
-                self._succeeded()
-                return result
-            # Others may use the connection meanwhile, unless the caller has something on it.
-            self._give_back()
-            Seams.sleep(policy, wait)
-            number += 1
+    def _following(self, attempt: Attempt, error: Exception) -> Attempt | None:
+        """Return the attempt that follows one which failed; None if there must be none.
 
-    def _await_bodies(self) -> None:
-        """Wait for clients that still send their requests, without a connection if possible."""
-        if self._inputs.are_to_come:
-            self._give_back()
-            self._inputs.await_bodies()
+        Raises:
+            AmbiguousCommit: Whether an attempt took effect cannot be told.
+        """
+        policy, number = self._policy, self._number
+        if self._report is None:
+            self._report = Report(policy.using, self._function, self._started)
+        report = self._report
+        report.pool = attempt.pool or report.pool
+        watch = attempt.watch
+        if watch is not None and watch.was_ended:
+            roll_back_prepared(self._wrapper, watch.identity)
+        failure = attempt.cause(error)
+        following = Seams.attempt(policy, self._wrapper, self._check, self._deadline, self._name)
+        following.rolled_back = attempt.rolled_back
+        if failure is not None and self._was_asked_too_much(attempt, failure):
+            return following
+        wait = policy.backoff.wait(number)
+        is_worth_another = failure is not None and self._is_worth_another(attempt, failure, error)
+        refusal = self._refusal(attempt, number, wait) if is_worth_another else None
+        if refusal is not None:
+            report.refused(error, number, refusal)
+        if failure is None or not is_worth_another or refusal is not None:
+            if self._check.has_guessed:
+                # It would read as if nothing had happened.
+                raise ambiguous(self._wrapper) from error
+            return None
+        following.rolled_back = attempt.returned if attempt.has_written else None
+        following.left_open = attempt.abandoned if failure.lost else None
+        following.wait = wait
+        report.restarts(error, failure, number, wait)
+        self._number += 1
+        return following
 
-    def _was_asked_too_much(self, attempt: Attempt, error: Exception) -> bool:
+    def _was_asked_too_much(self, attempt: Attempt, failure: Failure) -> bool:
         """Tell whether an attempt failed by a question of ours, which is not asked any more.
 
         It was no fault of the caller's, and counts for nothing: the call begins anew.
         """
-        failure = attempt.cause(error)
         if (
-            failure is None
-            or failure.lost
+            failure.lost
+            or failure.sqlstate in SERIALIZATION
             or attempt.questions is None
             or not (is_refusal(failure.error) or self._check.is_to_blame(failure.error))
             or attempt.phase in _NOT_TO_BE_REPEATED
@@ -169,35 +191,38 @@ class Loop(Generic[R]):
             return False
         return refused and self._obstacle(attempt) is None
 
-    def _worth_another(self, attempt: Attempt, error: Exception) -> Failure | None:
-        """Return the failure for which the attempt is worth another; None if it is not.
+    def _is_worth_another(self, attempt: Attempt, failure: Failure, error: Exception) -> bool:
+        """Tell whether another attempt may succeed, and cannot do twice what this one did.
+
+        Args:
+            attempt: Which failed.
+            failure: Why: an error of its own connection, since what another one did stays done.
+            error: What it raised.
 
         Raises:
             AmbiguousCommit: Whether the attempt took effect cannot be told.
         """
         if attempt.phase in _NOT_TO_BE_REPEATED:
-            return None
-        # Only errors of this database's own connection: what another one did is not undone.
-        failure = attempt.cause(error)
-        if failure is None:
-            return None
-        if self._check.proves_earlier_commit(failure.error):
-            raise ambiguous(self._wrapper) from error
-        self._check.refuse_to_go_without(failure.error, self._wrapper)
+            return False
+        if self._check.record is not None:
+            if self._check.proves_earlier_commit(failure.error):
+                raise ambiguous(self._wrapper) from error
+            self._check.refuse_to_go_without(failure.error, self._wrapper)
         meaning = attempt.classify(failure)
         if meaning is Classification.RAISE:
-            return None
-        if attempt.may_have_ended and not attempt.has_written:
+            return False
+        may_have_ended = attempt.watch is not None and attempt.watch.may_have_ended
+        if may_have_ended and not attempt.has_written:
             # There is no id to look it up by.
             raise ambiguous(self._wrapper) from error
-        unclear = meaning is Classification.RESOLVE or attempt.may_have_ended
+        unclear = meaning is Classification.RESOLVE or may_have_ended
         if unclear and attempt.phase is not Phase.FAILED and attempt.resolve() is not Phase.FAILED:
             raise ambiguous(self._wrapper) from error
-        return failure
+        return True
 
     def _refusal(self, attempt: Attempt, number: int, wait: float) -> Refusal | None:
         """Return why there is no further attempt; None if there is, and the budget has paid."""
-        pool = self._report.pool
+        pool = attempt.pool
         if number == self._policy.max_attempts:
             return Refusal("attempts", "that was the last of max_attempts")
         if monotonic() + wait >= self._deadline:
@@ -210,26 +235,20 @@ class Loop(Generic[R]):
 
     def _obstacle(self, attempt: Attempt) -> str | None:
         """Return what makes another attempt impossible, however many are left."""
-        if attempt.was_ended:
+        if attempt.watch is not None and attempt.watch.was_ended:
             return "a statement of its own has ended its transaction"
         if attempt.written_elsewhere:
             others = ", ".join(map(repr, sorted(attempt.written_elsewhere)))
             return f"it may have written to {others}, which a restart would not undo"
-        if state := self._caller_state.lost:
+        if self._caller_state is not None and (state := self._caller_state.lost):
             return f"session state of the caller ({state}) was lost with the connection"
         # A session may be put back by a query, which needs a connection that works.
         self._give_back()
         return self._inputs.obstacle_after_restoring()
 
     def _give_back(self) -> None:
-        if not self._wrapper.in_atomic_block and not self._caller_state.keep_connection:
-            self._wrapper.give_back()
-
-    def _succeeded(self) -> None:
-        pool = self._report.pool
-        if pool is not None and pool.retry_budget is not None:
-            pool.retry_budget.give(self._function)
-        if not self._wrapper.in_atomic_block:
-            self._check.succeeded(self._wrapper)
-        if self._caller_state.lost:
-            self._caller_state.refuse_to_go_on()
+        wrapper, caller = self._wrapper, self._caller_state
+        if wrapper.connection is None or wrapper.in_atomic_block:
+            return
+        if caller is None or not caller.keep_connection:
+            wrapper.give_back()

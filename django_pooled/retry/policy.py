@@ -9,7 +9,7 @@ from psycopg import IsolationLevel
 
 from django_pooled.pool.backoff import Backoff
 
-from .commit_checks import MODES
+from .commit_checks import CHECKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -69,9 +69,9 @@ class Policy:
         # Not "<= 0", which is not true of a NaN either.
         if not self.deadline > 0:
             raise ValueError(f"deadline is {self.deadline!r}; expected seconds above 0")
-        if not callable(self.commit_check) and self.commit_check not in MODES:
+        if not callable(self.commit_check) and self.commit_check not in CHECKS:
             raise ValueError(
-                f"commit_check is {self.commit_check!r}; expected one of {', '.join(MODES)}, or "
+                f"commit_check is {self.commit_check!r}; expected one of {', '.join(CHECKS)}, or "
                 f"a callable that tells True, False or None"
             )
 

@@ -37,15 +37,16 @@ class Report:
     Args:
         alias: Of its database.
         function: Which is called.
+        started: When it was called, in monotonic seconds.
     """
 
-    def __init__(self, alias: str, function: Callable[..., object]) -> None:
+    def __init__(self, alias: str, function: Callable[..., object], started: float) -> None:
         self.pool: Pool | None = None
         """Whose counters have it, once there was a checkout."""
         self.name: str = getattr(function, "__qualname__", "?")
         self._alias = alias
         self._function = function
-        self._started = monotonic()
+        self._started = started
         self._restarted_for: str | None = None
         """What the attempt before this one failed with."""
 

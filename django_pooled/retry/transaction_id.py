@@ -9,13 +9,7 @@ from psycopg.pq import TransactionStatus
 
 from django_pooled.pool.connection import UNKNOWN
 from django_pooled.pool.psycopg_private import is_piping, take_results
-from django_pooled.sql.effects import (
-    ends_transaction,
-    is_plain_write,
-    precedes_queries,
-    undoes_savepoint,
-    writes_nothing,
-)
+from django_pooled.sql.effects import effect_of
 
 from .server_identity import questions_for, session_of
 from .transaction_status import TransactionIdentity, read_identity
@@ -27,6 +21,8 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
     from django_pooled.pool.connection import PooledConnection
+
+    from .server_identity import Session
 
 __all__ = ["TransactionWatch"]
 
@@ -86,11 +82,6 @@ class TransactionWatch:
         self._outer = connection.observer
         connection.observer = self
 
-    @property
-    def statements(self) -> int:
-        """Of how many statements an addition consists."""
-        return 1 if self.record is None else 2
-
     def stop(self) -> None:
         """The transaction is over, and with it the ride."""
         if self._connection.observer is self:
@@ -123,23 +114,26 @@ class TransactionWatch:
         if self._outer is not None:
             # Of an attempt around this one, on another database.
             self._outer.see(query, carries=False, locked=locked)
-        self.refuse_if_ended(locked=locked)
-        ends = ends_transaction(query)
-        if ends:
+        idle = self._connection.pgconn.transaction_status == TransactionStatus.IDLE
+        if self.was_ended or self.may_have_ended or (idle and self._began):
+            self.refuse_if_ended(locked=locked)
+        self._began = True
+        effect = effect_of(query)
+        if effect.ends:
             raise TransactionManagementError(
                 f"{_beginning(query)!r} would end the transaction of retry_transaction, which does "
                 f"that itself. Leave COMMIT, ROLLBACK and PREPARE TRANSACTION to the decorator."
             )
-        if ends is None:
+        if effect.ends is None:
             self._identify(locked)
             self.may_have_ended = True
             self.has_to_ask = self.asks
-        elif undoes_savepoint(query):
+        elif effect.undoes:
             self.savepoint_was_rolled_back()
-        if not self.asks or self.identity is not None or writes_nothing(query):
+        if self.identity is not None or not self.asks or effect.reads or effect.controls:
             return None
-        if carries and isinstance(query, str) and not precedes_queries(query):
-            return self._addition(query)
+        if carries and isinstance(query, str) and not effect.precedes:
+            return self._addition(is_plain_write=effect.writes)
         self.has_to_ask = True
         return None
 
@@ -152,7 +146,8 @@ class TransactionWatch:
             TransactionManagementError: It has ended the transaction.
         """
         if addition is not None and cursor is not None:
-            answer = take_results(cursor, self.statements, addition)
+            statements = 1 if self.record is None else 2
+            answer = take_results(cursor, statements, addition)
             self._hear(answer, cursor.rowcount)
         if self.may_have_ended:
             self._verify(locked)
@@ -201,14 +196,15 @@ class TransactionWatch:
             if question is not None:
                 self._hear(answers[0], rows=0)
 
-    def _addition(self, query: str) -> str | None:
-        questions = questions_for(self._connection)
-        question = (
-            questions.quick if session_of(self._connection).backend is not None else questions.full
-        )
+    def _addition(self, *, is_plain_write: bool) -> str | None:
+        session: Session | None = self._connection.life.learned
+        if session is None or session.server is None:
+            return None
+        questions = session.server.questions
+        question = questions.full if session.backend is None else questions.quick
         if question is None:
             return None
-        if not is_plain_write(query):
+        if not is_plain_write:
             # Rows of a foreign server, and NOTIFY, give no id before COMMIT is under way, when
             # nobody can ask any more: "no id" must not be taken for "nothing to lose".
             question = questions.assigning or question

@@ -108,14 +108,19 @@ def _compare(then: Server, now: Server) -> Relation:
 
 def read_identity(connection: PooledConnection, answer: PGresult) -> TransactionIdentity | None:
     """Read the answer to either question; None if it does not tell which backend it is."""
-    values = (answer.get_value(0, column) for column in range(answer.nfields))
-    xid, pid, *rest = (value.decode() if value is not None else None for value in values)
-    if rest:
+    xid, pid = _text(answer, 0), _text(answer, 1)
+    if answer.nfields > 2:
+        rest = [_text(answer, column) for column in range(2, answer.nfields)]
         return TransactionIdentity(xid, read_backend(connection, [pid, *rest]))
     backend = session_of(connection).backend
-    if pid == str(connection.info.backend_pid) and backend is not None:
+    if backend is not None and backend.pid == pid:
         return TransactionIdentity(xid, backend)
     return None  # pragma: no cover - the short question is asked of direct connections alone
+
+
+def _text(answer: PGresult, column: int) -> str | None:
+    value = answer.get_value(0, column)
+    return None if value is None else value.decode()
 
 
 def commit_status(connection: PooledConnection, lost: TransactionIdentity | None) -> CommitStatus:

@@ -28,7 +28,7 @@ from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 
 from django_pooled import registry, retry_transaction
-from django_pooled.replay import Inputs
+from django_pooled.replay import Inputs, Surroundings
 from django_pooled.replay.bodies import BODY, FILES, POST, READ_STARTED, STREAM, RecordedStream
 from tests.sites.workers import running
 from tests.support.attempts import attempts, retried
@@ -522,7 +522,7 @@ def test_django_s_requests_have_the_private_attributes_that_the_replay_rests_on(
 def test_a_request_without_a_body_gets_no_recorder() -> None:
     request = RequestFactory().get("/")
     before = vars(request)[STREAM]
-    Inputs(meddle, (request,), {})
+    Inputs(Surroundings(meddle), (request,), {})
     assert vars(request)[STREAM] is before
 
 
@@ -551,7 +551,7 @@ def test_a_recorded_stream_can_be_read_as_text() -> None:
 
 def test_a_request_that_was_made_by_hand_has_no_body_to_put_back() -> None:
     request = HttpRequest()
-    inputs = Inputs(body, (request,), {})
+    inputs = Inputs(Surroundings(body), (request,), {})
     request.method = "POST"
     inputs.restore()
     assert vars(request)["method"] is None

@@ -10,7 +10,7 @@ from django.db import OperationalError, connections
 from django_pooled import Backoff, retry_deadline, retry_transaction
 from django_pooled.base import DatabaseWrapper
 from django_pooled.retry.budget import MOST_FUNCTIONS, RetryBudget
-from django_pooled.retry.deadline import earliest
+from django_pooled.retry.deadline import request_deadline
 from django_pooled.testing import fail_next_transaction
 
 if TYPE_CHECKING:
@@ -206,14 +206,14 @@ def test_commits_pay_for_restarts_however_many_there_are(
 
 
 def test_the_earliest_deadline_around_counts() -> None:
-    assert earliest(5.0) == 5.0
+    assert request_deadline.get() == float("inf")
     with retry_deadline(60.0):
-        first = earliest(float("inf"))
+        first = request_deadline.get()
         with retry_deadline(3600.0):
-            assert earliest(float("inf")) == first
+            assert request_deadline.get() == first
         with retry_deadline(1.0):
-            assert earliest(float("inf")) < first
-    assert earliest(5.0) == 5.0
+            assert request_deadline.get() < first
+    assert request_deadline.get() == float("inf")
 
 
 def test_a_deadline_of_0_is_refused() -> None:
@@ -238,7 +238,7 @@ def test_no_attempt_starts_after_the_deadline_of_the_request() -> None:
 def test_a_deadline_is_not_that_of_other_threads() -> None:
     seen: list[Any] = []
     with retry_deadline(1.0):
-        thread = threading.Thread(target=lambda: seen.append(earliest(float("inf"))))
+        thread = threading.Thread(target=lambda: seen.append(request_deadline.get()))
         thread.start()
         thread.join()
     assert seen == [float("inf")]

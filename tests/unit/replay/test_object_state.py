@@ -14,7 +14,7 @@ from django.utils.datastructures import MultiValueDict
 from django.utils.functional import SimpleLazyObject
 from django.views import View
 
-from django_pooled.replay import CannotReplay, Inputs, object_state
+from django_pooled.replay import CannotReplay, Inputs, Surroundings, object_state
 from django_pooled.replay.closures import _MOST_LOOKED_AT
 from django_pooled.replay.object_state import DEPTH, kinds
 
@@ -29,9 +29,8 @@ def nothing(*args: Any, **kwargs: Any) -> None:
 
 def after(attempt: Callable[[], object], *args: Any, **kwargs: Any) -> None:
     """Call *attempt*, which changes the arguments, and put them back."""
-    inputs = Inputs(nothing, args, kwargs)
-    with inputs.recording():
-        attempt()
+    inputs = Inputs(Surroundings(nothing), args, kwargs)
+    inputs.run(attempt)
     inputs.restore()
 
 
@@ -143,7 +142,7 @@ def test_a_view_is_put_back_through_the_method_that_is_bound_to_it() -> None:
 
     view = Greeting()
     view.args = ("as it was",)
-    inputs = Inputs(view.dispatch, (), {})
+    inputs = Inputs(Surroundings(view.dispatch), (), {})
     view.dispatch()
     view.args = ()
     inputs.restore()
@@ -216,7 +215,7 @@ def test_a_function_that_changes_a_list_or_variable_around_it_is_told_so_once(
         total += 1
 
     for _ in range(2):
-        inputs = Inputs(collect, (), {})
+        inputs = Inputs(Surroundings(collect), (), {})
         collect()
         with caplog.at_level(logging.WARNING, "django_pooled.retry"):
             inputs.restore()
@@ -234,7 +233,7 @@ def test_what_a_decorator_remembers_is_its_own_business(caplog: pytest.LogCaptur
     def outer() -> None:
         remembered["calls"] = 1
 
-    inputs = Inputs(outer, (), {})
+    inputs = Inputs(Surroundings(outer), (), {})
     outer()
     inputs.restore()
     assert caplog.records == []
@@ -252,7 +251,7 @@ def test_what_a_decorator_wraps_is_looked_at_too() -> None:
         inner()
 
     outer.__wrapped__ = inner  # type: ignore[attr-defined]
-    inputs = Inputs(outer, (), {})
+    inputs = Inputs(Surroundings(outer), (), {})
     outer()
     inputs.restore()
     assert view.kwargs == {"pk": 1}
@@ -283,9 +282,8 @@ def test_a_variable_that_is_not_assigned_yet_is_no_obstacle(
         late = 1
         del gone
 
-    inputs = Inputs(function, (), {})
-    with inputs.recording():
-        function()
+    inputs = Inputs(Surroundings(function), (), {})
+    inputs.run(function)
     inputs.restore()
     assert late == 1
     # One that was there and is no more counts as changed.
@@ -300,9 +298,8 @@ def test_a_container_too_large_to_look_through_is_watched_as_a_whole(
     def function() -> None:
         many.append({"votes": 1})
 
-    inputs = Inputs(function, (), {})
-    with inputs.recording():
-        function()
+    inputs = Inputs(Surroundings(function), (), {})
+    inputs.run(function)
     inputs.restore()
     assert "closes over 'many' and changes" in caplog.text
 
@@ -313,4 +310,4 @@ def test_classes_that_come_and_go_are_not_remembered_for_ever(
     monkeypatch.setattr(object_state, "_MOST_TYPES", 3)
     for number in range(10):
         after(lambda: None, type(f"Made{number}", (), {})())
-        assert len(object_state._kind_by_type) <= 3
+        assert len(object_state.KINDS) <= 3
