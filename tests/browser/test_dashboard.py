@@ -130,6 +130,12 @@ def test_a_calm_site_is_told_so(page: Browser, site: Site) -> None:
     assert "connections used" in page.text(".servers")
 
 
+def has(text: str, words: str) -> bool:
+    """Tell whether the words are there; where they are not, a failure shows the whole text."""
+    assert words in text
+    return True
+
+
 def test_charts_and_figures_move_when_load_is_put_on(page: Browser, site: Site) -> None:
     before = {chart: picture(page, chart) for chart in ("connections", "waits", "checkouts")}
     with site.load("/hold/0.05", clients=3):
@@ -137,7 +143,7 @@ def test_charts_and_figures_move_when_load_is_put_on(page: Browser, site: Site) 
         wait_until(lambda: figure(page, "p95").endswith("s"))
         wait_until(lambda: highest(page, "in_use") >= 1)
         wait_until(lambda: len(page.find_all(".worker canvas")) == 2)
-        wait_until(lambda: "in 2 processes on" in page.text(".servers"))
+        wait_until(lambda: has(page.text(".servers"), "in 2 processes on"))
     for chart, seen in before.items():
         assert picture(page, chart) != seen
     rows = page.run(
