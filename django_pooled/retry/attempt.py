@@ -25,7 +25,7 @@ from .classify import Classification, Failure, classify
 from .commit import Transaction
 from .other_databases import watch_others
 from .phase import Phase
-from .server_identity import learn, session_of
+from .server_identity import learn, learned_of
 from .server_questions import NO_QUESTIONS
 from .transaction_id import TransactionWatch
 from .transaction_status import end_if_idle
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from django_pooled.pool.pool import Pool
 
-    from .server_identity import Session
+    from .server_identity import Learned
     from .transaction_status import TransactionIdentity
 
 __all__ = ["Attempt"]
@@ -188,14 +188,14 @@ class Attempt(Transaction):
         wrapper.ensure_connection()
         connection = wrapper.connection
         if isinstance(connection, PooledConnection):
-            session: Session | None = connection.life.learned
-            if session is None or session.server is None:
-                session = self._learn(connection)
-            self.questions = session.server.questions if session.server else NO_QUESTIONS
+            learned: Learned | None = connection.session.learned
+            if learned is None or learned.server is None:
+                learned = self._learn(connection)
+            self.questions = learned.server.questions if learned.server else NO_QUESTIONS
             if check.record is not None:
                 check.suit(self.questions)
 
-    def _learn(self, connection: PooledConnection) -> Session:
+    def _learn(self, connection: PooledConnection) -> Learned:
         wrapper = self.wrapper
         try:
             learn(connection)
@@ -209,7 +209,7 @@ class Attempt(Transaction):
             # A time limit of the caller's own: the connection still waits for an answer.
             wrapper.close()
             raise
-        return session_of(connection)
+        return learned_of(connection)
 
     def _end_left_open(self, left_open: TransactionIdentity) -> None:
         """End the backend of a lost connection if it knows nothing of that, for its locks."""

@@ -22,7 +22,7 @@ from django_pooled.sql.sqlstates import is_refusal, psycopg_error
 
 from .phase import Phase
 from .resolve import inquire
-from .server_identity import questions_for, session_of
+from .server_identity import learned_of, questions_for
 from .server_questions import refusals
 from .transaction_status import has_foreign_tables
 
@@ -204,7 +204,7 @@ class Transaction:
                 condition = questions.reading
             elif record is not None:
                 condition = record.proof
-        if condition is not None and session_of(connection).is_direct and questions.takes_messages:
+        if condition is not None and learned_of(connection).is_direct and questions.takes_messages:
             self.wrote_nothing = seems_to_read
             with debug_transaction(wrapper, "COMMIT"), wrapper.wrap_database_errors:
                 if _committed_if(connection, condition):

@@ -19,9 +19,9 @@ __all__ = [
     "ask_backend",
     "learn",
     "learn_anew",
+    "learned_of",
     "questions_for",
     "read_backend",
-    "session_of",
 ]
 
 
@@ -49,7 +49,7 @@ class ServerQuestions:
         self.questions = questions
 
 
-class Session:
+class Learned:
     """What was learned of the server's session behind a connection; it lasts as long as that."""
 
     __slots__ = ("backend", "is_direct", "server")
@@ -70,17 +70,17 @@ _MOST = 100
 _servers: dict[tuple[object, ...], ServerQuestions] = {}
 
 
-def session_of(connection: PooledConnection) -> Session:
+def learned_of(connection: PooledConnection) -> Learned:
     """Return what was learned of a connection's session."""
-    session: Session | None = connection.session.learned
-    if session is None:
-        session = connection.session.learned = Session()
-    return session
+    learned: Learned | None = connection.session.learned
+    if learned is None:
+        learned = connection.session.learned = Learned()
+    return learned
 
 
 def questions_for(connection: PooledConnection) -> Questions:
     """Return what may be asked on a connection; nothing, as long as nothing was learned."""
-    server = session_of(connection).server
+    server = learned_of(connection).server
     return server.questions if server is not None else NO_QUESTIONS
 
 
@@ -96,8 +96,8 @@ def learn(connection: PooledConnection) -> None:
         psycopg.Error: The connection was lost, or what the server says of the present moment says
             nothing of the next.
     """
-    session = session_of(connection)
-    if session.server is not None:
+    learned = learned_of(connection)
+    if learned.server is not None:
         return
     key = _key(connection)
     server = _servers.get(key)
@@ -113,7 +113,7 @@ def learn(connection: PooledConnection) -> None:
         if len(_servers) >= _MOST:
             _servers.clear()
         _servers[key] = server
-    session.server = server
+    learned.server = server
 
 
 def learn_anew(connection: PooledConnection, asked: Questions) -> bool:
@@ -127,7 +127,7 @@ def learn_anew(connection: PooledConnection, asked: Questions) -> bool:
         psycopg.Error: As `learn`.
     """
     learn(connection)
-    server = session_of(connection).server
+    server = learned_of(connection).server
     assert server is not None
     # Unless another thread has found out already.
     if server.questions is asked:
@@ -163,10 +163,10 @@ def read_backend(connection: PooledConnection, values: list[str | None]) -> Back
     # On a standby there is no current WAL file, and nothing that could be committed.
     incarnation = "/".join(part or "" for part in life) if all(life) else None
     backend = Backend(pid, started, Server(system, incarnation, in_recovery != "false"))
-    session = session_of(connection)
-    session.is_direct = pid == str(connection.info.backend_pid)
-    stays = session.is_direct and not backend.server.in_recovery
-    session.backend = backend if stays else None
+    learned = learned_of(connection)
+    learned.is_direct = pid == str(connection.info.backend_pid)
+    stays = learned.is_direct and not backend.server.in_recovery
+    learned.backend = backend if stays else None
     return backend
 
 

@@ -11,7 +11,7 @@ from django_pooled.pool.connection import UNKNOWN
 from django_pooled.pool.psycopg_private import is_piping, take_results
 from django_pooled.sql.effects import effect_of
 
-from .server_identity import questions_for, session_of
+from .server_identity import learned_of, questions_for
 from .transaction_status import TransactionIdentity, read_identity
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from django_pooled.pool.connection import PooledConnection
 
-    from .server_identity import Session
+    from .server_identity import Learned
 
 __all__ = ["TransactionWatch"]
 
@@ -157,7 +157,7 @@ class TransactionWatch:
     @property
     def abandoned(self) -> TransactionIdentity | None:
         """What may hold locks for the transaction when its connection is lost before COMMIT."""
-        backend = session_of(self._connection).backend
+        backend = learned_of(self._connection).backend
         return self.identity or (
             TransactionIdentity(None, backend) if backend is not None else None
         )
@@ -197,11 +197,11 @@ class TransactionWatch:
                 self._hear(answers[0], rows=0)
 
     def _addition(self, *, is_plain_write: bool) -> str | None:
-        session: Session | None = self._connection.life.learned
-        if session is None or session.server is None:
+        learned: Learned | None = self._connection.session.learned
+        if learned is None or learned.server is None:
             return None
-        questions = session.server.questions
-        question = questions.full if session.backend is None else questions.quick
+        questions = learned.server.questions
+        question = questions.full if learned.backend is None else questions.quick
         if question is None:
             return None
         if not is_plain_write:

@@ -9,7 +9,7 @@ import psycopg
 
 from django_pooled.sql.sqlstates import is_refusal
 
-from .server_identity import ask_backend, questions_for, read_backend, session_of
+from .server_identity import ask_backend, learned_of, questions_for, read_backend
 from .server_questions import ask
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def read_identity(connection: PooledConnection, answer: PGresult) -> Transaction
     if answer.nfields > 2:
         rest = [_text(answer, column) for column in range(2, answer.nfields)]
         return TransactionIdentity(xid, read_backend(connection, [pid, *rest]))
-    backend = session_of(connection).backend
+    backend = learned_of(connection).backend
     if backend is not None and backend.pid == pid:
         return TransactionIdentity(xid, backend)
     return None  # pragma: no cover - the short question is asked of direct connections alone
