@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from django.db.utils import load_backend
 
-from .wrapper import DatabaseWrapper
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -16,6 +14,9 @@ __all__ = ["is_ours", "is_pooled"]
 
 def is_ours(settings_dict: Mapping[str, Any]) -> bool:
     """Tell whether an entry of ``settings.DATABASES`` uses this backend or one built on it."""
+    # The system checks import this module where psycopg is missing, to say so.
+    from .wrapper import DatabaseWrapper
+
     wrapper = load_backend(settings_dict["ENGINE"]).DatabaseWrapper
     return isinstance(wrapper, type) and issubclass(wrapper, DatabaseWrapper)
 
