@@ -1,4 +1,4 @@
-"""Passes: what lets a browser read the figures without a look at its session in the database."""
+"""Signed tokens with which a browser reads the figures without its session in the database."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ if TYPE_CHECKING:
 __all__ = ["HEADER", "LIFETIME", "accepts", "issue"]
 
 HEADER = "X-Pools-Pass"
-"""Not Authorization, which belongs to a proxy that asks for a password, nor in the address, which
-is logged."""
+"""Authorization belongs to proxies that ask for a password, and addresses are logged."""
 
 LIFETIME = 3600
-"""Seconds for which a pass is good. The page gets another long before, as long as its user may."""
+"""Seconds for which a token is valid. The page renews it long before, while its user is staff."""
 
 _SALT = "django_pooled.dashboard"
 
 
 def issue(request: HttpRequest) -> str:
-    """Return a pass for the user of a request, whom somebody has checked.
+    """Return a token for the user of a request.
 
     Args:
-        request: One whose user may watch.
+        request: One whose user may watch: the caller has checked that.
     """
-    # Whose it is counts only for whoever finds one and wonders.
+    # The user is for people who find one; it is not checked.
     return signing.dumps({"user": str(request.user.pk)}, salt=_SALT)
 
 
 def accepts(request: HttpRequest) -> bool:
-    """Tell whether a request carries a pass that is genuine and not too old.
+    """Tell whether a request carries a genuine token that is not too old.
 
     Args:
-        request: Of which nothing is read but one header: neither session nor user.
+        request: Only its header is read, neither session nor user.
     """
     try:
         signing.loads(request.headers.get(HEADER, ""), salt=_SALT, max_age=LIFETIME)

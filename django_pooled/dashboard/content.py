@@ -1,4 +1,4 @@
-"""What the page's script gets to see of a look, in values that JSON can carry."""
+"""The figures that the page's script gets, in values that JSON can carry."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _OF_A_SERVER = (
     *("error", "version", "standby", "max_connections", "reserved", "used", "free"),
     *("states", "blocked", "longest_idle_in_transaction"),
 )
-"""What is told of a server's view: counts, and nothing of single sessions."""
+"""The figures of a server: counts, and nothing of single sessions."""
 
 
 def content(snapshot: Snapshot) -> dict[str, Any]:
-    """Return what docs/dashboard.md describes.
+    """Return the content of a snapshot as docs/dashboard.md describes it.
 
     Args:
-        snapshot: What was found.
+        snapshot: From `watch`.
     """
     overview = snapshot.overview
     found = findings.find(overview, snapshot.recent)
     status = findings.status(found)
-    # Below a warning nothing is wrong, and what is worth knowing is no headline.
+    # Below a warning nothing is wrong, and a note is no headline.
     notes = found[1:] if status else found
     return {
         "host": overview.host,
@@ -69,7 +69,7 @@ def _process(report: ProcessReport) -> dict[str, Any]:
 
 
 def _servers(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """Describe each server once, however many databases are on it, and those not heard yet."""
+    """Describe each server once, and the databases that have not answered yet."""
     ages = {answer.view.alias: answer.age for answer in snapshot.servers}
     known = [
         {"names": names, "age": ages[view.alias], "hosts": _hosts(view)}
@@ -85,7 +85,7 @@ def _servers(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def _hosts(view: ServerView) -> dict[str, dict[str, int]]:
-    """Count processes and sessions by the host that they name."""
+    """Count processes and sessions by host."""
     hosts: dict[str, dict[str, int]] = {}
     for process in view.processes:
         known = hosts.setdefault(process.host, {"processes": 0, "sessions": 0})

@@ -1,4 +1,4 @@
-"""Asks one database while somebody watches, and lets go of it when nobody does."""
+"""Asks one database while there are viewers, and closes the connection after the last."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ LINGER = 10.0
 
 
 class Answer(NamedTuple):
-    """The latest that is known of a server, and how many seconds ago it was asked."""
+    """The latest view of a server, and how many seconds ago it was asked."""
 
     view: ServerView
     age: float | None
-    """None if it was not heard yet: the view is empty then."""
+    """None if it has not answered yet: the view is empty then."""
 
 
 class ServerWatch:
     """One connection, outside the pool, and the thread that waits for the server's answers.
 
-    The thread is there so that a frozen server holds up nobody else; it ends with the connection.
+    Because of the thread a frozen server delays no other; it ends with the connection.
 
     Args:
         wrapper: Whose connection parameters are used; it is not connected itself.
@@ -47,7 +47,7 @@ class ServerWatch:
         self._linger, self._patience = linger, patience
         self._changed = threading.Condition()
         self._wanted = False
-        """Whether somebody wants to know; under the condition's lock, as all below."""
+        """Whether a viewer has asked; guarded by the condition's lock, as all below."""
         self._thread: threading.Thread | None = None
         self._view = ServerView(self.alias)
         self._asked: float | None = None
@@ -59,7 +59,7 @@ class ServerWatch:
         return self._thread is not None
 
     def want(self) -> float:
-        """Begin to ask, and return the moment, for `latest`."""
+        """Begin to ask, and return the moment of that, for `latest`."""
         with self._changed:
             moment = monotonic()
             self._wanted = True
@@ -97,8 +97,8 @@ class ServerWatch:
             asked = monotonic()
             self._probe.start(self._patience)
             view = self._probe.wait(self._patience)
-            # A connection that waits for its server can't be closed: it is looked after until
-            # the server answers or the system gives it up.
+            # A connection that waits for its server can't be closed: the thread stays until the
+            # server answers or the system gives the connection up.
             open_question = monotonic() - asked >= self._patience
             with self._changed:
                 self._view, self._asked = view, asked

@@ -9,6 +9,6 @@ from . import views
 app_name: str = "django_pooled_dashboard"
 urlpatterns: list[URLPattern] = [
     path("", views.page, name="page"),
-    path("pass/", views.new_pass, name="pass"),
+    path("pass/", views.renew_token, name="pass"),
     path("snapshot/", views.snapshot, name="snapshot"),
 ]

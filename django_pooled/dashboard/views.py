@@ -1,4 +1,4 @@
-"""The page, the figures that its script polls, and the pass that it polls with."""
+"""The page, the figures that its script polls, and the token that it polls with."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     View = Callable[[HttpRequest], HttpResponse]
 
-__all__ = ["new_pass", "page", "snapshot"]
+__all__ = ["page", "renew_token", "snapshot"]
 
 
 def _for_staff(view: View) -> View:
-    """Send whoever is not staff to the admin's login, or without an admin to the project's."""
+    """Send users who are not staff to the admin's login, or without an admin to the project's."""
 
-    # LoginRequiredMiddleware would send to LOGIN_URL whoever is to go to the admin's login.
+    # LoginRequiredMiddleware would send them to LOGIN_URL instead.
     @login_not_required
     @wraps(view)
     def checked(request: HttpRequest) -> HttpResponse:
@@ -61,8 +61,8 @@ def page(request: HttpRequest) -> HttpResponse:
 @require_safe
 @never_cache
 @_for_staff
-def new_pass(request: HttpRequest) -> JsonResponse:
-    """Renew the pass of a page that is open, after the same check."""
+def renew_token(request: HttpRequest) -> JsonResponse:
+    """Renew the token of an open page, after the same check."""
     return JsonResponse({"pass": access_tokens.issue(request)})
 
 
@@ -71,7 +71,7 @@ def new_pass(request: HttpRequest) -> JsonResponse:
 @require_safe
 @never_cache
 def snapshot(request: HttpRequest) -> JsonResponse:
-    """Answer with the figures, without the database: who may have them is told by the pass."""
+    """Answer with the figures to a request with a token; no database is used."""
     if not access_tokens.accepts(request):
         return JsonResponse({"error": "The pass is missing, expired or not genuine."}, status=403)
     return JsonResponse(content(watch.snapshot()))

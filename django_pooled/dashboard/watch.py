@@ -1,4 +1,4 @@
-"""One look at all pools and servers, shared by everybody who watches this process."""
+"""Snapshots of all pools and servers, shared by all viewers of this process."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ if TYPE_CHECKING:
 __all__ = ["Snapshot", "Watch", "snapshot"]
 
 FRESH = 0.9
-"""Seconds for which a look serves everybody: less than the time between two polls of a page."""
+"""Seconds for which a snapshot serves all viewers: less than the time between two polls."""
 
 PROCESSES = 0.5
 """Seconds that the processes have for their answer."""
 
 SERVERS = 0.25
-"""Seconds that the servers have beyond that: a frozen one is not to hold a worker for long."""
+"""Seconds that the servers have beyond that: a frozen one must not hold a worker for long."""
 
 
 SPAN = 10.0
-"""Seconds back to the look with which one is compared, to tell what happens now from what did."""
+"""Seconds back to the snapshot that one is compared with for recent counts."""
 
 APART = 3.0
-"""Seconds at least between two looks that are kept for that: each may be of many processes."""
+"""Seconds at least between snapshots that are kept for that: each may be of many processes."""
 
 
 class Snapshot(NamedTuple):
-    """What was found, and when."""
+    """The pools and servers at one moment."""
 
     overview: Overview
     recent: Overview | None
-    """The same, with what happened in the last seconds only; None at first."""
+    """The same, with the counts of the last seconds only; None at first."""
     servers: list[Answer]
     taken: float
     """In seconds since 1970, as browsers count."""
 
 
 class Watch:
-    """Takes looks; one for each process.
+    """Takes snapshots; one for each process.
 
     Args:
         linger: Seconds without a viewer after which the connections are closed.
@@ -63,7 +63,7 @@ class Watch:
         self._lock = threading.Lock()
         self._latest: Snapshot | None = None
         self._until = 0.0
-        """When the look is too old for others."""
+        """When the latest is too old for others."""
         self._earlier: list[Overview] = []
         self._aliases = pooled_aliases()
         # Wrappers of its own: those in django.db.connections belong to a thread.
@@ -78,7 +78,7 @@ class Watch:
         return any(server.open for server in self._servers)
 
     def snapshot(self) -> Snapshot:
-        """Ask everybody, in bounded time, or return what somebody else has just found."""
+        """Ask processes and servers, in bounded time, or return the latest if it is fresh."""
         with self._lock:
             if self._latest is None or monotonic() > self._until:
                 self._latest = self._take()
@@ -88,10 +88,10 @@ class Watch:
     def _take(self) -> Snapshot:
         taken = time()
         asked = [server.want() for server in self._servers]
-        # Of this user's processes alone, for root too: anybody can answer for himself.
+        # Of this user alone, for root too: other users may answer anything.
         collection = collect_all(stats_dirs(self._aliases), PROCESSES, uid=this_user())
         if os.getpid() not in {report.pid for report in collection.reports}:
-            # Where nothing is published, the process that answers is still there to be seen.
+            # Where nothing is published, this process is shown all the same.
             own = process_report(registry.snapshots())
             collection.reports += [own] if own.pools else []
         collection.reports = of_site(collection.reports, databases(self._aliases))
@@ -116,16 +116,16 @@ class Watch:
 _watch: Watch | None = None
 _owner = os.getpid()
 _inherited: list[Watch] = []
-"""Kept for ever after a fork: their connections and threads are the parent's."""
+"""Those of a parent, kept for ever after a fork: their connections and threads are its own."""
 
 
 def snapshot() -> Snapshot:
-    """Take a look, with the watch of this process."""
+    """Take a snapshot, with the watch of this process."""
     return current().snapshot()
 
 
 def current() -> Watch:
-    """Return the watch of this process, which was not another's before a fork."""
+    """Return the watch of this process, a new one after a fork."""
     global _watch, _owner
     if _owner != os.getpid():
         _owner = os.getpid()

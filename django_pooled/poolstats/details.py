@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .formatting import brief, count, duration, kinds, labelled, many, plain
+from .formatting import brief, count, cut, duration, kinds, labelled, many
 from .rows import failed_checkouts, last_failure
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def lines(overview: Overview, width: int) -> list[str]:
     """Say it for each database, leaving out what never happened."""
     found = []
     for group in overview.groups:
-        found.append(plain(f'"{group.name}" {_span(overview, group)}')[:width])
+        found.append(cut(f'"{group.name}" {_span(overview, group)}', width))
         for label, text in _details(group):
             found += labelled(label, text, width)
     return found

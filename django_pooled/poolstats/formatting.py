@@ -1,4 +1,7 @@
-"""Figures and texts for people, in few characters."""
+"""Figures and texts for people, in few characters.
+
+Texts have been made printable where they were read.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["brief", "count", "cut", "cut_left", "duration", "kinds", "labelled", "many", "plain"]
+__all__ = ["brief", "count", "cut", "cut_left", "duration", "kinds", "labelled", "many"]
 
 INDENT = 20
 
@@ -50,11 +53,6 @@ def kinds(counts: Mapping[Any, float], times: str = "") -> str:
     return ", ".join(f"{count(-number)} {times}{kind}" for number, kind in found)
 
 
-def plain(text: str) -> str:
-    """Return a text without characters that move the cursor or colour the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
 def brief(error: str) -> str:
     """Return psycopg's words for a failed connect without their preface and repetitions."""
     first = error.partition(" Multiple connection attempts failed")[0]
@@ -63,17 +61,15 @@ def brief(error: str) -> str:
 
 def cut(text: str, width: int) -> str:
     """Return as much of the beginning of a text as fits, with three dots for the rest."""
-    text = plain(text)
     return text if len(text) <= width else text[: max(0, width - 3)] + "..."[:width]
 
 
 def cut_left(text: str, width: int) -> str:
     """Return as much of the end of a text as fits, where dotted names differ."""
-    text = plain(text)
     return text if len(text) <= width else "..."[:width] + text[len(text) - max(0, width - 3) :]
 
 
 def labelled(label: str, text: str, width: int) -> list[str]:
     """Lay a text out beside its label, wrapped if it is too long for a line."""
-    first, *rest = textwrap.wrap(plain(text), max(width, 2 * INDENT) - INDENT) or [""]
+    first, *rest = textwrap.wrap(text, max(width, 2 * INDENT) - INDENT) or [""]
     return [f"  {label:<{INDENT - 2}}{first}", *(" " * INDENT + line for line in rest)]

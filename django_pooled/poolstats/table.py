@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from . import connection_table, details, pool_table, server_table
 from .findings import Level, status
-from .formatting import many, plain
+from .formatting import many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .findings import Finding
     from .overview import Overview
 
-__all__ = ["WIDTH", "Layout", "heading", "plain", "render"]
+__all__ = ["WIDTH", "Layout", "heading", "render"]
 
 WIDTH = 100
 
@@ -103,8 +103,9 @@ def _findings(found: Sequence[Finding], layout: Layout) -> list[str]:
     lines = []
     for finding in found:
         word = "note" if finding.level is Level.FINE else finding.level.name.lower()
-        sentence = plain(finding.sentence)
-        first, *rest = textwrap.wrap(sentence, max(20, min(layout.width, WIDTH)) - 10) or [""]
+        first, *rest = textwrap.wrap(finding.sentence, max(20, min(layout.width, WIDTH)) - 10) or [
+            ""
+        ]
         lines.append(f"{layout.paint(finding.level, word)}{' ' * (10 - len(word))}{first}")
         lines += [" " * 10 + line for line in rest]
     return lines

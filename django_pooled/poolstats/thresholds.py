@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .finding import Finding, Level
 from .findings import worst_first
-from .formatting import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -133,7 +132,7 @@ def verdict(overview: Overview, found: list[Finding], thresholds: Thresholds) ->
     data = " ".join(_data(overview, thresholds))
     lines = [f"{level.name}: {figures}{' | ' if data else ''}{data}"]
     # Text after a bar would be taken for more data.
-    lines += [plain(finding.sentence).replace("|", "/") for finding in found if finding.level]
+    lines += [finding.sentence.replace("|", "/") for finding in found if finding.level]
     return "\n".join(lines)
 
 

@@ -473,6 +473,7 @@ def answer(host: str, taken: float, **pids: int) -> dict[str, Any]:
             "command": "gunicorn",
             "pools": [
                 {
+                    "id": f"{host} {pid}",
                     "alias": "default",
                     "server": "db",
                     "age": 500.0,

@@ -1,10 +1,10 @@
-/* One chart: uPlot, a legend that tells the latest values, and the same figures as a table. */
+/* One chart: uPlot, a legend with the latest values, and the same figures as a table. */
 "use strict";
 
 /** Seconds between two rows of a chart's table. */
 Pools.TABLE_STEP = 15;
 
-/** A line's look: name of its column, label, colour, and what sets it apart without colour. */
+/** A line: name of its column, label, colour, and a style that tells it apart without colour. */
 Pools.line = (column, label, colour, more = {}) => ({ column, label, colour, width: 1.5, ...more });
 
 Pools.Chart = class {
@@ -17,7 +17,7 @@ Pools.Chart = class {
     this.figure = figure;
     this.options = options;
     this.box = figure.querySelector(".plot");
-    // At least so high; it grows with its panel, which others in the row may make higher.
+    // The least height: a chart grows with its panel, and panels in a row are equally high.
     this.box.style.minHeight = `${options.height}px`;
     this.values = new Map();
     this.drawLegend(figure.querySelector(".legend"));
@@ -79,7 +79,7 @@ Pools.Chart = class {
     });
   }
 
-  /** The lines as they are read: what is drawn on top of each other from the bottom up. */
+  /** The lines in the order of the legend: those that are stacked from the bottom up. */
   get ordered() {
     const { lines, stacked = 0 } = this.options;
     return [...lines.slice(0, stacked).reverse(), ...lines.slice(stacked)];
@@ -124,7 +124,7 @@ Pools.Chart = class {
       Pools.row(["from", ...lines.map((line) => line.label)], "th"),
       ...[...rows]
         .reverse()
-        .map(([step, cells]) => Pools.row([Pools.words.clock(step * Pools.TABLE_STEP), ...cells.map(format)])),
+        .map(([step, cells]) => Pools.row([Pools.format.clock(step * Pools.TABLE_STEP), ...cells.map(format)])),
     );
   }
 
@@ -195,7 +195,7 @@ Pools.Chart = class {
   }
 };
 
-/** Lay the first columns on top of each other; the one that is drawn last lies at the bottom. */
+/** Stack the first columns; the last one drawn is at the bottom. */
 Pools.stack = (columns, many) => {
   const stacked = columns.map((column) => [...column]);
   for (let i = many - 2; i >= 0; i -= 1) {
@@ -204,7 +204,7 @@ Pools.stack = (columns, many) => {
   return stacked;
 };
 
-/** The upper end of a scale that starts at nothing. */
+/** The upper end of a scale that starts at 0. */
 Pools.headroom = (high, floor = 1, ceiling = 0) => Math.max((high || 0) * 1.1, floor, ceiling * 1.1);
 
 /** The upper end of a logarithmic scale: a whole decade, with two at least below it. */
@@ -216,13 +216,13 @@ Pools.axisLabel = (value, options) => {
   if (value === null) return "";
   if (options.log) return value >= 1 ? `${value.toFixed(0)} s` : `${+(value * 1e3).toPrecision(1)} ms`;
   if (options.whole && value % 1) return "";
-  return Pools.words.count(value) === "0" && value ? value.toPrecision(1) : `${+value.toPrecision(6)}`;
+  return Pools.format.count(value) === "0" && value ? value.toPrecision(1) : `${+value.toPrecision(6)}`;
 };
 
 /** Times of day along the axis, with seconds only where minutes don't tell them apart. */
 Pools.clocks = (times) => {
   const fine = times.some((time) => time % 60);
-  return times.map((time) => Pools.words.clock(time, fine));
+  return times.map((time) => Pools.format.clock(time, fine));
 };
 
 /** A line with its label where an extension has set a mark. */
@@ -239,7 +239,7 @@ Pools.drawMarks = (plot, history, small) => {
   ctx.setLineDash([2 * ratio, 3 * ratio]);
   ctx.font = `${11 * ratio}px system-ui, sans-serif`;
   const taken = [[], [], []];
-  // The latest first: where marks crowd, it is theirs to have a label.
+  // The latest first: where marks crowd, the latest get a label.
   for (const { time, label } of [...history.marks].reverse()) {
     const x = plot.valToPos(time, "x", true);
     if (x < bbox.left) continue;

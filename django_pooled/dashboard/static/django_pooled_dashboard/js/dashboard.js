@@ -1,4 +1,4 @@
-/* The page: asks, remembers, shows. */
+/* The page: asks for figures, keeps them, shows them. */
 "use strict";
 
 Pools.REASONS = {
@@ -9,7 +9,7 @@ Pools.REASONS = {
   "signed out": "You are signed out, or no longer allowed to watch. Load the page again to sign in.",
 };
 
-/** Milliseconds without an answer after which what is shown is called old. */
+/** Milliseconds without an answer after which the figures are called old. */
 Pools.STALE = 3000;
 
 Pools.Dashboard = class {
@@ -61,7 +61,7 @@ Pools.Dashboard = class {
         height: 240,
         whole: true,
         floor: 2,
-        format: Pools.words.count,
+        format: Pools.format.count,
       }),
       chart("waits", {
         lines: [
@@ -71,20 +71,20 @@ Pools.Dashboard = class {
         ],
         height: 170,
         log: 0.00003,
-        format: Pools.words.duration,
+        format: Pools.format.duration,
       }),
       chart("checkouts", {
         lines: [Pools.line("checkouts", "checkouts a second", "flow", { fill: "flow-fill", width: 2 })],
         height: 170,
         floor: 5,
-        format: Pools.words.rate,
+        format: Pools.format.rate,
       }),
       chart("restarts", {
         lines: [Pools.line("restarts", "restarts a second", "restarts", { fill: "restarts" })],
         bars: true,
         height: 110,
         floor: 1,
-        format: Pools.words.rate,
+        format: Pools.format.rate,
       }),
     ];
   }
@@ -135,7 +135,7 @@ Pools.Dashboard = class {
   tellState({ status, sentence, notes }) {
     const state = this.find(".state");
     state.dataset.status = status;
-    // What is wrong in large letters, why it is in smaller ones.
+    // The fault in large letters, its cause in smaller ones.
     const end = sentence.search(/(?<=\.) (?=[A-Z])/);
     const [what, why] = end < 0 ? [sentence, ""] : [sentence.slice(0, end), sentence.slice(end)];
     const box = this.find(".sentence");
@@ -164,17 +164,17 @@ Pools.Dashboard = class {
     notice.hidden = !stale;
     if (stale) {
       const reason = Pools.REASONS[this.reason || "late"];
-      const since = this.heardAt === null ? "" : ` What is shown is of ${Pools.words.clock(this.heardAt)}, `;
-      const ago = this.heardAt === null ? "" : `${Pools.words.age(age)} ago.`;
+      const since = this.heardAt === null ? "" : ` What is shown is of ${Pools.format.clock(this.heardAt)}, `;
+      const ago = this.heardAt === null ? "" : `${Pools.format.age(age)} ago.`;
       Pools.text(notice, `${reason}${since}${ago}`);
       this.announce(reason);
     }
-    const clock = this.heardAt === null ? Pools.words.NONE : Pools.words.clock(this.heardAt);
+    const clock = this.heardAt === null ? Pools.format.NONE : Pools.format.clock(this.heardAt);
     Pools.text(this.find(".clock"), clock);
     Pools.text(this.find(".live"), stale ? "no answer since" : this.paused ? "paused, last answer" : "live");
   }
 
-  /** Hold the picture still; figures go on being collected. */
+  /** Hold the picture still, and go on collecting figures. */
   pause(paused) {
     this.paused = paused;
     const button = this.find(".pause");

@@ -1,7 +1,7 @@
 /* Small helpers for the document. */
 "use strict";
 
-/** Set a text, leaving alone what says it already. */
+/** Set a text, unless the element has it already. */
 Pools.text = (element, text) => {
   if (element.textContent !== text) element.textContent = text;
 };
@@ -19,7 +19,7 @@ Pools.row = (cells, tag = "td") => {
   return row;
 };
 
-/** A new element with a class and what goes into it. */
+/** A new element with a class and content. */
 Pools.make = (tag, className, ...content) => {
   const element = document.createElement(tag);
   if (className) element.className = className;
@@ -27,7 +27,7 @@ Pools.make = (tag, className, ...content) => {
   return element;
 };
 
-/** Replace a table's or list's content only if it says something else: a selection stays. */
+/** Replace a table's or list's content only if it differs, so that a selection stays. */
 Pools.refill = (parent, children) => {
   const box = document.createElement(parent.tagName);
   box.append(...children);

@@ -1,4 +1,4 @@
-/* Histograms: buckets of counts below upper bounds, the last bucket for what is longer. */
+/* Histograms: buckets of counts below upper bounds; the last bucket holds longer times. */
 "use strict";
 
 Pools.histogram = {};

@@ -1,4 +1,4 @@
-/* What is remembered: columns of equal length, as the charts want them. */
+/* The history of figures: columns of equal length, as the charts want them. */
 "use strict";
 
 /** Seconds that are kept. */

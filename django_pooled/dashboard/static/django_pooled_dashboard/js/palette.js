@@ -1,4 +1,4 @@
-/* The style sheet's colours, for what is drawn on a canvas. */
+/* The style sheet's colours, for drawing on a canvas. */
 "use strict";
 
 Pools.palette = {

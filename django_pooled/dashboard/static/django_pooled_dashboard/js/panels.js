@@ -1,9 +1,9 @@
-/* What is no chart: the sentence, the key figures, the tables, the server's view. */
+/* The panels without a chart: the sentence, the key figures, the tables, the server's view. */
 "use strict";
 
 Pools.panels = {};
 
-/** The sentence of the worst host, and what else is worth knowing. */
+/** The sentence of the worst host, and the notes. */
 Pools.panels.state = (snapshots) => {
   const order = ["critical", "unknown", "warning", "fine"];
   const sorted = [...snapshots].sort((a, b) => order.indexOf(a.status) - order.indexOf(b.status));
@@ -28,15 +28,15 @@ Pools.panels.tiles = (root, sample, snapshots) => {
   const unresolved = pools.some((pool) => (pool.lost_commits || {}).unknown);
   const longest = Math.max(0, ...pools.map((pool) => pool.longest_waiting || 0));
   const figures = {
-    longest: longest > 1 ? `for ${Pools.words.age(longest)}` : "",
-    in_use: Pools.words.count(sample.in_use),
-    max_size: Pools.words.count(sample.max_size),
-    idle: Pools.words.count(sample.idle),
-    waiting: Pools.words.count(sample.waiting),
-    checkouts: Pools.words.rate(sample.checkouts),
-    p95: Pools.words.duration(sample.p95),
-    restarts: Pools.words.count(restarts),
-    lost: Pools.words.count(lost),
+    longest: longest > 1 ? `for ${Pools.format.age(longest)}` : "",
+    in_use: Pools.format.count(sample.in_use),
+    max_size: Pools.format.count(sample.max_size),
+    idle: Pools.format.count(sample.idle),
+    waiting: Pools.format.count(sample.waiting),
+    checkouts: Pools.format.rate(sample.checkouts),
+    p95: Pools.format.duration(sample.p95),
+    restarts: Pools.format.count(restarts),
+    lost: Pools.format.count(lost),
   };
   for (const element of root.querySelectorAll("[data-figure]")) {
     Pools.text(element, figures[element.dataset.figure]);
@@ -51,7 +51,7 @@ Pools.panels.p95 = (wait, bounds) =>
 
 /** Each pool of each process, and the processes that did not answer. */
 Pools.panels.processes = (table, snapshots, sampler) => {
-  const { count, rate, duration } = Pools.words;
+  const { count, rate, duration } = Pools.format;
   const rows = [];
   for (const snapshot of snapshots) {
     for (const { key, process, pool } of Pools.rows(snapshot)) {
@@ -86,7 +86,7 @@ Pools.panels.processes = (table, snapshots, sampler) => {
   table.hidden = !rows.length;
 };
 
-/** Restarts by SQLSTATE with what became of them, and lost COMMITs. */
+/** Restarts by SQLSTATE and outcome, and lost COMMITs. */
 Pools.panels.restarts = (list, snapshots) => {
   const pools = snapshots.flatMap(Pools.rows).map((row) => row.pool);
   const items = [];
@@ -94,8 +94,8 @@ Pools.panels.restarts = (list, snapshots) => {
   const states = Pools.panels.added(pools.map((pool) => pool.restarts));
   for (const [state, many] of states) {
     const ended = Pools.panels.added(pools.map((pool) => (pool.restarted || {})[state]));
-    const outcomes = ended.map(([outcome, number]) => `${Pools.words.count(number)} ${outcome}`);
-    items.push([state === "lost" ? "without SQLSTATE" : state, Pools.words.sqlstate(state), many, outcomes.join(", ")]);
+    const outcomes = ended.map(([outcome, number]) => `${Pools.format.count(number)} ${outcome}`);
+    items.push([state === "lost" ? "without SQLSTATE" : state, Pools.format.sqlstate(state), many, outcomes.join(", ")]);
   }
   const refused = Pools.panels.added(pools.map((pool) => pool.refused_restarts));
   for (const [reason, many] of refused) {
@@ -111,7 +111,7 @@ Pools.panels.restarts = (list, snapshots) => {
           Pools.make(
             "li",
             "",
-            Pools.make("b", "", Pools.words.count(many)),
+            Pools.make("b", "", Pools.format.count(many)),
             ` ${name} `,
             Pools.make("span", "faint", [meaning, outcomes].filter(Boolean).join(" · ")),
           ),
@@ -120,7 +120,7 @@ Pools.panels.restarts = (list, snapshots) => {
   );
 };
 
-/** Sums of what is counted by kind, without what was never counted. */
+/** Sums of counts by kind, without those that are 0. */
 Pools.panels.added = (many) => {
   const sums = new Map();
   for (const counts of many) {
@@ -131,7 +131,7 @@ Pools.panels.added = (many) => {
   return [...sums].sort((a, b) => b[1] - a[1]);
 };
 
-/** Each server: how full it is, what its sessions do. */
+/** Each server: used connections, sessions by state. */
 Pools.panels.servers = (box, snapshots) => {
   const servers = new Map();
   for (const snapshot of snapshots) {
@@ -141,7 +141,7 @@ Pools.panels.servers = (box, snapshots) => {
     }
   }
   Pools.refill(box, [...servers.values()].map(Pools.panels.server));
-  // Through the style object: a style attribute in markup is what a strict policy forbids.
+  // Through the style object: strict policies forbid style attributes in markup.
   for (const part of box.querySelectorAll("[data-share]")) part.style.flexGrow = part.dataset.share;
 };
 
@@ -173,25 +173,25 @@ Pools.panels.server = (server) => {
     make("b", "", String(server.free)),
     ` free${server.reserved ? `, ${server.reserved} reserved` : ""}`,
   );
-  // Those that come and go have a place of their own, so that the page stays still.
+  // Notes that come and go have room of their own, so that the page does not move.
   const states = Object.entries({ active: 0, idle: 0, "idle in transaction": 0, ...server.states });
   const list = make("ul", "states", ...states.map(([state, many]) => make("li", "", make("b", "", String(many)), ` ${state}`)));
   const longest = server.longest_idle_in_transaction;
-  if (longest > 1) list.append(make("li", longest > 60 ? "alert" : "", `idles in its transaction for ${Pools.words.age(longest)}`));
+  if (longest > 1) list.append(make("li", longest > 60 ? "alert" : "", `idles in its transaction for ${Pools.format.age(longest)}`));
   list.append(make("li", server.blocked ? "alert" : "", make("b", "", String(server.blocked)), " waiting for a lock"));
   box.append(bar, room, list);
   box.append(make("ul", "places", ...Pools.panels.places(server)));
-  if (server.age > 2.5) box.append(make("p", "alert", `as of ${Pools.words.age(server.age)} ago`));
+  if (server.age > 2.5) box.append(make("p", "alert", `as of ${Pools.format.age(server.age)} ago`));
   return box;
 };
 
-/** Whose sessions they are: of which hosts, in how many processes, and of others. */
+/** The owners of sessions: processes by host, and other programs. */
 Pools.panels.places = (server) => {
   const rows = Object.entries(server.hosts).sort((a, b) => b[1].sessions - a[1].sessions);
   let others = server.used;
   const items = rows.slice(0, 6).map(([host, { sessions, processes }]) => {
     others -= sessions;
-    const who = ` in ${Pools.words.plural(processes, "process", "processes")} on ${host}`;
+    const who = ` in ${Pools.format.plural(processes, "process", "processes")} on ${host}`;
     return Pools.make("li", "", Pools.make("b", "", String(sessions)), who);
   });
   if (others > 0) items.push(Pools.make("li", "", Pools.make("b", "", String(others)), " of others"));

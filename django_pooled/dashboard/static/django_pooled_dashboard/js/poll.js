@@ -12,10 +12,9 @@ Pools.Poll = class {
     this.pass = pass;
     this.hear = hear;
     this.renewed = performance.now();
-    // A renewal needs the database: it can wait for better times.
+    // A renewal needs the database, and is tried again later.
     this.calm = true;
-    // Without cookies nobody is signed in, so that no middleware looks a user up in the database
-    // that may be away.
+    // Without cookies no middleware looks a user up in a database that may be away.
     this.credentials = "omit";
     this.every = Pools.Poll.EVERY;
   }
@@ -58,7 +57,7 @@ Pools.Poll = class {
   async ask() {
     const answer = await this.fetch(this.urls.snapshot, Pools.Poll.PATIENCE, this.credentials);
     if (this.credentials !== "omit" || !Pools.Poll.refuses(answer)) return answer;
-    // A proxy that wants a password or a cookie of its own?
+    // A proxy may want a password or a cookie of its own.
     this.credentials = "same-origin";
     return this.fetch(this.urls.snapshot, Pools.Poll.PATIENCE, this.credentials);
   }
@@ -89,7 +88,7 @@ Pools.Poll = class {
   }
 };
 
-/** Whether an answer says that one may not; a redirection leads to a login page. */
+/** Whether an answer is a refusal; a redirection leads to a login page. */
 Pools.Poll.refuses = (answer) => answer.type === "opaqueredirect" || [401, 403].includes(answer.status);
 
 /** Milliseconds. */

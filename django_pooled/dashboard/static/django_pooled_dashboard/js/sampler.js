@@ -1,10 +1,10 @@
-/* From snapshots to samples: sums over hosts, and what happened between two answers. */
+/* Turns snapshots into samples: sums over hosts, and differences between two answers. */
 "use strict";
 
-/** Seconds after which a host that no longer answers is let go of. */
+/** Seconds after which a host that no longer answers is forgotten. */
 Pools.HOST_KEPT = 15;
 
-/** Seconds over which checkout waits are looked at together. */
+/** Seconds of checkout waits that make a percentile. */
 Pools.WAITS_OVER = 10;
 
 Pools.Sampler = class {
@@ -16,7 +16,7 @@ Pools.Sampler = class {
     this.started = null;
   }
 
-  /** Take an answer in, and return the sample that it makes with what is known of other hosts. */
+  /** Add an answer, and return the sample that it makes with those of other hosts. */
   take(snapshot, time) {
     const last = this.hosts.get(snapshot.host);
     const isNew = !last || last.snapshot.taken !== snapshot.taken;
@@ -103,15 +103,10 @@ Pools.Sampler = class {
   }
 };
 
-/** Every pool of a snapshot, with its process and a key that no other pool has. */
+/** Every pool of a snapshot, with its process and its id, which no other pool has. */
 Pools.rows = (snapshot) =>
   snapshot.processes.flatMap((process) =>
-    process.pools.map((pool) => ({
-      // Processes of older versions give their pools no identity.
-      key: pool.id || [process.host || snapshot.host, process.pid, pool.alias, pool.server].join(" "),
-      process,
-      pool,
-    })),
+    process.pools.map((pool) => ({ key: pool.id, process, pool })),
   );
 
 /** The sum of what is counted by kind. */

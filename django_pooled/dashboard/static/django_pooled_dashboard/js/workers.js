@@ -46,7 +46,7 @@ Pools.Workers = class {
       chart.show(history, now, seconds, ceiling);
     }
     const more = rows.length - drawn.length;
-    Pools.text(this.rest, more ? `and ${Pools.words.plural(more, "pool")} more, less busy: see the table.` : "");
+    Pools.text(this.rest, more ? `and ${Pools.format.plural(more, "pool")} more, less busy: see the table.` : "");
   }
 
   redraw() {
@@ -82,12 +82,12 @@ Pools.Workers = class {
       stacked: 3,
       height: 72,
       small: true,
-      format: Pools.words.count,
+      format: Pools.format.count,
     });
   }
 };
 
-/** In use below, idle on it, waiters on top: what is asked for, against what is allowed. */
+/** In use at the bottom, idle above, waiters on top: the demand against max_size. */
 Pools.connectionLines = (column = (gauge) => gauge) => [
   Pools.line(column("waiting"), "waiting", "waiting"),
   Pools.line(column("idle"), "idle", "idle"),
