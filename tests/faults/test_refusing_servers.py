@@ -225,7 +225,7 @@ def test_a_connection_is_asked_once_and_its_transactions_no_more(
     till: Till, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    ask = server_identity.ask
+    ask = server_questions.ask
 
     def note(connection: Any, question: str) -> Any:
         asked.append(question)

@@ -67,8 +67,8 @@ def ask(using: str | list[str], timeout: float = 5.0) -> JsonResponse:
 def forget(alias: str) -> None:
     """Let what was found out of a pool be no longer believed, which it is for half a second."""
     found = pool_of(alias)._readiness
-    wait_until(lambda: found._look is None or found._look._over.is_set())
-    found._look = None
+    wait_until(lambda: found._check is None or found._check._over.is_set())
+    found._check = None
 
 
 def state(alias: str, timeout: float = 5.0) -> str:
