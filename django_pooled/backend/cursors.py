@@ -39,18 +39,19 @@ class _Observed(_AnyCursor):
         if connection is None:
             super().execute(query, params, **options)
             return self
+        thread = get_ident()
         try:
-            observer = connection.observer
-            carries = observer is not None and self._carries(connection)
+            carries = connection.observer is not None and self._carries(connection)
             addition = connection.announce(query, carries=carries)
-            connection.announced_by = get_ident()
+            connection.announced_by = thread
             if addition is not None:
                 query = query + addition
             super().execute(query, params, **options)
             if connection.observer is not None:
                 connection.observer.seen(self, addition, locked=False)
         finally:
-            connection.end_announced()
+            if connection.announced_by == thread:
+                connection.announced_by = 0
         return self
 
     def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:

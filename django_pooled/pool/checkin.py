@@ -11,6 +11,7 @@ from weakref import ref
 from psycopg.pq import TransactionStatus
 
 from django_pooled.diagnostics.log_fields import facts
+from django_pooled.signals import connection_checked_in
 
 from .cancellation import cancel
 
@@ -101,7 +102,8 @@ class Checkin:
                 # A COMMIT is announced and left to finish: one that waits for a standby would be
                 # committed without it.
                 self._close(renewed, cancels=not connection.announced)
-        self._events.checked_in(now - checkout.since, kept)
+        if connection_checked_in.receivers:
+            self._events.checked_in(now - checkout.since, kept)
 
     def _close(self, connection: PooledConnection, *, cancels: bool) -> None:
         if connection.broken:

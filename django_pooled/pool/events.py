@@ -48,13 +48,11 @@ class Events:
 
     def checked_out(self, waited: float) -> None:
         """A thread was given a connection, after that many seconds."""
-        if connection_checked_out.receivers:
-            self._send(connection_checked_out, waited=waited)
+        self._send(connection_checked_out, waited=waited)
 
     def checked_in(self, used: float, kept: bool) -> None:
         """A connection came back after that many seconds, and was kept or not."""
-        if connection_checked_in.receivers:
-            self._send(connection_checked_in, used=used, kept=kept)
+        self._send(connection_checked_in, used=used, kept=kept)
 
     def _send(self, signal: Signal, **facts: object) -> None:
         signal.send_robust(sender=self._sender, using=self._alias, pool_name=self._name, **facts)

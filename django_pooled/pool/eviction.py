@@ -59,6 +59,8 @@ class Eviction:
         self._waits = replace(
             backoff, maximum=max(backoff.maximum, LONGEST_WHEN_REFUSED), jitter=False
         )
+        self.in_doubt: bool = False
+        """Whether a write has been refused, so that `note_use` may learn something."""
         self._lock = threading.RLock()  # guards all below
         self._read_only: set[Place] = set()
         self._drained: dict[Place | str, float] = {}  # when, by what the drain was for
@@ -83,8 +85,7 @@ class Eviction:
 
     def note_use(self, connection: PooledConnection) -> None:
         """Take note of what a connection that is about to be used says of its server."""
-        # Both are empty unless a write has been refused.
-        if not (self._read_only or self._replaced) or connection.server_is_read_only:
+        if connection.server_is_read_only:
             return
         place = connection.place
         with self._lock:
@@ -92,6 +93,7 @@ class Eviction:
                 self._replaced, self._replace_at = 0, NEVER
             can_write_again = place in self._read_only
             self._read_only.discard(place)
+            self.in_doubt = bool(self._read_only or self._replaced)
         if can_write_again:
             # Its address leads to another server by now, and the others are on the one before.
             self._evict(
@@ -112,6 +114,7 @@ class Eviction:
         with self._lock:
             is_news = place not in self._read_only and self._may_drain(place, now)
             self._read_only.add(place)
+            self.in_doubt = True
             if not is_news:
                 if opened_at <= self._drained.get(place, NEVER):
                     connection.session.doom(reason)

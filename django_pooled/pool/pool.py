@@ -20,6 +20,7 @@ from django_pooled.errors import (
     PoolError,
     PoolExhausted,
 )
+from django_pooled.signals import connection_checked_out
 from django_pooled.stats.counters import Record
 from django_pooled.stats.snapshot import PoolSnapshot
 
@@ -316,7 +317,8 @@ class Pool:
         try:
             unusable = self._idle_checks.unusable(connection, deadline)
             if unusable is None:
-                self._eviction.note_use(connection)
+                if self._eviction.in_doubt:
+                    self._eviction.note_use(connection)
                 waited = self._checkouts.begin(connection, started, self._checkin)
         except BaseException:
             self._pool.discard(connection, "error")
@@ -325,7 +327,8 @@ class Pool:
             self._pool.discard(connection, unusable)
             return False
         connection.in_use = True
-        self._events.checked_out(waited)
+        if connection_checked_out.receivers:
+            self._events.checked_out(waited)
         return True
 
     def _ping(self) -> bool | None:

@@ -209,19 +209,16 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         if not self._pool:
             return None
         with self._lock:
-            return self._pop()
-
-    def _pop(self) -> PooledConnection | None:
-        # Under the lock. The deque may be empty even after a check: a signal handler of this thread
-        # may have taken the last one since then.
-        with suppress(IndexError):
-            connection = self._pool.popleft()
+            try:
+                connection = self._pool.popleft()
+            except IndexError:
+                # Another thread has taken the last one, or a signal handler of this thread.
+                return None
             connection._pool = self
             # Those that were never needed are what psycopg_pool may close after max_idle.
             if len(self._pool) < self._nconns_min:
                 self._nconns_min = len(self._pool)
             return connection
-        return None
 
     def take(
         self, timeout: float, look_for_lost: Callable[[float | None], bool] = lambda since: False
@@ -265,7 +262,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             self._check_open_getconn()
             if timeout <= 0.0:
                 raise PoolTimeout
-            connection = self._pop()
+            connection = self.take_idle()
             if connection is None:
                 if max_waiting and len(self._waiting) >= max_waiting:
                     self._drop_empty_places()
