@@ -209,9 +209,95 @@ class Pool:
         """
         self._checkin(connection)
 
+    def _begin(self, connection: PooledConnection, started: float, deadline: float) -> bool:
+        """Check a connection that was idle out, or close it if it is not usable; tell which."""
+        try:
+            unusable = self._idle_checks.unusable(connection, deadline)
+            if unusable is None:
+                if self._eviction.in_doubt:
+                    self._eviction.note_use(connection)
+                waited = self._checkouts.begin(connection, started, self._checkin)
+        except BaseException:
+            self._pool.discard(connection, "error")
+            raise
+        if unusable is not None:
+            self._pool.discard(connection, unusable)
+            return False
+        connection.in_use = True
+        if connection_checked_out.receivers:
+            self._events.checked_out(waited)
+        return True
+
+    def _wait(self, started: float, deadline: float) -> PooledConnection:
+        cause: BaseException | None
+        counter = "timeouts"
+        try:
+            return self._pool.take(deadline - monotonic(), self._look_for_lost)
+        except queue.PoolTimeout:
+            error = self._error(
+                CheckoutTimeout, started, f"no connection within {self.options.timeout:g} s"
+            )
+            cause = _cause_of(self._connector.trouble)
+        except queue.TooManyRequests:
+            waiting = self.options.max_waiting
+            error = self._error(PoolExhausted, started, f"{waiting} threads are waiting already")
+            counter = "exhausted"
+            cause = _cause_of(self._connector.trouble)
+        except queue.PoolClosed:
+            raise self._error(PoolClosed, started, "the pool is closed") from None
+        except queue.Refused as refused:
+            counter = "refused"
+            refusal = refused.__cause__ or refused
+            cause = _cause_of(refusal)
+            error = self._error(ConnectFailed, started, f"cannot connect: {told(refusal)}")
+        self.record.add(counter)
+        try:
+            raise error from cause
+        finally:
+            # The error holds this frame by its traceback.
+            del error, cause
+
+    def _look_for_lost(self, since: float | None) -> bool:
+        """Look for connections in use that no code can reach; tell whether there were any.
+
+        Before a checkout is refused. A connection that is not referred to has been handed over by
+        its finalizer, or is missing here. One that is part of a reference cycle, as a wrapper of
+        Django's is with its features, is freed by the garbage collector first.
+        """
+        if self._pool.opening == 0 and self._pool.idle == 0:
+            collect_garbage(since)
+        found = self._pool.take_back_found()
+        return self._checkouts.end_lost() > 0 or found
+
+    def _error(self, kind: type[PoolError], started: float, what: str) -> PoolError:
+        elapsed, gauges = monotonic() - started, self.gauges()
+        message = f"pool {self.alias!r}: {what} (after {elapsed:.2f} s; {gauges})"
+        trouble, opening = self._connector.trouble, self._pool.opening
+        if kind is CheckoutTimeout and trouble is not None:
+            message += f"; the last attempt to connect failed: {told(trouble)}"
+        elif kind is CheckoutTimeout and opening:
+            message += f"; {opening} being opened, without an answer yet from {self.server}"
+        return kind(message, alias=self.alias, elapsed=elapsed, gauges=gauges)
+
+    def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:
+        """Take note of an error on a connection in use: some say that it must not come back."""
+        self._eviction.note_error(connection, error)
+
     def check_readiness(self, timeout: float) -> ReadinessCheck:
         """Begin to find out whether the pool can serve, without queuing; see `Readiness.check`."""
         return self._readiness.check(timeout, self._ping)
+
+    def _ping(self) -> bool | None:
+        """Make a round trip on an idle connection; None if there is none."""
+        started = monotonic()
+        connection = self._pool.take_idle()
+        if connection is None:
+            return None
+        connection.session.idle_since = float("-inf")  # So only a round trip tells.
+        if not self._begin(connection, started, started + self.options.check_timeout):
+            return False
+        self.checkin(connection)
+        return True
 
     def close(self, timeout: float = 5.0) -> None:
         """Refuse checkouts, close what is idle, and let other threads finish what is in use.
@@ -278,92 +364,6 @@ class Pool:
             return self.retry_budget.left
         # Nothing was restarted yet; 0 stands for no limit.
         return float(self.options.retry_budget) or None
-
-    def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:
-        """Take note of an error on a connection in use: some say that it must not come back."""
-        self._eviction.note_error(connection, error)
-
-    def _wait(self, started: float, deadline: float) -> PooledConnection:
-        cause: BaseException | None
-        counter = "timeouts"
-        try:
-            return self._pool.take(deadline - monotonic(), self._look_for_lost)
-        except queue.PoolTimeout:
-            error = self._error(
-                CheckoutTimeout, started, f"no connection within {self.options.timeout:g} s"
-            )
-            cause = _cause_of(self._connector.trouble)
-        except queue.TooManyRequests:
-            waiting = self.options.max_waiting
-            error = self._error(PoolExhausted, started, f"{waiting} threads are waiting already")
-            counter = "exhausted"
-            cause = _cause_of(self._connector.trouble)
-        except queue.PoolClosed:
-            raise self._error(PoolClosed, started, "the pool is closed") from None
-        except queue.Refused as refused:
-            counter = "refused"
-            refusal = refused.__cause__ or refused
-            cause = _cause_of(refusal)
-            error = self._error(ConnectFailed, started, f"cannot connect: {told(refusal)}")
-        self.record.add(counter)
-        try:
-            raise error from cause
-        finally:
-            # The error holds this frame by its traceback.
-            del error, cause
-
-    def _begin(self, connection: PooledConnection, started: float, deadline: float) -> bool:
-        """Check a connection that was idle out, or close it if it is not usable; tell which."""
-        try:
-            unusable = self._idle_checks.unusable(connection, deadline)
-            if unusable is None:
-                if self._eviction.in_doubt:
-                    self._eviction.note_use(connection)
-                waited = self._checkouts.begin(connection, started, self._checkin)
-        except BaseException:
-            self._pool.discard(connection, "error")
-            raise
-        if unusable is not None:
-            self._pool.discard(connection, unusable)
-            return False
-        connection.in_use = True
-        if connection_checked_out.receivers:
-            self._events.checked_out(waited)
-        return True
-
-    def _ping(self) -> bool | None:
-        """Make a round trip on an idle connection; None if there is none."""
-        started = monotonic()
-        connection = self._pool.take_idle()
-        if connection is None:
-            return None
-        connection.session.idle_since = float("-inf")  # So only a round trip tells.
-        if not self._begin(connection, started, started + self.options.check_timeout):
-            return False
-        self.checkin(connection)
-        return True
-
-    def _error(self, kind: type[PoolError], started: float, what: str) -> PoolError:
-        elapsed, gauges = monotonic() - started, self.gauges()
-        message = f"pool {self.alias!r}: {what} (after {elapsed:.2f} s; {gauges})"
-        trouble, opening = self._connector.trouble, self._pool.opening
-        if kind is CheckoutTimeout and trouble is not None:
-            message += f"; the last attempt to connect failed: {told(trouble)}"
-        elif kind is CheckoutTimeout and opening:
-            message += f"; {opening} being opened, without an answer yet from {self.server}"
-        return kind(message, alias=self.alias, elapsed=elapsed, gauges=gauges)
-
-    def _look_for_lost(self, since: float | None) -> bool:
-        """Look for connections in use that no code can reach; tell whether there were any.
-
-        Before a checkout is refused. A connection that is not referred to has been handed over by
-        its finalizer, or is missing here. One that is part of a reference cycle, as a wrapper of
-        Django's is with its features, is freed by the garbage collector first.
-        """
-        if self._pool.opening == 0 and self._pool.idle == 0:
-            collect_garbage(since)
-        found = self._pool.take_back_found()
-        return self._checkouts.end_lost() > 0 or found
 
 
 def _cause_of(failure: BaseException | None) -> BaseException | None:
