@@ -438,3 +438,46 @@ def test_a_session_is_pinned_once_by_what_comes_first(database: Any) -> None:
     assert in_use(database) == 1
     database.close()
     assert ask(database, "SHOW statement_timeout") == "0"
+
+
+# What an interruption leaves
+
+
+@pytest.mark.parametrize("leave", ["close", "forget_connection"])
+def test_a_statement_that_came_to_no_end_keeps_no_later_connection(
+    database: Any, leave: str
+) -> None:
+    cursor = database.cursor()
+    held = cursor.cursor.lender.begin_statement(cursor.cursor)
+    assert not database.release()
+    getattr(database, leave)()
+    assert ask(database, "SELECT 42") == 42
+    assert database.connection is None
+    database.pool.checkin(held)
+
+
+@pytest.mark.parametrize("pool_mode", ["session", "transaction"])
+def test_an_interruption_as_iterators_are_closed_leaves_nothing_in_use(
+    server: EmbeddedServer, make_database: MakeDatabase, pool_mode: str
+) -> None:
+    class Interruption(BaseException):
+        """As Ctrl-C."""
+
+    alias = make_database(server, pool_mode=pool_mode, max_size=1, timeout=5.0)
+    wrapper: Any = connections[alias]
+    with wrapper.chunked_cursor() as cursor:
+        cursor.execute("SELECT generate_series(1, 9)")
+        assert cursor.fetchone() == (1,)
+
+        def interrupt() -> None:
+            raise Interruption
+
+        inner = cursor.cursor
+        inner.close, own = interrupt, inner.close
+        with pytest.raises(Interruption):
+            wrapper.close()
+        inner.close = own
+        assert in_use(wrapper) == 0
+    assert ask(wrapper, "SELECT 42") == 42
+    wrapper.close()
+    assert counters(wrapper).reclaimed == 0
