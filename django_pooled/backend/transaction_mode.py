@@ -17,12 +17,12 @@ from django_pooled.sql.session_state import graver
 
 from .cursors import NamedCursor, ServerBindingNamedCursor
 from .django_private import register_tzloader
-from .lent_cursors import lent
+from .transaction_mode_cursors import for_transaction_mode
 
 if TYPE_CHECKING:
     from django_pooled.pool.pool import Pool
 
-    from .lent_cursors import LentCursor
+    from .transaction_mode_cursors import TransactionModeCursor
 
 __all__ = ["TransactionMode"]
 
@@ -50,18 +50,18 @@ class TransactionMode(postgresql.DatabaseWrapper):
     _keeps = 0  # how many blocks are connecting, whose statements must not give it back
     _named_cursors: list[psycopg.ServerCursor[Any]] | None = None
     _cursors: list[ref[psycopg.Cursor[Any]]] | None = None
-    """In session mode those of one connection; the lent ones of transaction mode move."""
+    """In session mode those of one connection; in transaction mode they change connections."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Threads may share a wrapper, as Django's live server does: one must not give back what
-        # another is about to use. Guards the moments of lending and giving back.
-        self._lending = threading.RLock()
+        # another is about to use. Held while a cursor gets a connection, and while one goes back.
+        self._connection_lock = threading.RLock()
 
     def connect(self) -> None:
-        with self._lending:
+        with self._connection_lock:
             pool = self.checked_out_from
-            if self.connection is not None and pool is not None and pool.lends:
+            if self.connection is not None and pool is not None and pool.transaction_mode:
                 # Another thread that shares this wrapper was first.
                 return
             self._keeps += 1
@@ -75,12 +75,12 @@ class TransactionMode(postgresql.DatabaseWrapper):
         self.give_back_if_idle()
 
     def close(self) -> None:
-        """As Django's; a cursor that was lent a connection before is lent none after it."""
+        """As Django's; a cursor that was made before gets no connection afterwards."""
         self.closings += 1
         super().close()
 
     def give_back(self) -> None:
-        """Close the connection before the request ends, whose cursors may be lent another."""
+        """Close the connection before the request ends; its cursors may get another one."""
         closings = self.closings
         try:
             self.close()
@@ -96,7 +96,7 @@ class TransactionMode(postgresql.DatabaseWrapper):
         connection = self.connection
         if connection is None or self.in_atomic_block or not self.autocommit:
             return False
-        if isinstance(connection, PooledConnection) and connection.lent_to:
+        if isinstance(connection, PooledConnection) and connection.statements:
             return False
         cursors = self._named_cursors
         if cursors and any(not cursor.closed for cursor in cursors):
@@ -105,14 +105,14 @@ class TransactionMode(postgresql.DatabaseWrapper):
         return True
 
     def create_cursor(self, name: str | None = None) -> Any:
-        with self._lending:
+        with self._connection_lock:
             if self.connection is None:
                 self._connect_and_keep()
             cursor = super().create_cursor(None) if name is None else self._named_cursor(name)
             pool = self.checked_out_from
             if pool is not None:
-                if pool.lends:
-                    cursor.lender, cursor.lent_before = self, self.closings
+                if pool.transaction_mode:
+                    cursor.source, cursor.made_after = self, self.closings
                 elif name is None:
                     self._remember_cursor(cursor)
             return cursor
@@ -123,8 +123,8 @@ class TransactionMode(postgresql.DatabaseWrapper):
         binds_on_server = self.settings_dict["OPTIONS"].get("server_side_binding") is True
         kind: Any = ServerBindingNamedCursor if binds_on_server else NamedCursor
         pool = self.checked_out_from
-        if pool is not None and pool.lends:
-            kind = lent(kind)
+        if pool is not None and pool.transaction_mode:
+            kind = for_transaction_mode(kind)
         connection = self.connection
         cursor = kind(connection, name=name, scrollable=False, withhold=connection.autocommit)
         if self.timezone != connection.adapters.get_loader(_TIMESTAMPTZ, Format.TEXT).timezone:
@@ -174,40 +174,40 @@ class TransactionMode(postgresql.DatabaseWrapper):
         finally:
             self._keeps -= 1
 
-    def lend(self, cursor: LentCursor) -> PooledConnection:
+    def attach(self, cursor: TransactionModeCursor) -> PooledConnection:
         """Move *cursor* to the present connection, and return that.
 
         Raises:
             psycopg.InterfaceError: The cursor was kept beyond the end of its request.
         """
-        with self._lending:
-            if cursor.lent_before != self.closings:
+        with self._connection_lock:
+            if cursor.made_after != self.closings:
                 raise psycopg.InterfaceError("the cursor's connection went back to its pool")
             self._connect_and_keep()
             connection: PooledConnection = self.connection
             cursor.move_to(connection)
             return connection
 
-    def begin_statement(self, cursor: LentCursor) -> PooledConnection:
-        """Lend *cursor* the connection for a statement, until `end_statement`."""
-        with self._lending:
-            connection = self.lend(cursor)
+    def begin_statement(self, cursor: TransactionModeCursor) -> PooledConnection:
+        """Move *cursor* to a connection that stays until `end_statement`."""
+        with self._connection_lock:
+            connection = self.attach(cursor)
             # Counted on the connection: nothing is left of the count once that has gone.
-            connection.lent_to += 1
+            connection.statements += 1
             return connection
 
     def end_statement(self, connection: PooledConnection) -> None:
         """A statement on *connection* has ended: give that back unless something is under way."""
-        with self._lending:
-            connection.lent_to -= 1
+        with self._connection_lock:
+            connection.statements -= 1
             self.give_back_if_idle()
 
     def give_back_if_idle(self) -> None:
         """In transaction mode, give the connection back unless something on it is under way."""
         pool = self.checked_out_from
-        if pool is None or not pool.lends:
+        if pool is None or not pool.transaction_mode:
             return
-        with self._lending:
+        with self._connection_lock:
             connection = self.connection
             if (
                 connection is not None
@@ -227,7 +227,7 @@ class TransactionMode(postgresql.DatabaseWrapper):
         if self._keeps and state != "ROLE":
             return
         pool = self.checked_out_from
-        if connection.pinned_by is None and pool is not None and pool.lends:
+        if connection.pinned_by is None and pool is not None and pool.transaction_mode:
             pool.record.add("pinned", state)
         connection.pinned_by = graver(connection.pinned_by, state)
 

@@ -34,11 +34,11 @@ from .addresses import refuse_addresses
 from .commit import close_if_interrupted, commit_once
 from .cursors import observed
 from .django_private import NO_DB_ALIAS, Cursor, DatabaseErrorWrapper
-from .lent_cursors import lent
 from .parameters import copied, isolation_level_of, resolved, server_of, with_defaults
 from .pool_lookup import PoolLookup
 from .sql_comments import Commenter
 from .transaction_mode import TransactionMode
+from .transaction_mode_cursors import for_transaction_mode
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -121,7 +121,7 @@ class DatabaseWrapper(TransactionMode):
             params["cursor_factory"] = factory = observed(factory)
         pool = self.settings_dict["OPTIONS"].get("pool")
         if isinstance(pool, Mapping) and pool.get("pool_mode") == "transaction":
-            params["cursor_factory"] = lent(factory)
+            params["cursor_factory"] = for_transaction_mode(factory)
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:

@@ -144,7 +144,7 @@ class PooledConnection(psycopg.Connection[Any]):
     drew: bool = False
     """Whether any of it may have drawn a value from a sequence."""
 
-    lent_to: int = 0
+    statements: int = 0
     """In transaction mode, how many statements of cursors need it."""
 
     announced_by: int = 0

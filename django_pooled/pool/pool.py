@@ -98,7 +98,7 @@ class Pool:
         self.alias = alias
         self.options = options
         self.server = server
-        self.lends: bool = options.pool_mode == "transaction"
+        self.transaction_mode: bool = options.pool_mode == "transaction"
         """Whether a checkout lasts for a transaction, and not for a request."""
         self._lock = threading.RLock()
         """Guards the idle connections and the waiters (see `queue`), which slots are taken, the
@@ -108,7 +108,7 @@ class Pool:
         """Made by retry_transaction at its first restart; see `budget_of`."""
         self._made_at = monotonic()
         self._id = os.urandom(8).hex()
-        reset = Reset(alias, options.reset, self.lends, configure, assume_role)
+        reset = Reset(alias, options.reset, self.transaction_mode, configure, assume_role)
         # None of its parts holds the pool: closed and let go of, it is freed at once, and not
         # when the garbage collector comes by.
         self._events = events = Events(self.record, type(self), alias, options.name or alias)

@@ -56,7 +56,7 @@ class Reset:
     Args:
         alias: The pool's alias, for log lines.
         mode: The pool's option ``reset``.
-        lends: Whether checkouts last for a transaction, so that no state may stay.
+        transaction_mode: Whether checkouts last for a transaction, so that no state may stay.
         configure: Called after a session was cleared, which undoes the configuration of a new one.
         assume_role: Gives a connection its role as when it was new; None where it has none.
     """
@@ -65,7 +65,7 @@ class Reset:
         self,
         alias: str,
         mode: str | Callable[..., None] | None,
-        lends: bool,
+        transaction_mode: bool,
         configure: Callable[[PooledConnection], object],
         assume_role: Callable[[PooledConnection], object] | None = None,
     ) -> None:
@@ -75,7 +75,7 @@ class Reset:
         self._configure = configure
         self._assume_role = assume_role
         self._always_acts = self._always_clears or self._called is not None
-        self.clears_what_is_left: bool = lends or mode == "auto"
+        self.clears_what_is_left: bool = transaction_mode or mode == "auto"
         """Whether a session is cleared where a statement may have left something."""
 
     def is_needless(self, connection: PooledConnection) -> bool:

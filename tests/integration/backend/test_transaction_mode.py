@@ -448,7 +448,7 @@ def test_a_statement_that_came_to_no_end_keeps_no_later_connection(
     database: Any, leave: str
 ) -> None:
     cursor = database.cursor()
-    held = cursor.cursor.lender.begin_statement(cursor.cursor)
+    held = cursor.cursor.source.begin_statement(cursor.cursor)
     assert not database.release()
     getattr(database, leave)()
     assert ask(database, "SELECT 42") == 42

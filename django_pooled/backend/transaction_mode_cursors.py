@@ -1,4 +1,4 @@
-"""Cursors of transaction mode, which are lent a connection for each statement."""
+"""Cursors of transaction mode, which get a connection for each statement."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 else:
     _AnyCursor = object
 
-__all__ = ["Lender", "LentCursor", "lent"]
+__all__ = ["ConnectionSource", "TransactionModeCursor", "for_transaction_mode"]
 
 
-class Lender(Protocol):
-    """Lends a connection for each statement."""
+class ConnectionSource(Protocol):
+    """Provides a connection for each statement."""
 
-    def lend(self, cursor: LentCursor) -> PooledConnection:
+    def attach(self, cursor: TransactionModeCursor) -> PooledConnection:
         """Move *cursor* to the present connection, and return that."""
 
-    def begin_statement(self, cursor: LentCursor) -> PooledConnection:
-        """Lend *cursor* the connection until `end_statement`."""
+    def begin_statement(self, cursor: TransactionModeCursor) -> PooledConnection:
+        """Move *cursor* to a connection that stays until `end_statement`."""
 
     def end_statement(self, connection: PooledConnection) -> None:
         """A statement on *connection* has ended."""
@@ -43,38 +43,38 @@ class Lender(Protocol):
         """Take note of an error on the connection."""
 
 
-class LentCursor(_AnyCursor):
-    """A cursor that outlives its connection's stay.
+class TransactionModeCursor(_AnyCursor):
+    """A cursor that remains of use when its connection goes back.
 
-    The results of a statement are in memory once it has been executed, so they can be fetched when
-    the connection has gone back. The next statement moves the cursor to the connection of then.
+    The results of a statement are in memory once it has been executed, so they can be fetched
+    later. The next statement moves the cursor to the connection that its source has then.
     """
 
-    lender: Lender | None = None
+    source: ConnectionSource | None = None
     """None for a cursor that was made by psycopg's own ``connection.cursor()``."""
 
-    lent_before: int = 0
-    """How often the lender had been closed when it made the cursor."""
+    made_after: int = 0
+    """How often the source had been closed when it made the cursor."""
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """As psycopg's."""
-        with self._lent():
+        with self._attached():
             return super().execute(query, params, **options)
 
     def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
         """As psycopg's."""
-        with self._lent():
+        with self._attached():
             super().executemany(query, params_seq, **options)
 
     @contextmanager
     def copy(self, statement: Any, params: Any = None, **options: Any) -> Iterator[Any]:
         """As psycopg's; the connection stays until the block ends."""
-        with self._lent(), super().copy(statement, params, **options) as copy:
+        with self._attached(), super().copy(statement, params, **options) as copy:
             yield copy
 
     def stream(self, query: Any, params: Any = None, **options: Any) -> Iterator[Any]:
         """As psycopg's; the connection stays until the last row."""
-        with self._lent():
+        with self._attached():
             yield from super().stream(query, params, **options)
 
     def close(self) -> None:
@@ -82,14 +82,14 @@ class LentCursor(_AnyCursor):
         try:
             super().close()
         finally:
-            if self.lender is not None:
-                self.lender.give_back_if_idle()
+            if self.source is not None:
+                self.source.give_back_if_idle()
 
     @property
     def connection(self) -> Any:
         """psycopg's connection; it stays until the next statement or the cursor's end."""
-        if self.lender is not None and not self.closed:
-            self.lender.lend(self)
+        if self.source is not None and not self.closed:
+            self.source.attach(self)
         return self._conn
 
     def move_to(self, connection: PooledConnection) -> None:
@@ -99,28 +99,32 @@ class LentCursor(_AnyCursor):
             psycopg_private.move_cursor(self, connection)
 
     @contextmanager
-    def _lent(self) -> Iterator[None]:
-        lender = self.lender
-        if lender is None:
+    def _attached(self) -> Iterator[None]:
+        source = self.source
+        if source is None:
             yield
             return
         if self.closed:
             # As psycopg has it, which would look at the connection first.
             raise psycopg.InterfaceError("the cursor is closed")
-        connection = lender.begin_statement(self)
+        connection = source.begin_statement(self)
         try:
             yield
         except psycopg.Error as error:
             # While there is a connection to be judged by it.
-            lender.note_error(error)
+            source.note_error(error)
             raise
         finally:
-            lender.end_statement(connection)
+            source.end_statement(connection)
 
 
 @lru_cache(maxsize=64)
-def lent(kind: type[Any]) -> type[Any]:
-    """Return the class of cursors that does what *kind* does, and is lent its connection."""
-    if issubclass(kind, LentCursor) or not issubclass(kind, psycopg.Cursor):
+def for_transaction_mode(kind: type[Any]) -> type[Any]:
+    """Return a class of cursors as *kind*, which get a connection for each statement."""
+    if issubclass(kind, TransactionModeCursor) or not issubclass(kind, psycopg.Cursor):
         return kind
-    return type(f"Lent{kind.__name__}", (LentCursor, kind), {"__module__": kind.__module__})
+    return type(
+        f"TransactionMode{kind.__name__}",
+        (TransactionModeCursor, kind),
+        {"__module__": kind.__module__},
+    )
