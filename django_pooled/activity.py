@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import sys
+import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,10 @@ __all__ = ["activity_of", "current", "name_of"]
 
 current: ContextVar[str | None] = ContextVar("django_pooled.activity", default=None)
 """What the running code belongs to, where something has named it."""
+
+# Held while garbage collection is off. Reentrant: a signal handler may interrupt the holder.
+_collection_lock = threading.RLock()
+_is_off = False  # guarded by the lock: whether collection has to be turned on again
 
 
 def activity_of(thread: int) -> str | None:
@@ -27,13 +34,31 @@ def activity_of(thread: int) -> str | None:
         A view as ``votes.views.cast``, a task of Celery as ``celery votes.tasks.count``, a command
         as ``manage.py loaddata``; None for anything else, or a thread that has ended.
     """
-    frame = sys._current_frames().get(thread)
+    frame = _frame_of(thread)
     while frame is not None:
         look = _FRAMES.get((frame.f_globals.get("__name__", ""), frame.f_code.co_name))
         if look is not None and (found := look(frame)) is not None:
             return found
         frame = frame.f_back
     return None
+
+
+def _frame_of(thread: int) -> FrameType | None:
+    if sys.version_info >= (3, 12):
+        return sys._current_frames().get(thread)
+    # Before 3.12 CPython may collect garbage while it makes the frames, and for that waits for a
+    # lock that it holds: the process hangs. https://github.com/python/cpython/issues/106883
+    global _is_off
+    with _collection_lock:
+        if not gc.isenabled():
+            return sys._current_frames().get(thread)
+        _is_off = True
+        try:
+            gc.disable()
+            return sys._current_frames().get(thread)
+        finally:
+            gc.enable()
+            _is_off = False
 
 
 def name_of(function: Any) -> str:
@@ -70,3 +95,16 @@ _FRAMES = {
     ("celery.app.trace", "trace_task"): _task,
     ("django.core.management.base", "execute"): _command,
 }
+
+
+def _after_fork_in_child() -> None:
+    global _collection_lock, _is_off
+    # Another thread of the parent may have held it.
+    _collection_lock = threading.RLock()
+    if _is_off:
+        gc.enable()
+    _is_off = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

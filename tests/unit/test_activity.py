@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -116,3 +119,91 @@ def test_callables_are_named_by_module_and_name(function: Any, name: str) -> Non
 
 def test_a_partial_is_named_by_its_kind() -> None:
     assert name_of(partial(cast)) == "functools.partial"
+
+
+# Threads begin and end and leave rings for the collector, which runs at each allocation, while a
+# look is taken at one of them.
+COLLECTING = """
+import faulthandler, gc, threading
+from django_pooled.activity import activity_of
+
+class Ring:
+    def __init__(self):
+        self.itself, self.local = self, threading.local()
+        self.local.value = 1
+
+def make_rings():
+    for _ in range(20):
+        Ring()
+
+def start_threads():
+    while not over.is_set():
+        thread = threading.Thread(target=make_rings)
+        thread.start()
+        thread.join()
+
+# Where the interpreter hangs no signal is handled.
+faulthandler.dump_traceback_later(60, exit=True)
+gc.set_threshold(1)
+over = threading.Event()
+threads = [threading.Thread(target=start_threads) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for _ in range(20_000):
+    Ring()
+    activity_of(threads[0].ident)
+over.set()
+print("collects" if gc.isenabled() else "does not collect")
+"""
+
+
+def test_a_look_at_a_thread_does_not_hang_while_garbage_is_collected() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTING], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("collects\n", "")
+
+
+def test_a_look_at_a_thread_leaves_collection_off_where_the_project_turned_it_off() -> None:
+    gc.disable()
+    try:
+        assert activity_of(threading.get_ident()) is None
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+FORKING = """
+import gc, os, sys, threading
+from django_pooled.activity import activity_of
+
+looking, forked = threading.Event(), threading.Event()
+current_frames = sys._current_frames
+
+def look():
+    looking.set()
+    forked.wait()
+    return current_frames()
+
+sys._current_frames = look
+threading.Thread(target=activity_of, args=(0,)).start()
+looking.wait()
+child = os.fork()
+if child == 0:
+    sys._current_frames = current_frames
+    activity_of(0)
+    os._exit(0 if gc.isenabled() else 1)
+forked.set()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_process_forked_amid_a_look_collects_garbage_and_can_look() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKING],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout == "0\n", done.stderr
