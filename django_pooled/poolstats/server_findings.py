@@ -112,10 +112,10 @@ def _blocked(overview: Overview, name: str, server: ServerView) -> Iterator[Find
 def _unreachable(overview: Overview, server: ServerView) -> Iterator[Finding]:
     if hosts := Counter(group.host for group in overview.unreachable(server)):
         number = many(sum(hosts.values()), "more process", "more processes")
-        places = ", ".join(
+        named = ", ".join(
             f"{count} on {'this host' if host == overview.host else host}"
             for host, count in hosts.most_common(4)
         )
         rest = f", and {len(hosts) - 4} other hosts" if len(hosts) > 4 else ""
-        sentence = f"PostgreSQL sees {number} that this command cannot reach ({places}{rest})."
+        sentence = f"PostgreSQL sees {number} that this command cannot reach ({named}{rest})."
         yield Finding(Level.FINE, sentence, "unreachable")

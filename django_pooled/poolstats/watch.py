@@ -90,8 +90,8 @@ class Watch:
             self._help = True
         elif key in ("s", "S"):
             step = 1 if key == "s" else -1
-            place = (orders.index(self.layout.order) + step) % len(orders)
-            self.layout = replace(self.layout, order=orders[place])
+            index = (orders.index(self.layout.order) + step) % len(orders)
+            self.layout = replace(self.layout, order=orders[index])
         elif key == "p":
             processes = ALL if self.layout.processes is None else None
             self.layout = replace(self.layout, processes=processes)

@@ -127,7 +127,7 @@ sys.stdin.readline()
 """
 
 
-def answers(server: EmbeddedServer, folder: Path, *, multiple: bool) -> list[Any]:
+def answers(server: EmbeddedServer, folder: Path, stats_dir: Path, *, multiple: bool) -> list[Any]:
     """Run two processes of the site, each with one request, and return what their pages show."""
     environment = {key: value for key, value in os.environ.items() if "DJANGO" not in key}
     if multiple:
@@ -135,7 +135,7 @@ def answers(server: EmbeddedServer, folder: Path, *, multiple: bool) -> list[Any
         (folder / "files").mkdir()
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", SITE, server.url("postgres"), str(folder / "pools")],
+            [sys.executable, "-c", SITE, server.url("postgres"), str(stats_dir)],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -162,9 +162,9 @@ def answers(server: EmbeddedServer, folder: Path, *, multiple: bool) -> list[Any
 
 
 def test_one_registry_of_a_process_has_its_own_counters_and_the_page_all(
-    server: EmbeddedServer, tmp_path: Path
+    server: EmbeddedServer, tmp_path: Path, stats_dir: Path
 ) -> None:
-    for found in answers(server, tmp_path, multiple=False):
+    for found in answers(server, tmp_path, stats_dir, multiple=False):
         assert found["/own"]["asked_total"] == 1
         assert found["/own"]["django_pooled_checkouts_total"] == 1
         assert found["/pools"] == {"django_pooled_checkouts_total": 2}
@@ -173,9 +173,9 @@ def test_one_registry_of_a_process_has_its_own_counters_and_the_page_all(
 
 
 def test_prometheus_clients_files_for_several_processes_and_our_sums_agree(
-    server: EmbeddedServer, tmp_path: Path
+    server: EmbeddedServer, tmp_path: Path, stats_dir: Path
 ) -> None:
-    for found in answers(server, tmp_path, multiple=True):
+    for found in answers(server, tmp_path, stats_dir, multiple=True):
         assert found["/own"]["asked_total"] == 2
         assert found["/own"]["django_pooled_checkouts_total"] == 2
         assert found["/pools"] == {"django_pooled_checkouts_total": 2}
