@@ -7,6 +7,7 @@ import ast
 import inspect
 import pkgutil
 import re
+from configparser import ConfigParser
 from ctypes.util import find_library
 from dataclasses import fields
 from importlib import import_module
@@ -167,6 +168,13 @@ def test_the_page_on_architecture_names_each_folder_and_file_of_the_top() -> Non
     folders = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
     files = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
     assert sorted(named) == sorted(folders | files)
+    # From top to bottom, as the layers are in setup.cfg.
+    contracts = ConfigParser()
+    contracts.read(DOCS.parent / "setup.cfg", "utf-8")
+    lines = contracts["importlinter:contract:layers"]["layers"].split("\n")
+    layer = {it: number for number, line in enumerate(lines) for it in re.findall(r"\w+", line)}
+    layers = [layer[name.removesuffix("/").removesuffix(".py")] for name in named]
+    assert layers == sorted(layers)
 
 
 @pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
