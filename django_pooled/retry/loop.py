@@ -42,6 +42,7 @@ _NOT_TO_BE_REPEATED = (Phase.COMMIT_SENT, Phase.COMMITTED, Phase.UNKNOWN)
 
 
 def _sleep(policy: Policy, seconds: float) -> None:
+    """Wait between two attempts, as the policy says."""
     policy.sleep(seconds)
 
 
