@@ -183,3 +183,19 @@ def test_a_page_names_files_that_exist(page: str) -> None:
     named = re.findall(r"`((?!tests/)\w+/(?:\w+\.py)?)`", text)
     assert len(named) > 5
     assert [path for path in named if not (PACKAGE / path).exists()] == []
+
+
+def test_the_pages_name_tests_and_benchmarks_that_exist() -> None:
+    root = DOCS.parent
+    pages = [*root.glob("*.md"), *DOCS.rglob("*.md"), root / "benchmarks" / "README.md"]
+    named = {
+        path
+        for page in pages
+        for path in re.findall(
+            r"\b(?:tests|benchmarks)/\w[\w/]*(?:\.\w+)?", page.read_text("utf-8")
+        )
+    }
+    assert len(named) > 10
+    # The index names pages without ".md".
+    missing = {it for it in named if not any((root / (it + end)).exists() for end in ("", ".md"))}
+    assert missing == set()
