@@ -95,7 +95,7 @@ class Checkin:
             with self._lock:
                 # Counted before it is given: whatever comes in between, it has one user.
                 self._checkouts.end(checkout, now, kept)
-                renewed.checkout = None
+                renewed.uses.clear()
                 if kept:
                     self._queue.give(renewed, now)
             if not kept:
@@ -170,5 +170,6 @@ class Checkin:
 def _renewed(connection: PooledConnection, checkout: Checkout) -> PooledConnection:
     renewed = connection.renewed()
     # If an exception ends the checkin early, it is this object that is found.
-    renewed.checkout, checkout.connection = checkout, ref(renewed)
+    renewed.uses.append(checkout)
+    checkout.connection = ref(renewed)
     return renewed

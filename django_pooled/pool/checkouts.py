@@ -95,7 +95,7 @@ class Checkouts:
             How many seconds that took.
         """
         checkout = Checkout(connection, asked, self._threads.this, home, self._leak_after)
-        connection.checkout = checkout
+        connection.uses.append(checkout)
         self._open[checkout.number] = checkout
         return checkout.waited
 

@@ -123,9 +123,6 @@ class PooledConnection(psycopg.Connection[Any]):
     owner: ref[Owner] | None = None
     """Its user, while it is in use."""
 
-    checkout: Use | None = None
-    """Its present use, or its last one."""
-
     pinned_by: str | None = None
     """The session state that a statement has left, or may have left; cleared at the checkin."""
 
@@ -184,6 +181,8 @@ class PooledConnection(psycopg.Connection[Any]):
             session.backend_pid = pgconn.backend_pid
             self.add_notice_handler(session.notice)
         self.session = session
+        self.uses: list[Use] = []
+        """Its checkout, until that is claimed by `claim`; empty while it is idle."""
 
     def remember_configuration(self) -> None:
         """Have every later object of this session begin as this one is now."""
@@ -351,8 +350,8 @@ class PooledConnection(psycopg.Connection[Any]):
     def __del__(self) -> None:  # type: ignore[override]
         # psycopg_pool's mark of a connection that is not idle. No code refers to it any more, so
         # none can use it or give it back.
-        pool = vars(self).get("_pool")
-        if pool is None or self._given_back:
+        pool = None if self._given_back else getattr(self, "_pool", None)
+        if pool is None:
             super().__del__()
         else:
             pool.found(self)
@@ -363,9 +362,11 @@ class PooledConnection(psycopg.Connection[Any]):
         Its user, its finalizer, and the finder of an ended thread's connections may call at the
         same moment.
         """
-        # One operation, which no other thread divides.
-        claimed: Use | None = vars(self).pop("checkout", None)
-        return claimed
+        try:
+            # One operation, which no other thread divides.
+            return self.uses.pop()
+        except IndexError:
+            return None
 
     @property
     def place(self) -> tuple[str, int]:

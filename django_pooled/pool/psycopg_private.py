@@ -174,10 +174,9 @@ def succeed(
     new.prepare_threshold = configuration.prepare_threshold
     new.prepared_max = configuration.prepared_max
     new._autocommit = old._autocommit
-    state = vars(old)
     for name in ("_pool", "_created_at", "_expire_at"):
-        if name in state:
-            setattr(new, name, state[name])
+        if hasattr(old, name):
+            setattr(new, name, getattr(old, name))
     old._closed = True
     old.pgconn = _CLOSED
 
