@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -41,7 +42,7 @@ from .transaction_mode import TransactionMode
 from .transaction_mode_cursors import for_transaction_mode
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable
     from types import TracebackType
 
     from django_pooled.pool.pool import Pool
@@ -224,26 +225,29 @@ class DatabaseWrapper(TransactionMode):
         if self.connection is None:
             return
         send = super()._commit  # type: ignore[misc]
-        with self._unobserved():
-            if self.attempt is None:
-                commit_once(self, send)
-            else:
-                self.attempt.commit(send)
+        if self.attempt is None:
+            self._end_transaction(partial(commit_once, self, send))
+        else:
+            self._end_transaction(partial(self.attempt.commit, send))
 
     def _rollback(self) -> None:
-        with self._unobserved():
-            try:
-                super()._rollback()  # type: ignore[misc]
-            except BaseException as error:
-                close_if_interrupted(self, error)
-                raise
+        try:
+            self._end_transaction(super()._rollback)  # type: ignore[misc]
+        except BaseException as error:
+            close_if_interrupted(self, error)
+            raise
 
-    def _unobserved(self) -> AbstractContextManager[None]:
-        """Return a block in which Django ends the transaction, and not the transaction's body."""
+    def _end_transaction(self, end: Callable[[], None]) -> None:
+        """Let Django end the transaction, which its body must not do."""
         connection = self.connection
-        return (
-            connection.unobserved() if isinstance(connection, PooledConnection) else nullcontext()
-        )
+        if not isinstance(connection, PooledConnection):
+            end()
+            return
+        connection.announced_by = get_ident()
+        try:
+            end()
+        finally:
+            connection.end_announced()
 
     def set_rollback(self, rollback: bool) -> None:
         super().set_rollback(rollback)

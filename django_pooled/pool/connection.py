@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from psycopg.rows import RowFactory
     from typing_extensions import Self
 
+    from django_pooled.sql.effects import Effect
+
 __all__ = ["UNKNOWN", "Observer", "Owner", "PooledConnection", "Unknown", "Use"]
 
 
@@ -74,11 +76,12 @@ class Use(Protocol):
 class Observer(Protocol):
     """Sees each statement on a connection, before it is sent and after it was run."""
 
-    def see(self, query: object, *, carries: bool, locked: bool) -> str | None:
+    def see(self, query: object, effect: Effect, *, carries: bool, locked: bool) -> str | None:
         """Take note of *query*, and return what should be sent along with it, if anything.
 
         Args:
             query: As a cursor got it, or `UNKNOWN`.
+            effect: What its text shows.
             carries: Whether something can be sent along.
             locked: Whether psycopg's lock of the connection is held.
 
@@ -231,7 +234,7 @@ class PooledConnection(psycopg.Connection[Any]):
             self.drew = self.drew or effect.draws
         if self.observer is None:
             return None
-        return self.observer.see(query, carries=carries, locked=locked)
+        return self.observer.see(query, effect, carries=carries, locked=locked)
 
     def _note_state(self, query: object, state: str, locked: bool) -> None:
         if self.session.clears_state and self.session.was_written and not self.drew:
@@ -328,7 +331,7 @@ class PooledConnection(psycopg.Connection[Any]):
         """As psycopg's; the observer asks before and after it, since it cannot within."""
         observer = None if self.announced or psycopg_private.is_piping(self) else self.observer
         if observer is not None:
-            observer.see(UNKNOWN, carries=False, locked=False)
+            observer.see(UNKNOWN, effect_of(UNKNOWN), carries=False, locked=False)
         with super().pipeline() as pipeline:
             yield pipeline
         if observer is not None and self.observer is observer:

@@ -48,7 +48,7 @@ class Inputs:
         kwargs: Keyword arguments.
     """
 
-    __slots__ = ("_context", "_outer", "_saves", "_snapshot", "_watched")
+    __slots__ = ("_context", "_outer", "_saves", "_snapshot", "_watched", "are_to_come")
 
     def __init__(
         self, surroundings: Surroundings, args: Sequence[object], kwargs: Mapping[str, object]
@@ -62,17 +62,15 @@ class Inputs:
         found = [*args, *kwargs.values(), *surroundings.objects]
         if surroundings.variables:
             self._watched = surroundings.look(found)
+        self.are_to_come = False
+        """Whether a client may still be sending a part of them."""
         self._snapshot: Snapshot | None = None
         for value in found:
             if KINDS[type(value)] is not None:
                 self._snapshot = Snapshot()
                 self._snapshot.keep_all(found)
+                self.are_to_come = bool(self._snapshot.bodies)
                 break
-
-    @property
-    def are_to_come(self) -> bool:
-        """Whether a client may still be sending a part of them."""
-        return self._snapshot is not None and bool(self._snapshot.bodies)
 
     def await_bodies(self) -> None:
         """Wait for what clients still send."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from django_pooled.backend.wrapper import DatabaseWrapper
+    from django_pooled.sql.effects import Effect
 
 __all__ = ["watch_others"]
 
@@ -104,11 +105,12 @@ class _Observer:
         if self._connection.observer is self:
             self._connection.observer = self._outer
 
-    def see(self, query: object, *, carries: bool, locked: bool) -> str | None:
+    def see(self, query: object, effect: Effect, *, carries: bool, locked: bool) -> str | None:
         if not leaves_rows_alone("postgresql", query):
             self._note()
-        outer = self._outer
-        return None if outer is None else outer.see(query, carries=carries, locked=locked)
+        if self._outer is None:
+            return None
+        return self._outer.see(query, effect, carries=carries, locked=locked)
 
     def seen(
         self, cursor: psycopg.Cursor[object] | None, addition: str | None, *, locked: bool

@@ -9,7 +9,6 @@ from psycopg.pq import TransactionStatus
 
 from django_pooled.pool.connection import UNKNOWN
 from django_pooled.pool.psycopg_private import is_piping, take_results
-from django_pooled.sql.effects import effect_of
 
 from .server_identity import learned_of, questions_for
 from .transaction_status import TransactionIdentity, read_identity
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
     from django_pooled.pool.connection import PooledConnection
+    from django_pooled.sql.effects import Effect
 
     from .server_identity import Learned
 
@@ -105,7 +105,7 @@ class TransactionWatch:
             # Within a pipeline it could not be asked.
             self._verify(locked)
 
-    def see(self, query: object, *, carries: bool, locked: bool) -> str | None:
+    def see(self, query: object, effect: Effect, *, carries: bool, locked: bool) -> str | None:
         """Take note of *query*, and return what to send along with it, if anything.
 
         Raises:
@@ -113,12 +113,11 @@ class TransactionWatch:
         """
         if self._outer is not None:
             # Of an attempt around this one, on another database.
-            self._outer.see(query, carries=False, locked=locked)
+            self._outer.see(query, effect, carries=False, locked=locked)
         idle = self._connection.pgconn.transaction_status == TransactionStatus.IDLE
         if self.was_ended or self.may_have_ended or (idle and self._began):
             self.refuse_if_ended(locked=locked)
         self._began = True
-        effect = effect_of(query)
         if effect.ends:
             raise TransactionManagementError(
                 f"{_beginning(query)!r} would end the transaction of retry_transaction, which does "
@@ -147,8 +146,7 @@ class TransactionWatch:
         """
         if addition is not None and cursor is not None:
             statements = 1 if self.record is None else 2
-            answer = take_results(cursor, statements, addition)
-            self._hear(answer, cursor.rowcount)
+            self._hear(take_results(cursor, statements, addition), cursor.rowcount)
         if self.may_have_ended:
             self._verify(locked)
         if self.succeeded and self._connection.pgconn.transaction_status == _INTRANS:
@@ -213,10 +211,9 @@ class TransactionWatch:
 
     def _hear(self, answer: PGresult, rows: int) -> None:
         """Take the answer to the question that went along with a statement of so many rows."""
-        identity = read_identity(self._connection, answer)
-        if identity is not None and identity.xid is not None:
-            self.identity = identity
-        elif rows > 0:
+        if answer.get_value(0, 0) is not None:
+            self.identity = read_identity(self._connection, answer) or self.identity
+        if self.identity is None and rows > 0:
             # Rows of a foreign server, whose transaction ends with this one.
             self.has_to_ask = True
 

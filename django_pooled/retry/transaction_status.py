@@ -9,7 +9,7 @@ import psycopg
 
 from django_pooled.sql.sqlstates import is_refusal
 
-from .server_identity import ask_backend, learned_of, questions_for, read_backend
+from .server_identity import ask_backend, questions_for, read_backend
 from .server_questions import ask
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from django_pooled.pool.connection import PooledConnection
 
-    from .server_identity import Backend, Server
+    from .server_identity import Backend, Learned, Server
 
 __all__ = [
     "CommitStatus",
@@ -108,19 +108,14 @@ def _compare(then: Server, now: Server) -> Relation:
 
 def read_identity(connection: PooledConnection, answer: PGresult) -> TransactionIdentity | None:
     """Read the answer to either question; None if it does not tell which backend it is."""
-    xid, pid = _text(answer, 0), _text(answer, 1)
-    if answer.nfields > 2:
-        rest = [_text(answer, column) for column in range(2, answer.nfields)]
+    values = answer.nfields
+    xid, pid, *rest = [(answer.get_value(0, at) or b"").decode() or None for at in range(values)]
+    if rest:
         return TransactionIdentity(xid, read_backend(connection, [pid, *rest]))
-    backend = learned_of(connection).backend
-    if backend is not None and backend.pid == pid:
-        return TransactionIdentity(xid, backend)
+    learned: Learned | None = connection.session.learned
+    if learned is not None and learned.backend is not None and learned.backend.pid == pid:
+        return TransactionIdentity(xid, learned.backend)
     return None  # pragma: no cover - the short question is asked of direct connections alone
-
-
-def _text(answer: PGresult, column: int) -> str | None:
-    value = answer.get_value(0, column)
-    return None if value is None else value.decode()
 
 
 def commit_status(connection: PooledConnection, lost: TransactionIdentity | None) -> CommitStatus:
