@@ -34,7 +34,9 @@ def facts(
         # Not above: without psycopg the system checks, which say so, still have to be imported.
         from django_pooled.sql.sqlstates import sqlstate_of
 
-        values = {"error": type(error).__name__, "sqlstate": sqlstate_of(error), **values}
+        if "sqlstate" not in values:
+            values = {"sqlstate": sqlstate_of(error), **values}
+        values = {"error": type(error).__name__, **values}
     return {"event": event, **{key: _plain(value) for key, value in values.items()}}
 
 

@@ -53,11 +53,11 @@ class Attempt(Transaction):
     wait: float | None = None
     """Seconds to wait before it begins; None for not at all."""
     left_open: TransactionIdentity | None = None
-    """The transaction of the attempt before, whose backend may not know that it is lost."""
+    """The transaction of the attempt before, if its backend may still hold locks for it."""
     rolled_back: object = None
-    """What the attempt before has returned, if it had written something."""
+    """The result of the attempt before, if that had written something."""
     returned: object = None
-    """What the function has returned."""
+    """The function's result."""
     pool: Pool | None = None
     """The pool of its connection."""
     written_elsewhere: set[str] | frozenset[str] = frozenset()
@@ -162,8 +162,8 @@ class Attempt(Transaction):
     def cause(self, raised: BaseException) -> Failure | None:
         """Return the failure for which the attempt ended, by raising *raised*; None if none did.
 
-        The first that no savepoint undid: what follows are its consequences (25P02), whatever
-        the function made of them. Else the last of those undone that *raised* comes from.
+        The first that no savepoint undid: those that follow are its consequences (25P02). If all
+        were undone, the last one that *raised* comes from.
         """
         for failure in self.failures[self.forgiven :]:
             return failure
@@ -193,15 +193,15 @@ class Attempt(Transaction):
                 learned = self._learn(connection)
             self.questions = learned.server.questions if learned.server else NO_QUESTIONS
             if check.record is not None:
-                check.suit(self.questions)
+                check.adapt(self.questions)
 
     def _learn(self, connection: PooledConnection) -> Learned:
         wrapper = self.wrapper
         try:
             learn(connection)
         except psycopg.Error as error:
-            # What else goes wrong, such as a time limit, is none of the caller's business:
-            # this attempt asks for nothing.
+            # The caller has no part in other errors, such as a time limit: this attempt goes on
+            # and asks for nothing.
             if connection.broken or is_connection_lost(error):
                 with wrapper.wrap_database_errors:
                     raise
@@ -212,9 +212,9 @@ class Attempt(Transaction):
         return learned_of(connection)
 
     def _end_left_open(self, left_open: TransactionIdentity) -> None:
-        """End the backend of a lost connection if it knows nothing of that, for its locks."""
+        """End the backend of a connection that was lost, for the locks that it may hold."""
         self.wrapper.ensure_connection()
-        # If that fails too, the attempt will find out for itself.
+        # If this connection fails too, the attempt meets that error itself.
         with suppress(psycopg.Error):
             end_if_idle(self.wrapper.connection, left_open)
 
@@ -232,7 +232,7 @@ class Attempt(Transaction):
         self._outermost = self._depth == 1 and isinstance(connection, PooledConnection)
         if self._outermost:
             if self.policy.read_only:
-                # It can notify, but not leave a record, whose absence then proves nothing.
+                # It cannot leave a record, so the absence of one would prove nothing.
                 check.record = None
             self.watch = TransactionWatch(connection, check.record, asks=not check.never_asks)
 
@@ -322,7 +322,7 @@ class Attempt(Transaction):
 
     @property
     def _unforgiven(self) -> Failure | None:
-        """What has broken the transaction, if the function returned all the same."""
+        """The failure that has broken the transaction, though the function returned."""
         if self._status in _BROKEN:
             for failure in self.failures[self.forgiven :]:
                 return failure
@@ -334,10 +334,10 @@ class Attempt(Transaction):
         return connection.info.transaction_status if connection is not None else None
 
     def _refuse_memoized(self) -> None:
-        """Refuse what the attempt before returned and lost, if this one has sent nothing.
+        """Refuse the result of the attempt before, which was rolled back, if this one sent nothing.
 
         Raises:
-            TransactionManagementError: It comes from a cache that the attempt before has filled.
+            TransactionManagementError: The attempt before has filled a cache.
         """
         # psycopg sends BEGIN with the first statement.
         if self._outermost and is_idle(self.wrapper):
@@ -361,7 +361,7 @@ class Attempt(Transaction):
             )
 
     def _refuse_silent_rollback(self) -> None:
-        """Raise what was swallowed if the function has returned from a transaction that is lost.
+        """Raise the error that the function swallowed, since its transaction cannot be committed.
 
         The server answers COMMIT in an aborted transaction with ROLLBACK and no error, and
         Django rolls back without a word where an exception was caught inside the block. A
@@ -369,8 +369,7 @@ class Attempt(Transaction):
 
         Raises:
             django.db.Error: The first error that broke the transaction.
-            TransactionManagementError: The function ended the transaction itself, or swallowed an
-                exception of which nothing else is known.
+            TransactionManagementError: There is no such error to raise.
         """
         wrapper, failure = self.wrapper, self._unforgiven
         alias = wrapper.alias

@@ -1,4 +1,4 @@
-"""A retry budget: restarts never multiply the load of a process, nor one function's others'."""
+"""A retry budget: limits the load that restarts may add, of each function and of all together."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["RetryBudget", "budget_of"]
 
 MOST_FUNCTIONS = 1000
-"""Functions that are told apart; in a process that makes ever new ones, the others share one."""
+"""Functions with a budget of their own; all further ones of a process share one."""
 
 
 class _Debt:
-    """Restarts that have not been paid for: by commits, or by time."""
+    """Restarts that were not yet paid for, by commits or by time."""
 
     __slots__ = ("at", "owed")
 
@@ -32,24 +32,23 @@ class _Debt:
         self.at = at
 
     def paid(self, now: float, per_second: float) -> float:
-        """Return what is owed now, after so many were paid for each second."""
+        """Return what is owed now, after time has paid for *per_second* of them."""
         self.owed = max(0.0, self.owed - (now - self.at) * per_second)
         self.at = now
         return self.owed
 
 
 class RetryBudget:
-    """Restarts that the functions of a process may owe, and that their commits and time pay for.
+    """Restarts that functions may owe until commits or time pay for them.
 
-    While a function succeeds, each of its transactions pays for one restart; while it does not, it
-    may owe ``size``, and what time pays for is all there is beyond. All functions together may
-    owe twice as many. Of the second half, a function gets none while it owes as many as are
-    left: so one that fails again and again never gets to it, each of several such functions gets
-    less than the one before, and there is one for a function that owes nothing.
+    Each commit of a function pays for one of its restarts, and time pays for some each second. A
+    function may owe ``size``, all functions together twice as many. Of the second half, a function
+    gets none while it owes as many as are left. So a function that fails again and again gets none
+    of it, each further one like that gets fewer, and one is left for a function that owes nothing.
 
     Args:
         size: Restarts that one function may owe; 0 for no limit.
-        per_second: Those that time pays for, of one function.
+        per_second: Restarts of one function that time pays for.
         clock: Returns monotonic seconds.
     """
 
@@ -57,7 +56,7 @@ class RetryBudget:
         self, size: int, per_second: float = 10.0, clock: Callable[[], float] = monotonic
     ) -> None:
         self.size = size
-        # A single one can't be shared out.
+        # A single one cannot be shared.
         self._spare = size if size > 1 else 0
         self._per_second = per_second
         self._clock = clock
@@ -77,10 +76,10 @@ class RetryBudget:
             return max(0.0, min(self.size - max(owed, default=0.0), self._left(now)))
 
     def take(self, function: object = None) -> bool:
-        """Take one restart; False if there is none left for the function.
+        """Take one restart; False if none is left for the function.
 
         Args:
-            function: What is restarted: functions of one name are one.
+            function: The one that is restarted; functions of the same name share a budget.
         """
         if not self.size:
             return True
@@ -101,7 +100,7 @@ class RetryBudget:
         Args:
             function: As `take` has it.
         """
-        # Without the lock while nobody owes anything, which is nearly always.
+        # Without the lock while nothing is owed, which is nearly always.
         if self._debts:
             with self._lock:
                 debt = self._debts.get(_name(function)) or self._debts.get("")
@@ -111,7 +110,7 @@ class RetryBudget:
                 self._forget()
 
     def _left(self, now: float) -> float:
-        """Return how many there are for all functions together."""
+        """Return how many are left for all functions together."""
         whole = self.size + self._spare
         return whole - self._all.paid(now, self._per_second * whole / self.size)
 

@@ -1,4 +1,4 @@
-"""What retry_transaction may decorate; the rest is refused with the way to write it."""
+"""Refuses callables that retry_transaction cannot decorate, and says what to write instead."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["REBINDING", "refuse_what_cannot_be_run_again"]
 
 REBINDING = (staticmethod, classmethod)
-"""What tells a class how to call a function: it belongs around the decorated function."""
+"""They tell a class how to call a function, so they belong around the decorated function."""
 
 _MEMOIZED = frozenset(
     {
@@ -29,17 +29,17 @@ _MEMOIZED = frozenset(
         *("call_and_shelve", "check_call_in_cache"),  # joblib
     }
 )
-"""Attributes of functions that remember their results."""
+"""Attributes of memoized functions."""
 
 _MEMOIZING_PACKAGES = frozenset({"cachetools"})
-"""Whose descriptors of methods have none of them."""
+"""Packages whose memoized methods have none of these attributes."""
 
 
 def refuse_what_cannot_be_run_again(function: object) -> None:
-    """Refuse what has no body that runs to its end at each call.
+    """Refuse a callable whose code does not run to its end at each call.
 
     Raises:
-        TypeError: With what to write instead.
+        TypeError: It says what to write instead.
     """
     refuse_tasks(function)
     name = _name_of(function)
@@ -51,7 +51,7 @@ def refuse_what_cannot_be_run_again(function: object) -> None:
     _refuse_descriptors(function, name)
     if not callable(function):
         raise TypeError(f"retry_transaction decorates a callable, not {function!r}.")
-    # asgiref's also knows what Django has marked, such as as_view() of a view with async methods.
+    # Unlike inspect's, it knows Django's marks, such as that of as_view() with async methods.
     if iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(
             f"{name} is async, and Django's transactions are not: decorate a "
@@ -68,7 +68,7 @@ def refuse_what_cannot_be_run_again(function: object) -> None:
                 f"{name} is a {kind} below another decorator, which retry_transaction would turn "
                 f"into a plain method: write @{kind} above @retry_transaction."
             )
-        if _remembers(layer):
+        if _is_memoized(layer):
             raise TypeError(
                 f"{name} is memoized: after a restart the call would be answered from memory, and "
                 f"nothing be committed. Put the cache above the decorator, as in "
@@ -102,7 +102,7 @@ def _name_of(function: object) -> str:
 
 
 def _layers(function: object) -> Iterator[Any]:
-    """Yield a callable and, one after the other, what it calls in the end."""
+    """Yield a callable and, one after the other, the callables that it wraps."""
     seen: set[int] = set()
     layer: Any = function
     while layer is not None and id(layer) not in seen:
@@ -117,21 +117,21 @@ def _layers(function: object) -> Iterator[Any]:
         elif isinstance(layer, FunctionType):
             return
         else:
-            # An object of a class with __call__(). What is written in C has nothing below.
+            # An object of a class with __call__(), which may be written in C.
             called = inspect.getattr_static(type(layer), "__call__", None)
             layer = None if isinstance(called, WrapperDescriptorType) else called
 
 
-def _remembers(layer: Any) -> bool:
-    """Tell whether a layer may answer without calling what is below it."""
+def _is_memoized(layer: Any) -> bool:
+    """Tell whether a callable may answer without calling the one that it wraps."""
     if _is_memo(layer):
         return True
     if not isinstance(layer, FunctionType) or "__wrapped__" not in vars(layer):
         return False
     if "cache" in vars(layer):
         return True
-    # What leaves no attribute, hand-made or not: a dictionary around a decorator's function that
-    # says so by its name. One that the function itself closes over is told of by Surroundings.
+    # Without such an attribute: a dictionary around a decorator's function, by its name. One that
+    # the function itself closes over is logged: see Surroundings.
     around = list(_variables_around(layer))
     return any(
         isinstance(value, MutableMapping) and ("cache" in name.lower() or "memo" in name.lower())
@@ -140,7 +140,7 @@ def _remembers(layer: Any) -> bool:
 
 
 def _is_memo(layer: object) -> bool:
-    # Where attributes are really there, and not made by asking, as a mock's are.
+    # Not by getattr(): a mock has every attribute.
     if not _MEMOIZED.isdisjoint(getattr(layer, "__dict__", ())):
         return True
     kind = type(layer)
@@ -161,7 +161,7 @@ def _variables_around(function: FunctionType) -> Iterator[tuple[str, object]]:
 
 
 def _caches_pages(value: object) -> bool:
-    """Tell whether this is part of @cache_page, which keeps a response before COMMIT."""
+    """Tell whether this is part of @cache_page, which stores a response before COMMIT."""
     pages: Any = sys.modules.get("django.middleware.cache")
     return (
         pages is not None

@@ -1,4 +1,4 @@
-"""What a caller has on the connection, which a restart must not take from it."""
+"""Open cursors and session state of the caller, which a restart must not take from it."""
 
 from __future__ import annotations
 
@@ -17,39 +17,38 @@ logger = logging.getLogger("django_pooled.retry")
 
 
 class CallerState:
-    """What the caller of a decorated function has on its connection when it calls.
+    """What the caller of a decorated function relies on in its connection.
 
-    Between two attempts a connection goes back to its pool, where other threads may take it. One
-    on which the caller has an open cursor, or session state such as an advisory lock, a setting
-    or a temporary table, stays where it is. If it is lost, a cursor fails by itself where it
-    needs the connection. The session state is lost with it, though: another attempt would run
-    without the lock, or as another tenant.
+    Between two attempts a connection goes back to its pool, where other threads may take it. It
+    stays if the caller has an open cursor, or session state such as an advisory lock, a setting or
+    a temporary table. If such a connection is lost, a cursor fails by itself when it is used. The
+    session state is lost too: another attempt would run without the lock, or as another tenant.
 
     Args:
-        wrapper: Outside of a transaction; within one, nothing goes back in any case.
+        wrapper: With a connection, and outside of a transaction.
     """
 
-    __slots__ = ("_connection", "_has_something", "_wrapper", "state")
+    __slots__ = ("_connection", "_needs_connection", "_wrapper", "state")
 
     def __init__(self, wrapper: DatabaseWrapper) -> None:
         self._wrapper = wrapper
         self._connection = wrapper.connection
-        self._has_something = False
+        self._needs_connection = False
         self.state: str | None = None
-        """Which kind of session state it relies on, as counters have it."""
+        """The kind of session state that it relies on, if any."""
         connection = wrapper.connection
-        if isinstance(connection, PooledConnection) and not wrapper.in_atomic_block:
-            self._has_something = wrapper.has_open_cursors() or connection.pinned_by is not None
+        if isinstance(connection, PooledConnection):
+            self._needs_connection = wrapper.has_open_cursors() or connection.pinned_by is not None
             self.state = connection.relied_on
 
     @property
     def keep_connection(self) -> bool:
         """Whether the connection has to stay."""
-        return self._has_something and not self._is_gone()
+        return self._needs_connection and not self._is_gone()
 
     @property
     def lost(self) -> str | None:
-        """The session state that is gone with its connection, if any."""
+        """The session state that was lost with its connection, if any."""
         return self.state if self.state is not None and self._is_gone() else None
 
     def _is_gone(self) -> bool:
@@ -63,10 +62,9 @@ class CallerState:
     def refuse_to_go_on(self) -> None:
         """Have the caller's next statement fail, though its call has succeeded.
 
-        That is so where COMMIT was done and its answer lost with the connection: the caller would
-        go on and believe that it still has its lock. As after any other loss outside of a
-        transaction, the wrapper keeps the dead connection until it is closed, at the end of the
-        request at the latest.
+        COMMIT was done and its answer lost with the connection: the caller would continue without
+        its lock. As after any loss of a connection outside of a transaction, the wrapper keeps the
+        dead one until it is closed, at the latest at the end of the request.
         """
         wrapper = self._wrapper
         wrapper.close()

@@ -1,4 +1,4 @@
-"""Isolation level and READ ONLY of one transaction, on a connection that others use too."""
+"""Isolation level and READ ONLY of one transaction, restored after it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,10 @@ __all__ = ["set_characteristics"]
 
 
 def set_characteristics(policy: Policy, wrapper: DatabaseWrapper) -> Callable[[], None]:
-    """Give the transaction that begins next what *policy* says; return what takes it back.
+    """Set what *policy* says for the next transaction; return the function that restores it.
 
-    psycopg puts both into the BEGIN that it sends with the first statement. Without effect where
-    a transaction has begun, in a TestCase.
+    psycopg puts both into the BEGIN that it sends with the first statement.
     """
-    if (policy.isolation_level is None and policy.read_only is None) or wrapper.in_atomic_block:
-        return _nothing
     wrapper.ensure_connection()
     with wrapper.wrap_database_errors:
         if policy.isolation_level is not None:
@@ -30,10 +27,6 @@ def set_characteristics(policy: Policy, wrapper: DatabaseWrapper) -> Callable[[]
         if policy.read_only is not None:
             wrapper.connection.read_only = policy.read_only
     return partial(_restore, policy, wrapper)
-
-
-def _nothing() -> None:
-    pass
 
 
 def _restore(policy: Policy, wrapper: DatabaseWrapper) -> None:

@@ -1,4 +1,4 @@
-"""What a failure means for its transaction: run it again, find out first, or raise."""
+"""Which failures are retryable: the transaction is restarted, looked up first, or not repeated."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
 
+import psycopg
 from psycopg.pq import ConnStatus
 
 from django_pooled.sql.sqlstates import CONNECTION_LOST, READ_ONLY, SERIALIZATION, UNKNOWN_OUTCOME
-
-if TYPE_CHECKING:
-    import psycopg
 
 __all__ = ["Classification", "Failure", "RetryOn", "classify"]
 
 
 class Classification(Enum):
-    """What is to be done about a failure before the answer to COMMIT."""
+    """What to do about a failure."""
 
     RESTART = "restart"
     RESOLVE = "resolve"
@@ -27,18 +24,17 @@ class Classification(Enum):
     RAISE = "raise"
 
 
-# A FATAL that says more than "the connection is gone": the transaction itself was at fault, its
-# time limits (25P03, 25P04) or the server's resources; the next attempt would end likewise.
+# A FATAL error that is about more than the connection: the transaction's time limits (25P03,
+# 25P04) or the server's resources. The next attempt would end in the same way.
 _FATAL_FOR_GOOD = re.compile("25P0[34]|28|3D|42|53")
 
 # On a live connection these are about another one, that of dblink or a foreign server: refused or
-# misunderstood, which another attempt does not mend.
+# misunderstood. Another attempt will not help.
 _OTHERS_FOR_GOOD = frozenset({"08004", "08P01"})
 
-# PgBouncer ends connections with 08P01 whatever the reason, in words that it never translates. In
-# these the transaction itself was at fault, as in 57014, 25P03 and 25P04, or all of the server's
-# connections were taken, as in CheckoutTimeout: an attempt more would queue, and wait as long,
-# behind everybody else.
+# PgBouncer ends connections with 08P01 for any reason, in words that it never translates. These
+# words mean that the transaction itself was at fault, as with 57014, 25P03 and 25P04, or that all
+# of the server's connections were taken, as with CheckoutTimeout: another attempt would wait too.
 _POOLERS_LIMITS = re.compile("query_wait_timeout|(query|idle transaction|transaction)[ _]timeout")
 
 
@@ -48,7 +44,7 @@ class Failure:
 
     error: psycopg.Error
     lost: bool
-    """Whether the connection is dead: judged by its state, not by what the error says."""
+    """Whether the connection is dead, by its state and not by the error's text."""
     sqlstate: str | None
     """The error's, or the one with which the server had ended the session."""
 
@@ -58,6 +54,17 @@ class Failure:
         lost = connection is None or connection.pgconn.status != ConnStatus.OK
         goodbye = getattr(getattr(connection, "life", None), "goodbye", None) if lost else None
         return cls(error, lost, error.sqlstate or goodbye)
+
+    @property
+    def description(self) -> str:
+        """The failure in words, such as 'serialization failure (40001)'."""
+        if self.sqlstate is None:
+            return "the connection was lost"
+        try:
+            name = psycopg.errors.lookup(self.sqlstate).__name__
+        except KeyError:
+            name = "Error"
+        return f"{re.sub('(?<=[a-z])(?=[A-Z])', ' ', name).lower()} ({self.sqlstate})"
 
     @property
     def reason(self) -> str:
@@ -108,18 +115,18 @@ class RetryOn:
 
 
 def classify(failure: Failure, retry_on: RetryOn, *, read_only: bool = False) -> Classification:
-    """Judge the failure that ended an attempt before its COMMIT, or that COMMIT answered with.
+    """Classify the failure of an attempt, before its COMMIT or in COMMIT itself.
 
-    The connection's state comes first, since psycopg knows no SQLSTATE for a socket that broke,
-    and since an SQLSTATE of class 08 on a live connection is about somebody else's.
+    The connection's state counts first: psycopg gives no SQLSTATE for a broken socket, and an
+    SQLSTATE of class 08 on a live connection is about another connection, such as dblink's.
 
     Args:
-        failure: The first one that nothing in the attempt has undone.
+        failure: The first one that no savepoint has undone.
         retry_on: What the caller declared retryable.
         read_only: Whether the transaction was meant to write nothing.
 
     Returns:
-        What to do. The table in docs/retry.md is executed by tests/faults/test_retry_table.py.
+        What to do: the table in docs/retry.md, which tests/faults/test_retry_table.py executes.
     """
     sqlstate = failure.sqlstate
     if sqlstate in UNKNOWN_OUTCOME:
@@ -139,7 +146,7 @@ def classify(failure: Failure, retry_on: RetryOn, *, read_only: bool = False) ->
 def _of_a_lost_connection(failure: Failure) -> Classification:
     sqlstate = failure.sqlstate
     if sqlstate is None:
-        # Neither the server nor psycopg said anything but that it broke.
+        # It broke, and neither the server nor psycopg said why.
         return Classification.RESTART
     if _FATAL_FOR_GOOD.match(sqlstate):
         return Classification.RAISE

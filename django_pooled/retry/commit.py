@@ -1,4 +1,4 @@
-"""One transaction: the errors it met, its COMMIT, and what became of a COMMIT without an answer."""
+"""COMMIT of a retried transaction, and what became of one without an answer."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ __all__ = ["Transaction"]
 
 logger = logging.getLogger("django_pooled.retry")
 
-# The division fails where a condition does not hold: then COMMIT is not run, and what has to be
-# known is asked first. Where it does not fail, what was assumed was so, whatever becomes of the
-# answer. All of it is one message, and costs no round trip.
+# The division fails if the condition does not hold: then COMMIT is not run, and the question is
+# asked first. If COMMIT was run, the condition held, even if the answer is lost. All of it is one
+# message and costs no further round trip.
 _SAVEPOINT = "django_pooled_commit"
 _COMMIT_IF = f"""SAVEPOINT {_SAVEPOINT};
 SELECT 1 / ({{condition}})::pg_catalog.int4;
@@ -53,7 +53,7 @@ COMMIT"""
 
 
 class Transaction:
-    """What is known of one transaction, and how it is committed.
+    """One transaction: what it has met, and how it is committed.
 
     Args:
         policy: How it is run.
@@ -67,11 +67,11 @@ class Transaction:
     questions: Questions | None = None
     """What may be asked inside the transaction; None where nothing is."""
     watch: TransactionWatch | None = None
-    """Sees its statements, and knows its id once it has one; None within an outer transaction."""
+    """Sees its statements and finds out its id; None within an outer transaction."""
     restore: Callable[[], None] | None = None
     """Gives the connection back what it had before; for callbacks after COMMIT, too."""
     wrote_nothing: bool = False
-    """Whether the server commits it only if it has written nothing."""
+    """Whether COMMIT was sent so that it can succeed only if nothing was written."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Transaction:
         self.end()
 
     def end(self) -> None:
-        """It is over, whatever came of it; what follows on the wrapper is none of its business."""
+        """The transaction has ended: let go of its wrapper and its connection."""
         self.wrapper.attempt = None
         if self.restore is not None:
             restore, self.restore = self.restore, None
@@ -131,14 +131,14 @@ class Transaction:
         """
         wrapper, check = self.wrapper, self.commit_check
         was_sent = self.phase is Phase.COMMIT_SENT
-        # Without COMMIT, or by the server's own word, there is nothing that could be committed.
+        # Nothing can be committed without COMMIT, or if the server found that nothing was written.
         has_nothing = self.wrote_nothing or (not was_sent and not self.has_written)
-        # Whatever happens while it is found out, this is what is known until then.
+        # Set before any question is asked: whatever fails meanwhile, nothing is run twice.
         self.phase = Phase.UNKNOWN
         if check.never_asks:
             outcome = Phase.UNKNOWN
         elif has_nothing:
-            # So nothing is lost by running it again.
+            # It can be run again.
             outcome = Phase.FAILED
         else:
             outcome = inquire(
@@ -161,14 +161,14 @@ class Transaction:
         if pool is not None:
             pool.record.add("lost_commits", outcome.value)
         if outcome is Phase.UNKNOWN and check.runs_again:
-            # After it was logged and counted: a guess is nothing that anybody found out.
+            # After it was logged and counted as unknown: this is only a guess.
             check.has_guessed = True
             self.phase = outcome = Phase.FAILED
         return outcome
 
     @property
     def has_written(self) -> bool:
-        """Whether the transaction is known to have an id, which it gets with its first write."""
+        """Whether the transaction has an id, which it gets with its first write."""
         return self.watch is not None and self.watch.identity is not None
 
     @property
@@ -181,7 +181,7 @@ class Transaction:
         if watch is None:
             send()
         elif watch.identity is not None and watch.record is None and not watch.has_to_ask:
-            # What it is looked up by is known.
+            # If the answer is lost, its status can be asked for.
             send()
         elif not watch.asks or is_idle(self.wrapper):
             self.wrote_nothing = True
@@ -190,10 +190,10 @@ class Transaction:
             send()
 
     def _committed_with_proof(self, watch: TransactionWatch) -> bool:
-        """Have the server confirm what is assumed of the transaction; tell whether it is committed.
+        """Commit only if an assumption holds, in one message; tell whether that was done.
 
-        Afterwards either nothing was written, or what it is looked up by is known and part of it,
-        as far as this server tells.
+        The assumption is that nothing was written, or that the record is there. If it does not
+        hold, the questions are asked that COMMIT must not be sent without.
         """
         wrapper, record = self.wrapper, watch.record
         connection: PooledConnection = wrapper.connection
@@ -228,7 +228,7 @@ class Transaction:
         """
         wrapper, check = self.wrapper, self.commit_check
         if psycopg_error(error) is None:
-            # A time limit of the caller's own, for instance: it wants no answer any more.
+            # A time limit of the caller's own, for instance: it does not wait for the answer.
             self.phase = Phase.UNKNOWN
             return False
         if is_known_to_have_failed(wrapper, error):
@@ -255,8 +255,8 @@ class Transaction:
         wrapper = self.wrapper
         if self.questions is None or is_idle(wrapper):
             return
-        is_to_blame = self.commit_check.is_to_blame
-        blamed = next((each for each in self.failures if is_to_blame(each.error)), None)
+        may_have_caused = self.commit_check.may_have_caused
+        blamed = next((each for each in self.failures if may_have_caused(each.error)), None)
         if blamed is not None:
             with wrapper.wrap_database_errors:
                 raise blamed.error
@@ -275,12 +275,12 @@ class Transaction:
         """
         connection, found, watch = self.wrapper.connection, psycopg_error(error), self.watch
         if watch is None or connection.info.transaction_status != TransactionStatus.IDLE:
-            # What failed was not COMMIT itself.
+            # COMMIT itself has not failed.
             return False
         if watch.asks and self.wrote_nothing:
             return False
         if found is not None and found.diag.constraint_name:
-            # Deferred constraints come before anything is committed anywhere.
+            # Deferred constraints are checked before anything is committed anywhere.
             return False
         try:
             return has_foreign_tables(connection)

@@ -1,4 +1,4 @@
-"""The argument ``commit_check``: whose word counts when the answer to a COMMIT was lost."""
+"""The argument ``commit_check``: what decides when the answer to a COMMIT was lost."""
 
 from __future__ import annotations
 
@@ -33,62 +33,63 @@ logger = logging.getLogger("django_pooled.retry")
 
 
 class CommitCheck:
-    """Believes what the server says of the transaction's id, and nothing else ("xid")."""
+    """Asks the server for the status of the transaction's id ("xid")."""
 
     never_asks: bool = False
     """Whether a COMMIT without an answer is unknown at once."""
 
     runs_again = False
-    """Whether what cannot be told is taken for failed, which makes it run again."""
+    """Whether a transaction whose outcome cannot be told is run again."""
 
     asks_the_caller = False
-    """Whether it is the caller who says what became of a transaction, and not the server."""
+    """Whether a callable of the caller decides, and not the server."""
 
     has_guessed = False
-    """Whether an attempt was taken for failed that may have been committed."""
+    """Whether an attempt that may have been committed was followed by another."""
 
     record: CommitRecord | None = None
-    """What the transaction leaves behind, to be found if it was committed."""
+    """The row that is there if, and only if, the transaction was committed."""
 
     def refuse_without_table(self, wrapper: DatabaseWrapper) -> None:
-        """Called before the first attempt of a call that leaves a record.
+        """Refuse to start a call that would leave a record if there is no table for it.
 
         Raises:
-            ImproperlyConfigured: The record's table is not installed.
+            ImproperlyConfigured: There is none.
         """
 
-    def suit(self, questions: Questions) -> None:
-        """Called once it is known what the server answers, by an attempt that leaves a record."""
+    def adapt(self, questions: Questions) -> None:
+        """Adapt the record's statements to what the server answers."""
 
     def succeeded(self, wrapper: DatabaseWrapper) -> None:
-        """Called after a transaction with a record was committed, outside of it."""
+        """Clean up after a transaction with a record was committed."""
 
     def proves_earlier_commit(self, error: psycopg.Error) -> bool:
         """Tell whether an attempt failed because an earlier one was committed after all."""
         return False
 
-    def is_to_blame(self, error: psycopg.Error) -> bool:
-        """Tell whether an error may be that of what rides with a statement, and not its own.
+    def may_have_caused(self, error: psycopg.Error) -> bool:
+        """Tell whether what was sent along with a statement may have caused its error.
 
-        The body may have taken on a role that may do less, or have made the transaction READ ONLY.
+        The function may have taken a role with fewer privileges, or have made the transaction
+        READ ONLY.
         """
         return not self.never_asks and is_about_a_question(error)
 
-    def concede(self, connection: PooledConnection, error: psycopg.Error) -> bool:
-        """Do without what is to blame, for the rest of the call; tell whether that may help.
+    def do_without(self, connection: PooledConnection, error: psycopg.Error) -> bool:
+        """Do without what caused an error, for the rest of the call; tell whether that may help.
 
         Args:
             connection: One in autocommit, under its own role.
-            error: One that `is_to_blame`.
+            error: One that it `may_have_caused`.
         """
         self.never_asks = True
         return True
 
-    def refuse_to_go_without(self, error: psycopg.Error, wrapper: DatabaseWrapper) -> None:
-        """Explain an error if the transaction's record could not be made.
+    def explain_missing_record(self, error: psycopg.Error, wrapper: DatabaseWrapper) -> None:
+        """Raise a clearer error if the transaction failed because its record could not be inserted.
 
         Raises:
-            ImproperlyConfigured: It could not.
+            ImproperlyConfigured: It could not be inserted.
         """
 
     def find(self, connection: PooledConnection, lost: TransactionIdentity | None) -> CommitStatus:
@@ -96,7 +97,7 @@ class CommitCheck:
 
         Args:
             connection: One in autocommit, whose server has been learned.
-            lost: What is known of the transaction.
+            lost: The transaction, as far as it is identified.
 
         Raises:
             psycopg.Error: It cannot be found out on this connection.
@@ -104,10 +105,10 @@ class CommitCheck:
         return commit_status(connection, lost)
 
     def conclude(self, finding: CommitStatus, asking: DatabaseWrapper) -> Phase:
-        """Say what became of a transaction that is not in progress any more.
+        """Decide what became of a transaction that is not in progress any more.
 
         Args:
-            finding: What was found out.
+            finding: What the server tells.
             asking: A wrapper with a connection in autocommit, in place of the transaction's own.
         """
         if finding is CommitStatus.COMMITTED:
@@ -116,9 +117,9 @@ class CommitCheck:
 
 
 class _ByToken(CommitCheck):
-    """Believes the row that the transaction left, or did not leave ("token").
+    """Looks for the row that the transaction has left if it was committed ("token").
 
-    So it needs nothing of the server but its unique index.
+    It needs nothing of the server but a unique index.
     """
 
     def __init__(self) -> None:
@@ -128,21 +129,21 @@ class _ByToken(CommitCheck):
     def refuse_without_table(self, wrapper: DatabaseWrapper) -> None:
         self._token.check(wrapper)
 
-    def suit(self, questions: Questions) -> None:
-        self._token.suit(marks=questions.marks)
+    def adapt(self, questions: Questions) -> None:
+        self._token.adapt(marks=questions.marks)
 
     def succeeded(self, wrapper: DatabaseWrapper) -> None:
         sweep_now_and_then(wrapper)
 
-    def is_to_blame(self, error: psycopg.Error) -> bool:
-        return super().is_to_blame(error) or self._may_have_failed(error)
+    def may_have_caused(self, error: psycopg.Error) -> bool:
+        return super().may_have_caused(error) or self._may_have_failed(error)
 
-    def concede(self, connection: PooledConnection, error: psycopg.Error) -> bool:
+    def do_without(self, connection: PooledConnection, error: psycopg.Error) -> bool:
         if not self._may_have_failed(error):
-            return super().concede(connection, error)
+            return super().do_without(connection, error)
         if not self._token.can_be_left(connection):
             return False
-        # A row that is missing proves nothing any more; the id has to tell.
+        # The absence of the row proves nothing any more; the id is asked for.
         self.record = None
         return True
 
@@ -151,10 +152,10 @@ class _ByToken(CommitCheck):
         return self.record is not None and (is_refused or error.sqlstate == READ_ONLY)
 
     def proves_earlier_commit(self, error: psycopg.Error) -> bool:
-        # The token is there already, and unique.
+        # The token is unique, and was there already.
         return error.diag.table_name == TABLE
 
-    def refuse_to_go_without(self, error: psycopg.Error, wrapper: DatabaseWrapper) -> None:
+    def explain_missing_record(self, error: psycopg.Error, wrapper: DatabaseWrapper) -> None:
         if is_refusal(error) and TABLE in str(error):
             raise ImproperlyConfigured(
                 f"commit_check='token' cannot insert into its table: {told(error)}. "
@@ -173,25 +174,25 @@ class _ByToken(CommitCheck):
             return CommitStatus.IN_PROGRESS
         except psycopg.errors.ReadOnlySqlTransaction:
             return CommitStatus.NOT_YET
-        # To another cluster it may be on its way, by logical replication.
+        # Logical replication may still bring it to another cluster.
         is_foreign = relation_of(connection, lost) is Relation.FOREIGN
         return CommitStatus.FOREIGN if is_foreign else CommitStatus.NOT_COMMITTED
 
 
 class _Never(CommitCheck):
-    """Leaves every lost answer to the caller ("raise")."""
+    """Asks nothing: every lost answer is an AmbiguousCommit ("raise")."""
 
     never_asks: bool = True
 
 
 class _Idempotent(CommitCheck):
-    """Runs the transaction again where the id does not tell ("idempotent")."""
+    """Runs the transaction again if the id does not tell what became of it ("idempotent")."""
 
     runs_again = True
 
 
 class ByCaller(CommitCheck):
-    """Asks a callable of the caller's own, with the arguments of the call."""
+    """Asks a callable of the caller, with the arguments of the call."""
 
     asks_the_caller = True
 
@@ -203,7 +204,7 @@ class ByCaller(CommitCheck):
             answer = self._ask()
         except Exception as error:
             if is_connection_lost(error):
-                # It will be asked again, on another connection.
+                # Asked again on another connection.
                 raise
             logger.error(
                 "database %r: the commit_check failed: %s",
@@ -216,8 +217,7 @@ class ByCaller(CommitCheck):
         if answer:
             return Phase.COMMITTED
         if answer is None or finding in (CommitStatus.UNTOLD, CommitStatus.COMMITTED):
-            # What is not there yet may be committed the next moment, and the server knows better
-            # than to have committed nothing.
+            # It may be committed the next moment, or the server says that it is committed.
             return Phase.UNKNOWN
         return Phase.FAILED
 

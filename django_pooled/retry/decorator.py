@@ -80,13 +80,13 @@ def retry_transaction(
         read_only: Whether the transaction is ``READ ONLY``; None for the session's default.
         retry_on: Further failures that are worth another attempt: SQLSTATEs such as ``"55P03"``,
             or with the name of a constraint, ``"23505:app_slot_unique"``.
-        commit_check: Whose word counts when the answer to COMMIT was lost. "xid": the server's, of
-            the transaction's id; where it can't tell, `AmbiguousCommit` is raised. "token": that of
-            a row that the transaction left in a table of ``django_pooled.tokens``, on any server,
-            after a crash or a failover too. "idempotent": the server's, and where it can't tell the
-            callable is run again. "raise": nobody's, `AmbiguousCommit` is always raised. Or a
-            callable, called with the arguments of the call once the transaction is not in progress
-            any more: it tells whether the transaction was committed, or None if it can't tell.
+        commit_check: What decides when the answer to COMMIT was lost. "xid": the server, by the
+            transaction's id; if it cannot tell, `AmbiguousCommit` is raised. "token": a row that
+            the transaction left in a table of ``django_pooled.tokens``, on any server, after a
+            crash or a failover too. "idempotent": the server; if it cannot tell, the callable is
+            run again. "raise": nothing, `AmbiguousCommit` is always raised. Or a callable, called
+            with the arguments of the call once the transaction is not in progress any more: it
+            returns whether the transaction was committed, or None if it cannot tell.
         backoff: Waits between attempts.
         sleep: Waits the given seconds; tests pass their own, or use `django_pooled.testing`.
 

@@ -140,7 +140,7 @@ class Loop(Generic[R]):
         """
         policy, number = self._policy, self._number
         if self._report is None:
-            self._report = Report(policy.using, self._function, self._started)
+            self._report = Report(policy, self._function, self._started)
         report = self._report
         report.pool = attempt.pool or report.pool
         watch = attempt.watch
@@ -149,7 +149,7 @@ class Loop(Generic[R]):
         failure = attempt.cause(error)
         following = Seams.attempt(policy, self._wrapper, self._check, self._deadline, self._name)
         following.rolled_back = attempt.rolled_back
-        if failure is not None and self._was_asked_too_much(attempt, failure):
+        if failure is not None and self._failed_by_a_question(attempt, failure):
             return following
         wait = policy.backoff.wait(number)
         is_worth_another = failure is not None and self._is_worth_another(attempt, failure, error)
@@ -168,7 +168,7 @@ class Loop(Generic[R]):
         self._number += 1
         return following
 
-    def _was_asked_too_much(self, attempt: Attempt, failure: Failure) -> bool:
+    def _failed_by_a_question(self, attempt: Attempt, failure: Failure) -> bool:
         """Tell whether an attempt failed by a question of ours, which is not asked any more.
 
         It was no fault of the caller's, and counts for nothing: the call begins anew.
@@ -177,7 +177,7 @@ class Loop(Generic[R]):
             failure.lost
             or failure.sqlstate in SERIALIZATION
             or attempt.questions is None
-            or not (is_refusal(failure.error) or self._check.is_to_blame(failure.error))
+            or not (is_refusal(failure.error) or self._check.may_have_caused(failure.error))
             or attempt.phase in _NOT_TO_BE_REPEATED
             or monotonic() >= self._deadline
         ):
@@ -186,8 +186,8 @@ class Loop(Generic[R]):
             self._wrapper.ensure_connection()
             connection = self._wrapper.connection
             refused = learn_anew(connection, attempt.questions)
-            if not refused and self._check.is_to_blame(failure.error):
-                refused = self._check.concede(connection, failure.error)
+            if not refused and self._check.may_have_caused(failure.error):
+                refused = self._check.do_without(connection, failure.error)
         except (psycopg.Error, Error):
             return False
         return refused and self._obstacle(attempt) is None
@@ -208,7 +208,7 @@ class Loop(Generic[R]):
         if self._check.record is not None:
             if self._check.proves_earlier_commit(failure.error):
                 raise ambiguous(self._wrapper) from error
-            self._check.refuse_to_go_without(failure.error, self._wrapper)
+            self._check.explain_missing_record(failure.error, self._wrapper)
         meaning = attempt.classify(failure)
         if meaning is Classification.RAISE:
             return False

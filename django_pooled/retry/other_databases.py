@@ -1,4 +1,4 @@
-"""What an attempt may have written to other databases, which a restart would not undo."""
+"""Watches for writes to other databases, which a restart would not undo."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = ["watch_others"]
 
 @contextmanager
 def watch_others(wrapper: DatabaseWrapper, written: set[str]) -> Iterator[None]:
-    """Note in *written* the aliases of other databases that may have been written to.
+    """Add to *written* the aliases of other databases that may have been written to.
 
-    Whatever their engine is. What is not shown to only read counts as a write, and so does a write
-    that was rolled back there. Looked at are the databases that have a connection in this thread,
-    or get one meanwhile: an entry that nobody uses may lack its driver. With an engine other than
-    ours or SQLite's, what goes to the driver past Django's cursors is not seen.
+    A statement that is not shown to only read counts as a write, also if it was rolled back.
+    Watched are the databases, of any engine, that have a connection in this thread or get one
+    meanwhile. With an engine other than ours or SQLite's, statements that bypass Django's cursors
+    are not seen.
     """
     connection_created.connect(_join, dispatch_uid=__name__)
     watch = _Watch(wrapper.alias, written)
@@ -47,8 +47,8 @@ def watch_others(wrapper: DatabaseWrapper, written: set[str]) -> Iterator[None]:
         watch.end()
 
 
-# Of attempts around each other, on different databases. A context follows the work through
-# asgiref's switches between threads.
+# Of nested attempts, each on another database. A context follows the work through asgiref's
+# switches between threads.
 _watches: ContextVar[tuple[_Watch, ...]] = ContextVar("django_pooled.watches", default=())
 
 
@@ -67,13 +67,13 @@ class _Watch:
         self._observers: dict[BaseDatabaseWrapper, _Observer] = {}
 
     def add(self, other: BaseDatabaseWrapper) -> None:
-        # By alias: the question for a lost COMMIT is asked by another wrapper of the attempt's own.
+        # By alias: another wrapper for the attempt's database asks about a lost COMMIT.
         if other.alias == self._alias or other.connection is None:
             return
         note = partial(self._written.add, other.alias)
         connection: object = other.connection
         if isinstance(connection, PooledConnection) and connection.owner is not None:
-            # In place of one whose connection went back meanwhile.
+            # Replaces the observer of a connection that was given back meanwhile.
             self._observers[other] = _Observer(connection, note)
         elif other in self._watched:
             self._watched[other].connected()
@@ -91,8 +91,8 @@ class _Observer:
     """Sees every statement on a connection of ours, however it is sent.
 
     Args:
-        connection: Which has one observer at a time: this one hands on to the one before.
-        note: Called when there may have been a write.
+        connection: It has one observer at a time; this one passes on to the one before.
+        note: Called when something may have been written.
     """
 
     def __init__(self, connection: PooledConnection, note: Callable[[], None]) -> None:

@@ -8,12 +8,12 @@ __all__ = ["Phase"]
 
 
 class Phase(Enum):
-    """Every error is judged by it first."""
+    """The phase decides first what an error means."""
 
     BODY = "body"
     """From the checkout on; BEGIN is sent with the first statement."""
     ROLLBACK = "rollback"
-    """The body has failed: what goes wrong from here on is not why."""
+    """The function has failed; errors from here on are not the cause."""
     COMMIT_SENT = "commit sent"
     COMMITTED = "committed"
     FAILED = "failed"

@@ -1,4 +1,4 @@
-"""A transaction that its body has prepared for a second phase, which nobody else would end."""
+"""Rolls back a transaction that its function has prepared for two-phase commit."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ WHERE transaction = '{xid}'::pg_catalog.xid AND database = pg_catalog.current_da
 
 
 def roll_back_prepared(wrapper: DatabaseWrapper, identity: TransactionIdentity | None) -> None:
-    """Roll back what an attempt has prepared in a way that could not be refused before.
+    """Roll back a transaction that was prepared in a way that could not be refused.
 
-    It would hold its locks for ever, also through restarts of the server.
+    It would hold its locks for ever, through restarts of the server too.
 
     Args:
-        wrapper: Outside of its transaction, which a statement of the body has ended.
-        identity: What is known of that; without an id, nothing can be looked up.
+        wrapper: Outside of the transaction, which PREPARE TRANSACTION has ended.
+        identity: The transaction; without an id it cannot be found.
     """
     if identity is None or identity.xid is None:
         return
@@ -44,7 +44,7 @@ def roll_back_prepared(wrapper: DatabaseWrapper, identity: TransactionIdentity |
         wrapper.ensure_connection()
         connection = wrapper.connection
         learn(connection)
-        # Any session will do, if the id means the same transaction there.
+        # Any session will do where the id means the same transaction.
         if relation_of(connection, identity) is not Relation.SAME_INCARNATION:
             return
         [found] = connection.ask(_PREPARED.format(xid=int(identity.xid) % 2**32))

@@ -1,4 +1,4 @@
-"""What is told of the attempts of one call: by the log, a signal, counters and a note."""
+"""Reports on the attempts of one call: log records, a signal, counters, a note on the error."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from django_pooled.pool.pool import Pool
 
     from .classify import Failure
+    from .policy import Policy
 
 __all__ = ["Refusal", "Report"]
 
@@ -32,29 +33,30 @@ class Refusal(NamedTuple):
 
 
 class Report:
-    """What became of the attempts of one call.
+    """The reports on one call.
 
     Args:
-        alias: Of its database.
-        function: Which is called.
+        policy: Of the call.
+        function: The function that is called.
         started: When it was called, in monotonic seconds.
     """
 
-    def __init__(self, alias: str, function: Callable[..., object], started: float) -> None:
+    def __init__(self, policy: Policy, function: Callable[..., object], started: float) -> None:
         self.pool: Pool | None = None
-        """Whose counters have it, once there was a checkout."""
+        """The pool whose counters are used, once there was a checkout."""
         self.name: str = getattr(function, "__qualname__", "?")
-        self._alias = alias
+        self._alias = policy.using
+        self._max_attempts = policy.max_attempts
         self._function = function
         self._started = started
         self._restarted_for: str | None = None
-        """What the attempt before this one failed with."""
+        """The failure of the attempt before this one."""
 
     def restarts(self, error: Exception, failure: Failure, number: int, wait: float) -> None:
         """Another attempt follows."""
         logger.warning(
-            "database %r: %s restarts %s after attempt %d, in %.3f s",
-            self._alias, failure.reason, self.name, number, wait,
+            "database %r: %s: %s; attempt %d of %d in %.3f s",
+            self._alias, self.name, failure.description, number + 1, self._max_attempts, wait,
             extra=facts(
                 "transaction_restarts", alias=self._alias, function=self.name, attempt=number,
                 wait=wait, error=error, sqlstate=failure.sqlstate,

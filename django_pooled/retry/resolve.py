@@ -1,4 +1,4 @@
-"""Asks, on other connections and until the deadline, what became of a COMMIT without an answer."""
+"""Asks, on other connections and until a deadline, what became of a COMMIT without an answer."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ logger = logging.getLogger("django_pooled.retry")
 _ASK_AGAIN = Backoff(initial=0.05, maximum=0.5)
 
 GRACE = 5.0
-"""Seconds that an inquiry has at least.
+"""Seconds that are spent on asking, even after the deadline of the call.
 
-A network that swallows COMMIT shows after tcp_user_timeout, when a call's deadline may have passed.
-Then a look ends the abandoned backend, and another one finds the transaction rolled back.
+If the network drops COMMIT, that is noticed after tcp_user_timeout, which may be past the deadline.
+Then the first question ends the abandoned backend, and the next finds a transaction rolled back.
 """
 
 
@@ -56,8 +56,8 @@ def inquire(
 
     Args:
         wrapper: Whose transaction it was.
-        commit_check: Whose word counts.
-        lost: What is known of the transaction; None where its server tells nothing.
+        commit_check: What decides.
+        lost: The transaction; None if its server does not identify it.
         was_sent: Whether its COMMIT was sent.
         deadline: Until when to ask, unless that leaves less than `GRACE`.
         sleep: Waits, in seconds.
@@ -66,11 +66,11 @@ def inquire(
         COMMITTED, FAILED or UNKNOWN. The wrapper has a connection that works, or none.
     """
     deadline = max(deadline, monotonic() + GRACE)
-    # First give back the broken one: threads that each held one while they wait for a
-    # second would wait for each other.
+    # First give back the broken one: threads that hold one connection while they wait for another
+    # would wait for each other.
     wrapper.drop_connection()
-    # The wrapper itself is in the middle of leaving its atomic block, with callbacks that wait for
-    # it. Whoever asks, a caller's own commit_check too, does so on one that is in autocommit.
+    # The wrapper itself is leaving its atomic block, and its callbacks wait for the outcome. The
+    # questions, and those of the caller's own commit_check, are asked by another in autocommit.
     asking = wrapper.copy()
     connections[wrapper.alias] = asking
     try:
@@ -79,7 +79,7 @@ def inquire(
         while (outcome := _ask_once(asking, commit_check, lost, was_sent, deadline)) is None:
             times += 1
             sleep(_ASK_AGAIN.wait(times))
-        # An answer may be the last that came of a connection. Without one, the next use connects.
+        # The connection may be lost after its answer; then the next use connects.
         if outcome is Phase.COMMITTED and is_idle(asking):
             wrapper.adopt_connection(asking)
     finally:
@@ -115,7 +115,7 @@ def _ask_once(
             end_if_idle(asking.connection, lost)
         trouble = f"the transaction is {status.value}"
     except (psycopg.Error, Error) as error:
-        # What took the first connection may well take this one.
+        # This connection may be lost for the same reason as the first one.
         passing = is_connection_lost(error) or isinstance(error, PoolError)
         if isinstance(error, PoolClosed) or not passing:
             return _unresolved(asking, error)

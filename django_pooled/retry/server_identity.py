@@ -1,4 +1,4 @@
-"""Which server a connection leads to, in which of its lives, and which backend works for it."""
+"""Which server a connection leads to, in which incarnation, and which backend serves it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,19 @@ __all__ = [
 
 
 class Server(NamedTuple):
-    """Which server a backend belongs to, and in which of its lives; None for what it hides."""
+    """The server of a backend; None for values that it hides."""
 
     system: str | None
     incarnation: str | None
-    """Set only where all of it is known: half of it may be another life's, too."""
+    """Changes with each crash and failover, after which transaction ids are reused.
+
+    None unless all parts of it are told: some of them alone may be those of another incarnation.
+    """
     in_recovery: bool
 
 
 class Backend(NamedTuple):
-    """The server's process that works for a connection, or behind a pooler for a transaction."""
+    """The server process of a connection, or behind a pooler that of a transaction."""
 
     pid: str | None
     started: str | None
@@ -43,14 +46,14 @@ class Backend(NamedTuple):
 
 
 class ServerQuestions:
-    """What one server answers one role in one database. All its connections share it."""
+    """The questions that one server answers to one role in one database, for all connections."""
 
     def __init__(self, questions: Questions) -> None:
         self.questions = questions
 
 
 class Learned:
-    """What was learned of the server's session behind a connection; it lasts as long as that."""
+    """What was learned of the server behind a connection; kept as long as its session."""
 
     __slots__ = ("backend", "is_direct", "server")
 
@@ -64,7 +67,7 @@ class Learned:
 
 
 _MOST = 100
-"""Servers that are kept; credentials that change make new ones."""
+"""Servers that are kept; each change of credentials adds one."""
 
 # Single operations on a dictionary need no lock. Two threads may learn the same at once.
 _servers: dict[tuple[object, ...], ServerQuestions] = {}
@@ -85,7 +88,7 @@ def questions_for(connection: PooledConnection) -> Questions:
 
 
 def learn(connection: PooledConnection) -> None:
-    """Find out what the connection's server answers, and which backend works for it.
+    """Find out which questions the connection's server answers, and which backend serves it.
 
     Costs a round trip once for a connection, and a few once for a server.
 
@@ -93,8 +96,7 @@ def learn(connection: PooledConnection) -> None:
         connection: One in autocommit, without a transaction.
 
     Raises:
-        psycopg.Error: The connection was lost, or what the server says of the present moment says
-            nothing of the next.
+        psycopg.Error: The connection was lost, or the server failed for a reason that may pass.
     """
     learned = learned_of(connection)
     if learned.server is not None:
@@ -117,11 +119,11 @@ def learn(connection: PooledConnection) -> None:
 
 
 def learn_anew(connection: PooledConnection, asked: Questions) -> bool:
-    """Find out whether a server refuses what was asked of it, since privileges can be revoked.
+    """Find out whether a server refuses a question by now, since privileges can be revoked.
 
     Args:
         connection: As for `learn`.
-        asked: What a transaction was based on that has failed.
+        asked: The questions of a transaction that has failed.
 
     Raises:
         psycopg.Error: As `learn`.
@@ -143,7 +145,7 @@ def _find_out(connection: PooledConnection) -> Questions:
 
 
 def ask_backend(connection: PooledConnection, question: str) -> Backend:
-    """Ask for the backend that works for a connection, and keep one that goes on doing so.
+    """Ask for the backend that serves a connection, and keep the answer if it cannot change.
 
     Raises:
         psycopg.Error: As `ask`.
@@ -154,10 +156,9 @@ def ask_backend(connection: PooledConnection, question: str) -> Backend:
 def read_backend(connection: PooledConnection, values: list[str | None]) -> Backend:
     """Read the answer to the question for the backend.
 
-    That of a direct connection stays the same as long as the connection does. Behind a pooler
-    such as PgBouncer each transaction may find another backend, whose pid is not the one that
-    the connection was opened with: there it is asked for each time. On a standby too, since it
-    may be promoted meanwhile.
+    A direct connection keeps its backend. Behind a pooler such as PgBouncer each transaction may
+    have another one, with another pid than the connection was opened with, so it is asked for each
+    time; and on a standby, which may be promoted meanwhile.
     """
     pid, started, system, *life, in_recovery = values
     # On a standby there is no current WAL file, and nothing that could be committed.

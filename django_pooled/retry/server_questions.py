@@ -1,7 +1,7 @@
-"""What a server answers: found out once, outside of any user's transaction, and asked only then.
+"""Which questions a server answers: found out once, outside of any user's transaction.
 
-Amazon Aurora refuses some of its functions, an administrator may have revoked others, and what
-merely speaks PostgreSQL's protocol has none of them. A refusal inside a transaction would abort it.
+Amazon Aurora refuses some of PostgreSQL's functions, an administrator may have revoked others, and
+databases that only use its protocol have none of them. A refusal in a transaction would abort it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from django_pooled.tokens.table import MARK
 
 __all__ = ["NO_QUESTIONS", "Questions", "ask", "find_out", "is_about_a_question", "refusals"]
 
-# What is asked, in this order. The first two are of a transaction and its backend. The others tell
-# one life of a server, in which an id is given out once: after a crash or a failover the same
-# number is handed out again, to somebody else's transaction. pg_control_checkpoint() lags a
-# promotion, the name of the current WAL file does not; the statistics' reset time changes when
-# the server recovers from the crash of one backend, which its start time does not. Times are
-# taken as numbers, which no session's settings of style or zone change.
+# The questions, in this order. The first three are about a transaction and its backend. The others
+# identify the server's incarnation, in which an id is given out once: after a crash or a failover
+# another transaction may get the same number. pg_control_checkpoint() lags a promotion, the name of
+# the current WAL file does not; the reset time of the statistics changes when the server recovers
+# from the crash of one backend, its start time does not. Times are asked for as numbers, which do
+# not depend on the session's settings.
 # https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT
 _ID = "pg_current_xact_id_if_assigned()"
 _ASSIGNING = "pg_current_xact_id()"
@@ -48,7 +48,7 @@ _PARTS = {
     "pg_is_in_recovery()": "pg_catalog.pg_is_in_recovery()::pg_catalog.text",
 }
 
-# The view takes longer, and may be read where the function may not be called.
+# The view is slower, but may be readable where the function may not be called.
 _INSTEAD = {
     "pg_stat_get_activity()": (
         "(SELECT EXTRACT(epoch FROM backend_start)"
@@ -56,17 +56,17 @@ _INSTEAD = {
     ),
 }
 
-# On a standby nothing can have one.
+# A standby assigns no ids.
 _ASSIGNED = f"CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN {_XID.replace(_ID, _ASSIGNING)} END"
-# Rows of a foreign server give no id, but their table is locked as every other that is written to.
-# Where there are no foreign tables, nobody has to look through all of the server's locks.
+# Rows of a foreign server give no id, but their table is locked like every other that is written
+# to. Without foreign tables there is no need to search the server's locks.
 _READING = f"""{_XID} IS NULL AND (
     NOT EXISTS (SELECT FROM pg_catalog.pg_foreign_table)
     OR NOT EXISTS (SELECT FROM pg_catalog.pg_locks
         WHERE pid = pg_catalog.pg_backend_pid() AND locktype = 'relation' AND mode IN (
         'RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')))"""
 _LOCKS = "pg_locks"
-# The status is for inquiries, whose failure is no user's, and the mark for tokens.
+# The status is asked for outside of users' transactions; the mark is for tokens.
 _MARKING = "set_config()"
 _OTHERS = {
     "pg_xact_status()": f"SELECT pg_catalog.pg_xact_status({_XID}::pg_catalog.xid8)",
@@ -87,53 +87,52 @@ _NAMES = re.compile(
 
 
 class Questions(NamedTuple):
-    """What may be asked inside of a transaction; None for what the server would refuse."""
+    """The questions that may be asked in a transaction; None for those that would be refused."""
 
     quick: str | None = None
     """For the transaction's id, on a connection whose backend is known."""
     full: str | None = None
     """For its id and its backend."""
     backend: str | None = None
-    """For the backend alone, which is asked for outside of a transaction too."""
+    """For the backend alone, also outside of a transaction."""
     assigning: str | None = None
-    """The same, and the transaction has an id afterwards."""
+    """As *full*, and an id is assigned."""
     reading: str | None = None
     """A condition that holds as long as the transaction has written nothing."""
     marks: bool = False
     """Whether a parameter can be set for the rest of a transaction."""
     takes_messages: bool = False
-    """Whether nothing in between reads a message of several statements as its first alone."""
+    """Whether a message may have several statements; some poolers look at the first alone."""
     refused: tuple[str, ...] = ()
-    """What the server does not tell, by the names of its functions."""
+    """The functions that the server refuses, by name."""
 
     @property
     def unless_reading(self) -> str | None:
-        """The full question, and a transaction that has written something has an id afterwards."""
+        """As *full*, and an id is assigned if the transaction has written something."""
         if self.assigning is None or self.reading is None:
             return self.full
         return self.assigning.replace("CASE WHEN", f"CASE WHEN NOT ({self.reading}) AND", 1)
 
 
 NO_QUESTIONS = Questions()
-"""Where nothing has been found out yet."""
+"""As long as nothing is found out."""
 
 
 def find_out(connection: PooledConnection) -> Questions:
-    """Ask a server everything once; return what may be asked of it.
+    """Ask a server every question once; return those that it answers.
 
     Args:
         connection: One in autocommit, without a transaction.
 
     Raises:
-        psycopg.Error: The connection was lost, or what the server says of the present moment says
-            nothing of the next.
+        psycopg.Error: The connection was lost, or the server failed for a reason that may pass.
     """
     parts = _parts(connection)
     others = {name: _answers(connection, question) for name, question in _OTHERS.items()}
     refused = [name for name, part in parts.items() if part is None]
     refused += [name for name, answers in others.items() if not answers]
     takes_messages = _is_direct(connection) or not _answers(connection, _POOLER)
-    # For pgpool-II, whose standbys know nothing of a transaction.
+    # So that pgpool-II does not send it to a standby.
     select = "SELECT" if takes_messages else "/*NO LOAD BALANCE*/ SELECT"
     xid, *rest = (part or "NULL" for part in parts.values())
     backend = f"{select} {', '.join(rest)}"
@@ -172,12 +171,12 @@ def ask(connection: psycopg.Connection[Any], question: str) -> list[str | None]:
 
 
 def is_about_a_question(error: psycopg.Error) -> bool:
-    """Tell whether a role may not ask what is asked: names are in messages of any language."""
+    """Tell whether an error refuses a question: it names the function, in any language."""
     return error.sqlstate == "42501" and _NAMES.search(str(error)) is not None
 
 
 def refusals(connection: psycopg.Connection[Any]) -> list[str]:
-    """Return what the server does not tell, by the names of its functions.
+    """Return the functions that the server refuses, by name.
 
     Args:
         connection: Any of psycopg's, in a transaction or not.
@@ -191,7 +190,7 @@ def refusals(connection: psycopg.Connection[Any]) -> list[str]:
 
 
 def _parts(connection: psycopg.Connection[Any]) -> dict[str, str | None]:
-    """Return what can be asked for each of the parts; None for what is refused."""
+    """Return how each of the parts can be asked for; None if it is refused."""
     if _answers(connection, f"SELECT {', '.join(_PARTS.values())}"):
         return dict(_PARTS)
     found: dict[str, str | None] = {}
@@ -209,7 +208,7 @@ def _answers(connection: psycopg.Connection[Any], question: str) -> bool:
             ask(connection, question)
     except psycopg.Error as error:
         if error.sqlstate == READ_ONLY:
-            # A standby, which will answer once it is promoted.
+            # A standby will answer once it is promoted.
             return True
         if not is_refusal(error):
             raise
@@ -218,7 +217,7 @@ def _answers(connection: psycopg.Connection[Any], question: str) -> bool:
 
 
 def _is_direct(connection: PooledConnection) -> bool:
-    """Tell whether the server sees the very ends of the connection that are seen from here."""
+    """Tell whether no pooler is between: both sides see the same ends of the connection."""
     info = connection.info
     try:
         seen = ask(connection, _ADDRESS)

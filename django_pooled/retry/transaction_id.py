@@ -1,4 +1,4 @@
-"""A question that rides with a statement: the transaction's id comes with its first write."""
+"""Asks for the id of a transaction, in the same message as its first write."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = ["TransactionWatch"]
 
 
 _INTRANS = TransactionStatus.INTRANS
-# Told by every server, and another one for each transaction of a session.
+# Every server tells it, and it differs between the transactions of a session.
 _START = "SELECT EXTRACT(epoch FROM pg_catalog.transaction_timestamp())::pg_catalog.text"
 
 
 class CommitRecord(Protocol):
-    """Something that a transaction leaves behind if, and only if, it is committed."""
+    """A row that a transaction leaves behind if, and only if, it is committed."""
 
     insertion: str
     """A statement that inserts it, or has no effect while the transaction has no id."""
@@ -42,21 +42,21 @@ class CommitRecord(Protocol):
     """One that inserts it unless the transaction has done so already."""
 
     proof: str | None
-    """A condition that holds where the transaction has it; None where it takes a look."""
+    """An SQL condition that holds if the transaction has the row; None if there is no such."""
 
 
 class TransactionWatch:
-    """What has to be known of a transaction before its COMMIT, asked without a round trip.
+    """Sees each statement of a transaction, and finds out its id before COMMIT.
 
-    It sees each statement of the transaction. Whatever may write has the question ride along;
-    where nothing can ride (parameters bound by the server, COPY, executemany, psycopg's own
-    cursors) the question is asked before COMMIT. Text saves the question where it shows that a
-    statement only reads; it never answers it.
+    The question for the id is sent along with each statement that may write. Where nothing can be
+    sent along (parameters bound by the server, COPY, executemany, psycopg's own cursors), it is
+    asked before COMMIT. A statement's text may show that the question is needless; it never
+    answers it.
 
     Args:
         connection: That of the transaction.
-        record: What is to be inserted along with the first write, if anything.
-        asks: Whether anybody wants to know the answers.
+        record: The row that is inserted along with the first write, if there is one.
+        asks: Whether to ask for the id at all.
     """
 
     def __init__(
@@ -74,28 +74,28 @@ class TransactionWatch:
         """Called after a statement that left the transaction intact."""
         self._connection = connection
         self.record = record
-        """What its first write inserts along with its own rows, if anything."""
+        """The row that is inserted along with the first write, if there is one."""
         self.asks = asks
-        """Whether its answers are wanted."""
+        """Whether it asks for the id at all."""
         self._began = False
         self._started: bytes | None = None
         self._outer = connection.observer
         connection.observer = self
 
     def stop(self) -> None:
-        """The transaction is over, and with it the ride."""
+        """The transaction is over: leave the connection to the observer before this one."""
         if self._connection.observer is self:
             self._connection.observer = self._outer
 
     def savepoint_was_rolled_back(self) -> None:
-        """Take note that the record may be gone with it; the id stays."""
+        """Take note that the record may be undone with it; the id stays."""
         self.has_to_ask = self.has_to_ask or self.record is not None
 
     def refuse_if_ended(self, *, locked: bool = False) -> None:
-        """Notice that the body has ended the transaction by itself.
+        """Refuse to continue if a statement has ended the transaction.
 
         Raises:
-            TransactionManagementError: It has; what was done by that cannot be undone.
+            TransactionManagementError: One has; what it did cannot be undone.
         """
         idle = self._connection.pgconn.transaction_status == TransactionStatus.IDLE
         if self.was_ended or (self._began and idle):
@@ -154,16 +154,16 @@ class TransactionWatch:
 
     @property
     def abandoned(self) -> TransactionIdentity | None:
-        """What may hold locks for the transaction when its connection is lost before COMMIT."""
+        """The transaction that may hold locks when its connection is lost before COMMIT."""
         backend = learned_of(self._connection).backend
         return self.identity or (
             TransactionIdentity(None, backend) if backend is not None else None
         )
 
     def ask(self, *, locked: bool = False) -> None:
-        """Ask in a round trip of its own, and let the transaction have an id if it has none.
+        """Ask in a round trip of its own, and have an id assigned if there is none.
 
-        For what nothing could ride with, and for what a savepoint undid.
+        After statements with which nothing could be sent, and after a savepoint was undone.
 
         Args:
             locked: Whether psycopg's lock of the connection is held.
@@ -181,8 +181,8 @@ class TransactionWatch:
     def ask_whether_it_wrote(self) -> bool:
         """Ask in a round trip of its own whether the transaction has written anything.
 
-        Its text did not show that it has, but a trigger or a view may. Then it has an id
-        afterwards, even if its only rows are those of a foreign server.
+        The text of its statements did not show that, but a trigger or a view may have. If it has
+        written, it has an id afterwards, even if its only rows are those of a foreign server.
         """
         self._ask(questions_for(self._connection).unless_reading, None, locked=False)
         return self.identity is not None
@@ -203,8 +203,8 @@ class TransactionWatch:
         if question is None:
             return None
         if not is_plain_write:
-            # Rows of a foreign server, and NOTIFY, give no id before COMMIT is under way, when
-            # nobody can ask any more: "no id" must not be taken for "nothing to lose".
+            # Rows of a foreign server and NOTIFY lead to an id only in COMMIT, when it is too late
+            # to ask: "no id" must not be taken for "has written nothing".
             question = questions.assigning or question
         # On a line of its own, since the statement may end in a comment.
         return f"\n;{question}" + (f";\n{self.record.insertion}" if self.record else "")
@@ -218,7 +218,7 @@ class TransactionWatch:
             self.has_to_ask = True
 
     def _identify(self, locked: bool) -> None:
-        """Know by what to tell this transaction from the next one of the session."""
+        """Find out what tells this transaction from the next one of the session."""
         # In a transaction that failed, and within a pipeline, nothing can be asked.
         failed = self._connection.pgconn.transaction_status == TransactionStatus.INERROR
         if failed or is_piping(self._connection):
@@ -226,7 +226,7 @@ class TransactionWatch:
         if self._started is None:
             self._started = self._ask_when_it_started(locked)
         if self.identity is None:
-            # By its id it is looked up if the connection is lost before that was told.
+            # If the connection is lost before it is verified, the id tells what became of it.
             self.ask(locked=locked)
 
     def _ask_when_it_started(self, locked: bool) -> bytes | None:

@@ -1,4 +1,4 @@
-"""What a transaction whose COMMIT had no answer can be looked up by, and what the server says."""
+"""Identifies a transaction, and asks its server whether it was committed."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ __all__ = [
 
 _STATUS = "SELECT pg_catalog.pg_xact_status(%s::pg_catalog.xid8)"
 
-# Ends a backend that still holds the transaction open: only the very same, whose pid is given out
-# again but not with that start, and only if it is idle, so that COMMIT never reached it. Its end
-# makes the status final. One that is under way is left to finish: ending it while it waits for a
-# synchronous standby would commit locally.
+# Ends a backend that still holds the transaction open. The start time is compared because pids are
+# reused. Only an idle one is ended, which COMMIT never reached; its end makes the status final. If
+# a busy one were ended while it waits for a synchronous standby, it would commit locally.
 _END_IDLE = """
     SELECT pg_catalog.pg_terminate_backend(pid)
       FROM pg_catalog.pg_stat_activity
@@ -50,9 +49,9 @@ _HAS_FOREIGN_TABLES = "SELECT 1 FROM pg_catalog.pg_class WHERE relkind = 'f' LIM
 
 
 class TransactionIdentity(NamedTuple):
-    """Whose transaction it is: its id, and where.
+    """The id of a transaction, and the backend that it ran in.
 
-    Without an id it has written nothing as yet, or its server tells of none.
+    Without an id it has written nothing yet, or its server does not tell.
     """
 
     xid: str | None
@@ -60,24 +59,24 @@ class TransactionIdentity(NamedTuple):
 
 
 class CommitStatus(Enum):
-    """What the server tells of a transaction."""
+    """What the server tells about a transaction."""
 
     COMMITTED = "committed"
     NOT_COMMITTED = "not committed"
-    """Nor will it be: it was rolled back, or this server's history has no such transaction."""
+    """It was rolled back, or is not part of this server's history."""
     IN_PROGRESS = "in progress"
     NOT_YET = "not yet known"
-    """A standby was asked, which knows only what has reached it."""
+    """A standby was asked, to which the transaction may not have come yet."""
     UNDECIDED = "undecided"
-    """It is over, and the id may be somebody else's by now, or was forgotten."""
+    """It is over; its id may have been reused, or its status is not kept any more."""
     FOREIGN = "unknown to another cluster"
-    """Whoever answers now is no successor of the transaction's server."""
+    """The server that answers is no successor of the transaction's server."""
     UNTOLD = "not told by this server"
-    """Not even whether it is over."""
+    """The server does not even tell whether it is over."""
 
 
 class Relation(Enum):
-    """How a server that is asked is related to that of the transaction."""
+    """How the server that is asked is related to the transaction's server."""
 
     SAME_INCARNATION = "the same, which has not ended meanwhile"
     SUCCESSOR = "the same cluster, perhaps after a crash or a failover"
@@ -98,7 +97,7 @@ def relation_of(connection: PooledConnection, lost: TransactionIdentity | None) 
 
 
 def _compare(then: Server, now: Server) -> Relation:
-    # What one of them hides proves nothing.
+    # A value that one of them hides proves nothing.
     if then.system is not None and now.system is not None and then.system != now.system:
         return Relation.FOREIGN
     if then.incarnation is not None and then.incarnation == now.incarnation:
@@ -119,11 +118,11 @@ def read_identity(connection: PooledConnection, answer: PGresult) -> Transaction
 
 
 def commit_status(connection: PooledConnection, lost: TransactionIdentity | None) -> CommitStatus:
-    """Look on another connection what became of a transaction.
+    """Ask on another connection whether a transaction was committed.
 
     Args:
         connection: One in autocommit, whose server has been learned.
-        lost: What is known of it; None, or one without an id, where its server tells of none.
+        lost: The transaction; None or without an id if its server does not tell that.
 
     Raises:
         psycopg.Error: The question failed.
@@ -132,8 +131,8 @@ def commit_status(connection: PooledConnection, lost: TransactionIdentity | None
     if lost is None or lost.xid is None or question is None:
         return CommitStatus.UNTOLD
     server = ask_backend(connection, question).server
-    kin = _compare(lost.backend.server, server)
-    if kin is Relation.FOREIGN:
+    relation = _compare(lost.backend.server, server)
+    if relation is Relation.FOREIGN:
         return CommitStatus.FOREIGN
     if server.in_recovery:
         return CommitStatus.NOT_YET
@@ -141,21 +140,23 @@ def commit_status(connection: PooledConnection, lost: TransactionIdentity | None
         with connection.unobserved():
             row = connection.execute(_STATUS, [lost.xid]).fetchone()
     except psycopg.errors.InvalidParameterValue:
-        # The id is in this server's future. A history that holds the COMMIT has passed it.
-        return CommitStatus.NOT_COMMITTED if kin is Relation.SUCCESSOR else CommitStatus.UNDECIDED
+        # The id is not given out yet; it would be if this server had the COMMIT.
+        return (
+            CommitStatus.NOT_COMMITTED if relation is Relation.SUCCESSOR else CommitStatus.UNDECIDED
+        )
     status = row[0] if row else None
     if status == "in progress":
         return CommitStatus.IN_PROGRESS
-    if status == "aborted" and kin is not Relation.UNKNOWN:
-        # Also after a crash: had it been committed, its id would not have been free again.
+    if status == "aborted" and relation is not Relation.UNKNOWN:
+        # After a crash too: the id of a committed transaction is not given out again.
         return CommitStatus.NOT_COMMITTED
-    if status == "committed" and kin is Relation.SAME_INCARNATION:
+    if status == "committed" and relation is Relation.SAME_INCARNATION:
         return CommitStatus.COMMITTED
     return CommitStatus.UNDECIDED
 
 
 def has_foreign_tables(connection: PooledConnection) -> bool:
-    """Ask whether the connection's database has any, whose rows are no part of it.
+    """Ask whether the database has foreign tables, whose rows are on another server.
 
     Raises:
         psycopg.Error: The question failed.
@@ -166,13 +167,13 @@ def has_foreign_tables(connection: PooledConnection) -> bool:
 def end_if_idle(connection: PooledConnection, lost: TransactionIdentity) -> None:
     """End the backend that still holds the transaction open, if COMMIT never reached it.
 
-    Without an id it has to be the backend of a direct connection, which works for nobody else.
+    Without an id it has to be the backend of a direct connection, which has no other user.
     """
     backend = {"pid": lost.backend.pid, "started": lost.backend.started, "xid": lost.xid}
     try:
         with connection.unobserved():
             connection.execute(_END_IDLE, backend)
     except psycopg.Error as error:
-        # A superuser's, or one under another role, can only be ended by time limits of its own.
+        # That of a superuser or another role can only be ended by its own time limits.
         if not is_refusal(error):
             raise

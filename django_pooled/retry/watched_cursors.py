@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.sql import Composable
 
-from django_pooled.sql.effects import only_reads
+from django_pooled.sql.effects import effect_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,11 +21,11 @@ _MAKERS = ("make_cursor", "make_debug_cursor")
 
 
 class WatchedCursors:
-    """Those of one wrapper, as long as an attempt on another database lasts.
+    """The cursors of one wrapper, while an attempt on another database lasts.
 
     Args:
         wrapper: Django's.
-        note: Called when there may have been a write.
+        note: Called when something may have been written.
     """
 
     def __init__(self, wrapper: BaseDatabaseWrapper, note: Callable[[], None]) -> None:
@@ -34,7 +34,7 @@ class WatchedCursors:
         self._connection: object = None
         self._changes: int | None = None
         self.connected()
-        # Last, and so next to the driver: what is executed is what others have made of it.
+        # Last, and so next to the driver: it sees the statement that is executed.
         wrapper.execute_wrappers.append(self._execute)
         own = vars(wrapper)
         replaced = (*_MAKERS, "_close")
@@ -56,7 +56,7 @@ class WatchedCursors:
         wrapper, own = self._wrapper, vars(self._wrapper)
         wrapper.execute_wrappers.remove(self._execute)
         for name, method in self._replaced.items():
-            # Unless somebody else has put something before it.
+            # Left alone if other code has replaced it since.
             if own.get(name) is method:
                 del own[name]
                 if name in self._outer:
@@ -64,12 +64,12 @@ class WatchedCursors:
         self._look()
 
     def _look(self) -> None:
-        """Note what went to the driver past Django's cursors, as far as it tells."""
+        """Take note of writes that bypassed Django's cursors, if the driver counts them."""
         if self._changes is not None and self._count() != self._changes:
             self._note()
 
     def _count(self) -> int | None:
-        """Return how many rows it has changed, where the driver tells, as SQLite's does."""
+        """Return how many rows were changed, if the driver counts them, as SQLite's does."""
         wrapper: Any = self._wrapper
         try:
             changes = getattr(self._connection, "total_changes", None)
@@ -80,7 +80,7 @@ class WatchedCursors:
 
     def _close(self, close: Callable[[], Any]) -> Any:
         self._look()
-        # What is closed does not tell any more, and has nothing to add.
+        # A closed connection does not tell any more.
         self._connection = self._changes = None
         return close()
 
@@ -101,10 +101,10 @@ class WatchedCursors:
 
 
 class _NotingCursor:
-    """Django's cursor; it also tells of statements that reach the driver in other ways."""
+    """Django's cursor, which also sees statements that reach the driver in other ways."""
 
     notes: list[Callable[[], None]]
-    """Those of attempts around each other."""
+    """Of nested attempts, each on another database."""
 
     def callproc(self, *args: Any, **kwargs: Any) -> Any:
         self._note_write()
@@ -117,7 +117,7 @@ class _NotingCursor:
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         for given in (*args, *kwargs.values()):
-            if isinstance(given, str | bytes | Composable) and not only_reads(given):
+            if isinstance(given, str | bytes | Composable) and not effect_of(given).reads:
                 self._note_write()
                 break
         return method(*args, **kwargs)
@@ -140,23 +140,19 @@ def _noting(kind: type) -> type:
 _SELECTS = re.compile(r"(?i)\s*(?:SELECT|VALUES)\b")
 # MySQL reads these otherwise than PostgreSQL; `name` is its "name".
 _UNLIKE_POSTGRESQL = re.compile(r"""["\\#]|/\*!""")
-# Ends or undoes what has been noted already. COMMIT PREPARED does more, and does not match.
-_CONTROLS_TRANSACTION = re.compile(
-    r"""(?ix) \s* (?:
-        BEGIN | START \s+ TRANSACTION | COMMIT | END | ROLLBACK
-        | (?: SAVEPOINT | RELEASE (?:\s+ SAVEPOINT)? | ROLLBACK \s+ TO (?:\s+ SAVEPOINT)? )
-          \s+ ["`]? \w+ ["`]?
-    ) \s* ;? \s*"""
-)
 
 
 def leaves_rows_alone(vendor: str, query: object) -> bool:
-    """Tell whether *query* is shown to write nothing that it would write again."""
+    """Tell whether *query* is shown to write nothing that another attempt would write again.
+
+    The end of a transaction writes nothing that was not noted before.
+    """
     if isinstance(query, str):
-        if _CONTROLS_TRANSACTION.fullmatch(query):
-            return True
         if vendor == "sqlite" and _SELECTS.match(query):
             return True
         if vendor == "mysql":
-            return not _UNLIKE_POSTGRESQL.search(query) and only_reads(query.replace("`", '"'))
-    return only_reads(query)
+            if _UNLIKE_POSTGRESQL.search(query):
+                return False
+            query = query.replace("`", '"')
+    effect = effect_of(query)
+    return effect.reads or effect.controls

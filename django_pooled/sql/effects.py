@@ -104,8 +104,8 @@ _ENDS = re.compile(
 _UNDOES = re.compile(r"rollback(?: work| transaction)? to\b")
 # What works on the transaction alone, and writes nothing.
 _CONTROLS = re.compile(
-    r"(?:savepoint|release|rollback(?: work| transaction)? to|begin|start transaction"
-    r"|set local|set transaction|fetch|move|close|lock)\b"
+    r"(?:savepoint|release|begin|start transaction|set local|set transaction|fetch|move|close|lock"
+    r"|(?:commit|rollback)(?! prepared)|end|abort)\b"
 )
 _PRECEDES = re.compile(
     r"(?:set|reset|notify|listen|unlisten|load|lock|discard|deallocate|savepoint|release|begin)\b"

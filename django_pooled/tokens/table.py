@@ -68,9 +68,9 @@ class Token:
 
     def __init__(self) -> None:
         self.value = uuid4()
-        self.suit(marks=True)
+        self.adapt(marks=True)
 
-    def suit(self, *, marks: bool) -> None:
+    def adapt(self, *, marks: bool) -> None:
         """Word the statements for a server.
 
         Args:
