@@ -1,4 +1,4 @@
-"""The body of a request, read as often as it takes."""
+"""The body of a request, which each attempt reads again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Body", "RecordedStream"]
 
-# The only private names of Django that the replay of requests rests on: HttpRequest has no way
-# to read a body twice, and its handlers set these as attributes of each request.
+# The only private names of Django in this folder: HttpRequest has no public way to read a body
+# twice, and its handlers set these as attributes of each request.
 STREAM = "_stream"  # what read() and body read from
 READ_STARTED = "_read_started"  # whether read() was called
 BODY = "_body"  # the bytes, once "body" was asked for
@@ -25,19 +25,19 @@ POST, FILES = "_post", "_files"  # what they were parsed to
 
 
 class RecordedStream(io.IOBase):
-    """A stream that cannot be rewound, with what was read from it.
+    """A stream that cannot be rewound, with a record of what was read from it.
 
     Args:
         source: The stream.
-        limit: Most bytes that are kept; beyond, none are.
+        limit: Most bytes that are recorded; if more are read, none are.
     """
 
     def __init__(self, source: Any, limit: int) -> None:
         self._source = source
         self._limit = limit
-        self._heard: list[bytes] | None = []
+        self._recorded: list[bytes] | None = []
         self._read = 0
-        self._again: io.BytesIO | None = None
+        self._replayed: io.BytesIO | None = None
         self._error: Exception | None = None
         self.position = 0
 
@@ -45,17 +45,17 @@ class RecordedStream(io.IOBase):
         return True
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read what was heard before, from where it was rewound to, and then on."""
+        """Read what was recorded, from the position on, and then from the source."""
         return self._next("read", -1 if size is None else size)
 
     def readline(self, size: int | None = -1, /) -> bytes:
         return self._next("readline", -1 if size is None else size)
 
     def close(self) -> None:
-        """Do nothing: Django closes what it has read to the end, and another attempt reads it."""
+        """Do nothing: Django closes a stream at its end, and another attempt reads it again."""
 
     def read_ahead(self, size: int) -> None:
-        """Wait for the next *size* bytes; what goes wrong is raised where they are read."""
+        """Wait for the next *size* bytes; an error is raised later, by the read that meets it."""
         ahead: list[bytes] = []
         try:
             while size > 0 and (data := self._source.read(size)):
@@ -63,51 +63,51 @@ class RecordedStream(io.IOBase):
                 size -= len(data)
         except Exception as error:
             self._error = error
-        self._heard = [b"".join(ahead)]
-        self._again = io.BytesIO(self._heard[0])
-        self._read = len(self._heard[0])
+        self._recorded = [b"".join(ahead)]
+        self._replayed = io.BytesIO(self._recorded[0])
+        self._read = len(self._recorded[0])
 
     def rewind(self, position: int) -> bool:
         """Return to a *position*; tell whether that is possible."""
         if position == self.position:
             return True
-        if self._heard is None:
+        if self._recorded is None:
             return False
-        self._heard = [b"".join(self._heard)]
-        self._again = io.BytesIO(self._heard[0])
-        self._again.seek(position)
+        self._recorded = [b"".join(self._recorded)]
+        self._replayed = io.BytesIO(self._recorded[0])
+        self._replayed.seek(position)
         self.position = position
         return True
 
     def _next(self, method: str, size: int) -> bytes:
         data = b""
-        if self._again is not None:
-            data = bytes(getattr(self._again, method)(size))
+        if self._replayed is not None:
+            data = bytes(getattr(self._replayed, method)(size))
             self.position += len(data)
             if len(data) == size or (method == "readline" and data.endswith(b"\n")):
                 return data
-            self._again = None
+            self._replayed = None
             if size > 0:
                 size -= len(data)
         if self._error is not None:
             if data:
-                # As from a socket that is lost after that.
+                # The next read raises, as from a socket that is lost meanwhile.
                 return data
             raise self._error
         more: bytes = getattr(self._source, method)(size)
         self.position += len(more)
         self._read += len(more)
         if self._read > self._limit:
-            self._heard = None
-        if self._heard is not None:
-            self._heard.append(more)
+            self._recorded = None
+        if self._recorded is not None:
+            self._recorded.append(more)
         return data + more if data else more
 
 
 class Body:
-    """Where the reading of a request's body stood.
+    """How far a request's body was read.
 
-    A request under WSGI gets a stream that records what is read from now on; under ASGI Django
+    Under WSGI the request gets a stream that records what is read from now on; under ASGI Django
     has put the body into a file.
     """
 
@@ -117,7 +117,7 @@ class Body:
         self._request = request
         self._position: int | None = None
         self.to_come = 0
-        """How many bytes the client may still be sending, if so few that all are kept."""
+        """Bytes that the client may still be sending, if they are few enough to be recorded."""
         attributes = vars(request)
         stream = attributes.get(STREAM)
         if stream is None or getattr(stream, "closed", False):
@@ -134,20 +134,20 @@ class Body:
                 self.to_come = length
 
     def read_ahead(self) -> None:
-        """Wait for the client to send it, as far as the view's own reading would be limited."""
+        """Wait for the client to send it, up to the limit of what a view may read."""
         to_come, self.to_come = self.to_come, 0
         stream = vars(self._request).get(STREAM)
         if to_come and isinstance(stream, RecordedStream):
             stream.read_ahead(to_come)
 
     def rewind(self, then: dict[str, Any]) -> None:
-        """Have it read again as before, by changing what attributes the request had *then*.
+        """Have it read again, by changing the attributes that the request had *then*.
 
-        What an attempt has read as a whole is kept as that. A form that was too large to be
-        recorded stays parsed.
+        A body that an attempt has read as a whole is kept. A form that was too large to be recorded
+        stays parsed.
 
         Raises:
-            CannotReplay: More was read than is kept.
+            CannotReplay: More was read than is recorded.
         """
         now = vars(self._request)
         if BODY in now and BODY not in then:
@@ -174,7 +174,7 @@ class Body:
         try:
             stream.seek(position)
         except ValueError:
-            # It was closed.
+            # It is closed.
             return False
         return True
 
@@ -183,7 +183,7 @@ _NO_BODY = (None, "", "0")
 
 
 def _limit() -> int:
-    # None allows bodies of any size; what is kept of one needs an end.
+    # None allows bodies of any size; what is recorded of one must have a limit.
     limit: int | None = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     return DATA_UPLOAD_MAX_MEMORY_SIZE if limit is None else limit
 

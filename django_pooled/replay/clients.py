@@ -1,4 +1,4 @@
-"""Whether the client that sent a request still waits for the answer."""
+"""Whether the client of a request still waits for the response."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["client_has_gone"]
 def client_has_gone(request: HttpRequest) -> bool | None:
     """Tell whether the client has closed its connection; None where that cannot be known.
 
-    Known under gunicorn and uWSGI on Linux, and where waitress looks ahead
-    (``channel_request_lookahead``). The client is whoever is connected to the server, such as a
-    proxy. One that has only shut down its side of the connection counts as gone, as it does for
-    nginx. Under ASGI the server's task knows, but not the thread in which a view runs.
+    It is known under gunicorn and uWSGI on Linux, and under waitress with
+    ``channel_request_lookahead``. The client is the other end of the server's connection, such as
+    a proxy. One that has only shut down its side counts as gone, as it does for nginx. Under ASGI
+    the server's task knows, but not the thread of the view.
     """
     told = request.META.get("waitress.client_disconnected")
     if told is not None:
@@ -26,7 +26,7 @@ def client_has_gone(request: HttpRequest) -> bool | None:
     socket = request.META.get("gunicorn.socket")
     if socket is not None:
         return _hung_up(socket.fileno())
-    # What uWSGI has inside its workers only.
+    # It exists only inside uWSGI's workers.
     uwsgi: Any = sys.modules.get("uwsgi")
     if hasattr(uwsgi, "connection_fd"):
         return _hung_up(uwsgi.connection_fd())

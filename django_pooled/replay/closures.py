@@ -1,4 +1,4 @@
-"""What a function works with besides its arguments: its object, and the variables around it."""
+"""The objects of a function besides its arguments: those it is bound to and closes over."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 from django_pooled.diagnostics.log_fields import facts
 
-from .object_state import EXACTLY
+from .object_state import CONTAINERS
 
 if TYPE_CHECKING:
     from types import CellType, CodeType
@@ -66,14 +66,14 @@ class Surroundings:
             except ValueError:
                 # Not assigned yet.
                 continue
-            holds_more = type(value) in EXACTLY
+            holds_more = type(value) in CONTAINERS
             if variable.is_watched:
                 watched.append(ClosedOver(variable, value, len(value) if holds_more else None))
             if not holds_more:
                 found.append(value)
             elif len(value) <= _MOST_LOOKED_AT:
                 values = list(value.values() if isinstance(value, dict) else value)
-                found += [each for each in values if type(each) not in EXACTLY]
+                found += [each for each in values if type(each) not in CONTAINERS]
         return watched
 
 

@@ -1,11 +1,11 @@
-"""Lists, dictionaries and sets, as they were and with what they held."""
+"""Lists, dictionaries and sets, with the objects that they hold."""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, Any
 
-from .object_state import DEPTH, EXACTLY, Kept, keeps
+from .object_state import CONTAINERS, DEPTH, Kept, keeps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,9 +16,9 @@ __all__ = ["KeptDict", "KeptList", "copy_of"]
 
 
 class KeptDict(Kept):
-    """What a dictionary held, and in which order."""
+    """A dictionary's items, in their order."""
 
-    # By dict's own methods: a QueryDict's refuse to change it or return copies of its lists.
+    # By dict's own methods: those of a QueryDict refuse changes or return copies of its lists.
     __slots__ = ("items", "value")
 
     def __init__(self, value: dict[Any, Any], snapshot: Snapshot, depth: int) -> None:
@@ -34,7 +34,7 @@ class KeptDict(Kept):
 
 
 class KeptList(Kept):
-    """What a list held."""
+    """A list's items."""
 
     __slots__ = ("items", "value")
 
@@ -62,7 +62,7 @@ class _KeptSet(Kept):
 
 
 class _KeptSequence(Kept):
-    # By the methods of its own: an OrderedDict's order is not in the dictionary that it is.
+    # By its own methods: dict's do not know the order of an OrderedDict.
     __slots__ = ("items", "value")
 
     def __init__(self, value: Any, snapshot: Snapshot, depth: int) -> None:
@@ -79,14 +79,14 @@ class _KeptSequence(Kept):
 
 
 class _KeptTuple(Kept):
-    # Nothing changes it, but what is in it may.
+    # It cannot change, but its items can.
     __slots__ = ()
 
     def __init__(self, value: Iterable[Any], snapshot: Snapshot, depth: int) -> None:
         snapshot.keep_all(value, depth - 1)
 
 
-EXACTLY.update(
+CONTAINERS.update(
     {
         dict: KeptDict,
         Counter: KeptDict,
@@ -110,8 +110,8 @@ keeps("rest_framework.utils.serializer_helpers.ReturnList")(KeptList)
 
 
 def copy_of(value: Any, depth: int = DEPTH) -> Any:
-    """Return a copy of Python's own containers; what else they hold is the same object."""
-    if type(value) not in EXACTLY or depth < 0:
+    """Return a copy of one of Python's own containers; other objects in it are not copied."""
+    if type(value) not in CONTAINERS or depth < 0:
         return value
     if isinstance(value, tuple):
         return tuple(copy_of(item, depth - 1) for item in value)

@@ -1,4 +1,4 @@
-"""Files, uploaded ones above all, at the place where an attempt found them."""
+"""Django's files, such as uploads: their position, and their content if they are in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["KeptFile", "rewind"]
 
 @keeps("django.core.files.base.File")
 class KeptFile(KeptAttributes):
-    """An open file and its position; of one in memory also what is in it."""
+    """An open file and its position; if it is in memory, also its content."""
 
     __slots__ = ("_content", "_position")
 
@@ -42,15 +42,15 @@ class KeptFile(KeptAttributes):
 def rewind(file: Any, position: int, content: Any = None) -> None:
     """Return to a position in Django's *file*.
 
-    One in memory that was closed is made anew from its *content*; one on disk that a storage
-    has moved away, as it does with uploads, is copied back to where it was.
+    If it was closed, a file in memory is made anew from its *content*. If a storage has moved it
+    away, as it does with uploads, a file on disk is copied back.
 
     Raises:
-        CannotReplay: It was closed, and is not to be had again.
+        CannotReplay: It was closed, and has no *content*.
     """
     if file.file.closed:
         if content is None:
-            # Without its name, which is the user's.
+            # Without its name, which comes from a user.
             raise CannotReplay("a file was closed and cannot be read again")
         file.file = type(file.file)(content)
     if hasattr(file, "temporary_file_path"):

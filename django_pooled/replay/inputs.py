@@ -1,11 +1,11 @@
-"""The inputs of a call: kept before its first attempt, put back before each further one."""
+"""The inputs of a call: kept before its first attempt, restored before each further one."""
 
 from __future__ import annotations
 
 from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeVar
 
-# For what they register.
+# They register how objects are kept.
 from . import containers, files, kinds, requests, sessions, streams  # noqa: F401
 from .activation import restore_activation
 from .clients import client_has_gone
@@ -27,20 +27,20 @@ R = TypeVar("R")
 
 
 class Inputs:
-    """What a call works with, as it is before the first attempt.
+    """The objects that a call works with, and their state before its first attempt.
 
-    Put back in place are requests (see `requests.KeptRequest`), class-based views, forms,
+    Restored in place are requests (see `requests.KeptRequest`), class-based views, forms,
     serializers, payloads and management commands by their attributes; model instances by
     fields and state; querysets without results that they did not have; files at their
-    position; lists, dictionaries and sets. An iterator that an attempt has begun to use up cannot
-    be put back, and ends it. They are found among the arguments and in what these
-    hold, in the object that a method is bound to, and in variables around the function. An
-    instance reached in another way gets back the state that it had before the attempt first
-    saved it. The language and time zone that were active are active again.
+    position; lists, dictionaries and sets. An iterator that an attempt has advanced
+    cannot be restored, and ends the attempts. All of them are found among the arguments and in
+    objects that these hold, in the object that a method is bound to, and in variables around the
+    function. A model instance that is found in another way gets back the state before its first
+    save. The active language and time zone are activated again.
 
-    What other threads change of a list or dictionary meanwhile is lost with it. Other objects are
-    left as an attempt leaves them. So a function must not change its own
-    globals, objects of classes of your own, or lists around it; the latter are told in the log.
+    Changes of a list or dictionary by other threads are lost. Other objects are left as an attempt
+    leaves them: a function must not change its globals, objects of the project's own classes, or
+    lists around it; the last are named in the log.
 
     Args:
         surroundings: Of what is called.
@@ -63,7 +63,7 @@ class Inputs:
         if surroundings.variables:
             self._watched = surroundings.look(found)
         self.are_to_come = False
-        """Whether a client may still be sending a part of them."""
+        """Whether a client may still be sending a request's body."""
         self._snapshot: Snapshot | None = None
         for value in found:
             if KINDS[type(value)] is not None:
@@ -73,7 +73,7 @@ class Inputs:
                 break
 
     def await_bodies(self) -> None:
-        """Wait for what clients still send."""
+        """Wait for the bodies that clients still send."""
         while self._snapshot is not None and self._snapshot.bodies:
             self._snapshot.bodies.pop().read_ahead()
 
@@ -99,7 +99,7 @@ class Inputs:
         self._saves.note(instance)
 
     def obstacle_after_restoring(self) -> str | None:
-        """Put everything back; return the reason if there must be no other attempt all the same."""
+        """Restore everything; return the reason if there must be no other attempt."""
         if self._snapshot is not None and any(map(client_has_gone, self._snapshot.requests)):
             return "the client has closed its connection"
         try:
@@ -109,7 +109,7 @@ class Inputs:
         return None
 
     def restore(self) -> None:
-        """Put everything back to what it was before the first attempt.
+        """Restore everything to its state before the first attempt.
 
         Raises:
             CannotReplay: That is not possible, so that there must be no other attempt.

@@ -1,4 +1,4 @@
-"""The classes whose objects belong to one call, and are put back whole."""
+"""The classes whose objects belong to one call; all their attributes are restored."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ class KeptPayload(KeptAttributes):
 
     def __init__(self, value: Any, snapshot: Snapshot, depth: int) -> None:
         super().__init__(value, snapshot, depth)
-        # What tells a field that was sent from one that has its default; no attribute of it.
+        # It tells fields that were sent from defaults, and is not among the attributes.
         snapshot.keep(value.model_fields_set, depth - 1)

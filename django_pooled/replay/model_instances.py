@@ -1,4 +1,4 @@
-"""Model instances that an attempt saves, as they were before."""
+"""Model instances that an attempt saves, with their state before that."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ class Recorder(Protocol):
 
 
 class Saves:
-    """The instances that are saved during one attempt, and what they were before the first time.
+    """The instances that are saved during one attempt, with their state before the first save.
 
-    Only those that something else refers to: what an attempt creates and drops is not kept
-    alive by this.
+    They are not kept alive by this: instances that an attempt creates and drops are freed.
 
     Args:
-        kept: What is put back anyway, if anything.
+        kept: The objects that are restored anyway.
     """
 
     def __init__(self, kept: Snapshot | None) -> None:
@@ -42,20 +41,20 @@ class Saves:
         self._noted: dict[int, tuple[ref[Model], dict[str, Any], Snapshot]] = {}
 
     def note(self, instance: Model) -> None:
-        """Take down *instance*, which is about to be saved."""
+        """Keep the state of *instance*, which is about to be saved."""
         number = id(instance)
         if number in self._noted or (self._kept is not None and self._kept.holds(instance)):
             return
         parts = Snapshot()
         attributes = vars(instance).copy()
         parts.keep_all(attributes.values(), _DEPTH)
-        # The function must not know self, or it would live as long as the instance does.
+        # Not a method, which would keep self alive as long as the instance.
         forget = partial(_forget, self._noted, number)
         self._noted[number] = (ref(instance, forget), attributes, parts)
 
     def restore(self) -> None:
-        """Put back those that are still there."""
-        # A list, since one may go meanwhile.
+        """Restore those that still exist."""
+        # A list, since one may be freed meanwhile.
         for reference, attributes, parts in list(self._noted.values()):
             instance = reference()
             if instance is not None:
@@ -74,7 +73,7 @@ current: ContextVar[Recorder | None] = ContextVar("django_pooled.saves", default
 
 
 def listen() -> None:
-    """Have every save of this process noted, if it happens during an attempt."""
+    """Take note of every save of this process that happens during an attempt."""
     pre_save.connect(_before_save, weak=False, dispatch_uid="django_pooled.replay")
 
 

@@ -1,4 +1,4 @@
-"""What objects were at one moment, so that they can be put back in place."""
+"""The state of objects at one moment, so that it can be restored in place."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
 
-__all__ = ["DEPTH", "EXACTLY", "KINDS", "Kept", "KeptAttributes", "Snapshot", "keeps", "kinds"]
+__all__ = ["CONTAINERS", "DEPTH", "KINDS", "Kept", "KeptAttributes", "Snapshot", "keeps", "kinds"]
 
 DEPTH = 8
 """How far objects are followed: an argument's list, its rows, their relations' rows."""
 
 
 class Kept:
-    """One object as it was; subclasses say what of it is put back, always in place."""
+    """One object and its state; subclasses say what of it is restored, always in place."""
 
     __slots__ = ()
 
     def __init__(self, value: Any, snapshot: Snapshot, depth: int) -> None:
-        """Take down the state of *value*, and have *snapshot* keep what else it holds."""
+        """Keep the state of *value*, and have *snapshot* keep the objects that it holds."""
 
     def restore(self) -> None:
-        """Put it back.
+        """Restore the state.
 
         Raises:
             CannotReplay: That is not possible.
@@ -50,7 +50,7 @@ class AwaitedBody(Protocol):
 
 
 class Snapshot:
-    """Objects and what they were, each once; the same object keeps its identity."""
+    """The state of objects, each of them once; an object keeps its identity."""
 
     __slots__ = ("_kept", "bodies", "hooks", "requests")
 
@@ -62,16 +62,16 @@ class Snapshot:
         """The requests among the objects, wherever they were."""
 
     def keep(self, value: object, depth: int = DEPTH) -> None:
-        """Take down what *value* is, if it is of a kind that can be put back."""
+        """Keep the state of *value*, if its class is one whose objects are restored."""
         kind = KINDS[type(value)]
         if kind is None or depth < 0 or id(value) in self._kept:
             return
-        # Before its state is taken, which may lead back here.
+        # Before its state is taken, since it may hold itself.
         self._kept[id(value)] = _NOT_YET
         self._kept[id(value)] = kind(value, self, depth)
 
     def keep_all(self, values: Iterable[object], depth: int = DEPTH) -> None:
-        """Take down what each of them is."""
+        """Keep the state of each of them."""
         for value in values:
             if KINDS[type(value)] is not None:
                 self.keep(value, depth)
@@ -79,11 +79,11 @@ class Snapshot:
     def holds(self, value: object) -> bool:
         """Tell whether the attributes of *value* are kept."""
         kept = self._kept.get(id(value))
-        # What else was kept may be gone, and its id another's.
+        # An object that was kept otherwise may be gone, and its id reused.
         return isinstance(kept, KeptAttributes) and kept.value is value
 
     def restore(self) -> None:
-        """Make every object again what it was.
+        """Restore every object.
 
         Raises:
             CannotReplay: That is not possible for one of them.
@@ -112,8 +112,8 @@ K = TypeVar("K", bound=Kept)
 
 # By name, so that nothing is imported that the project does not use.
 _BY_NAME: dict[str, type[Kept]] = {}
-EXACTLY: dict[type, type[Kept]] = {}
-"""Kinds for a type alone: what its subclasses keep elsewhere would not be put back."""
+CONTAINERS: dict[type, type[Kept]] = {}
+"""Python's own containers, without subclasses, whose further state would not be restored."""
 
 _NOT_YET = object.__new__(Kept)
 _MOST_TYPES = 5000
@@ -144,17 +144,17 @@ def keeps(name: str) -> Callable[[type[K]], type[K]]:
 
 
 def kinds() -> list[str]:
-    """Return the full names of the classes whose objects are put back."""
+    """Return the full names of the classes whose objects are restored."""
     return sorted(_BY_NAME)
 
 
 def _find_kind(cls: type) -> type[Kept] | None:
-    if cls in EXACTLY:
-        return EXACTLY[cls]
+    if cls in CONTAINERS:
+        return CONTAINERS[cls]
     for base in cls.__mro__:
         kind = _BY_NAME.get(f"{base.__module__}.{base.__qualname__}")
         if kind is not None:
             return kind
     if issubclass(cls, tuple):
-        return EXACTLY[tuple]
+        return CONTAINERS[tuple]
     return _BY_NAME["collections.abc.Iterator"] if issubclass(cls, Iterator) else None

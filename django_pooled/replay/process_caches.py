@@ -1,4 +1,4 @@
-"""What Django remembers for the whole process: rows, which a rollback may have taken away."""
+"""Django's caches of rows for the whole process, which a rollback makes stale."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _MANAGERS = (
 
 
 def forget_rows() -> None:
-    """Have Django ask for those rows again, since a transaction was rolled back.
+    """Clear the caches, since a transaction was rolled back.
 
-    What it had made or changed, such as a type of content that ``get_for_model()`` creates, would
-    be believed by every later transaction of the process.
+    Every later transaction of the process would use rows that it had made or changed, such as a
+    content type that ``get_for_model()`` creates.
     """
     for module, name in _MANAGERS:
-        # Not imported where nobody uses it.
+        # Not imported if the project does not use it.
         model: Any = getattr(sys.modules.get(module), name, None)
         if model is not None:
             model.objects.clear_cache()

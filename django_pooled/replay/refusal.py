@@ -15,6 +15,6 @@ class CannotReplay(Exception):
     """
 
     def __init__(self, reason: str) -> None:
-        # It may name what came with a request.
+        # It may quote values of a request.
         self.reason = one_line(masked(reason))
         super().__init__(self.reason)

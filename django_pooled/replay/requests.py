@@ -1,4 +1,4 @@
-"""Requests: their body, what middleware has made of them, and the environment they came with."""
+"""Requests: their attributes, and their body, which each attempt reads again."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["KeptRequest"]
 
 @keeps("django.http.request.HttpRequest")
 class KeptRequest(KeptAttributes):
-    """A request, with all attributes that it has, and the body still to be read.
+    """A request: all its attributes, and the body that is still to be read.
 
-    Lists, dictionaries and sets among them are kept as deep as they go; the user, session and
-    messages by what they are. Of the server's own dictionaries, ``META`` and ASGI's
-    ``scope``, only the entries are.
+    Lists, dictionaries and sets among the attributes are kept with what they hold; the user,
+    session and messages are kept by their classes. Of the server's own dictionaries, ``META`` and
+    ASGI's ``scope``, only the entries are kept.
     """
 
     __slots__ = ("_body", "request")
 
     def __init__(self, value: HttpRequest, snapshot: Snapshot, depth: int) -> None:
         self.request = value
-        # First, because it may exchange the stream.
+        # First, because it may replace the stream.
         self._body = Body(value)
         if self._body.to_come:
             snapshot.bodies.append(self._body)
-        # Before the rest, so that nobody goes through what they hold.
+        # Before the rest, so that their values are not followed.
         snapshot.keep(value.META, 0)
         snapshot.keep(getattr(value, "scope", None), 0)
         snapshot.requests.append(value)

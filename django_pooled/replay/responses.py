@@ -1,4 +1,4 @@
-"""What a view's response says about its transaction."""
+"""What the result of a function says about its transaction."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def asks_for_rollback(result: object) -> bool:
 
 
 def refuse_coroutine(result: object) -> None:
-    """Refuse what a view with async methods returns: ``dispatch()`` itself is not async.
+    """Refuse the result of a view with async methods, whose ``dispatch()`` is not async itself.
 
     Raises:
         TypeError: It would run after the transaction.

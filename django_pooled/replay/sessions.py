@@ -1,4 +1,4 @@
-"""Sessions, and what an attempt did to them where no rollback reaches."""
+"""Sessions, and their stores, which a rollback does not restore."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ __all__ = ["KeptSession"]
 
 _HOOKED = ("save", "delete", "asave", "adelete")
 _DATA_DEPTH = 32
-"""Far enough for whatever is stored in a session."""
+"""Deep enough for any data of a session."""
 
 
 @keeps("django.contrib.sessions.backends.base.SessionBase")
 class KeptSession(KeptAttributes):
-    """A session: its key, its data if it was loaded, and what is stored outside the transaction.
+    """A session: its key, its data if it was loaded, and its entries in the store.
 
     ``login()``, ``logout()``, ``cycle_key()`` and ``flush()`` store and delete at once. In a
-    table the rollback undoes that; an attempt that wrote to another database's gets no successor.
-    In a cache or in files nothing does: there each attempt's first store or deletion of a key
-    is preceded by a look at what it holds, which is put back before another attempt. Only what the
-    attempt has done is undone: a session that was changed or ended elsewhere meanwhile stays so.
+    table of the same database the rollback undoes that; a table of another database counts as
+    written to, so that no attempt follows. In a cache or in files, the entry is read before an
+    attempt first stores or deletes it, and is restored before the next attempt. Only changes of
+    the attempt are undone: a session that was changed or ended by others meanwhile stays so.
     """
 
-    __slots__ = ("_outer", "_session", "_touched")
+    __slots__ = ("_outer", "_session", "_stored")
 
     def __init__(self, value: SessionBase, snapshot: Snapshot, depth: int) -> None:
         super().__init__(value, snapshot, _DATA_DEPTH)
         self._session = value
-        self._touched: dict[str, _Touched] = {}
+        self._stored: dict[str, _StoredSession] = {}
         self._outer: dict[str, Any] = {}
         snapshot.hooks.append(self)
 
     def start(self) -> None:
-        """Begin to look, unless all of it is in a table."""
+        """Begin to watch the store, unless it is a table."""
         if not _in_a_table(self._session):
             attributes = vars(self._session)
-            # An attempt around this one, on another database, goes on looking.
+            # An outer attempt, on another database, goes on watching.
             self._outer = {name: attributes[name] for name in _HOOKED if name in attributes}
             attributes.update({name: getattr(self, f"_{name}") for name in _HOOKED})
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         attributes = vars(self._session)
         if attributes.get("save") == self._save:
             for name in _HOOKED:
@@ -65,9 +65,9 @@ class KeptSession(KeptAttributes):
 
     def restore(self) -> None:
         super().restore()
-        touched, self._touched = self._touched, {}
+        stored, self._stored = self._stored, {}
         try:
-            for one in touched.values():
+            for one in stored.values():
                 one.undo()
         except Exception as error:
             raise CannotReplay(f"the session could not be put back: {told(error)}") from error
@@ -76,47 +76,47 @@ class KeptSession(KeptAttributes):
         session = self._session
         if session.session_key is None:
             # Calls this again, with the key that it makes.
-            self._theirs("save")(must_create)
+            self._original("save")(must_create)
             return
-        touched = self._touch(session.session_key, new=must_create)
-        self._theirs("save")(must_create)
-        touched.saved()
+        stored = self._stored_before(session.session_key, new=must_create)
+        self._original("save")(must_create)
+        stored.saved()
 
     def _delete(self, session_key: str | None = None) -> None:
         key = session_key or self._session.session_key
         if key is not None:
-            self._touch(key).about_to_delete()
-        self._theirs("delete")(session_key)
+            self._stored_before(key).about_to_delete()
+        self._original("delete")(session_key)
 
     async def _asave(self, must_create: bool = False) -> None:
         session = self._session
         if session.session_key is None:
-            await self._theirs("asave")(must_create)
+            await self._original("asave")(must_create)
             return
-        touched = await sync_to_async(self._touch)(session.session_key, new=must_create)
-        await self._theirs("asave")(must_create)
-        await sync_to_async(touched.saved)()
+        stored = await sync_to_async(self._stored_before)(session.session_key, new=must_create)
+        await self._original("asave")(must_create)
+        await sync_to_async(stored.saved)()
 
     async def _adelete(self, session_key: str | None = None) -> None:
         key = session_key or self._session.session_key
         if key is not None:
-            touched = await sync_to_async(self._touch)(key)
-            await sync_to_async(touched.about_to_delete)()
-        await self._theirs("adelete")(session_key)
+            stored = await sync_to_async(self._stored_before)(key)
+            await sync_to_async(stored.about_to_delete)()
+        await self._original("adelete")(session_key)
 
-    def _theirs(self, name: str) -> Any:
-        """Return what stood there before: the store's method, or that of an attempt around."""
+    def _original(self, name: str) -> Any:
+        """Return the store's own method, or that of an outer attempt."""
         own = getattr(type(self._session), name)
         return self._outer.get(name) or partial(own, self._session)
 
-    def _touch(self, key: str, new: bool = False) -> _Touched:
-        if key not in self._touched:
-            self._touched[key] = _Touched(type(self._session), key, new)
-        return self._touched[key]
+    def _stored_before(self, key: str, new: bool = False) -> _StoredSession:
+        if key not in self._stored:
+            self._stored[key] = _StoredSession(type(self._session), key, new)
+        return self._stored[key]
 
 
-class _Touched:
-    """What the store held of one key before an attempt, and what the attempt left there."""
+class _StoredSession:
+    """One entry of the store: its data before an attempt, and after it."""
 
     __slots__ = ("_after", "_before", "_deleted", "_key", "_made", "_store")
 
@@ -130,18 +130,18 @@ class _Touched:
 
     def saved(self) -> None:
         self._made = self._made or self._before is None
-        # As the store returns it: not every one does so with the same types.
+        # As the store returns it, which may be in other types.
         self._after = self._look()
         self._deleted = False
 
     def about_to_delete(self) -> None:
-        # What is not there any more was ended elsewhere, and must not come back.
+        # If it is gone already, it was ended by others and must not come back.
         self._deleted = self._deleted or self._look() is not None
         self._after = None
 
     def undo(self) -> None:
         if _caches_a_table(self._store):
-            # The table tells again what it is, or that it is gone.
+            # The next read asks the table.
             cache = caches[settings.SESSION_CACHE_ALIAS]
             cache.delete(self._store.cache_key_prefix + self._key)  # type: ignore[attr-defined]
             return
@@ -153,7 +153,7 @@ class _Touched:
             self._write(must_create=now is None)
 
     def _look(self) -> dict[str, Any] | None:
-        """Return what is stored, if anything; a table needs no look."""
+        """Return the stored data, if there is any; None for a table, which is not asked."""
         if _caches_a_table(self._store):
             return None
         session = self._store(self._key)
@@ -162,7 +162,7 @@ class _Touched:
         data: dict[str, Any] = session.load()
         if session.session_key == self._key:
             return data
-        # It had expired. A store of files has made a new one, which nobody needs.
+        # It had expired, and a store of files has made a new one in its place.
         if session.session_key is not None:
             session.delete(session.session_key)
         return None
@@ -175,16 +175,16 @@ class _Touched:
         try:
             session.save(must_create=must_create)
         except (backends.UpdateError, backends.CreateError):
-            # Somebody was faster.
+            # Another request was faster.
             return
 
 
 def _in_a_table(session: SessionBase) -> bool:
-    # Where this is not imported, no session is kept in a table by it.
+    # If it is not imported, it is not the store.
     db: Any = sys.modules.get("django.contrib.sessions.backends.db")
     if db is None or not isinstance(session, db.SessionStore):
         return False
-    # A subclass that stores in its own way may store elsewhere too, as cached_db does.
+    # A subclass with its own methods may store in another place too, as cached_db does.
     kind = type(session)
     return kind.save is db.SessionStore.save and kind.delete is db.SessionStore.delete
 

@@ -19,15 +19,15 @@ __all__ = ["KeptIterator", "KeptStream"]
 
 @keeps("collections.abc.Iterator")
 class KeptIterator(Kept):
-    """An iterator, of which an attempt must not have taken anything.
+    """An iterator, which an attempt must not have advanced.
 
-    Only one that is an argument itself; what else has one knows why.
+    Only if it is an argument itself; nested iterators are left alone.
     """
 
     __slots__ = ("_left", "_value")
 
     def __init__(self, value: Any, snapshot: Snapshot, depth: int) -> None:
-        # What gives out another iterator each time, such as a mock, is none itself.
+        # An object that returns another iterator each time, such as a mock, is not one itself.
         self._value = value if depth == DEPTH and iter(value) is value else None
         self._left = _left(self._value)
 
@@ -40,12 +40,12 @@ class KeptIterator(Kept):
 
 
 def _left(value: Any) -> int | None:
-    """Return what tells how much of an iterator is left; None if nothing does."""
+    """Return a value that changes when an iterator is advanced; None if there is none."""
     if isinstance(value, GeneratorType):
         state = inspect.getgeneratorstate(value)
         return {inspect.GEN_CREATED: 1, inspect.GEN_CLOSED: 0}.get(state)
     if isinstance(value, count | cycle | repeat):
-        # There is always more of it.
+        # It never ends.
         return 1
     return length_hint(value) if hasattr(value, "__length_hint__") else None
 

@@ -1,4 +1,4 @@
-"""Tasks of a queue, which are to be made of a retried function and not the other way round."""
+"""Refuses tasks of a queue: the task has to be made of the retried function."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["refuse_tasks"]
 
 
 def refuse_tasks(function: object) -> None:
-    """Refuse what a task queue has already made a task of.
+    """Refuse a function that a task queue has already turned into a task.
 
     The worker would call the task itself, and not what the decorator returns.
 
@@ -14,7 +14,7 @@ def refuse_tasks(function: object) -> None:
         TypeError: With the right order of decorators.
     """
     kind = type(function)
-    # By its type: to look for an attribute of a shared_task itself finalizes Celery's app.
+    # By its type: an attribute lookup on a shared_task would finalize Celery's app.
     for queue, decorator, marks in [
         ("celery.", "@shared_task", ("delay", "apply_async")),
         ("dramatiq.", "@dramatiq.actor", ("send", "send_with_options")),

@@ -1,4 +1,4 @@
-"""A token: a row that is there if, and only if, a transaction was committed."""
+"""Tokens: rows that exist if, and only if, their transaction was committed."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ TABLE = "django_pooled_token"
 MARK = "django_pooled.token"
 """A parameter that is set along with the row, for the rest of the transaction.
 
-A savepoint undoes both or none, and to read it is in nobody's way under SERIALIZABLE.
+A savepoint undoes both or none, and reading it causes no conflict under SERIALIZABLE.
 """
 KEPT_FOR = "1 day"
-"""Far longer than anybody looks for a token: at most a call's deadline."""
+"""Far longer than a token is looked for, which is at most the deadline of a call."""
 SWEPT_EVERY = 3600.0
 """Seconds between two sweeps of one process, while they find nothing more."""
 SWEPT_AT_ONCE = 1000
 """Rows: a request pays for a few milliseconds of it."""
-# By the index on created_at. What another process is deleting is left to it.
+# By the index on created_at. Rows that another process is deleting are skipped.
 SWEEP = f"""
     DELETE FROM {TABLE} WHERE token IN (
         SELECT token FROM {TABLE} WHERE created_at < now() - interval '{KEPT_FOR}'
@@ -45,8 +45,7 @@ SWEEP = f"""
 CLAIM_WAITS = "500ms"
 """How long a claim waits for the end of the transaction that has the token."""
 
-# The body of a transaction may have set another search_path than the inquiry has, and several
-# schemas may have the table.
+# The transaction may have had another search_path, and several schemas may have the table.
 _TABLES = f"""
     SELECT pg_catalog.quote_ident(nspname) || '.{TABLE}'
       FROM pg_catalog.pg_class
@@ -60,10 +59,10 @@ _swept_at: dict[str, float] = {}
 
 
 class Token:
-    """Made by the client, so that it is known whatever becomes of the connection.
+    """A value made by the client, which is known even if the connection is lost.
 
-    All attempts of one call have the same, which is unique in the table: two of them can't
-    both be committed, not even if a server's answer were wrong.
+    All attempts of one call have the same token, which is unique in the table: no two of them can
+    be committed, even if an answer of the server were wrong.
     """
 
     def __init__(self) -> None:
@@ -71,7 +70,7 @@ class Token:
         self.adapt(marks=True)
 
     def adapt(self, *, marks: bool) -> None:
-        """Word the statements for a server.
+        """Compose the statements for a server.
 
         Args:
             marks: Whether it lets a parameter of ours be set for the rest of a transaction.
@@ -87,7 +86,7 @@ class Token:
         )
         if marks:
             self.insertion = _marking(self.insertion)
-            # To look for the row is left to those who may have lost the mark alone.
+            # The row is looked for only if the mark may have been lost.
             self.insertion_if_missing = _marking(
                 self.insertion_if_missing.replace(" WHERE NOT", f" WHERE NOT {is_marked} AND NOT")
             )
@@ -105,10 +104,10 @@ class Token:
             )
 
     def claim(self, connection: PooledConnection) -> None:
-        """Try to insert the token, and leave nothing behind.
+        """Try to insert the token, and roll that back.
 
-        That it can be inserted shows that the transaction was not committed and never will be: one
-        in progress that has the token, as each has before COMMIT is sent, makes this one wait.
+        If that is possible, the transaction was not committed and never will be: a transaction in
+        progress has inserted the token before its COMMIT, and makes this one wait.
 
         Raises:
             psycopg.errors.UniqueViolation: The transaction was committed.
@@ -120,7 +119,7 @@ class Token:
             self._insert(connection, _tables(psycopg.ClientCursor(connection)))
 
     def can_be_left(self, connection: PooledConnection) -> bool:
-        """Tell whether the connection's own role may leave it, in the schemas of its own."""
+        """Tell whether the connection's own role may insert it, with its own search_path."""
         try:
             self._insert(connection, [TABLE])
         except psycopg.Error:
@@ -128,10 +127,10 @@ class Token:
         return True
 
     def _insert(self, connection: PooledConnection, tables: list[str]) -> None:
-        """Insert it into each table, and leave nothing behind."""
+        """Insert it into each table, and roll that back."""
         cursor = psycopg.ClientCursor(connection)
         with connection.unobserved():
-            # A higher level may say 40001 in place of 23505.
+            # At a higher level the error may be 40001 in place of 23505.
             cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
             try:
                 cursor.execute(f"SET LOCAL lock_timeout = '{CLAIM_WAITS}'")
@@ -162,14 +161,14 @@ def _marking(insertion: str) -> str:
 
 
 def sweep_now_and_then(wrapper: DatabaseWrapper) -> None:
-    """Delete some old tokens, if this process has not done so for an hour; outside a transaction.
+    """Delete old tokens outside of a transaction, at most once an hour in this process.
 
-    As many as one request can be made to pay for. While more are left, the next request goes on.
+    Only as many as one request can take the time for; while more are left, the next one continues.
     """
     now = monotonic()
     if now - _swept_at.get(wrapper.alias, float("-inf")) < SWEPT_EVERY:
         return
-    # Threads that come meanwhile leave it to this one.
+    # Other threads leave it to this one.
     _swept_at[wrapper.alias] = now
     try:
         with wrapper.cursor() as cursor:
