@@ -880,7 +880,7 @@ def test_behind_pgbouncer_it_is_found_out_too(
         # The fault strikes between the client and PgBouncer.
         bank.proxy.retarget(pooler.host, pooler.port)
         bank.alias = make_database(
-            bank.server, through=bank.proxy, name=bank.database, max_size=3, timeout=10.0
+            bank.server, through=bank.proxy, database=bank.database, max_size=3, timeout=10.0
         )
         for _ in range(3):
             retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
