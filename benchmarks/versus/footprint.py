@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from django_pooled.poolstats.collect import collect
+from django_pooled.poolstats.processes.collect import collect
 
 from .contestants import NATIVE, OURS, named
 from .outcome import Metric, Outcome, interleaved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from django_pooled.poolstats.collect import collect
+from django_pooled.poolstats.processes.collect import collect
 from django_pooled.stats.snapshot import session_name
 
 if TYPE_CHECKING:

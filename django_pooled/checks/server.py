@@ -14,7 +14,7 @@ from django.db import connections
 from django_pooled.backend.databases import is_pooled
 from django_pooled.backend.options import parse
 from django_pooled.backend.parameters import server_of
-from django_pooled.poolstats.probe import NoAnswer, Probe
+from django_pooled.poolstats.server.probe import NoAnswer, Probe
 
 from .capacity import Neighbour, check_capacity, limits_of
 from .databases import pooled, refused

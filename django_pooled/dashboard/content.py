@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django_pooled.poolstats import findings
+from django_pooled.poolstats.findings import overview_findings
 from django_pooled.stats.snapshot import BOUNDS
 
 if TYPE_CHECKING:
-    from django_pooled.poolstats.findings import Finding
+    from django_pooled.poolstats.findings.finding import Finding
     from django_pooled.poolstats.overview import Overview
-    from django_pooled.poolstats.server_view import ServerView
+    from django_pooled.poolstats.server.view import ServerView
     from django_pooled.stats.snapshot import ProcessReport
 
     from .watch import Snapshot
@@ -31,8 +31,8 @@ def content(snapshot: Snapshot) -> dict[str, Any]:
         snapshot: From `watch`.
     """
     overview = snapshot.overview
-    found = findings.find(overview, snapshot.recent)
-    status = findings.status(found)
+    found = overview_findings.find(overview, snapshot.recent)
+    status = overview_findings.status(found)
     # Below a warning nothing is wrong, and a note is no headline.
     notes = found[1:] if status else found
     return {

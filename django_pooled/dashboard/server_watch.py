@@ -6,7 +6,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
-from django_pooled.poolstats.server_view import ServerProbe, ServerView
+from django_pooled.poolstats.server.view import ServerProbe, ServerView
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper

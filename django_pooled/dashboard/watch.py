@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from django.db import connections
 
 from django_pooled.pool import registry
-from django_pooled.poolstats.collect import collect_all
 from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.overview import Overview
+from django_pooled.poolstats.processes.collect import collect_all
 from django_pooled.poolstats.sources import databases, of_site, pooled_aliases, stats_dirs
 from django_pooled.stats.snapshot import process_report
 from django_pooled.stats.socket_folder import this_user

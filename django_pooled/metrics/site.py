@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from django_pooled.pool import registry
-from django_pooled.poolstats.collect import collect_all
+from django_pooled.poolstats.processes.collect import collect_all
 from django_pooled.poolstats.rows import PoolRow
 from django_pooled.poolstats.sources import databases, of_site, pooled_aliases, stats_dirs
 from django_pooled.stats import socket_folder

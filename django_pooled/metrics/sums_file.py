@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from django_pooled.diagnostics.log_fields import facts
 from django_pooled.diagnostics.redaction import told
-from django_pooled.poolstats.report_parser import parse_counters
+from django_pooled.poolstats.processes.report_parser import parse_counters
 from django_pooled.stats import publisher, socket_folder
 from django_pooled.stats.snapshot import BOUNDS, counters_as_json
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .thresholds import MEASURES
+from django_pooled.poolstats.findings.thresholds import MEASURES
 
 if TYPE_CHECKING:
     import argparse

@@ -9,10 +9,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from django_pooled.diagnostics.redaction import told
+from django_pooled.poolstats.processes.collect import collect_all
+from django_pooled.poolstats.server.view import ServerProbe
 
-from .collect import collect_all
 from .overview import Overview
-from .server_view import ServerProbe
 from .sources import pooled_aliases, stats_dirs
 
 if TYPE_CHECKING:

@@ -15,11 +15,10 @@ from .formatting import cut
 from .rows import Group, PoolRow
 
 if TYPE_CHECKING:
+    from django_pooled.poolstats.processes.collect import Collection
+    from django_pooled.poolstats.server.sessions import Session
+    from django_pooled.poolstats.server.view import ServerView, SessionGroup
     from django_pooled.stats.snapshot import ConnectionFigures, ProcessReport
-
-    from .collect import Collection
-    from .server_view import ServerView, SessionGroup
-    from .sessions import Session
 
 __all__ = ["Overview"]
 

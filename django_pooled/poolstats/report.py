@@ -7,14 +7,16 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from . import findings, table
-from .findings import Level
-from .thresholds import Thresholds, verdict
+from django_pooled.poolstats.findings.finding import Level
+from django_pooled.poolstats.findings.overview_findings import find, status
+from django_pooled.poolstats.findings.thresholds import Thresholds, verdict
+from django_pooled.poolstats.tables import overview_table
 
 if TYPE_CHECKING:
-    from .findings import Finding
+    from django_pooled.poolstats.findings.finding import Finding
+    from django_pooled.poolstats.tables.overview_table import Layout
+
     from .overview import Overview
-    from .table import Layout
 
 __all__ = ["NOTHING", "Report", "as_json", "as_table"]
 
@@ -49,12 +51,12 @@ class Report:
     ) -> None:
         self.overview = overview
         self.thresholds = thresholds or Thresholds()
-        self.found = self.thresholds.judge(overview, findings.find(overview, recent))
+        self.found = self.thresholds.judge(overview, find(overview, recent))
 
     @property
     def level(self) -> Level:
         """The level of the worst finding."""
-        return findings.status(self.found)
+        return status(self.found)
 
     def written(
         self, how: str, layout: Layout, *, check: bool = False, one_line: bool = False
@@ -83,7 +85,7 @@ class Report:
 def as_json(overview: Overview, found: list[Finding]) -> dict[str, Any]:
     """Return everything in plain values."""
     return overview.as_json() | {
-        "status": findings.status(found).name.lower(),
+        "status": status(found).name.lower(),
         "findings": [finding.as_json() for finding in found],
     }
 
@@ -97,13 +99,13 @@ def as_table(
 ) -> list[str]:
     """Return the lines of the table, or help where there is nothing to show."""
     collection = overview.collection
-    lines = [table.heading(overview, found, layout.paint), ""]
+    lines = [overview_table.heading(overview, found, layout.paint), ""]
     if collection.askable and not overview.groups and not collection.silent:
         folders = ", ".join(collection.folders) or "no folder"
         lines += NOTHING.format(user=_user(), folders=folders).splitlines()
         lines.append("")
         found = [finding for finding in found if finding.level is not Level.UNKNOWN]
-    return lines + table.render(overview, found, layout, recent=recent)
+    return lines + overview_table.render(overview, found, layout, recent=recent)
 
 
 def _user() -> str:

@@ -9,17 +9,19 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from django_pooled.poolstats.findings.overview_findings import find
+from django_pooled.poolstats.tables.pool_table import FEW, ORDERS
+
 from .difference import since
-from .findings import find
 from .formatting import cut
-from .pool_table import FEW, ORDERS
 from .report import as_table
 
 if TYPE_CHECKING:
-    from .findings import Finding
+    from django_pooled.poolstats.findings.finding import Finding
+    from django_pooled.poolstats.tables.overview_table import Layout
+
     from .observer import Observer
     from .overview import Overview
-    from .table import Layout
     from .terminal import Terminal
 
 __all__ = ["Watch"]

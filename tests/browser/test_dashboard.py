@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_pooled.poolstats.collect import collect
+from django_pooled.poolstats.processes.collect import collect
 from django_pooled.stats.snapshot import BOUNDS, Histogram
 from embedded_postgres import free_port
 from tests.browser import chromium as browsers

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.overview import Overview
-from django_pooled.poolstats.report_parser import parse_report
-from django_pooled.poolstats.server_view import ServerView
+from django_pooled.poolstats.processes.collect import Collection
+from django_pooled.poolstats.processes.report_parser import parse_report
+from django_pooled.poolstats.server.view import ServerView
 from django_pooled.stats.histogram import Histogram
 from django_pooled.stats.snapshot import ProcessReport
 

@@ -16,12 +16,12 @@ from django.core.management.base import BaseCommand, CommandError
 
 from django_pooled.poolstats import arguments
 from django_pooled.poolstats.difference import since
-from django_pooled.poolstats.findings import Level
+from django_pooled.poolstats.findings.finding import Level
+from django_pooled.poolstats.findings.thresholds import Thresholds
 from django_pooled.poolstats.observer import Observer
 from django_pooled.poolstats.report import Report
-from django_pooled.poolstats.table import WIDTH, Layout
+from django_pooled.poolstats.tables.overview_table import WIDTH, Layout
 from django_pooled.poolstats.terminal import Ended, Terminal, writer
-from django_pooled.poolstats.thresholds import Thresholds
 from django_pooled.poolstats.watch import ALL, Watch
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from django_pooled import registry
 from django_pooled.backend.parameters import server_of
 from django_pooled.checks import server as server_checks
 from django_pooled.checks.server_facts import ask_server
-from django_pooled.poolstats.probe import NoAnswer, Probe
+from django_pooled.poolstats.server.probe import NoAnswer, Probe
 from django_pooled.stats import publisher
 from embedded_postgres import free_port
 from tests.servers import pgbouncer

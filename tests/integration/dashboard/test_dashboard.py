@@ -26,9 +26,9 @@ from django_pooled.dashboard import access_tokens, content, watch
 from django_pooled.dashboard.server_watch import Answer, ServerWatch
 from django_pooled.dashboard.watch import Snapshot, Watch
 from django_pooled.poolstats import sources
-from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.overview import Overview
-from django_pooled.poolstats.server_view import ServerView, SessionGroup
+from django_pooled.poolstats.processes.collect import Collection
+from django_pooled.poolstats.server.view import ServerView, SessionGroup
 from django_pooled.stats.snapshot import BOUNDS, Counters, process_report
 from tests.servers.postgresql import backend_count
 from tests.sites.dashboard import settings as site_settings

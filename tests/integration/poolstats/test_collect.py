@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from django_pooled.poolstats.collect import collect
-from django_pooled.poolstats.question import Question
-from django_pooled.poolstats.socket_folders import SocketFolder
-from django_pooled.poolstats.user_limits import UserLimits
+from django_pooled.poolstats.processes.collect import collect
+from django_pooled.poolstats.processes.question import Question
+from django_pooled.poolstats.processes.socket_folders import SocketFolder
+from django_pooled.poolstats.processes.user_limits import UserLimits
 from django_pooled.stats import publisher
 from django_pooled.stats.socket_folder import Entry
 from tests.support.publisher import Publisher
@@ -177,7 +177,7 @@ def test_a_process_that_has_nothing_to_say_yet_is_asked_again() -> None:
 READ_ONLY = """
 import os, sys
 from django_pooled.stats import publisher, socket_folder
-from django_pooled.poolstats.collect import collect
+from django_pooled.poolstats.processes.collect import collect
 from django_pooled.stats.snapshot import process_report
 
 # In place of /tmp, in which there may be a folder of this user's from before.

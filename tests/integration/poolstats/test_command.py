@@ -20,9 +20,9 @@ import psycopg
 import pytest
 from django.core.management import CommandError, call_command
 
-from django_pooled.poolstats.collect import Collection
 from django_pooled.poolstats.overview import Overview
-from django_pooled.poolstats.server_view import ServerView
+from django_pooled.poolstats.processes.collect import Collection
+from django_pooled.poolstats.server.view import ServerView
 from django_pooled.stats.snapshot import process_report, session_name
 from tests.servers.postgresql import backend_count
 from tests.support.publisher import Publisher, snapshot
@@ -31,7 +31,7 @@ from tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from django_pooled.poolstats.findings import Finding, Level
+    from django_pooled.poolstats.findings.finding import Finding, Level
     from embedded_postgres import EmbeddedServer
     from tests.servers.fault_proxy import FaultProxy
     from tests.servers.postgresql import Servers

@@ -17,11 +17,12 @@ from django.db import connections
 
 from django_pooled.backend.parameters import server_of
 from django_pooled.dashboard.watch import Watch
-from django_pooled.poolstats import findings, user_limits
-from django_pooled.poolstats.collect import collect, collect_all
+from django_pooled.poolstats.findings import overview_findings as findings
+from django_pooled.poolstats.processes import user_limits
+from django_pooled.poolstats.processes.collect import collect, collect_all
+from django_pooled.poolstats.processes.socket_folders import find_folders
+from django_pooled.poolstats.processes.user_limits import UserLimits
 from django_pooled.poolstats.prometheus import as_text, of_overview
-from django_pooled.poolstats.socket_folders import find_folders
-from django_pooled.poolstats.user_limits import UserLimits
 from django_pooled.stats import socket_folder
 from tests.support.hostile_process import Hostile
 from tests.support.publisher import Publisher

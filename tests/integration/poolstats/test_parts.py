@@ -18,12 +18,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from django.db import connections
 
-from django_pooled.poolstats import findings
-from django_pooled.poolstats.collect import Collection, collect
+from django_pooled.poolstats.findings import overview_findings as findings
 from django_pooled.poolstats.observer import Observer
 from django_pooled.poolstats.overview import Overview
-from django_pooled.poolstats.server_view import ServerProbe, ServerView
-from django_pooled.poolstats.socket_folders import find_folders
+from django_pooled.poolstats.processes.collect import Collection, collect
+from django_pooled.poolstats.processes.socket_folders import find_folders
+from django_pooled.poolstats.server.view import ServerProbe, ServerView
 from django_pooled.stats.snapshot import process_report
 from tests.servers.postgresql import kill_backends
 from tests.support.publisher import snapshot

@@ -13,11 +13,11 @@ import pytest
 from django.db import connections
 
 from django_pooled import registry
-from django_pooled.poolstats import findings
-from django_pooled.poolstats.collect import Collection
-from django_pooled.poolstats.findings import Level
+from django_pooled.poolstats.findings import overview_findings as findings
+from django_pooled.poolstats.findings.finding import Level
 from django_pooled.poolstats.overview import Overview
-from django_pooled.poolstats.server_view import ServerProbe, ServerView
+from django_pooled.poolstats.processes.collect import Collection
+from django_pooled.poolstats.server.view import ServerProbe, ServerView
 from django_pooled.stats.snapshot import process_report
 from tests.servers import pgbouncer
 from tests.support.waiting import wait_until
@@ -92,7 +92,7 @@ def kinds(look: Callable[[], Overview]) -> list[str]:
 def test_a_lock_is_told_with_who_waits_and_who_has_it(
     look: Callable[[], Overview], server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_pooled.poolstats.server_findings.LONG_BLOCK", 0.0)
+    monkeypatch.setattr("django_pooled.poolstats.findings.server_findings.LONG_BLOCK", 0.0)
     alias: str = look.alias  # type: ignore[attr-defined]
     until = threading.Event()
     update = "UPDATE tally SET votes = votes + 1"
@@ -118,7 +118,7 @@ def test_a_lock_is_told_with_who_waits_and_who_has_it(
 def test_a_transaction_that_stays_open_is_found_with_its_connection(
     look: Callable[[], Overview], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_pooled.poolstats.server_findings.LONG_TRANSACTION", 0.0)
+    monkeypatch.setattr("django_pooled.poolstats.findings.server_findings.LONG_TRANSACTION", 0.0)
     alias: str = look.alias  # type: ignore[attr-defined]
     until = threading.Event()
     with in_a_thread(alias, "SELECT 1", until):
@@ -133,7 +133,7 @@ def test_a_transaction_that_stays_open_is_found_with_its_connection(
 def test_a_pool_whose_transactions_stay_open_is_diagnosed(
     look: Callable[[], Overview], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_pooled.poolstats.diagnosis.LONG", 0.0)
+    monkeypatch.setattr("django_pooled.poolstats.findings.diagnosis.LONG", 0.0)
     alias: str = look.alias  # type: ignore[attr-defined]
     until = threading.Event()
     with contextlib.ExitStack() as stack:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from django_pooled.poolstats import terminal as terminal_module
-from django_pooled.poolstats.table import Layout
+from django_pooled.poolstats.tables.overview_table import Layout
 from django_pooled.poolstats.terminal import Ended, Terminal
 from django_pooled.poolstats.watch import Watch
 from tests.integration.poolstats.test_command import Site

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_pooled.poolstats.collect import collect
+from django_pooled.poolstats.processes.collect import collect
 from tests.servers.postgresql import backend_count, backend_pids, kill_backends
 from tests.sites.workers import running
 from tests.support.waiting import wait_until

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_pooled.poolstats.collect import collect
-from django_pooled.poolstats.report_parser import parse_report
+from django_pooled.poolstats.processes.collect import collect
+from django_pooled.poolstats.processes.report_parser import parse_report
 from django_pooled.stats import publisher as publishing
 from django_pooled.stats import socket_folder
 from django_pooled.stats.snapshot import process_report

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_pooled.poolstats import findings
 from django_pooled.poolstats.difference import since
-from django_pooled.poolstats.findings import Finding, Level
-from django_pooled.poolstats.server_view import ServerView, SessionGroup, summed
-from django_pooled.poolstats.session_owners import root_of
-from django_pooled.poolstats.sessions import Session
-from django_pooled.poolstats.thresholds import Limit, Thresholds, verdict
+from django_pooled.poolstats.findings import overview_findings as findings
+from django_pooled.poolstats.findings.finding import Finding, Level
+from django_pooled.poolstats.findings.session_owners import root_of
+from django_pooled.poolstats.findings.thresholds import Limit, Thresholds, verdict
+from django_pooled.poolstats.server.sessions import Session
+from django_pooled.poolstats.server.view import ServerView, SessionGroup, summed
 from django_pooled.stats.snapshot import session_name
 from tests.support.reports import connection, overview, pool, process, times
 

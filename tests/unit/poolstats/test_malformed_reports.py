@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_pooled.poolstats.collect import collect
 from django_pooled.poolstats.difference import since
+from django_pooled.poolstats.findings.thresholds import Thresholds
+from django_pooled.poolstats.processes.collect import collect
+from django_pooled.poolstats.processes.report_parser import InvalidAnswer, parse_report
 from django_pooled.poolstats.report import Report, as_table
-from django_pooled.poolstats.report_parser import InvalidAnswer, parse_report
-from django_pooled.poolstats.server_view import ServerView, summed
-from django_pooled.poolstats.sessions import Session
-from django_pooled.poolstats.table import Layout
-from django_pooled.poolstats.thresholds import Thresholds
+from django_pooled.poolstats.server.sessions import Session
+from django_pooled.poolstats.server.view import ServerView, summed
+from django_pooled.poolstats.tables.overview_table import Layout
 from tests.support.reports import connection, overview, pool, process
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from django_pooled.poolstats.prometheus import Source, as_text, of_overview, of_pools
-from django_pooled.poolstats.server_view import ServerView
+from django_pooled.poolstats.server.view import ServerView
 from django_pooled.stats.histogram import BOUNDS
 from tests.support.reports import overview, pool, process, times
 

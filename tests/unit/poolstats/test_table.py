@@ -9,21 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_pooled.poolstats import (
-    arguments,
-    connection_table,
-    details,
-    formatting,
-    pool_table,
-    server_table,
-    table,
-)
-from django_pooled.poolstats.columns import COLUMNS
+from django_pooled.poolstats import arguments, formatting
 from django_pooled.poolstats.difference import since
-from django_pooled.poolstats.findings import Finding, Level
-from django_pooled.poolstats.server_view import ServerView, SessionGroup, summed
-from django_pooled.poolstats.sessions import Session
-from django_pooled.poolstats.table import Layout
+from django_pooled.poolstats.findings.finding import Finding, Level
+from django_pooled.poolstats.server.sessions import Session
+from django_pooled.poolstats.server.view import ServerView, SessionGroup, summed
+from django_pooled.poolstats.tables import connection_table, details, pool_table, server_table
+from django_pooled.poolstats.tables import overview_table as table
+from django_pooled.poolstats.tables.columns import COLUMNS
+from django_pooled.poolstats.tables.overview_table import Layout
 from tests.support.reports import connection, overview, pool, process, times
 
 if TYPE_CHECKING:

@@ -6,15 +6,17 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from django_pooled.poolstats.formatting import cut, many
+
 from .columns import COLUMNS, Line
-from .formatting import cut, many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from django_pooled.poolstats.overview import Overview
+    from django_pooled.poolstats.rows import PoolRow
+
     from .columns import Column
-    from .overview import Overview
-    from .rows import PoolRow
 
 __all__ = ["FEW", "ORDERS", "busiest_first", "lines"]
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .formatting import brief, count, cut, duration, kinds, labelled, many
-from .rows import failed_checkouts, last_failure
+from django_pooled.poolstats.formatting import brief, count, cut, duration, kinds, labelled, many
+from django_pooled.poolstats.rows import failed_checkouts, last_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from django_pooled.poolstats.overview import Overview
+    from django_pooled.poolstats.rows import Group
     from django_pooled.stats.counters import Counters
     from django_pooled.stats.histogram import Histogram
-
-    from .overview import Overview
-    from .rows import Group
 
 __all__ = ["lines"]
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from django_pooled.poolstats.formatting import brief, duration, kinds, many
+from django_pooled.poolstats.rows import failed_checkouts, last_failure
 from django_pooled.stats.combine import total
 
 from .diagnosis import diagnose
 from .finding import Finding, Level
-from .formatting import brief, duration, kinds, many
-from .rows import failed_checkouts, last_failure
 from .session_owners import name_connection, name_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .overview import Overview
-    from .rows import Group, PoolRow
+    from django_pooled.poolstats.overview import Overview
+    from django_pooled.poolstats.rows import Group, PoolRow
 
 __all__ = ["of_group"]
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .finding import Finding, Level
-from .findings import worst_first
+from .overview_findings import worst_first
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from .overview import Overview
-    from .rows import Group
+    from django_pooled.poolstats.overview import Overview
+    from django_pooled.poolstats.rows import Group
 
 __all__ = ["MEASURES", "Limit", "Thresholds", "verdict"]
 

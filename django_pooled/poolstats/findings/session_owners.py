@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .formatting import duration
+from django_pooled.poolstats.formatting import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from django_pooled.poolstats.overview import Overview
+    from django_pooled.poolstats.rows import PoolRow
+    from django_pooled.poolstats.server.sessions import Session
+    from django_pooled.poolstats.server.view import ServerView
     from django_pooled.stats.snapshot import ConnectionFigures
-
-    from .overview import Overview
-    from .rows import PoolRow
-    from .server_view import ServerView
-    from .sessions import Session
 
 __all__ = ["name_connection", "name_process", "name_session", "root_of"]
 

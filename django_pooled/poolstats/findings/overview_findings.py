@@ -5,15 +5,16 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from django_pooled.poolstats.formatting import many
+
 from .finding import Finding, Level
-from .formatting import many
 from .pool_findings import of_group
 from .server_findings import of_server
 
 if TYPE_CHECKING:
-    from .overview import Overview
+    from django_pooled.poolstats.overview import Overview
 
-__all__ = ["Finding", "Level", "find", "status", "worst_first"]
+__all__ = ["find", "status", "worst_first"]
 
 MOST = 20
 """Sentences about the pools of one user, where there are several."""

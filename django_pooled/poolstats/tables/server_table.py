@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .formatting import cut, duration, kinds, labelled, many
+from django_pooled.poolstats.formatting import cut, duration, kinds, labelled, many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .overview import Overview
-    from .server_view import ServerView
+    from django_pooled.poolstats.overview import Overview
+    from django_pooled.poolstats.server.view import ServerView
 
 __all__ = ["lines"]
 

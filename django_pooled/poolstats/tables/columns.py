@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from .formatting import count, duration
+from django_pooled.poolstats.formatting import count, duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .rows import Group
+    from django_pooled.poolstats.rows import Group
 
 __all__ = ["COLUMNS", "Column", "Line"]
 

@@ -11,8 +11,7 @@ import psycopg
 
 from django_pooled.backend.parameters import resolved
 from django_pooled.diagnostics.redaction import told
-
-from .formatting import brief
+from django_pooled.poolstats.formatting import brief
 
 if TYPE_CHECKING:
     from collections.abc import Callable

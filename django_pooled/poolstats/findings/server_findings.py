@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from django_pooled.poolstats.formatting import duration, kinds, many
+
 from .finding import Finding, Level
-from .formatting import duration, kinds, many
 from .session_owners import name_session, root_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .overview import Overview
-    from .server_view import ServerView
+    from django_pooled.poolstats.overview import Overview
+    from django_pooled.poolstats.server.view import ServerView
 
 __all__ = ["of_server"]
 

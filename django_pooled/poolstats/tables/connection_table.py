@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from .formatting import cut, cut_left, duration
-from .session_owners import name_session
+from django_pooled.poolstats.findings.session_owners import name_session
+from django_pooled.poolstats.formatting import cut, cut_left, duration
 
 if TYPE_CHECKING:
+    from django_pooled.poolstats.overview import Overview
+    from django_pooled.poolstats.rows import PoolRow
+    from django_pooled.poolstats.server.sessions import Session
     from django_pooled.stats.snapshot import ConnectionFigures
-
-    from .overview import Overview
-    from .rows import PoolRow
-    from .sessions import Session
 
 __all__ = ["lines"]
 

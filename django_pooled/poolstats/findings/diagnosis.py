@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from .formatting import duration
+from django_pooled.poolstats.formatting import duration
+
 from .session_owners import name_connection, name_session, root_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from django_pooled.poolstats.overview import Overview
+    from django_pooled.poolstats.rows import PoolRow
+    from django_pooled.poolstats.server.sessions import Session
+    from django_pooled.poolstats.server.view import ServerView
     from django_pooled.stats.snapshot import ConnectionFigures
-
-    from .overview import Overview
-    from .rows import PoolRow
-    from .server_view import ServerView
-    from .sessions import Session
 
 __all__ = ["Diagnosis", "diagnose"]
 

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from django_pooled.poolstats.findings.finding import Level
+from django_pooled.poolstats.findings.overview_findings import status
+from django_pooled.poolstats.formatting import many
+
 from . import connection_table, details, pool_table, server_table
-from .findings import Level, status
-from .formatting import many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .findings import Finding
-    from .overview import Overview
+    from django_pooled.poolstats.findings.finding import Finding
+    from django_pooled.poolstats.overview import Overview
 
 __all__ = ["WIDTH", "Layout", "heading", "render"]
 
