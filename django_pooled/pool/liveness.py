@@ -43,7 +43,8 @@ def ending_of(connection: PooledConnection) -> psycopg.Error | None:
     Without a round trip, as `looks_alive`. The error is the one that a statement would have met.
     """
     session = connection.session
-    if _reads_on(connection) and session.goodbye is None:
+    has_nothing_to_read = session.is_readable is not None and not session.is_readable()
+    if (has_nothing_to_read or _reads_on(connection)) and session.goodbye is None:
         return None
     if session.goodbye is None:
         return psycopg.OperationalError(connection.pgconn.get_error_message().strip())

@@ -244,11 +244,7 @@ class Attempt(Transaction):
             self.returned = result
             if result is self.rolled_back:
                 self._refuse_memoized()
-        if (
-            len(wrapper.atomic_blocks) > self._depth
-            or len(wrapper.savepoint_ids) > self._savepoints
-        ):
-            self._leave_blocks()
+        self._leave_blocks()
         connection = wrapper.connection
         status = connection.pgconn.transaction_status if connection is not None else None
         if (
@@ -270,12 +266,7 @@ class Attempt(Transaction):
 
     def _function_raised(self, error: BaseException) -> None:
         """Take note of what broke the transaction, if it was raised below Django."""
-        wrapper = self.wrapper
-        if (
-            len(wrapper.atomic_blocks) > self._depth
-            or len(wrapper.savepoint_ids) > self._savepoints
-        ):
-            self._leave_blocks()
+        self._leave_blocks()
         if isinstance(error, Exception):
             if len(self.failures) == self.forgiven and self._status in _BROKEN:
                 found = psycopg_error(error)

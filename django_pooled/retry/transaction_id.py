@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import psycopg
-    from psycopg.pq.abc import PGresult
 
     from django_pooled.pool.connection import PooledConnection
     from django_pooled.sql.effects import Effect
@@ -146,7 +145,11 @@ class TransactionWatch:
         """
         if addition is not None and cursor is not None:
             statements = 1 if self.record is None else 2
-            self._hear(take_results(cursor, statements, addition), cursor.rowcount)
+            answer = take_results(cursor, statements, addition)
+            self.identity = read_identity(self._connection, answer)
+            if self.identity is None and cursor.rowcount > 0:
+                # Rows of a foreign server, whose transaction ends with this one.
+                self.has_to_ask = True
         if self.may_have_ended:
             self._verify(locked)
         if self.succeeded and self._connection.pgconn.transaction_status == _INTRANS:
@@ -192,7 +195,7 @@ class TransactionWatch:
         if statements:
             answers = self._connection.ask(";\n".join(statements), locked=locked)
             if question is not None:
-                self._hear(answers[0], rows=0)
+                self.identity = read_identity(self._connection, answers[0]) or self.identity
 
     def _addition(self, *, is_plain_write: bool) -> str | None:
         learned: Learned | None = self._connection.session.learned
@@ -208,14 +211,6 @@ class TransactionWatch:
             question = questions.assigning or question
         # On a line of its own, since the statement may end in a comment.
         return f"\n;{question}" + (f";\n{self.record.insertion}" if self.record else "")
-
-    def _hear(self, answer: PGresult, rows: int) -> None:
-        """Take the answer to the question that went along with a statement of so many rows."""
-        if answer.get_value(0, 0) is not None:
-            self.identity = read_identity(self._connection, answer) or self.identity
-        if self.identity is None and rows > 0:
-            # Rows of a foreign server, whose transaction ends with this one.
-            self.has_to_ask = True
 
     def _identify(self, locked: bool) -> None:
         """Find out what tells this transaction from the next one of the session."""

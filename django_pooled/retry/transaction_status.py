@@ -106,9 +106,11 @@ def _compare(then: Server, now: Server) -> Relation:
 
 
 def read_identity(connection: PooledConnection, answer: PGresult) -> TransactionIdentity | None:
-    """Read the answer to either question; None if it does not tell which backend it is."""
-    values = answer.nfields
-    xid, pid, *rest = [(answer.get_value(0, at) or b"").decode() or None for at in range(values)]
+    """Read the answer to either question; None if the transaction has no id."""
+    if answer.get_value(0, 0) is None:
+        return None
+    columns = range(answer.nfields)
+    xid, pid, *rest = [(answer.get_value(0, at) or b"").decode() or None for at in columns]
     if rest:
         return TransactionIdentity(xid, read_backend(connection, [pid, *rest]))
     learned: Learned | None = connection.session.learned
