@@ -10,6 +10,7 @@ from enum import Enum
 import psycopg
 from psycopg.pq import ConnStatus
 
+from django_pooled.pool.connection import PooledConnection
 from django_pooled.sql.sqlstates import CONNECTION_LOST, READ_ONLY, SERIALIZATION, UNKNOWN_OUTCOME
 
 __all__ = ["Classification", "Failure", "RetryOn", "classify"]
@@ -52,8 +53,10 @@ class Failure:
     def of(cls, error: psycopg.Error, connection: psycopg.Connection[object] | None) -> Failure:
         """Look at *connection* right after *error*; None stands for one that is gone."""
         lost = connection is None or connection.pgconn.status != ConnStatus.OK
-        goodbye = getattr(getattr(connection, "life", None), "goodbye", None) if lost else None
-        return cls(error, lost, error.sqlstate or goodbye)
+        ended_by = None
+        if lost and isinstance(connection, PooledConnection):
+            ended_by = connection.session.goodbye
+        return cls(error, lost, error.sqlstate or ended_by)
 
     @property
     def description(self) -> str:
