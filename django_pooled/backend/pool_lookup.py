@@ -31,12 +31,10 @@ class PoolLookup:
     """
 
     def __init__(self) -> None:
-        # What the parameters follow from. The process counts too: not every fork() calls hooks.
-        self._settings: tuple[dict[str, Any], str | None, int] | None = None
-        self._parameters: dict[str, Any] = {}
-        # What the pool follows from.
-        self._target: tuple[dict[str, Any], str | None, str | None, int] | None = None
-        self._pool: Pool | None = None
+        # Each with its result, in one assignment, since threads may share a wrapper. The process
+        # counts too: not every fork() calls hooks.
+        self._settings: tuple[tuple[object, ...], dict[str, Any]] | None = None
+        self._target: tuple[tuple[object, ...], Pool] | None = None
 
     def parameters(
         self, wrapper: DatabaseWrapper, work_out: Callable[[], dict[str, Any]]
@@ -47,27 +45,30 @@ class PoolLookup:
             wrapper: Whose settings they are.
             work_out: Works them out.
         """
-        now = (wrapper.settings_dict, wrapper.timezone_name, os.getpid())
-        if self._settings != now:
-            self._parameters = work_out()
-            # They may be changed in place.
-            self._settings = (copied(now[0]), *now[1:])
-        return dict(self._parameters)
+        settings = wrapper.settings_dict
+        # A site with USE_TZ and one without may have the same name for their time zone.
+        others = (wrapper.timezone_name, wrapper.timezone, os.getpid())
+        last = self._settings
+        if last is None or last[0] != (settings, *others):
+            parameters = work_out()
+            # Settings may be changed in place.
+            last = self._settings = ((copied(settings), *others), parameters)
+        return dict(last[1])
 
     def pool(self, wrapper: DatabaseWrapper, parameters: dict[str, Any]) -> Pool:
         """Return the open pool for these parameters; made, if there is none in this process."""
         role = wrapper.settings_dict["OPTIONS"].get("assume_role")
         target = (parameters, wrapper.timezone_name, role, os.getpid())
-        pool = self._pool
-        if pool is None or pool.closed or self._target != target:
+        last = self._target
+        if last is None or last[1].closed or last[0] != target:
             key = (fingerprint(parameters), *target[1:3])
             pool = registry.pool_for(wrapper.alias, key, partial(_make_pool, wrapper, parameters))
-            self._pool, self._target = pool, target
-        return pool
+            last = self._target = (target, pool)
+        return last[1]
 
     def forget(self) -> None:
         """After fork(): the pool is the parent's."""
-        self._settings = self._target = self._pool = None
+        self._settings = self._target = None
 
 
 def _make_pool(wrapper: DatabaseWrapper, parameters: dict[str, Any]) -> Pool:

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 from django.db import close_old_connections, connections, transaction
 from django.db.backends.signals import connection_created
+from django.test import override_settings
 from psycopg import IsolationLevel
 
 from django_pooled import registry
@@ -119,6 +120,16 @@ def test_a_wrapper_s_other_time_zone_counts_from_the_next_connection_on(
 ) -> None:
     wrapper.timezone_name = "Asia/Tokyo"
     assert ask(wrapper, "SHOW timezone") == "Asia/Tokyo"
+
+
+def test_rows_have_aware_times_with_use_tz_and_naive_ones_without(wrapper: DatabaseWrapper) -> None:
+    # The name of the time zone is the same.
+    for use_tz in (True, False, True):
+        with override_settings(USE_TZ=use_tz, TIME_ZONE="UTC"):
+            found = ask(wrapper, "SELECT '2031-02-03 04:05+00'::timestamptz")
+            assert found.isoformat().startswith("2031-02-03T04:05")
+            assert (found.tzinfo is not None) is use_tz
+            wrapper.close()
 
 
 def test_a_closed_pool_is_replaced(wrapper: DatabaseWrapper) -> None:
