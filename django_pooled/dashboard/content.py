@@ -86,9 +86,7 @@ def _servers(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 def _hosts(view: ServerView) -> dict[str, dict[str, int]]:
     """Count processes and sessions by host."""
-    hosts: dict[str, dict[str, int]] = {}
-    for process in view.processes:
-        known = hosts.setdefault(process.host, {"processes": 0, "sessions": 0})
-        known["processes"] += 1
-        known["sessions"] += process.sessions
-    return hosts
+    return {
+        host: {"processes": processes, "sessions": sessions}
+        for host, (processes, sessions) in view.hosts.items()
+    }

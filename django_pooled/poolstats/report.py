@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
-from django_pooled.poolstats.findings.finding import Level
 from django_pooled.poolstats.findings.overview_findings import find, status
 from django_pooled.poolstats.findings.thresholds import Thresholds, verdict
-from django_pooled.poolstats.tables import overview_table
+from django_pooled.poolstats.tables.overview_table import as_table
 
 if TYPE_CHECKING:
-    from django_pooled.poolstats.findings.finding import Finding
+    from django_pooled.poolstats.findings.finding import Finding, Level
     from django_pooled.poolstats.tables.overview_table import Layout
 
     from .overview import Overview
 
-__all__ = ["NOTHING", "Report", "as_json", "as_table"]
-
-NOTHING = """\
-No process with an open pool was found.
-
-A process can be seen from its first use of the database on, if its DATABASES entry has
-ENGINE = "django_pooled". Start the site and make one request that reads from the database.
-
-If it runs already:
-  - under another user: run this command as that user, or as root (now: user {user});
-  - in another container: run it there;
-  - with OPTIONS["pool"]["stats_dir"]: False turns publishing off, a folder has to be the same
-    here (--stats-dir).
-Looked in: {folders}
-"""
+__all__ = ["Report", "as_json"]
 
 
 class Report:
@@ -88,29 +71,3 @@ def as_json(overview: Overview, found: list[Finding]) -> dict[str, Any]:
         "status": status(found).name.lower(),
         "findings": [finding.as_json() for finding in found],
     }
-
-
-def as_table(
-    overview: Overview,
-    found: list[Finding],
-    layout: Layout,
-    *,
-    recent: Overview | None = None,
-) -> list[str]:
-    """Return the lines of the table, or help where there is nothing to show."""
-    collection = overview.collection
-    lines = [overview_table.heading(overview, found, layout.paint), ""]
-    if collection.askable and not overview.groups and not collection.silent:
-        folders = ", ".join(collection.folders) or "no folder"
-        lines += NOTHING.format(user=_user(), folders=folders).splitlines()
-        lines.append("")
-        found = [finding for finding in found if finding.level is not Level.UNKNOWN]
-    return lines + overview_table.render(overview, found, layout, recent=recent)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        # A container's user often has a number only; the error differs between Pythons.
-        return str(os.geteuid())

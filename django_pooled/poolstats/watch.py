@@ -10,11 +10,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from django_pooled.poolstats.findings.overview_findings import find
+from django_pooled.poolstats.tables.overview_table import as_table
 from django_pooled.poolstats.tables.pool_table import FEW, ORDERS
 
 from .difference import since
 from .formatting import cut
-from .report import as_table
 
 if TYPE_CHECKING:
     from django_pooled.poolstats.findings.finding import Finding

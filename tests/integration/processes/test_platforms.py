@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_pooled.poolstats import report
+from django_pooled.poolstats.tables import overview_table
 from django_pooled.stats import publisher, socket_folder
 
 if TYPE_CHECKING:
@@ -251,4 +251,4 @@ def test_a_user_without_a_name_is_shown_by_number(
         raise error("uid not found: 65123")
 
     monkeypatch.setattr("getpass.getuser", nobody)
-    assert report._user() == str(os.geteuid())
+    assert overview_table._user() == str(os.geteuid())

@@ -14,10 +14,10 @@ from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.findings.thresholds import Thresholds
 from django_pooled.poolstats.processes.collect import collect
 from django_pooled.poolstats.processes.report_parser import InvalidAnswer, parse_report
-from django_pooled.poolstats.report import Report, as_table
+from django_pooled.poolstats.report import Report
 from django_pooled.poolstats.server.sessions import Session
 from django_pooled.poolstats.server.view import ServerView, summed
-from django_pooled.poolstats.tables.overview_table import Layout
+from django_pooled.poolstats.tables.overview_table import Layout, as_table
 from tests.support.reports import connection, overview, pool, process
 
 if TYPE_CHECKING:

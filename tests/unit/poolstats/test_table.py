@@ -15,9 +15,8 @@ from django_pooled.poolstats.findings.finding import Finding, Level
 from django_pooled.poolstats.server.sessions import Session
 from django_pooled.poolstats.server.view import ServerView, SessionGroup, summed
 from django_pooled.poolstats.tables import connection_table, details, pool_table, server_table
-from django_pooled.poolstats.tables import overview_table as table
 from django_pooled.poolstats.tables.columns import COLUMNS
-from django_pooled.poolstats.tables.overview_table import Layout
+from django_pooled.poolstats.tables.overview_table import Layout, as_table
 from tests.support.reports import connection, overview, pool, process, times
 
 if TYPE_CHECKING:
@@ -176,7 +175,7 @@ def test_every_line_fits_100_columns_whatever_the_names_and_figures() -> None:
     look.collection.silent = [10**9]
     found = [Finding(Level.WARNING, "word " * 100)]
     for layout in (Layout(), Layout(connections=True)):
-        lines = table.render(look, found, layout)
+        lines = as_table(look, found, layout)
         assert [line for line in lines if len(line) > 100] == []
 
 
@@ -197,17 +196,17 @@ def test_a_narrow_terminal_gets_the_essential_columns() -> None:
 def test_processes_that_do_not_answer_stand_below_the_others() -> None:
     look = overview()
     look.collection.silent = [4711]
-    assert "  4711 does not answer" in table.render(look, [])
+    assert "  4711 does not answer" in as_table(look, [])
 
 
 def test_the_heading_says_where_to_look() -> None:
     look = overview()
     look.collection.silent = [1]
     found = [Finding(Level.CRITICAL, "x", "y", "pool"), Finding(Level.WARNING, "z", "", "database")]
-    heading = table.heading(look, found, lambda level, text: f"<{text}>")
+    heading = as_table(look, found, Layout(paint=lambda level, text: f"<{text}>"))[0]
     assert heading.startswith("web-1 ")
     assert heading.endswith("  1 process answered, 1 silent: <critical>, look at the pool")
-    assert table.heading(overview(), [], lambda level, text: text).endswith(" answered: fine")
+    assert as_table(overview(), [])[0].endswith(" answered: fine")
 
 
 # What became of the connections
