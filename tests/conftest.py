@@ -49,9 +49,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its folder's name, before ``-m`` looks at the marks."""
     for item in items:
-        folder = item.path.relative_to(TESTS).parts[0]
-        if not folder.endswith(".py"):
-            item.add_marker(folder)
+        folder, *inner = item.path.relative_to(TESTS).parts
+        if not inner:
+            raise pytest.UsageError(f"tests/{folder} lies in no folder: move it, as to tests/unit")
+        item.add_marker(folder)
 
 
 @pytest.fixture(scope="session")

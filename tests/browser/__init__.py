@@ -1,0 +1,3 @@
+"""Tests of the pages in Chromium, and what drives it."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Fixtures and helpers that tests of several folders use."""
+
+from __future__ import annotations
