@@ -45,14 +45,17 @@ def pytest_configure(config: pytest.Config) -> None:
         take_share(index, worker["workercount"])
 
 
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> None:
+    """Refuse tests that have no folder."""
+    if module_path.parent == TESTS:
+        raise parent.CollectError(f"move {module_path.name} into a folder, as tests/unit")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its folder's name, before ``-m`` looks at the marks."""
     for item in items:
-        folder, *inner = item.path.relative_to(TESTS).parts
-        if not inner:
-            raise pytest.UsageError(f"tests/{folder} lies in no folder: move it, as to tests/unit")
-        item.add_marker(folder)
+        item.add_marker(item.path.relative_to(TESTS).parts[0])
 
 
 @pytest.fixture(scope="session")
