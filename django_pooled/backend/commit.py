@@ -1,4 +1,4 @@
-"""COMMIT of a transaction that nobody can run again, and what any COMMIT is judged by."""
+"""COMMIT outside of retry_transaction, and how the outcome of any COMMIT is told."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ANSWERED = (TransactionStatus.IDLE, TransactionStatus.INERROR)
 
 
 def commit_once(wrapper: BaseDatabaseWrapper, send: Callable[[], None]) -> None:
-    """Commit a transaction that nobody can run again.
+    """Commit a transaction that cannot be run again.
 
     Raises:
         django.db.Error: Nothing was committed.
@@ -99,7 +99,7 @@ def is_known_to_have_failed(wrapper: BaseDatabaseWrapper, error: BaseException) 
 
 
 def ambiguous(wrapper: BaseDatabaseWrapper) -> AmbiguousCommit:
-    """Make the error for a COMMIT of which nobody can tell whether it was done."""
+    """Make the error for a COMMIT of which it cannot be told whether it was done."""
     return AmbiguousCommit(
         f"database {wrapper.alias!r}: the connection was lost while COMMIT was under way, and "
         f"whether the transaction was committed cannot be told"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 from django.db import Error, connections
-from django.db.transaction import TransactionManagementError, atomic
+from django.db.transaction import atomic
 from psycopg.pq import TransactionStatus
 
 from django_pooled.backend.commit import is_idle
@@ -18,13 +18,14 @@ from django_pooled.replay.responses import (
     is_error_response,
     refuse_coroutine,
 )
-from django_pooled.sql.sqlstates import history, is_connection_lost, psycopg_error
+from django_pooled.sql.sqlstates import is_connection_lost, psycopg_error
 
 from .characteristics import set_characteristics
 from .classify import Classification, Failure, classify
 from .commit import Transaction
 from .other_databases import watch_others
 from .phase import Phase
+from .refusals import broken_transaction, lost_transaction, memoized_result
 from .server_identity import learn, learned_of
 from .server_questions import NO_QUESTIONS
 from .transaction_id import TransactionWatch
@@ -62,8 +63,6 @@ class Attempt(Transaction):
     """The pool of its connection."""
     written_elsewhere: set[str] | frozenset[str] = frozenset()
     """Other databases that the function may have written to."""
-    forgiven: int = 0
-    """How many failures, from the first, a savepoint has undone."""
     rollback_wanted: bool = False
     """Whether the function asked for a rollback, by ``transaction.set_rollback(True)``."""
     interrupted: bool = False
@@ -101,7 +100,9 @@ class Attempt(Transaction):
                     self._function_raised(error)
                     raise
             if self._outermost and self.phase is not Phase.COMMITTED:
-                self._refuse_lost_transaction()
+                # Either the function has asked for a rollback, or other code has made one.
+                if not self.rollback_wanted:
+                    raise lost_transaction(self.name, wrapper)
                 forget_rows()
         except BaseException:
             forget_rows()
@@ -117,14 +118,11 @@ class Attempt(Transaction):
 
     def note_error(self, error: psycopg.Error) -> None:
         """Take note of an error of the connection, unless the transaction never met it."""
-        if self.phase is Phase.ROLLBACK:
+        if self.phase is Phase.ROLLBACK or self.failures.contain(error):
             return
-        for noted in self.failures:
-            if noted.error is error:
-                return
         failure = Failure.of(error, self.wrapper.connection)
         if failure.lost or failure.sqlstate is not None or self._status not in _INTACT:
-            self.failures.append(failure)
+            self.failures.seen.append(failure)
             if self.watch is not None:
                 self.watch.succeeded = self._forgive_what_was_undone
 
@@ -158,20 +156,6 @@ class Attempt(Transaction):
             self._interrupted_in = min(around, self._interrupted_in) if self.interrupted else around
             self.interrupted = True
             raise
-
-    def cause(self, raised: BaseException) -> Failure | None:
-        """Return the failure for which the attempt ended, by raising *raised*; None if none did.
-
-        The first that no savepoint undid: those that follow are its consequences (25P02). If all
-        were undone, the last one that *raised* comes from.
-        """
-        for failure in self.failures[self.forgiven :]:
-            return failure
-        told = set(map(id, history(raised)))
-        for failure in reversed(self.failures[: self.forgiven]):
-            if id(failure.error) in told:
-                return failure
-        return None
 
     def classify(self, failure: Failure) -> Classification:
         """Say what *failure* means for the transaction."""
@@ -242,8 +226,9 @@ class Attempt(Transaction):
         if result is not None:
             refuse_coroutine(result)
             self.returned = result
-            if result is self.rolled_back:
-                self._refuse_memoized()
+            # psycopg sends BEGIN with the first statement: if it is idle, none was sent.
+            if result is self.rolled_back and self._outermost and is_idle(wrapper):
+                raise memoized_result(self.name, wrapper)
         self._leave_blocks()
         connection = wrapper.connection
         status = connection.pgconn.transaction_status if connection is not None else None
@@ -268,7 +253,7 @@ class Attempt(Transaction):
         """Take note of what broke the transaction, if it was raised below Django."""
         self._leave_blocks()
         if isinstance(error, Exception):
-            if len(self.failures) == self.forgiven and self._status in _BROKEN:
+            if self.failures.first is None and self._status in _BROKEN:
                 found = psycopg_error(error)
                 if found is not None:
                     self.note_error(found)
@@ -291,7 +276,7 @@ class Attempt(Transaction):
         if self.phase is not Phase.BODY:
             # In a TestCase the attempt itself ends with a savepoint, and undoes nothing else.
             return
-        self.forgiven = len(self.failures)
+        self.failures.undo()
         if self.watch is not None:
             self.watch.savepoint_was_rolled_back()
 
@@ -300,7 +285,7 @@ class Attempt(Transaction):
 
         It was rolled back to by hand, or by psycopg's ``connection.transaction()``.
         """
-        if self.forgiven < len(self.failures):
+        if self.failures.first is not None:
             self._forgive()
 
     def _keeps_error_response(self) -> bool:
@@ -314,42 +299,12 @@ class Attempt(Transaction):
     @property
     def _unforgiven(self) -> Failure | None:
         """The failure that has broken the transaction, though the function returned."""
-        if self._status in _BROKEN:
-            for failure in self.failures[self.forgiven :]:
-                return failure
-        return None
+        return self.failures.first if self._status in _BROKEN else None
 
     @property
     def _status(self) -> TransactionStatus | None:
         connection = self.wrapper.connection
         return connection.info.transaction_status if connection is not None else None
-
-    def _refuse_memoized(self) -> None:
-        """Refuse the result of the attempt before, which was rolled back, if this one sent nothing.
-
-        Raises:
-            TransactionManagementError: The attempt before has filled a cache.
-        """
-        # psycopg sends BEGIN with the first statement.
-        if self._outermost and is_idle(self.wrapper):
-            raise TransactionManagementError(
-                f"{self.name} had written to {self.wrapper.alias!r} before it was rolled "
-                f"back and restarted, and then returned the same result without a statement: it "
-                f"remembers what was not committed. Keep such a memory above retry_transaction, "
-                f"or fill it in transaction.on_commit()."
-            )
-
-    def _refuse_lost_transaction(self) -> None:
-        """Refuse a result whose transaction was not committed, unless that was asked for.
-
-        Raises:
-            TransactionManagementError: It would read as success.
-        """
-        if not self.rollback_wanted:
-            raise TransactionManagementError(
-                f"{self.name} returned, but its transaction on {self.wrapper.alias!r} "
-                f"was not committed: its atomic block was ended by other code."
-            )
 
     def _refuse_silent_rollback(self) -> None:
         """Raise the error that the function swallowed, since its transaction cannot be committed.
@@ -363,31 +318,9 @@ class Attempt(Transaction):
             TransactionManagementError: There is no such error to raise.
         """
         wrapper, failure = self.wrapper, self._unforgiven
-        alias = wrapper.alias
         if failure is not None:
             with wrapper.wrap_database_errors:
                 raise failure.error
-        if wrapper.closed_in_transaction:
-            raise TransactionManagementError(
-                f"The connection to {alias!r} was closed inside its transaction, which was "
-                f"therefore not committed."
-            )
-        if self.interrupted:
-            raise TransactionManagementError(
-                f"An exception that interrupted the beginning or end of a nested atomic block on "
-                f"{alias!r} was swallowed; the transaction was not committed."
-            )
-        if wrapper.needs_rollback:
-            if self.rollback_wanted:
-                return
-            if wrapper.rollback_exc is not None:
-                raise wrapper.rollback_exc
-            raise TransactionManagementError(
-                f"An exception that left a nested atomic block on {alias!r} was swallowed, and the "
-                f"block had no savepoint that could be rolled back to; the transaction was not "
-                f"committed."
-            )
-        raise TransactionManagementError(
-            f"The transaction on {alias!r} was broken by an error that was raised below Django "
-            f"and swallowed; it cannot be committed."
-        )
+        is_wanted = self.rollback_wanted and wrapper.needs_rollback
+        if wrapper.closed_in_transaction or self.interrupted or not is_wanted:
+            raise broken_transaction(wrapper, interrupted=self.interrupted)

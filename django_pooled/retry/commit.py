@@ -20,6 +20,7 @@ from django_pooled.diagnostics.log_fields import facts
 from django_pooled.errors import AmbiguousCommit
 from django_pooled.sql.sqlstates import is_refusal, psycopg_error
 
+from .failures import Failures
 from .phase import Phase
 from .resolve import inquire
 from .server_identity import learned_of, questions_for
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from django_pooled.backend.wrapper import DatabaseWrapper
     from django_pooled.pool.connection import PooledConnection
 
-    from .classify import Failure
     from .commit_checks import CommitCheck
     from .policy import Policy
     from .server_questions import Questions
@@ -86,8 +86,7 @@ class Transaction:
         self.commit_check = commit_check
         self.deadline = deadline
         self.name = name
-        self.failures: list[Failure] = []
-        """Every database error on the connection, in order, swallowed ones included."""
+        self.failures = Failures()
 
     def commit(self, send: Callable[[], None]) -> None:
         """Commit; where the connection is lost meanwhile, find out whether that was done.
@@ -102,7 +101,7 @@ class Transaction:
         wrapper = self.wrapper
         try:
             refuse_if_session_ended(wrapper)
-            if self.failures:
+            if self.failures.seen:
                 self._refuse_if_a_question_failed()
             self.phase = Phase.COMMIT_SENT
             self._send_commit(send)
@@ -256,11 +255,11 @@ class Transaction:
         if self.questions is None or is_idle(wrapper):
             return
         may_have_caused = self.commit_check.may_have_caused
-        blamed = next((each for each in self.failures if may_have_caused(each.error)), None)
+        blamed = next((each for each in self.failures.seen if may_have_caused(each.error)), None)
         if blamed is not None:
             with wrapper.wrap_database_errors:
                 raise blamed.error
-        suspect = next((each for each in self.failures if is_refusal(each.error)), None)
+        suspect = next((each for each in self.failures.seen if is_refusal(each.error)), None)
         if suspect is None:
             return
         with wrapper.wrap_database_errors:

@@ -92,7 +92,7 @@ class Loop(Generic[R]):
         self._report: Report | None = None
         """Made at the first failure."""
         if self._inputs.are_to_come:
-            # Clients still send their requests; nobody has to wait for the connection meanwhile.
+            # Clients still send their requests; they need no connection meanwhile.
             self._give_back()
             self._inputs.await_bodies()
         self._started = monotonic()
@@ -146,7 +146,7 @@ class Loop(Generic[R]):
         watch = attempt.watch
         if watch is not None and watch.was_ended:
             roll_back_prepared(self._wrapper, watch.identity)
-        failure = attempt.cause(error)
+        failure = attempt.failures.cause_of(error)
         following = Seams.attempt(policy, self._wrapper, self._check, self._deadline, self._name)
         following.rolled_back = attempt.rolled_back
         if failure is not None and self._failed_by_a_question(attempt, failure):
