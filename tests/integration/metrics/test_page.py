@@ -332,15 +332,15 @@ def test_histograms_and_kinds_are_added_up_kind_by_kind() -> None:
     assert retired.wait.longest == pytest.approx(0.1)
 
 
-# The ledger
+# The file of the sums
 
 
-def ledger_of(folder: Path, site: Site) -> Path:
+def sums_file_of(folder: Path, site: Site) -> Path:
     return publisher.default_folder(str(folder)) / f"metrics-{site.key}.json"
 
 
 def kept(**odd: Any) -> bytes:
-    """Return a ledger with an entry in which something is odd."""
+    """Return such a file with an entry in which something is odd."""
     entry: dict[str, Any] = {"alias": "default", "host": HOST, "pid": 1, "seen": 0.0}
     strange: dict[str, Any] = {key: odd.pop(key) for key in ("pid", "seen") if key in odd}
     entries = {"a": {**entry, **strange, "counts": odd}}
@@ -366,7 +366,7 @@ def kept(**odd: Any) -> bytes:
         kept(seen=10**400),
     ],
 )
-def test_a_ledger_that_cannot_be_read_is_begun_anew(
+def test_a_file_of_sums_that_cannot_be_read_is_begun_anew(
     make_sibling: Callable[..., Publisher],
     folder: Path,
     site: Site,
@@ -374,37 +374,37 @@ def test_a_ledger_that_cannot_be_read_is_begun_anew(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     make_sibling()
-    ledger_of(folder, site).write_bytes(content)
+    sums_file_of(folder, site).write_bytes(content)
     with caplog.at_level(logging.DEBUG, "django_pooled.metrics"):
         assert samples(scrape())["checkouts_total"] == {("default",): 7}
     assert "is begun anew, since it can't be read" in caplog.text
-    assert json.loads(ledger_of(folder, site).read_bytes())["version"] == 1
+    assert json.loads(sums_file_of(folder, site).read_bytes())["version"] == 1
 
 
 @pytest.mark.parametrize("suffix", [".json", ".lock", ".new"])
-def test_a_pipe_in_the_place_of_a_ledger_holds_nobody_up(
+def test_a_pipe_in_the_place_of_a_file_of_sums_holds_nobody_up(
     make_sibling: Callable[..., Publisher], folder: Path, site: Site, suffix: str
 ) -> None:
     make_sibling()
-    os.mkfifo(ledger_of(folder, site).with_suffix(suffix))
+    os.mkfifo(sums_file_of(folder, site).with_suffix(suffix))
     assert 'checkouts_total{database="default"' in scrape()
 
 
 def test_an_entry_of_the_future_is_forgotten_too(folder: Path, site: Site) -> None:
     publisher.default_folder(str(folder))
     for seen in (time.time() + 1e6, float("nan")):
-        ledger_of(folder, site).write_bytes(kept(seen=seen))
+        sums_file_of(folder, site).write_bytes(kept(seen=seen))
         with open_sums(str(folder), site.key, 1.0) as sums:
             assert sums.entries["a"].seen <= time.time()
 
 
-def test_a_ledger_is_read_but_not_written_while_somebody_holds_it(
+def test_a_file_of_sums_is_read_but_not_written_while_somebody_holds_it(
     folder: Path, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_sums(str(folder), site.key, 1.0) as sums:
         sums.update(look(pool("a")))
-    before = ledger_of(folder, site).read_bytes()
-    with open(ledger_of(folder, site).with_suffix(".lock")) as lock:
+    before = sums_file_of(folder, site).read_bytes()
+    with open(sums_file_of(folder, site).with_suffix(".lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with (
             caplog.at_level(logging.DEBUG, "django_pooled.metrics"),
@@ -413,10 +413,10 @@ def test_a_ledger_is_read_but_not_written_while_somebody_holds_it(
             assert set(sums.entries) == {"a"}
             sums.update(look(pool("b")))
     assert "is held by another process" in caplog.text
-    assert ledger_of(folder, site).read_bytes() == before
+    assert sums_file_of(folder, site).read_bytes() == before
 
 
-def test_a_ledger_is_waited_for_while_somebody_writes_in_it(folder: Path, site: Site) -> None:
+def test_a_file_of_sums_is_waited_for_while_somebody_writes_in_it(folder: Path, site: Site) -> None:
     with open_sums(str(folder), site.key, 1.0) as sums:
         child = os.fork()
         if not child:
@@ -429,7 +429,7 @@ def test_a_ledger_is_waited_for_while_somebody_writes_in_it(folder: Path, site: 
         assert set(sums.entries) == {"a", "c"}
 
 
-def test_ledgers_of_sites_that_are_no_more_are_swept(folder: Path, site: Site) -> None:
+def test_files_of_sites_that_have_gone_are_swept(folder: Path, site: Site) -> None:
     home = publisher.default_folder(str(folder))
     old, young, foreign = (
         home / name
@@ -446,17 +446,17 @@ def test_ledgers_of_sites_that_are_no_more_are_swept(folder: Path, site: Site) -
     assert foreign.exists()
 
 
-def test_a_ledger_is_private_and_no_symbolic_link(folder: Path, site: Site) -> None:
+def test_a_file_of_sums_is_private_and_no_symbolic_link(folder: Path, site: Site) -> None:
     scrape()
-    assert ledger_of(folder, site).stat().st_mode & 0o777 == 0o600
+    assert sums_file_of(folder, site).stat().st_mode & 0o777 == 0o600
     victim = folder / "victim"
     victim.touch()
-    ledger_of(folder, site).with_suffix(".new").symlink_to(victim)
+    sums_file_of(folder, site).with_suffix(".new").symlink_to(victim)
     assert scrape().startswith("# Not added up over processes: ")
     assert victim.read_bytes() == b""
 
 
-def test_without_a_ledger_each_process_goes_by_itself_and_the_page_says_why(
+def test_without_a_file_each_process_goes_by_itself_and_the_page_says_why(
     make_sibling: Callable[..., Publisher], folder: Path
 ) -> None:
     sibling = make_sibling()
@@ -495,7 +495,7 @@ def test_a_process_that_ends_writes_down_what_it_counted_since_the_last_scrape(
     scrape()
 
     def counted() -> Any:
-        entries = json.loads(ledger_of(folder, Site.of_settings()).read_bytes())["entries"]
+        entries = json.loads(sums_file_of(folder, Site.of_settings()).read_bytes())["entries"]
         return {entry["alias"]: entry["counts"]["checkouts"] for entry in entries.values()}
 
     with connections[alias].cursor() as cursor:
@@ -505,7 +505,7 @@ def test_a_process_that_ends_writes_down_what_it_counted_since_the_last_scrape(
     assert counted() == {alias: 1}
 
 
-def test_a_process_that_ends_makes_no_ledger_for_a_site_that_nobody_scrapes(
+def test_a_process_that_ends_keeps_no_sums_for_a_site_that_nobody_scrapes(
     site: Site, make_database: MakeDatabase, server: EmbeddedServer, folder: Path
 ) -> None:
     write_last_figures()
@@ -513,7 +513,7 @@ def test_a_process_that_ends_makes_no_ledger_for_a_site_that_nobody_scrapes(
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT 1")
     write_last_figures()
-    assert not ledger_of(folder, Site.of_settings()).exists()
+    assert not sums_file_of(folder, Site.of_settings()).exists()
 
 
 ENDING = """
@@ -540,8 +540,8 @@ def test_the_last_figures_of_a_process_are_written_down_as_it_ends(
     database = {**server.django_settings(), "ENGINE": "django_pooled", "OPTIONS": options}
     command = [sys.executable, "-c", ENDING, json.dumps({"default": database})]
     subprocess.run(command, check=True, timeout=60.0)
-    [ledger] = folder.glob("**/metrics-*.json")
-    [entry] = json.loads(ledger.read_text())["entries"].values()
+    [kept_sums] = folder.glob("**/metrics-*.json")
+    [entry] = json.loads(kept_sums.read_text())["entries"].values()
     assert (entry["alias"], entry["counts"]["checkouts"]) == ("default", 3)
 
 

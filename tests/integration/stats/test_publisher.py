@@ -519,7 +519,7 @@ def test_a_user_sees_only_processes_of_his_own(
     make_publisher()
     other = make_publisher(uid=STRANGER)
     program = (
-        "import os, sys; from django_pooled.poolstats.collect import collect;"
+        "import os, sys; from django_pooled.poolstats.processes.collect import collect;"
         f"os.setgid({STRANGER}); os.setuid({STRANGER});"
         "print([report.pid for report in collect(sys.argv[1]).reports])"
     )
