@@ -54,7 +54,7 @@ class TransactionMode(postgresql.DatabaseWrapper):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Threads may share a wrapper, as Django's live server does: one must not give back what
+        # Threads may share a wrapper, as with Django's live server: one must not give back what
         # another is about to use. Held while a cursor gets a connection, and while one goes back.
         self._connection_lock = threading.RLock()
 
@@ -129,7 +129,7 @@ class TransactionMode(postgresql.DatabaseWrapper):
         cursor = kind(connection, name=name, scrollable=False, withhold=connection.autocommit)
         if self.timezone != connection.adapters.get_loader(_TIMESTAMPTZ, Format.TEXT).timezone:
             register_tzloader(self.timezone, cursor)
-        # Kept even if nobody else does: one that holds beyond its transaction has to be closed.
+        # Kept here in any case: one that holds beyond its transaction has to be closed.
         still_open = [other for other in self._named_cursors or () if not other.closed]
         self._named_cursors = [*still_open, cursor]
         return cursor

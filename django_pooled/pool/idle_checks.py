@@ -76,7 +76,7 @@ class IdleChecks:
         return None
 
     def _dead(self, now: float, *, silent: bool) -> Reason:
-        """Look at the other idle connections, since where one died they may have too.
+        """Check the other idle connections, since they may be dead too.
 
         Each would cost a later checkout its own discovery. Where one only kept silent, those that
         need a round trip too go unasked: each would cost another check_timeout.

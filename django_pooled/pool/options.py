@@ -121,7 +121,7 @@ class PoolOptions:
     )
     """psycopg_pool's name for the pool, in its log lines."""
     reconnect_timeout: float = _option(300.0, _SECONDS_OR_ZERO)
-    """How long the server is looked for when nobody waits for a connection."""
+    """How long connecting is tried while no thread waits for a connection."""
     reconnect_failed: Callable[..., None] | None = _option(None, _CALLABLE_OR_NONE)
     """Called with the pool when that time has passed without a success, whatever the failure."""
     retry_budget: int = _option(100, _COUNT)

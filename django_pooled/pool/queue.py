@@ -67,7 +67,7 @@ def _require() -> None:
 _require()
 
 PATIENCE = 1.0
-"""Seconds that a thread waits before it asks whether everything in use is used by anybody."""
+"""Seconds that a thread waits before it has lost connections looked for."""
 
 
 def _nothing() -> None:
@@ -105,7 +105,7 @@ class _Start(inside.MaintenanceTask):
         self._name = name
 
     def run(self) -> None:
-        # The worker keeps this one until it has another, and would keep what the task has.
+        # The worker holds its last task until the next one, which must not hold a connection.
         task, self._task = self._task, None
         if task is None:
             return
@@ -131,7 +131,7 @@ class _Later(inside.MaintenanceTask):
         if isinstance(pool, RecoveringPool) and not pool.closed:
             self._action(pool)
 
-    _run = None  # type: ignore[assignment]  # abstract, and called by nobody but ticks
+    _run = None  # type: ignore[assignment]  # abstract, and only called by ticks
 
 
 class RecoveringPool(ConnectionPool[PooledConnection]):
@@ -522,7 +522,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
 
     def _add_to_pool(self, conn: PooledConnection) -> None:
         # As psycopg_pool's, which takes a waiter out of the queue before it is served: an
-        # exception in between would leave it waiting for nobody.
+        # exception in between would leave it waiting in vain.
         conn._pool = self
         with self._lock:
             for place in self._places if self._waiting else ():

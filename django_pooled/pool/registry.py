@@ -62,7 +62,7 @@ def pool_for(alias: str, target: Hashable, make: Callable[[], Pool]) -> Pool:
 
 
 def close_pools_of(alias: str, timeout: float = 5.0, server: str | None = None) -> None:
-    """Close the pools of *alias*; what is still in use is closed when it comes back.
+    """Close the pools of *alias*; connections in use are closed when they come back.
 
     Args:
         alias: Key of the database in ``settings.DATABASES``.
