@@ -58,8 +58,18 @@ class TransactionModeCursor(_AnyCursor):
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """As psycopg's."""
-        with self._attached():
+        source = self.source
+        if source is None:
             return super().execute(query, params, **options)
+        # As `_attached`, without a generator: most statements go through here.
+        connection = self._begin(source)
+        try:
+            return super().execute(query, params, **options)
+        except psycopg.Error as error:
+            source.note_error(error)
+            raise
+        finally:
+            source.end_statement(connection)
 
     def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
         """As psycopg's."""
@@ -104,10 +114,7 @@ class TransactionModeCursor(_AnyCursor):
         if source is None:
             yield
             return
-        if self.closed:
-            # As psycopg has it, which would look at the connection first.
-            raise psycopg.InterfaceError("the cursor is closed")
-        connection = source.begin_statement(self)
+        connection = self._begin(source)
         try:
             yield
         except psycopg.Error as error:
@@ -116,6 +123,12 @@ class TransactionModeCursor(_AnyCursor):
             raise
         finally:
             source.end_statement(connection)
+
+    def _begin(self, source: ConnectionSource) -> PooledConnection:
+        if self.closed:
+            # As psycopg has it, which would look at the connection first.
+            raise psycopg.InterfaceError("the cursor is closed")
+        return source.begin_statement(self)
 
 
 @lru_cache(maxsize=64)
