@@ -72,12 +72,6 @@ class Histogram:
         made.buckets, made.total, made.longest = list(self.buckets), self.total, self.longest
         return made
 
-    def merge(self, other: Histogram) -> None:
-        """Add what another one counted."""
-        self.buckets = [mine + more for mine, more in zip(self.buckets, other.buckets, strict=True)]
-        self.total += other.total
-        self.longest = max(self.longest, other.longest)
-
     def quantile(self, share: float) -> float | None:
         """Return the duration that *share* of all (0 to 1) did not exceed; None without any.
 

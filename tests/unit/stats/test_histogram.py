@@ -55,13 +55,6 @@ def test_without_durations_there_is_no_percentile() -> None:
     assert Histogram().quantile(0.99) is None
 
 
-def test_histograms_of_several_processes_add_up() -> None:
-    first, second = recorded(0.001, 0.002), recorded(5.0)
-    first.merge(second)
-    assert (first.count, first.longest) == (3, 5.0)
-    assert first.total == pytest.approx(5.003)
-
-
 def test_a_report_survives_json() -> None:
     made = recorded(0.001, 0.25)
     read = Histogram.from_report(json.loads(json.dumps(made.as_report())))
