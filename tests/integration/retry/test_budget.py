@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -7,7 +8,7 @@ from django.db import OperationalError, connections
 
 from django_pooled import Backoff, retry_deadline, retry_transaction
 from django_pooled.base import DatabaseWrapper
-from django_pooled.retry.budget import RetryBudget
+from django_pooled.retry.budget import RetryBudget, budget_of
 from django_pooled.testing import fail_next_transaction
 
 if TYPE_CHECKING:
@@ -39,6 +40,28 @@ def test_a_view_whose_other_view_always_conflicts_is_restarted_all_the_same(
     with fail_next_transaction(times=1, using=alias):
         other()
     assert attempts == {"hog": 4, "other": 2}
+
+
+def test_threads_that_restart_at_once_share_one_budget(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    pool = connections[make_database(server, retry_budget=7)].pool  # type: ignore[attr-defined]
+    assert pool.retry_budget is None
+    barrier = threading.Barrier(8)
+    found: list[object] = []
+
+    def restart() -> None:
+        barrier.wait()
+        found.append(budget_of(pool))
+
+    threads = [threading.Thread(target=restart) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (budget,) = set(found)
+    assert budget is pool.retry_budget
+    assert pool.snapshot().retry_budget_left == 7
 
 
 def test_a_spent_budget_ends_the_attempts_and_says_so(
