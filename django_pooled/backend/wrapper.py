@@ -78,6 +78,8 @@ class DatabaseWrapper(TransactionMode):
     rollback_exc: BaseException | None
     """Django's own, which django-stubs does not know."""
 
+    closings: int
+
     attempt: TransactionHooks | None = None
     """Set by retry_transaction for as long as one attempt of a transaction lasts."""
 
