@@ -37,12 +37,11 @@ def facts(
         if "sqlstate" not in values:
             values = {"sqlstate": sqlstate_of(error), **values}
         values = {"error": type(error).__name__, **values}
-    return {"event": event, **{key: _plain(value) for key, value in values.items()}}
-
-
-def _plain(value: str | float | Mapping[str, str] | None) -> object:
-    # A host's name, for one, may come from outside.
-    return one_line(masked(value)) if isinstance(value, str) else value
+    fields: dict[str, Any] = {"event": event}
+    for key, value in values.items():
+        # A host's name, for one, may come from outside.
+        fields[key] = one_line(masked(value)) if isinstance(value, str) else value
+    return fields
 
 
 class Telling(logging.Logger):

@@ -107,16 +107,18 @@ def _compare(then: Server, now: Server) -> Relation:
 
 def read_identity(connection: PooledConnection, answer: PGresult) -> TransactionIdentity | None:
     """Read the answer to either question; None if the transaction has no id."""
-    if answer.get_value(0, 0) is None:
+    xid, pid = answer.get_value(0, 0), answer.get_value(0, 1)
+    if xid is None:
         return None
-    columns = range(answer.nfields)
-    xid, pid, *rest = [(answer.get_value(0, at) or b"").decode() or None for at in columns]
-    if rest:
-        return TransactionIdentity(xid, read_backend(connection, [pid, *rest]))
     learned: Learned | None = connection.session.learned
-    if learned is not None and learned.backend is not None and learned.backend.pid == pid:
-        return TransactionIdentity(xid, learned.backend)
-    return None  # pragma: no cover - the short question is asked of direct connections alone
+    backend = learned.backend if learned is not None else None
+    if answer.nfields > 2:
+        columns = range(1, answer.nfields)
+        values = [(answer.get_value(0, column) or b"").decode() or None for column in columns]
+        backend = read_backend(connection, values)
+    elif backend is None or pid is None or backend.pid != pid.decode():
+        return None  # pragma: no cover - the short question is asked of direct connections alone
+    return TransactionIdentity(xid.decode(), backend)
 
 
 def commit_status(connection: PooledConnection, lost: TransactionIdentity | None) -> CommitStatus:
