@@ -107,6 +107,15 @@ def own_database(shared_server: EmbeddedServer) -> Iterator[str]:
             admin.execute(f"DROP ROLE {role}")
 
 
+@pytest.fixture(scope="module")
+def private_server(servers: Servers) -> Iterator[EmbeddedServer]:
+    """A server of one file's tests: to count all sessions, or to restart it."""
+    made = servers.make()
+    made.start()
+    yield made
+    servers.remove(made)
+
+
 @pytest.fixture
 def make_server(servers: Servers) -> Iterator[Callable[..., EmbeddedServer]]:
     """Make and start servers that are the test's own; arguments as ``Servers.make``."""

@@ -32,6 +32,12 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
+def server(private_server: EmbeddedServer) -> EmbeddedServer:
+    """A server on which nobody else has sessions, since they are counted."""
+    return private_server
+
+
+@pytest.fixture(scope="module")
 def between(server: EmbeddedServer) -> Iterator[FaultProxy]:
     """The proxy through which the site reaches its server."""
     with FaultProxy(server.host, server.port, listen=free_port()) as made:

@@ -17,11 +17,10 @@ from tests.servers.postgresql import backend_pids
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from embedded_postgres import EmbeddedServer
     from tests.servers.fault_proxy import FaultProxy
-    from tests.servers.postgresql import Servers
     from tests.support.pools import MakeDatabase
 
 QUICK = Backoff(initial=0.001, maximum=0.002)
@@ -90,23 +89,14 @@ class Scene:
         wait_until(lambda: not backend_pids(self.server, "postgres", state="idle in transaction"))
 
 
-@pytest.fixture(scope="module")
-def mortal(servers: Servers) -> Iterator[EmbeddedServer]:
-    """A server that tests restart and kill, and which serves again afterwards."""
-    made = servers.make()
-    made.start()
-    yield made
-    servers.remove(made)
-
-
 @pytest.fixture
 def scene(
-    mortal: EmbeddedServer,
+    private_server: EmbeddedServer,
     make_proxy: Callable[[EmbeddedServer], FaultProxy],
     make_database: MakeDatabase,
 ) -> Scene:
-    proxy = make_proxy(mortal)
-    return Scene(make_database(mortal, through=proxy, max_size=2), mortal, proxy)
+    proxy = make_proxy(private_server)
+    return Scene(make_database(private_server, through=proxy, max_size=2), private_server, proxy)
 
 
 ENDS = ["terminate", "restart", "crash", "cut", "reset"]
