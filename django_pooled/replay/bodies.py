@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from django.conf.global_settings import DATA_UPLOAD_MAX_MEMORY_SIZE
 
+from .django_private import BODY, FILES, POST, READ_STARTED, STREAM
 from .files import rewind
 from .refusal import CannotReplay
 
@@ -15,13 +16,6 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
 __all__ = ["Body", "RecordedStream"]
-
-# The only private names of Django in this folder: HttpRequest has no public way to read a body
-# twice, and its handlers set these as attributes of each request.
-STREAM = "_stream"  # what read() and body read from
-READ_STARTED = "_read_started"  # whether read() was called
-BODY = "_body"  # the bytes, once "body" was asked for
-POST, FILES = "_post", "_files"  # what they were parsed to
 
 
 class RecordedStream(io.IOBase):

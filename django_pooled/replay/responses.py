@@ -13,6 +13,8 @@ from django.template.response import SimpleTemplateResponse
 
 from django_pooled.diagnostics.log_fields import facts
 
+from .django_private import has_been_run
+
 logger = logging.getLogger("django_pooled.retry")
 
 _told: set[tuple[str, str]] = set()
@@ -69,7 +71,7 @@ def reads_later(result: object) -> str | None:
     """Return why *result* may query the database when its transaction has ended; None if not."""
     if isinstance(result, GeneratorType):
         return "a generator that is returned runs after the transaction"
-    if isinstance(result, QuerySet) and result._result_cache is None:
+    if isinstance(result, QuerySet) and not has_been_run(result):
         return "a query that is returned has not been run, and runs after the transaction"
     if isinstance(result, StreamingHttpResponse):
         if isinstance(result, FileResponse) and result.file_to_stream is not None:
@@ -81,7 +83,7 @@ def reads_later(result: object) -> str | None:
             return None
         reason = "a template response is rendered after the transaction"
         for name, value in (result.context_data or {}).items():
-            if isinstance(value, QuerySet) and value._result_cache is None:
+            if isinstance(value, QuerySet) and not has_been_run(value):
                 return f"{reason}, and {name!r} in its context is a query that has not been run"
         return reason
     return None

@@ -29,7 +29,8 @@ from django.views.decorators.csrf import csrf_exempt
 
 from django_pooled import registry, retry_transaction
 from django_pooled.replay import Inputs, Surroundings
-from django_pooled.replay.bodies import BODY, FILES, POST, READ_STARTED, STREAM, RecordedStream
+from django_pooled.replay.bodies import RecordedStream
+from django_pooled.replay.django_private import BODY, FILES, POST, READ_STARTED, STREAM
 from tests.sites.workers import running
 from tests.support.attempts import attempts, retried
 
