@@ -13,7 +13,7 @@ from django.db.backends.base import base
 from django.db.backends.postgresql import base as postgresql
 from django.db.backends.postgresql import psycopg_any
 
-from django_pooled.diagnostics.private_names import Need, require
+from django_pooled.diagnostics.required_names import Need, require
 
 __all__ = [
     "NO_DB_ALIAS",

@@ -8,7 +8,7 @@ from django.core.checks import CheckMessage
 from django.core.checks import Warning as CheckWarning
 
 from .capacity import Limit, check_capacity
-from .sessions import check_timeouts
+from .idle_timeouts import check_timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -19,11 +19,11 @@ from django_pooled.poolstats.server.probe import NoAnswer, Probe
 from .capacity import Neighbour, check_capacity, limits_of
 from .databases import pooled, refused
 from .declared_processes import declared
+from .idle_timeouts import check_timeouts
 from .live_processes import live_processes
 from .pooler import check_pooler
 from .row_security import check_row_security
 from .server_facts import ask_server
-from .sessions import check_timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

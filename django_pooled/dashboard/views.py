@@ -17,7 +17,7 @@ from django.views.decorators.http import require_safe
 from django_pooled.backend.non_atomic import never_atomic
 
 from . import access_tokens, watch
-from .content import content
+from .figures import content
 
 if TYPE_CHECKING:
     from collections.abc import Callable

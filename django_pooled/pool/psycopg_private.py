@@ -12,7 +12,7 @@ import psycopg
 from psycopg import conninfo, generators, pq
 from psycopg.adapt import AdaptersMap
 
-from django_pooled.diagnostics.private_names import Need, require
+from django_pooled.diagnostics.required_names import Need, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping

@@ -22,7 +22,7 @@ from weakref import WeakMethod, ref
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 from psycopg_pool import pool as inside
 
-from django_pooled.diagnostics.private_names import Need, require
+from django_pooled.diagnostics.required_names import Need, require
 
 from .connect_errors import is_permanent_refusal
 from .connection import PooledConnection

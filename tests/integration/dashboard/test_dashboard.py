@@ -22,7 +22,7 @@ from django.urls import include, path
 
 from django_pooled import registry
 from django_pooled.backend.parameters import server_of
-from django_pooled.dashboard import access_tokens, content, watch
+from django_pooled.dashboard import access_tokens, figures, watch
 from django_pooled.dashboard.server_watch import Answer, ServerWatch
 from django_pooled.dashboard.watch import Snapshot, Watch
 from django_pooled.poolstats import sources
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 urlpatterns = [path("pools/", include("django_pooled.dashboard.urls"))]
 
 OBSERVER = "django poolstats"
-STATIC = Path(content.__file__).parent / "static"
+STATIC = Path(figures.__file__).parent / "static"
 OF_THE_SITE = (
     "MIDDLEWARE",
     "ROOT_URLCONF",
@@ -426,7 +426,7 @@ def view(alias: str, **values: Any) -> ServerView:
 
 
 def test_a_calm_site_is_told_so_in_a_sentence() -> None:
-    told = content.content(look(Answer(view("default"), 0.1), in_use=3))
+    told = figures.content(look(Answer(view("default"), 0.1), in_use=3))
     assert told["status"] == "fine"
     assert told["sentence"] == "All is well: 3 of 10 connections in use in 1 process, nobody waits."
     assert told["notes"] == []
@@ -438,11 +438,11 @@ def test_several_processes_are_counted() -> None:
     one, other = look(), look()
     [report] = other.overview.collection.reports
     one.overview.collection.reports.append(replace(report, pid=report.pid + 1))
-    assert "in 2 processes" in content.content(one)["sentence"]
+    assert "in 2 processes" in figures.content(one)["sentence"]
 
 
 def test_trouble_is_the_headline_and_the_rest_is_noted() -> None:
-    told = content.content(
+    told = figures.content(
         look(Answer(ServerView("default", error="gone"), 0.1), in_use=10, idle=0, waiting=2)
     )
     assert told["status"] == "critical"
@@ -462,7 +462,7 @@ def test_a_server_is_told_once_for_all_its_databases() -> None:
         Answer(ServerView("slow"), None),
         Answer(ServerView("gone", error="refused"), 0.7),
     ]
-    told = {server["names"]: server for server in content.content(look(*servers))["servers"]}
+    told = {server["names"]: server for server in figures.content(look(*servers))["servers"]}
     assert set(told) == {'"default", "other"', '"slow"', '"gone"'}
     assert told['"default", "other"']["free"] == 87
     assert told['"default", "other"']["age"] == 0.5
@@ -475,7 +475,7 @@ def test_a_server_is_told_once_for_all_its_databases() -> None:
 
 
 def test_single_connections_are_left_to_the_terminal() -> None:
-    [process] = content.content(look())["processes"]
+    [process] = figures.content(look())["processes"]
     [pool] = process["pools"]
     assert "connections" not in pool
     assert pool["wait"]["buckets"]
