@@ -22,7 +22,8 @@ Moment = Literal["begin", "body", "commit", "answer"]
 R = TypeVar("R")
 
 
-@dataclass
+# Two orders may be alike, and are not the same.
+@dataclass(eq=False)
 class Fault:
     """One fault: when it strikes, and how often it still does."""
 

@@ -21,6 +21,8 @@ except ImportError as error:
     ) from error
 
 from django.db import connections
+from django.db.backends.postgresql import base as postgresql
+from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 from psycopg import IsolationLevel
 
@@ -111,6 +113,10 @@ class DatabaseWrapper(TransactionMode):
         return self._lookup.pool(self, self.get_connection_params())
 
     def get_connection_params(self) -> dict[str, Any]:
+        # Those of a backend behind this one, or of a patch of Django's, may follow from anything.
+        behind = getattr(super().get_connection_params, "__func__", None)
+        if getattr(behind, "__globals__", None) is not vars(postgresql):
+            return self._work_out_params()
         return self._lookup.parameters(self, self._work_out_params)
 
     def _work_out_params(self) -> dict[str, Any]:
@@ -127,6 +133,7 @@ class DatabaseWrapper(TransactionMode):
             params["cursor_factory"] = for_transaction_mode(factory)
         return params
 
+    @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         sets_isolation_level = "isolation_level" in self.settings_dict["OPTIONS"]
         # Before the checkout, so that a wrong level costs no connection.

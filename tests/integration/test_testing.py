@@ -58,6 +58,15 @@ def test_as_many_faults_strike_as_were_ordered() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+def test_of_two_orders_that_are_alike_each_ends_with_its_own_block() -> None:
+    with no_waiting(), fail_next_transaction(times=2) as outer:
+        with fail_next_transaction(times=2) as inner:
+            pass
+        retry_transaction(write)()
+    assert (outer.struck, inner.struck) == (2, 0)
+
+
+@pytest.mark.django_db(transaction=True)
 def test_after_the_block_nothing_strikes() -> None:
     with fail_next_transaction(times=9):
         pass

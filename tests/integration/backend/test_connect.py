@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import pytest
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import close_old_connections, connections, transaction
+from django.db.backends.postgresql import base as postgresql
 from django.db.backends.signals import connection_created
 from django.test import override_settings
 from psycopg import IsolationLevel
@@ -215,6 +218,52 @@ def test_a_backend_may_change_the_parameters_of_each_connection(wrapper: Databas
         other.name = name
         assert ask(other, "SHOW application_name") == name
         other.close()
+
+
+def test_a_backend_behind_the_engine_may_change_the_parameters_of_each_connection(
+    wrapper: DatabaseWrapper,
+) -> None:
+    class Behind(postgresql.DatabaseWrapper):
+        name = "first"
+
+        def get_connection_params(self) -> dict[str, Any]:
+            return {**super().get_connection_params(), "application_name": self.name}
+
+    class Other(DatabaseWrapper, Behind):
+        pass
+
+    other = Other(wrapper.settings_dict, wrapper.alias)
+    for name in ("first", "second", "first"):
+        other.name = name
+        assert ask(other, "SHOW application_name") == name
+        other.close()
+
+
+def test_a_patch_of_django_s_parameters_is_called_for_each_connection(
+    wrapper: DatabaseWrapper,
+) -> None:
+    wrapper.ensure_connection()
+    wrapper.close()
+    django_s = postgresql.DatabaseWrapper.get_connection_params
+    with patch.object(
+        postgresql.DatabaseWrapper, "get_connection_params", autospec=True
+    ) as patched:
+        patched.side_effect = django_s
+        for _ in range(2):
+            wrapper.ensure_connection()
+            wrapper.close()
+    assert patched.call_count == 2
+
+
+def test_no_connection_is_made_in_an_event_loop(wrapper: DatabaseWrapper) -> None:
+    async def connect() -> None:
+        wrapper.get_new_connection(wrapper.get_connection_params())
+
+    assert wrapper.pool is not None
+    before = wrapper.pool.snapshot().counters.checkouts
+    with pytest.raises(SynchronousOnlyOperation):
+        asyncio.run(connect())
+    assert wrapper.pool.snapshot().counters.checkouts == before
 
 
 @pytest.mark.parametrize("hook", HOOKS)
