@@ -354,10 +354,12 @@ class PooledConnection(psycopg.Connection[Any]):
         # psycopg_pool's mark of a connection that is not idle. No code refers to it any more, so
         # none can use it or give it back.
         pool = None if self._given_back else getattr(self, "_pool", None)
-        if pool is None:
-            super().__del__()
-        else:
+        if pool is not None:
             pool.found(self)
+        elif getattr(self, "session", None) is None or self.session.slot is None:
+            super().__del__()
+        # Else an exception in the thread has parted it from its pool, between two steps. It is
+        # closed as it is freed; a warning that it was left open could help nobody.
 
     def claim(self) -> Use | None:
         """Return the checkout to its first caller, which gives the connection back; else None.
