@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -32,8 +33,11 @@ _numbers = itertools.count()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Run single files in this process, since workers take a while to start."""
-    return 0 if all(".py" in argument for argument in config.args) else None
+    """Run single files in this process, since workers take a while to start.
+
+    Else two workers for each core: most tests wait for a server, a worker or a time limit.
+    """
+    return 0 if all(".py" in argument for argument in config.args) else 2 * (os.cpu_count() or 1)
 
 
 def pytest_configure(config: pytest.Config) -> None:

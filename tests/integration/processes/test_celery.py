@@ -117,6 +117,12 @@ class Worker:
         self.send(task, numbers, *more)
         return self.answers(numbers)
 
+    def use_all_processes(self) -> None:
+        """Send tasks, in batches, until each of its processes has run one."""
+        numbers = itertools.count(1_000_000)
+        while len({line["pid"] for line in self.said if "backend" in line}) < PROCESSES:
+            self.run("use", itertools.islice(numbers, 20))
+
     def end(self, within: float = 20.0) -> int:
         """Ask it to finish what it has begun and to leave; return its exit code."""
         assert self.process is not None
@@ -168,9 +174,9 @@ def sessions_opened(server: EmbeddedServer, name: str) -> int:
 def test_the_pool_is_kept_from_task_to_task(
     worker: Worker, server: EmbeddedServer, name: str
 ) -> None:
-    worker.send("use", range(400))
     worker.start()
-    answers = worker.answers(range(400))
+    worker.use_all_processes()
+    answers = worker.run("use", range(400))
     processes = {answer["pid"] for answer in answers}
     assert len(processes) == PROCESSES
     assert len({answer["backend"] for answer in answers}) == PROCESSES
@@ -184,9 +190,8 @@ def test_each_process_opens_what_min_size_says(
 ) -> None:
     worker = Worker(tmp_path, server.url(name), min_size=2)
     try:
-        worker.send("use", range(100))
         worker.start()
-        worker.answers(range(100))
+        worker.use_all_processes()
         wait_until(lambda: backend_count(server, name) == 2 * PROCESSES)
         worker.kill()
         assert sessions_opened(server, name) == 2 * PROCESSES
@@ -209,6 +214,7 @@ def test_a_task_that_fails_or_leaves_a_transaction_open_costs_nothing(
     worker: Worker, server: EmbeddedServer, name: str
 ) -> None:
     worker.start()
+    worker.use_all_processes()
     worker.run("fail", range(20))
     worker.run("leave_open", range(20, 40))
     answers = worker.run("use", range(40, 60))
