@@ -115,7 +115,7 @@ class Crashes:
             silence = 0.0 if end == "goes on" else 60.0
             self._proxy.fault_at_commit(kind, times=threads, silence=silence)
             self._callers.start("calls", mode=self._mode, threads=threads, calls=1, apart=True)
-            wait_until(lambda: self._proxy.triggered() == begun + threads, timeout=30)
+            wait_until(lambda: self._proxy.triggered() == begun + threads, timeout=90)
             pids = [hit.backend_pid for hit in self._proxy.hits()[begun:]]
             self._reach(place, witness, pids)
             xids = self._xids(witness, pids)
@@ -153,7 +153,7 @@ class Crashes:
             query += "state = 'idle'"
         else:
             return
-        wait_until(lambda: value(witness, query, pids) == len(pids), timeout=30)
+        wait_until(lambda: value(witness, query, pids) == len(pids), timeout=90)
 
     def _xids(self, witness: psycopg.Connection[Any], pids: list[int]) -> list[int]:
         query = "SELECT backend_xid::text::int FROM pg_stat_activity WHERE pid = ANY (%s)"
@@ -176,7 +176,7 @@ class Crashes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
             # The server ends all other backends, and recovers.
-            wait_until(lambda: is_lost(witness), timeout=30)
+            wait_until(lambda: is_lost(witness), timeout=90)
 
     def _outlast_questions(self, place: str, holder: psycopg.Connection[Any]) -> None:
         """Let the client ask in vain for a while, and then COMMIT come to its end."""

@@ -122,7 +122,7 @@ class Promotions:
                 self._stop_receiving()
             self._proxy.fault_at_commit("stranded", times=threads, silence=60.0)
             self._callers.start("calls", mode=self._mode, threads=threads, calls=1, apart=True)
-            wait_until(lambda: self._proxy.triggered() == begun + threads, timeout=30)
+            wait_until(lambda: self._proxy.triggered() == begun + threads, timeout=90)
             pids = [hit.backend_pid for hit in self._proxy.hits()[begun:]]
             query = "SELECT backend_xid::text::int FROM pg_stat_activity WHERE pid = ANY (%s)"
             xids = [xid for (xid,) in operator.execute(query, [pids]) if xid is not None]
@@ -155,14 +155,14 @@ class Promotions:
         position = value(operator, "SELECT pg_switch_wal()::text")
         with operator_of(self._standby) as witness:
             query = f"SELECT pg_last_wal_replay_lsn() >= '{position}'::pg_lsn"
-            wait_until(lambda: value(witness, query), timeout=30)
+            wait_until(lambda: value(witness, query), timeout=90)
 
     def _stop_receiving(self) -> None:
         with operator_of(self._standby) as operator:
             operator.execute("ALTER SYSTEM SET primary_conninfo = ''")
             operator.execute("SELECT pg_reload_conf()")
             receivers = "SELECT count(*) FROM pg_stat_wal_receiver"
-            wait_until(lambda: value(operator, receivers) == 0, timeout=30)
+            wait_until(lambda: value(operator, receivers) == 0, timeout=90)
 
     def _promote(self) -> None:
         with operator_of(self._standby) as operator:

@@ -87,5 +87,5 @@ def kill_backend(server: EmbeddedServer, chance: random.Random) -> None:
             # It may have ended by itself meanwhile.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(chance.choice(pids), signal.SIGKILL)
-                wait_until(lambda: is_lost(operator), timeout=30)
-    wait_until(lambda: is_up(server), timeout=30)
+                wait_until(lambda: is_lost(operator), timeout=90)
+    wait_until(lambda: is_up(server), timeout=90)
