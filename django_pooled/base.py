@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .backend import wrapper
-from .checks.validation import DatabaseValidation
+from .checks.database_validation import DatabaseValidation
 
 __all__ = ["DatabaseWrapper"]
 

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_safe
 
 from .backend.non_atomic import never_atomic
 from .backend.wrapper import DatabaseWrapper
-from .diagnostics.log_fields import Telling, facts
+from .diagnostics.log_fields import LoggerWithFields, event_fields
 from .diagnostics.redaction import one_line
 from .poolstats.sources import pooled_aliases
 
@@ -71,7 +71,7 @@ def readiness(
             one_line(request.path),
             response=response,
             request=request,
-            logger=Telling(logger, facts("probe_answered_503", states=states)),
+            logger=LoggerWithFields(logger, event_fields("probe_answered_503", states=states)),
             level="debug",
         )
     return response

@@ -15,7 +15,7 @@ from django.utils.deprecation import MiddlewareMixin
 from django.utils.log import log_response
 from django.views.defaults import server_error
 
-from .diagnostics.log_fields import Telling, facts
+from .diagnostics.log_fields import LoggerWithFields, event_fields
 from .diagnostics.redaction import one_line, stand_in, told
 from .errors import AmbiguousCommit, PoolError
 from .sql.sqlstates import history, is_server_away, sqlstate_of
@@ -167,7 +167,7 @@ def unavailable_response(
         _reason(error),
         response=response,
         request=request,
-        logger=Telling(logger, facts("answered_503", alias=alias, error=error)),
+        logger=LoggerWithFields(logger, event_fields("answered_503", alias=alias, error=error)),
         level="warning",
         exception=stand_in(error)[1] if settings.DEBUG else None,
     )
@@ -198,7 +198,7 @@ def _page(detail: str, retry_after: int) -> str:
             TEMPLATE,
             told(error),
             exc_info=stand_in(error),
-            extra=facts("template_failed", error=error),
+            extra=event_fields("template_failed", error=error),
         )
         return PAGE.format(detail=detail)
 

@@ -1,8 +1,8 @@
 """System checks: of settings, versions and workers at each command, of the server on request.
 
 docs/checks.md has a row for each id. The app registers the first kind, ``base.py`` names the second
-(`validation`, `server`); nothing else imports this folder. One of the first kind must not import
-psycopg: without it, the check that says so still has to run.
+(`database_validation`, `server`); nothing else imports this folder. One of the first kind must not
+import psycopg: without it, the check that says so still has to run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a log record says to programs: an event and its facts, beside the sentence for people."""
+"""The fields of a log record for programs, beside the sentence for people."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from .redaction import masked, one_line
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Telling", "facts"]
+__all__ = ["LoggerWithFields", "event_fields"]
 
 
-def facts(
+def event_fields(
     event: str,
     *,
     error: BaseException | None = None,
     **values: str | float | Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    """Return the ``extra`` of a log record; docs/metrics.md has all of them in a table.
+    """Return the ``extra`` of a log record; docs/metrics.md has all events in a table.
 
-    Names and meanings stay the same from version to version. None of them is an attribute that
-    records have already, and all values are what JSON can carry. There is no error's text among
-    them: only the sentence has that.
+    Names and meanings stay the same from version to version. None is an attribute that records
+    have already, and JSON can carry all values. The text of an error is not among them: it stands
+    in the sentence alone.
 
     Args:
-        event: What happened, in a word or some.
-        error: What went wrong: told as the name of its class and its SQLSTATE.
-        values: What else is to be known.
+        event: The event's name.
+        error: The error, of which the class's name and the SQLSTATE are given.
+        values: The other fields.
     """
     if error is not None:
         # Not above: without psycopg the system checks, which say so, still have to be imported.
@@ -39,26 +39,26 @@ def facts(
         values = {"error": type(error).__name__, **values}
     fields: dict[str, Any] = {"event": event}
     for key, value in values.items():
-        # A host's name, for one, may come from outside.
+        # The name of a host, for example, may come from outside.
         fields[key] = one_line(masked(value)) if isinstance(value, str) else value
     return fields
 
 
-class Telling(logging.Logger):
-    """A logger for Django's log_response(), which adds facts to those that Django gives.
+class LoggerWithFields(logging.Logger):
+    """A logger for Django's log_response(), which adds fields to Django's own.
 
     Args:
         logger: Where the records go.
-        more: The facts.
+        fields: The fields to add.
     """
 
-    def __init__(self, logger: logging.Logger, more: dict[str, Any]) -> None:
+    def __init__(self, logger: logging.Logger, fields: dict[str, Any]) -> None:
         super().__init__(logger.name)
         self.parent = logger
-        self._facts = more
+        self._fields = fields
 
     def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: N802
-        """As logging's, with the facts."""
+        """Make the record as logging does, and add the fields."""
         record = super().makeRecord(*args, **kwargs)
-        vars(record).update(self._facts)
+        vars(record).update(self._fields)
         return record

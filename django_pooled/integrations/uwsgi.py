@@ -9,7 +9,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,5 +61,5 @@ def warn_without_threads() -> None:
         logger.warning(
             "uWSGI runs without enable-threads: between requests no idle connection is closed, "
             "none is replaced, and poolstats gets no answer. Set enable-threads = true.",
-            extra=facts("uwsgi_without_threads"),
+            extra=event_fields("uwsgi_without_threads"),
         )

@@ -6,7 +6,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
 from django_pooled.poolstats.prometheus import SILENT, Source, of_pools, single
 
@@ -54,7 +54,9 @@ def summed(timeout: float, *, openmetrics: bool = False) -> Exposition:
             sums.update(site_pools)
     except OSError as error:
         logger.debug(
-            "The metrics are not added up: %s", told(error), extra=facts("not_summed", error=error)
+            "The metrics are not added up: %s",
+            told(error),
+            extra=event_fields("not_summed", error=error),
         )
         return by_process(timeout, openmetrics=openmetrics)._replace(not_summed=told(error))
     figures = sums.figures(site_pools)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
 from django_pooled.pool import registry
 
@@ -36,5 +36,5 @@ def write_last_figures() -> None:
         logger.debug(
             "The last figures were not written down: %s",
             told(error),
-            extra=facts("farewell_failed", error=error),
+            extra=event_fields("farewell_failed", error=error),
         )

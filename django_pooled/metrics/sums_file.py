@@ -11,7 +11,7 @@ import stat
 from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
 from django_pooled.poolstats.processes.report_parser import parse_counters
 from django_pooled.stats import publisher, socket_folder
@@ -104,7 +104,7 @@ def _lock(lock: int, patience: float) -> bool:
             if monotonic() >= deadline:
                 logger.debug(
                     "The ledger of the metrics is held by another process.",
-                    extra=facts("ledger_held"),
+                    extra=event_fields("ledger_held"),
                 )
                 return False
             sleep(0.01)
@@ -139,7 +139,7 @@ def _read(descriptor: int, name: str) -> Sums:
         logger.debug(
             "The ledger of the metrics is begun anew, since it can't be read: %s",
             told(error),
-            extra=facts("ledger_begun_anew", error=error),
+            extra=event_fields("ledger_begun_anew", error=error),
         )
         return Sums()
 

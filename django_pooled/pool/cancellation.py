@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ def _in_a_thread(action: Callable[[], object]) -> None:
         thread.start()
     except RuntimeError as error:
         logger.debug(
-            "cannot cancel a query: %s", told(error), extra=facts("not_cancelled", error=error)
+            "cannot cancel a query: %s",
+            told(error),
+            extra=event_fields("not_cancelled", error=error),
         )
 
 
@@ -84,5 +86,7 @@ def _send(request: PGcancel) -> None:
     except psycopg.OperationalError as error:
         # The server is away; then so is its query.
         logger.debug(
-            "cannot cancel a query: %s", told(error), extra=facts("not_cancelled", error=error)
+            "cannot cancel a query: %s",
+            told(error),
+            extra=event_fields("not_cancelled", error=error),
         )

@@ -10,7 +10,7 @@ from weakref import ref
 
 from psycopg.pq import TransactionStatus
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.signals import connection_checked_in
 
 from .cancellation import cancel
@@ -140,7 +140,9 @@ class Checkin:
             "Close it with connections.close_all() at the end of the thread.",
             self._alias,
             checkout.where,
-            extra=facts("connection_reclaimed", alias=self._alias, where=str(checkout.where)),
+            extra=event_fields(
+                "connection_reclaimed", alias=self._alias, where=str(checkout.where)
+            ),
         )
         self._record.add("reclaimed")
         self._end(checkout, connection)
@@ -156,7 +158,9 @@ class Checkin:
             "it goes back now.",
             self._alias,
             checkout.where,
-            extra=facts("connection_reclaimed", alias=self._alias, where=str(checkout.where)),
+            extra=event_fields(
+                "connection_reclaimed", alias=self._alias, where=str(checkout.where)
+            ),
         )
         self._record.add("reclaimed")
         connection.owner = connection.observer = None

@@ -10,7 +10,7 @@ from weakref import WeakMethod
 
 from django_pooled.activity import activity_of
 from django_pooled.diagnostics.call_site import quoted
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.stats.snapshot import ConnectionFigures
 
 from .checkout import Checkout
@@ -190,7 +190,7 @@ class Checkouts:
             self._alias,
             held,
             "".join(map(quoted, checkout.stack or [checkout.where])),
-            extra=facts(
+            extra=event_fields(
                 "connection_held", alias=self._alias, seconds=held, where=str(checkout.where)
             ),
         )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import scrub, told
 
 from .backoff import retry_until
@@ -270,7 +270,7 @@ class Connector:
             logger.info(
                 "pool %r: connected again",
                 self._name,
-                extra=facts("connected_again", alias=self._name, seconds=took),
+                extra=event_fields("connected_again", alias=self._name, seconds=took),
             )
         self._opened(took)
 
@@ -280,7 +280,7 @@ class Connector:
                 "pool %r: cannot connect: %s",
                 self._name,
                 told(error),
-                extra=facts("connect_failed", alias=self._name, error=error),
+                extra=event_fields("connect_failed", alias=self._name, error=error),
             )
         with self._counting:
             self.last_error_at = monotonic()

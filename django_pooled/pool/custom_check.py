@@ -8,7 +8,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
 
 from .cancellation import interrupt
@@ -102,7 +102,7 @@ class CustomCheck:
             "pool %r: the project's check failed: %s",
             self._alias,
             told(error),
-            extra=facts("check_failed", alias=self._alias, error=error),
+            extra=event_fields("check_failed", alias=self._alias, error=error),
         )
         with self._lock:
             self._failure = AttemptFailed("OPTIONS['pool']['check']", error)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
 from django_pooled.sql.sqlstates import READ_ONLY, is_connection_lost, is_stale_plan
 
@@ -128,7 +128,7 @@ class Eviction:
         logger.warning(
             "pool %r: %s:%s is read-only; its connections are closed",
             *(self._alias, *place),
-            extra=facts("server_read_only", alias=self._alias, host=place[0], port=place[1]),
+            extra=event_fields("server_read_only", alias=self._alias, host=place[0], port=place[1]),
         )
 
     def _note_stale_plan(self, connection: PooledConnection, reason: str) -> None:
@@ -152,7 +152,7 @@ class Eviction:
         logger.info(
             "pool %r: tables have changed; new connections prepare anew",
             self._alias,
-            extra=facts("tables_changed", alias=self._alias),
+            extra=event_fields("tables_changed", alias=self._alias),
         )
 
     def _may_drain(self, what_for: Place | str, now: float) -> bool:

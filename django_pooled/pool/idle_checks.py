@@ -6,7 +6,7 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 
 from .liveness import answers, looks_alive
 
@@ -90,6 +90,6 @@ class IdleChecks:
             "pool %r: found %d dead connections",
             self._alias,
             dead + 1,
-            extra=facts("connections_dead", alias=self._alias, connections=dead + 1),
+            extra=event_fields("connections_dead", alias=self._alias, connections=dead + 1),
         )
         return "dead"

@@ -8,7 +8,7 @@ from enum import Enum
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeAlias
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 
 from .connect_errors import is_permanent_refusal
 
@@ -171,14 +171,16 @@ class Readiness:
         if state is not self._last and not (state.serves and self._last.serves):
             if state.serves:
                 logger.info(
-                    "pool %r: ready again", self._alias, extra=facts("ready", alias=self._alias)
+                    "pool %r: ready again",
+                    self._alias,
+                    extra=event_fields("ready", alias=self._alias),
                 )
             else:
                 logger.warning(
                     "pool %r: not ready: %s",
                     self._alias,
                     state.value,
-                    extra=facts("not_ready", alias=self._alias, state=state.value),
+                    extra=event_fields("not_ready", alias=self._alias, state=state.value),
                 )
         self._last = state
         return state

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
 from django_pooled.sql.session_state import hides_what_it_does, outlives_discard
 
@@ -116,7 +116,7 @@ class Reset:
                 logger.warning(
                     "pool %r: rolled back a transaction left open",
                     self._alias,
-                    extra=facts("transaction_left_open", alias=self._alias),
+                    extra=event_fields("transaction_left_open", alias=self._alias),
                 )
                 connection.rollback()
             _restore_defaults(connection)
@@ -135,7 +135,7 @@ class Reset:
                 "pool %r: discarded a connection: %s",
                 self._alias,
                 told(error),
-                extra=facts("reset_failed", alias=self._alias, error=error),
+                extra=event_fields("reset_failed", alias=self._alias, error=error),
             )
             return False
         return pgconn.transaction_status == TransactionStatus.IDLE

@@ -8,7 +8,7 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 
 from .object_state import CONTAINERS
 
@@ -129,7 +129,7 @@ def log_changes(watched: list[ClosedOver]) -> None:
             "%s closes over %s and changes what it holds in each attempt: make it an "
             "argument or a result",
             function, ", ".join(repr(variable.name) for variable in changed),
-            extra=facts("closure_changed", function=function),
+            extra=event_fields("closure_changed", function=function),
         )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeVar
 
 # They register how objects are kept.
-from . import containers, files, kinds, requests, sessions, streams  # noqa: F401
+from . import containers, files, requests, restored_classes, sessions, streams  # noqa: F401
 from .activation import restore_activation
 from .clients import client_has_gone
 from .closures import log_changes

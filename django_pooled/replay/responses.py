@@ -11,7 +11,7 @@ from django.http import FileResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.template.response import SimpleTemplateResponse
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 
 from .django_private import has_been_run
 
@@ -64,7 +64,7 @@ def tell_if_it_reads_later(function: object, result: object) -> None:
     name = getattr(function, "__qualname__", "?")
     if reason is not None and (name, reason) not in _told:
         _told.add((name, reason))
-        logger.info("%s: %s", name, reason, extra=facts("reads_later", function=name))
+        logger.info("%s: %s", name, reason, extra=event_fields("reads_later", function=name))
 
 
 def reads_later(result: object) -> str | None:

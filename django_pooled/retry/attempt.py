@@ -22,12 +22,12 @@ from django_pooled.sql.sqlstates import is_connection_lost, psycopg_error
 
 from .characteristics import set_characteristics
 from .classify import Classification, Failure, classify
-from .commit import Transaction
 from .other_databases import watch_others
 from .phase import Phase
 from .refusals import broken_transaction, lost_transaction, memoized_result
 from .server_identity import learn, learned_of
 from .server_questions import NO_QUESTIONS
+from .transaction import Transaction
 from .transaction_id import TransactionWatch
 from .transaction_status import end_if_idle
 

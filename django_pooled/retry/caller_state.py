@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.pool.connection import PooledConnection
 
 if TYPE_CHECKING:
@@ -74,5 +74,5 @@ class CallerState:
             "database %r: session state of the caller (%s) was lost with the connection",
             wrapper.alias,
             self.state,
-            extra=facts("caller_lost", alias=wrapper.alias),
+            extra=event_fields("caller_lost", alias=wrapper.alias),
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from django.core.exceptions import ImproperlyConfigured
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import stand_in, told
 from django_pooled.sql.sqlstates import READ_ONLY, is_connection_lost, is_refusal
 from django_pooled.tokens.table import TABLE, Token, sweep_now_and_then
@@ -211,7 +211,7 @@ class ByCaller(CommitCheck):
                 asking.alias,
                 told(error),
                 exc_info=stand_in(error),
-                extra=facts("commit_check_failed", alias=asking.alias, error=error),
+                extra=event_fields("commit_check_failed", alias=asking.alias, error=error),
             )
             answer = None
         if answer:

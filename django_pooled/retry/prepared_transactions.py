@@ -9,7 +9,7 @@ import psycopg
 from django.db import Error
 from psycopg import sql
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 
 from .server_identity import learn
 from .transaction_status import Relation, relation_of
@@ -55,5 +55,5 @@ def roll_back_prepared(wrapper: DatabaseWrapper, identity: TransactionIdentity |
         logger.warning(
             "database %r: whether a transaction stays prepared cannot be told",
             wrapper.alias,
-            extra=facts("prepared_stays", alias=wrapper.alias, error=error),
+            extra=event_fields("prepared_stays", alias=wrapper.alias, error=error),
         )

@@ -7,7 +7,7 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.signals import transaction_restarting
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Report:
         logger.warning(
             "database %r: %s: %s; attempt %d of %d in %.3f s",
             self._alias, self.name, failure.description, number + 1, self._max_attempts, wait,
-            extra=facts(
+            extra=event_fields(
                 "transaction_restarts", alias=self._alias, function=self.name, attempt=number,
                 wait=wait, error=error, sqlstate=failure.sqlstate,
             ),
@@ -90,7 +90,7 @@ class Report:
             "database %r: %s",
             self._alias,
             note,
-            extra=facts(
+            extra=event_fields(
                 "transaction_failed",
                 alias=self._alias,
                 function=self.name,

@@ -7,9 +7,9 @@ from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, NamedTuple
 
 from .calls import calls_in
+from .lexer import tokens_of
 from .query_text import text_of
 from .session_state import graver
-from .tokens import tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,7 +11,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import stand_in, told
 
 from . import socket_folder
@@ -69,7 +69,7 @@ def start(folder: StrPath | None, report: Callable[[], ProcessReport]) -> None:
             logger.debug(
                 "The pool statistics of this process are not published: %s",
                 told(error),
-                extra=facts("not_published", error=error),
+                extra=event_fields("not_published", error=error),
             )
 
 
@@ -177,7 +177,7 @@ class _Publisher:
                     logger.debug(
                         "A reader of the pool statistics went away: %s",
                         told(error),
-                        extra=facts("reader_gone", error=error),
+                        extra=event_fields("reader_gone", error=error),
                     )
 
     def answer(self, connection: socket.socket) -> None:
@@ -186,7 +186,7 @@ class _Publisher:
             logger.debug(
                 "User %d may not read the pool statistics.",
                 peer.uid,
-                extra=facts("reader_refused", uid=peer.uid),
+                extra=event_fields("reader_refused", uid=peer.uid),
             )
             return
         connection.settimeout(PATIENCE)
@@ -225,7 +225,7 @@ def _encode(report: Callable[[], ProcessReport]) -> bytes:
         logger.debug(
             "The pool statistics could not be put together.",
             exc_info=stand_in(error),
-            extra=facts("report_failed", error=error),
+            extra=event_fields("report_failed", error=error),
         )
         return json.dumps({"pid": os.getpid(), "error": f"{type(error).__name__}"}).encode()
 
@@ -245,5 +245,5 @@ def _sweep(folder: Path) -> None:
         logger.debug(
             "Sockets of ended processes could not be swept: %s",
             told(error),
-            extra=facts("sweep_failed", error=error),
+            extra=event_fields("sweep_failed", error=error),
         )

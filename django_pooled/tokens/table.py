@@ -12,7 +12,7 @@ from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error
 
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
 from django_pooled.sql.sqlstates import is_refusal
 
@@ -180,5 +180,5 @@ def sweep_now_and_then(wrapper: DatabaseWrapper) -> None:
             "database %r: old tokens stay: %s",
             wrapper.alias,
             told(error),
-            extra=facts("tokens_stay", alias=wrapper.alias, error=error),
+            extra=event_fields("tokens_stay", alias=wrapper.alias, error=error),
         )

@@ -11,7 +11,7 @@ from django.db import Error, OperationalError, connections, transaction
 
 from django_pooled import AmbiguousCommit, Backoff, retry_transaction
 from django_pooled.pool.registry import snapshots
-from django_pooled.retry import resolve
+from django_pooled.retry import commit_outcome
 from django_pooled.sql.sqlstates import sqlstate_of
 from tests.servers.postgresql import backend_pids
 from tests.support.waiting import wait_until
@@ -196,7 +196,7 @@ def test_a_black_hole_that_outlasts_the_deadline_is_found_out_about(
 def test_without_that_time_it_would_be_ambiguous(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "GRACE", 0.0)
+    monkeypatch.setattr(commit_outcome, "GRACE", 0.0)
     scene.strike = lambda: scene.proxy.fault_at_commit("stranded", silence=1.0)
     with pytest.raises(AmbiguousCommit):
         retry_transaction(using=scene.alias, deadline=0.5, backoff=QUICK)(scene.body)()

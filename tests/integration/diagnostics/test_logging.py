@@ -17,7 +17,7 @@ from django.test import RequestFactory
 
 import django_pooled
 from django_pooled import CheckoutTimeout, retry_transaction
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.middleware import unavailable_response
 from django_pooled.pool.registry import snapshots
 from django_pooled.retry.budget import RetryBudget
@@ -80,7 +80,7 @@ class Calls(ast.NodeVisitor):
         given = [
             call
             for call in ast.walk(node)
-            if isinstance(call, ast.Call) and ast.unparse(call.func) == "facts"
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "event_fields"
         ]
         if not given:
             self.bare.append(node.lineno)
@@ -105,7 +105,7 @@ def in_code() -> dict[str, Row]:
         module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
         calls = Calls(module if named[1] == "__name__" else named[1].strip('"'))
         calls.visit(ast.parse(source))
-        assert calls.bare == [], f"{path}: records without facts in lines {calls.bare}"
+        assert calls.bare == [], f"{path}: records without fields in lines {calls.bare}"
         assert not calls.found.keys() & found.keys()
         found.update(calls.found)
     return found
@@ -161,7 +161,7 @@ def told() -> Iterator[Callable[[str], list[dict[str, Any]]]]:
 
 
 def test_an_error_is_told_by_its_class_and_its_sqlstate() -> None:
-    assert facts("happened", error=Http404("secret"), alias="a") == {
+    assert event_fields("happened", error=Http404("secret"), alias="a") == {
         "event": "happened", "error": "Http404", "sqlstate": None, "alias": "a"
     }  # fmt: skip
 

@@ -10,7 +10,7 @@ from django.test import RequestFactory
 
 from django_pooled.backend.addresses import refuse_addresses
 from django_pooled.backend.options import parse
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import (
     masked,
     one_line,
@@ -186,7 +186,7 @@ def test_a_long_setting_is_cut_and_a_number_shown_as_it_is() -> None:
 
 
 def test_facts_are_one_line_each_and_without_passwords() -> None:
-    found = facts("happened", host="web\n1", server=f"postgres://clerk:{SECRET}@db")
+    found = event_fields("happened", host="web\n1", server=f"postgres://clerk:{SECRET}@db")
     assert found == {"event": "happened", "host": "web 1", "server": "postgres://***@db"}
 
 

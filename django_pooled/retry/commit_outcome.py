@@ -10,7 +10,7 @@ import psycopg
 from django.db import Error, connections
 
 from django_pooled.backend.commit import is_idle
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
 from django_pooled.errors import PoolClosed, PoolError
 from django_pooled.integrations import tenants
@@ -129,7 +129,7 @@ def _unresolved(asking: DatabaseWrapper, why: object) -> Phase:
         "database %r: a COMMIT stays unresolved: %s",
         asking.alias,
         told(why) if isinstance(why, Exception) else why,
-        extra=facts(
+        extra=event_fields(
             "commit_unresolved",
             alias=asking.alias,
             error=why if isinstance(why, Exception) else None,

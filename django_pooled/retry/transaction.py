@@ -16,13 +16,13 @@ from django_pooled.backend.commit import (
     is_known_to_have_failed,
     refuse_if_session_ended,
 )
-from django_pooled.diagnostics.log_fields import facts
+from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.errors import AmbiguousCommit
 from django_pooled.sql.sqlstates import is_refusal, psycopg_error
 
+from .commit_outcome import inquire
 from .failures import Failures
 from .phase import Phase
-from .resolve import inquire
 from .server_identity import learned_of, questions_for
 from .server_questions import refusals
 from .transaction_status import has_foreign_tables
@@ -154,7 +154,7 @@ class Transaction:
             "database %r: COMMIT had no answer, and is %s",
             wrapper.alias,
             outcome.value,
-            extra=facts("commit_resolved", alias=wrapper.alias, outcome=outcome.value),
+            extra=event_fields("commit_resolved", alias=wrapper.alias, outcome=outcome.value),
         )
         pool = wrapper.pool
         if pool is not None:
