@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections
 
+from .backend.django_private import is_block_of_test_case
 from .retry.attempt import Attempt
 from .retry.loop import Seams
 
@@ -39,8 +41,6 @@ class Fault:
         Raises:
             psycopg.Error: As the driver would have raised it.
         """
-        self.times -= 1
-        self.struck += 1
         if self.sqlstate is not None:
             connection.execute(
                 f"DO $$ BEGIN RAISE EXCEPTION 'ordered by a test' "
@@ -50,7 +50,19 @@ class Fault:
         raise psycopg.OperationalError("the connection is lost, as ordered by a test")
 
 
-_ordered: list[Fault] = []
+_ordered: list[Fault] = []  # guarded by the lock, as their counts are
+_lock = threading.Lock()
+
+
+def _due(alias: str, moment: Moment) -> Fault | None:
+    """Take the first fault that strikes now, and count it; attempts may run in several threads."""
+    with _lock:
+        for fault in _ordered:
+            if fault.times and (fault.using, fault.moment) == (alias, moment):
+                fault.times -= 1
+                fault.struck += 1
+                return fault
+    return None
 
 
 class _FailingAttempt(Attempt):
@@ -75,10 +87,10 @@ class _FailingAttempt(Attempt):
 
     def _strike(self, moment: Moment) -> None:
         wrapper = self.wrapper
-        for fault in _ordered:
-            if fault.times and (fault.using, fault.moment) == (wrapper.alias, moment):
-                with wrapper.wrap_database_errors, wrapper.connection.unobserved():
-                    fault.strike(wrapper.connection)
+        fault = _due(wrapper.alias, moment)
+        if fault is not None:
+            with wrapper.wrap_database_errors, wrapper.connection.unobserved():
+                fault.strike(wrapper.connection)
 
 
 @contextmanager
@@ -117,7 +129,7 @@ def fail_next_transaction(
     if times < 1:
         raise ValueError(f"times is {times!r}; expected 1 or more")
     blocks = connections[using].atomic_blocks
-    in_test_case = any(getattr(block, "_from_testcase", False) for block in blocks)
+    in_test_case = any(map(is_block_of_test_case, blocks))
     if phase in ("commit", "answer") and in_test_case:
         raise RuntimeError(
             f"phase={phase!r} needs a real COMMIT, which a TestCase never makes: use "
@@ -129,14 +141,16 @@ def fail_next_transaction(
             "TransactionTestCase or pytest.mark.django_db(transaction=True)."
         )
     fault = Fault(using, phase, sqlstate, times)
-    _ordered.append(fault)
-    Seams.attempt = _FailingAttempt
+    with _lock:
+        _ordered.append(fault)
+        Seams.attempt = _FailingAttempt
     try:
         yield fault
     finally:
-        _ordered.remove(fault)
-        if not _ordered:
-            Seams.attempt = Attempt
+        with _lock:
+            _ordered.remove(fault)
+            if not _ordered:
+                Seams.attempt = Attempt
 
 
 @contextmanager

@@ -6,24 +6,38 @@ tests of this module fail.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from django.db import utils
+from django.db import transaction, utils
 from django.db.backends.base import base
 from django.db.backends.postgresql import base as postgresql
 from django.db.backends.postgresql import psycopg_any
 
 from django_pooled.diagnostics.required_names import Need, require
 
+if TYPE_CHECKING:
+    from django.http import HttpResponse
+
 __all__ = [
+    "CONFIGURE_CONNECTION",
+    "CONFIGURE_ROLE",
+    "NON_ATOMIC_REQUESTS",
     "NO_DB_ALIAS",
     "Cursor",
     "CursorMixin",
     "DatabaseErrorWrapper",
     "ServerBindingCursor",
     "ServerSideCursor",
+    "is_block_of_test_case",
     "register_tzloader",
 ]
+
+
+@transaction.non_atomic_requests
+def _marked_view() -> HttpResponse:
+    """Never called: it has the mark that Django gives a view."""
+    raise NotImplementedError
+
 
 require(
     "django",
@@ -47,8 +61,19 @@ require(
             "_commit _rollback _savepoint_commit _savepoint_rollback",
             "know how a transaction ends",
         ),
+        Need(_marked_view, "_non_atomic_requests", "keep views out of ATOMIC_REQUESTS"),
+        Need(transaction.atomic(), "_from_testcase", "run in the transaction of a TestCase"),
     ),
 )
+
+# The methods that a backend built on another overrides to configure its connections. Django calls
+# them for a connection that it has opened itself; the pool opens its own.
+CONFIGURE_CONNECTION = "_configure_connection"
+CONFIGURE_ROLE = "_configure_role"
+
+# The attribute of a view with the databases in which the handler opens no transaction around it.
+# non_atomic_requests() adds one alias at a time, to a set that wraps() lets views share.
+NON_ATOMIC_REQUESTS = "_non_atomic_requests"
 
 NO_DB_ALIAS: str = base.NO_DB_ALIAS
 register_tzloader: Any = psycopg_any.register_tzloader
@@ -57,3 +82,9 @@ CursorMixin = postgresql.CursorMixin
 DatabaseErrorWrapper = utils.DatabaseErrorWrapper
 ServerBindingCursor = postgresql.ServerBindingCursor
 ServerSideCursor = postgresql.ServerSideCursor
+
+
+def is_block_of_test_case(block: transaction.Atomic) -> bool:
+    """Tell whether a TestCase has opened *block*, around a test or a class, and rolls it back."""
+    # There is no public sign of it. An atomic block with durable=True looks at the same attribute.
+    return bool(block._from_testcase)  # type: ignore[attr-defined]

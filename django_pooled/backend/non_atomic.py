@@ -1,13 +1,15 @@
-"""Keeps views out of ATOMIC_REQUESTS that have to answer without a database."""
+"""Keeps views out of ATOMIC_REQUESTS that must answer without a database, or begin on their own."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .django_private import NON_ATOMIC_REQUESTS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["never_atomic"]
+__all__ = ["never_atomic", "non_atomic"]
 
 V = TypeVar("V", bound="Callable[..., Any]")
 
@@ -27,7 +29,23 @@ def never_atomic(view: V) -> V:
     Args:
         view: Marked as it is, so other decorators belong below.
     """
-    # The attribute behind non_atomic_requests(), which exempts from one alias at a time: those of
-    # the settings may not be known yet, and tests add some later.
-    view._non_atomic_requests = _EveryAlias()  # type: ignore[attr-defined]
+    # Not by name: the aliases of the settings may not be known yet, and tests add some later.
+    setattr(view, NON_ATOMIC_REQUESTS, _EveryAlias())
+    return view
+
+
+def non_atomic(view: V, alias: str, wrapped: object) -> V:
+    """Have no transaction opened around a view in one database, nor where *wrapped* has none.
+
+    Args:
+        view: Marked as it is.
+        alias: Key of the database.
+        wrapped: The callable that *view* stands for; its own mark is left alone.
+    """
+    theirs = getattr(wrapped, NON_ATOMIC_REQUESTS, None)
+    if isinstance(theirs, _EveryAlias):
+        return never_atomic(view)
+    # A callable object may have an answer for every attribute.
+    ours = {alias, *theirs} if isinstance(theirs, set | frozenset) else {alias}
+    setattr(view, NON_ATOMIC_REQUESTS, ours)
     return view

@@ -10,6 +10,7 @@ from django_pooled.pool import registry
 from django_pooled.pool.pool import Pool
 
 from . import options as pool_options
+from .django_private import CONFIGURE_CONNECTION, CONFIGURE_ROLE
 from .parameters import FALLBACK_NAME, copied, fingerprint, resolved, server_of
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _make_pool(wrapper: DatabaseWrapper, parameters: dict[str, Any]) -> Pool:
         wrapper.alias,
         options,
         parameters=partial(resolved, {**parameters, "autocommit": True}),
-        configure=_with_wrapper(wrapper, "_configure_connection"),
+        configure=_with_wrapper(wrapper, CONFIGURE_CONNECTION),
         assume_role=_role_assumption(wrapper),
         credentials_change=any(callable(parameters.get(key)) for key in ("user", "password")),
         server=server_of(settings),
@@ -110,10 +111,10 @@ def _role_assumption(wrapper: DatabaseWrapper) -> Callable[[PooledConnection], o
 
     A backend built on this one may set a role wherever it configures connections.
     """
-    for method in ("_configure_connection", "_configure_role"):
+    for method in (CONFIGURE_CONNECTION, CONFIGURE_ROLE):
         definer = next(kind for kind in type(wrapper).__mro__ if method in vars(kind))
         if not definer.__module__.startswith(("django.", "django_pooled.")):
             return _with_wrapper(wrapper, method)
     if wrapper.settings_dict["OPTIONS"].get("assume_role"):
-        return _with_wrapper(wrapper, "_configure_role")
+        return _with_wrapper(wrapper, CONFIGURE_ROLE)
     return None

@@ -60,6 +60,7 @@ def _require() -> None:
             Need(pool, "_pool _waiting _closed _check_open_getconn", "take an idle connection"),
             Need(pool, "_nconns _nconns_min _min_size _max_size", "count connections"),
             Need(pool, "_add_to_pool _close_connection _shrink_pool", "take a connection back"),
+            Need(pool, "_reconnect_failed", "call it when the server stays away"),
         ),
     )
 

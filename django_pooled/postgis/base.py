@@ -8,12 +8,12 @@ from django.contrib.gis.db.backends.postgis import base as postgis
 
 from django_pooled import base
 
+from .django_private import known_types
+
 if TYPE_CHECKING:
     import psycopg
 
 __all__ = ["DatabaseWrapper"]
-
-# The "type: ignore"s below stand where django-stubs does not know a method that Django has.
 
 
 class DatabaseWrapper(base.DatabaseWrapper, postgis.DatabaseWrapper):
@@ -26,11 +26,7 @@ class DatabaseWrapper(base.DatabaseWrapper, postgis.DatabaseWrapper):
 
     def prepare_database(self) -> None:
         """Have the extension, and no connection that was opened before its types were known."""
-        before = self._known_types()
+        before = known_types(self)
         super().prepare_database()
-        if self._known_types() != before:
+        if known_types(self) != before:
             self.close_pool()
-
-    def _known_types(self) -> list[object]:
-        # Django looks the types up once for each alias.
-        return [known.get(self.alias) for known in self._type_infos.values()]  # type: ignore[attr-defined]

@@ -11,6 +11,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import TransactionManagementError
 
+from django_pooled.backend.django_private import is_block_of_test_case
+from django_pooled.backend.non_atomic import non_atomic
 from django_pooled.backend.wrapper import DatabaseWrapper
 from django_pooled.replay import Surroundings
 from django_pooled.replay.responses import tell_if_it_reads_later
@@ -142,12 +144,8 @@ def retry_transaction(
                 tell_if_it_reads_later(decorated, result)
             return result
 
-        # Where the handler looks whether to open a transaction of its own (ATOMIC_REQUESTS):
-        # the attribute behind django.db.transaction.non_atomic_requests().
-        theirs = getattr(decorated, "_non_atomic_requests", None)
-        ours = {using, *theirs} if isinstance(theirs, set | frozenset) else {using}
-        run_again._non_atomic_requests = ours  # type: ignore[attr-defined]
-        return run_again
+        # As a view it begins its transaction itself, also with ATOMIC_REQUESTS.
+        return non_atomic(run_again, using, decorated)
 
     return decorate if function is None else decorate(function)
 
@@ -203,7 +201,7 @@ def _wrong_engine(wrapper: BaseDatabaseWrapper) -> ImproperlyConfigured:
 
 
 def _refuse_foreign_block(wrapper: DatabaseWrapper) -> None:
-    if not all(getattr(block, "_from_testcase", False) for block in wrapper.atomic_blocks):
+    if not all(map(is_block_of_test_case, wrapper.atomic_blocks)):
         raise TransactionManagementError(
             f"retry_transaction was called inside an atomic block on {wrapper.alias!r}, which it "
             f"could not run again from its start. Decorate the outermost function instead; for a "

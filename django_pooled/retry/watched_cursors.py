@@ -37,11 +37,9 @@ class WatchedCursors:
         # Last, and so next to the driver: it sees the statement that is executed.
         wrapper.execute_wrappers.append(self._execute)
         own = vars(wrapper)
-        replaced = (*_MAKERS, "_close")
-        self._outer = {name: own[name] for name in replaced if name in own}
+        self._outer = {name: own[name] for name in (*_MAKERS, "close") if name in own}
         self._replaced = {name: partial(self._make, getattr(wrapper, name)) for name in _MAKERS}
-        close = wrapper._close  # type: ignore[attr-defined]
-        self._replaced["_close"] = partial(self._close, close)
+        self._replaced["close"] = partial(self._close, wrapper.close)
         own.update(self._replaced)
 
     def connected(self) -> None:
@@ -79,10 +77,14 @@ class WatchedCursors:
         return changes if isinstance(changes, int) else None
 
     def _close(self, close: Callable[[], Any]) -> Any:
+        # Before: a closed connection does not tell any more.
         self._look()
-        # A closed connection does not tell any more.
         self._connection = self._changes = None
-        return close()
+        try:
+            return close()
+        finally:
+            # That of SQLite in memory stays open.
+            self.connected()
 
     def _execute(
         self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any

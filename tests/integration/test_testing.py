@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
-from django.db import IntegrityError, OperationalError, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.test import TestCase
 
 from django_pooled import retry_transaction
@@ -55,6 +58,20 @@ def test_as_many_faults_strike_as_were_ordered() -> None:
             retry_transaction(max_attempts=3)(write)()
         retry_transaction(max_attempts=7)(write)()
     assert (fault.struck, len(waits)) == (9, 2 + 6)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_fault_strikes_as_often_as_ordered_in_all_threads_together() -> None:
+    ready = threading.Barrier(4)
+
+    def call(_: int) -> None:
+        ready.wait(30)
+        retry_transaction(write)()
+        connection.close()
+
+    with no_waiting(), fail_next_transaction(times=7) as fault, ThreadPoolExecutor(4) as threads:
+        list(threads.map(call, range(4)))
+    assert (fault.struck, notes()) == (7, 4)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -291,12 +291,22 @@ def test_an_entry_that_nobody_uses_is_no_obstacle(
 
 
 @pytest.fixture
-def files(use: Callable[..., None], tmp_path: Path, django_db_blocker: Any) -> str:
-    """A database of SQLite, with a table."""
-    use("sqlite", ENGINE="django.db.backends.sqlite3", NAME=str(tmp_path / "ledger"))
-    with django_db_blocker.unblock():
-        execute("sqlite", "CREATE TABLE ledger (what text)")
-    return "sqlite"
+def sqlite(use: Callable[..., None], django_db_blocker: Any) -> Callable[[str], str]:
+    """Makes a database of SQLite, with a table."""
+
+    def make(name: str) -> str:
+        use("sqlite", ENGINE="django.db.backends.sqlite3", NAME=name)
+        with django_db_blocker.unblock():
+            execute("sqlite", "CREATE TABLE ledger (what text)")
+        return "sqlite"
+
+    return make
+
+
+@pytest.fixture
+def files(sqlite: Callable[[str], str], tmp_path: Path) -> str:
+    """A database of SQLite in a file."""
+    return sqlite(str(tmp_path / "ledger"))
 
 
 def script(alias: str) -> None:
@@ -357,6 +367,23 @@ def test_a_database_of_another_engine_is_watched_too(
     one: str, files: str, body: Callable[[str], None], restarted: bool
 ) -> None:
     assert restarts(one, lambda: body(files)) is restarted
+
+
+@pytest.mark.parametrize(("body", "restarted"), [(past_django, False), (lambda alias: None, True)])
+def test_a_database_in_memory_is_watched_after_it_was_closed_too(
+    one: str,
+    sqlite: Callable[[str], str],
+    body: Callable[[str], None],
+    restarted: bool,
+) -> None:
+    alias = sqlite(":memory:")
+
+    def closed_first() -> None:
+        connections[alias].close()
+        body(alias)
+
+    assert restarts(one, closed_first) is restarted
+    assert "close" not in vars(connections[alias])
 
 
 def test_a_receiver_that_sets_up_each_connection_is_no_write(one: str, other: str) -> None:

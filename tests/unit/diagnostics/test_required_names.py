@@ -9,16 +9,10 @@ import pytest
 
 PROGRAM = """
 import sys
-from importlib import import_module
 from django.conf import settings
 
-module, path = sys.argv[1:]
-owner = import_module(module)
-*owners, name = path.split(".")
-for step in owners:
-    owner = getattr(owner, step)
-delattr(owner, name)
-settings.configure(DATABASES={"default": {"ENGINE": "django_pooled"}})
+exec(sys.argv[1])
+settings.configure(DATABASES={"default": {"ENGINE": sys.argv[2]}})
 import django
 django.setup()
 from django.db import connection
@@ -26,10 +20,14 @@ print(connection.vendor)
 """
 
 
-def start_without(module: str, path: str) -> subprocess.CompletedProcess[str]:
+def start_after(change: str, engine: str = "django_pooled") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, module, path], capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROGRAM, change, engine], capture_output=True, text=True, check=False
     )
+
+
+def without(module: str, path: str) -> str:
+    return f"import {module}; del {module}.{path}"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +74,28 @@ def start_without(module: str, path: str) -> subprocess.CompletedProcess[str]:
 def test_the_engine_says_which_name_is_gone_and_what_it_was_for(
     module: str, path: str, package: str, purpose: str
 ) -> None:
-    done = start_without(module, path)
+    done = start_after(without(module, path))
+    is_refused(done, package, purpose)
+
+
+@pytest.mark.parametrize(
+    ("change", "purpose"),
+    [
+        (
+            "from django.db import transaction as tx; tx.non_atomic_requests = lambda view: view",
+            "._non_atomic_requests (to keep views out of ATOMIC_REQUESTS)",
+        ),
+        (
+            "from django.db import transaction; transaction.Atomic.__init__ = lambda *args: None",
+            "Atomic._from_testcase (to run in the transaction of a TestCase)",
+        ),
+    ],
+)
+def test_an_attribute_that_django_sets_no_more_is_said_too(change: str, purpose: str) -> None:
+    is_refused(start_after(change), "django ", purpose)
+
+
+def is_refused(done: subprocess.CompletedProcess[str], package: str, purpose: str) -> None:
     assert done.returncode == 1
     error = done.stderr.splitlines()[-1]
     assert error.startswith("django.core.exceptions.ImproperlyConfigured: " + package), done.stderr
@@ -86,5 +105,5 @@ def test_the_engine_says_which_name_is_gone_and_what_it_was_for(
 
 def test_the_engine_starts_with_the_releases_that_are_installed() -> None:
     # A name that nobody needs, so that the program above is known to start without one.
-    done = start_without("psycopg", "BINARY")
+    done = start_after(without("psycopg", "BINARY"))
     assert done.stdout == "postgresql\n", done.stderr

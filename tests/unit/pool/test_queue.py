@@ -1,9 +1,10 @@
-"""Fails when something that psycopg_seam uses below psycopg_pool's public interface changes."""
+"""What is used of psycopg_pool's private parts is as it was; a failure says what to look at."""
 
 from __future__ import annotations
 
 import gc
 import inspect
+import queue
 import threading
 
 import psycopg
@@ -53,6 +54,23 @@ def test_a_lock_that_is_put_in_before_the_pool_opens_is_the_one_that_is_used() -
     lock = pool._lock = threading.RLock()
     with pool:
         assert pool._lock is lock
+
+
+def test_the_queue_that_is_there_when_its_threads_start_is_the_one_that_they_work_on() -> None:
+    class Pool(ConnectionPool):
+        def _start_workers(self) -> None:
+            self._tasks = queue.SimpleQueue()  # type: ignore[assignment]
+            super()._start_workers()
+
+    done = threading.Event()
+
+    class Task(psycopg_pool.pool.MaintenanceTask):
+        def _run(self, pool: object) -> None:
+            done.set()
+
+    with Pool("", min_size=0, max_size=1, open=True) as pool:
+        pool._tasks.put(Task(pool))
+        assert done.wait(10)
 
 
 def test_connections_are_handed_to_waiters_under_the_lock() -> None:
