@@ -10,31 +10,38 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import FrameType
 
-__all__ = ["activity_of", "current", "name_of"]
+__all__ = ["activities_of", "current", "name_of"]
 
 current: ContextVar[str | None] = ContextVar("django_pooled.activity", default=None)
-"""What the running code belongs to, where something has named it."""
+"""The name of what the running code belongs to, if it was given one."""
 
 # Held while garbage collection is off. Reentrant: a signal handler may interrupt the holder.
 _collection_lock = threading.RLock()
 _is_off = False  # guarded by the lock: whether collection has to be turned on again
 
 
-def activity_of(thread: int) -> str | None:
-    """Name what a thread of this process is busy with now, by a look at its stack.
+def activities_of(threads: Iterable[int]) -> dict[int, str | None]:
+    """Name what threads of this process are busy with now, by a look at their stacks.
 
-    It costs that thread nothing: nobody has to keep book for it.
+    It costs those threads nothing: they keep no record of it.
 
     Args:
-        thread: Its ``threading.get_ident()``.
+        threads: The ``threading.get_ident()`` of each.
 
     Returns:
-        A view as ``votes.views.cast``, a task of Celery as ``celery votes.tasks.count``, a command
-        as ``manage.py loaddata``; None for anything else, or a thread that has ended.
+        By thread, a view as ``votes.views.cast``, a task of Celery as ``celery votes.tasks.count``,
+        a command as ``manage.py loaddata``; None for anything else, or a thread that has ended.
     """
-    frame = _frame_of(thread)
+    wanted = set(threads)
+    # CPython makes the frames of all threads, even if one is asked for.
+    frames = _frames_of_all() if wanted else {}
+    return {thread: _activity_in(frames.get(thread)) for thread in wanted}
+
+
+def _activity_in(frame: FrameType | None) -> str | None:
     while frame is not None:
         look = _FRAMES.get((frame.f_globals.get("__name__", ""), frame.f_code.co_name))
         if look is not None and (found := look(frame)) is not None:
@@ -43,19 +50,19 @@ def activity_of(thread: int) -> str | None:
     return None
 
 
-def _frame_of(thread: int) -> FrameType | None:
+def _frames_of_all() -> dict[int, FrameType]:
     if sys.version_info >= (3, 12):
-        return sys._current_frames().get(thread)
+        return sys._current_frames()
     # Before 3.12 CPython may collect garbage while it makes the frames, and for that waits for a
     # lock that it holds: the process hangs. https://github.com/python/cpython/issues/106883
     global _is_off
     with _collection_lock:
         if not gc.isenabled():
-            return sys._current_frames().get(thread)
+            return sys._current_frames()
         _is_off = True
         try:
             gc.disable()
-            return sys._current_frames().get(thread)
+            return sys._current_frames()
         finally:
             gc.enable()
             _is_off = False
@@ -89,7 +96,7 @@ def _command(frame: FrameType) -> str | None:
     return f"manage.py {type(command).__module__.rpartition('.')[2]}"
 
 
-# The frames that know: of Django's handler, of Celery's tracer, of a management command.
+# The frames with the name: of Django's handler, of Celery's tracer, of a management command.
 _FRAMES = {
     ("django.core.handlers.base", "_get_response"): _view,
     ("celery.app.trace", "trace_task"): _task,

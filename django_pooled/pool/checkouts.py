@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakMethod
 
-from django_pooled.activity import activity_of
+from django_pooled.activity import activities_of
 from django_pooled.diagnostics.call_site import quoted
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.stats.snapshot import ConnectionFigures
@@ -31,8 +31,10 @@ FOLD = 100
 """Ends of checkouts that are counted together."""
 
 
-def described(connection: PooledConnection, checkout: Checkout | None = None) -> ConnectionFigures:
-    """Describe a connection: idle, or in use since *checkout*."""
+def described(
+    connection: PooledConnection, checkout: Checkout | None = None, activity: str | None = None
+) -> ConnectionFigures:
+    """Describe a connection: idle, or in use since *checkout* for *activity*."""
     session, now = connection.session, monotonic()
     state = "returning" if checkout and checkout.returning else "in use" if checkout else "idle"
     return ConnectionFigures(
@@ -40,7 +42,7 @@ def described(connection: PooledConnection, checkout: Checkout | None = None) ->
         age=now - session.opened_at,
         state=state,
         since=max(0.0, now - (checkout.since if checkout else session.idle_since)),
-        by=(checkout.activity or activity_of(checkout.thread.ident)) if checkout else None,
+        by=activity,
         where=str(checkout.where) if checkout else None,
         pinned_by=connection.pinned_by,
         doomed_by=session.doomed_by,
@@ -101,9 +103,12 @@ class Checkouts:
 
     def describe(self) -> list[ConnectionFigures]:
         """Describe the connections in use now, and those that are being given back."""
+        checkouts = list(self._open.values())
+        unnamed = [each.thread.ident for each in checkouts if each.activity is None]
+        names = activities_of(unnamed)
         return [
-            described(connection, checkout)
-            for checkout in list(self._open.values())
+            described(connection, checkout, checkout.activity or names.get(checkout.thread.ident))
+            for checkout in checkouts
             if (connection := checkout.connection()) is not None
         ]
 

@@ -18,10 +18,16 @@ from django.test import Client
 from django.urls import path
 from django.views import View
 
-from django_pooled.activity import activity_of, name_of
+from django_pooled.activity import activities_of, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+def activity_of(thread: int) -> str | None:
+    [(asked, found)] = activities_of([thread]).items()
+    assert asked == thread
+    return found
 
 
 class Looked:
@@ -109,6 +115,24 @@ def test_a_thread_that_has_ended_has_no_name() -> None:
     assert activity_of(thread.ident) is None
 
 
+def test_the_frames_of_all_threads_are_made_once_for_all_who_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[None] = []
+    current_frames = sys._current_frames
+
+    def counted() -> dict[int, Any]:
+        made.append(None)
+        return current_frames()
+
+    monkeypatch.setattr(sys, "_current_frames", counted)
+    assert activities_of([]) == {}
+    assert made == []
+    mine = threading.get_ident()
+    assert activities_of([mine, 0, mine]) == {mine: None, 0: None}
+    assert made == [None]
+
+
 @pytest.mark.parametrize(
     ("function", "name"),
     [(cast, "cast"), (Cast.as_view(), "Cast"), (Cast.get, "Cast.get"), (Looked(), "Looked")],
@@ -125,7 +149,7 @@ def test_a_partial_is_named_by_its_kind() -> None:
 # look is taken at one of them.
 COLLECTING = """
 import faulthandler, gc, threading
-from django_pooled.activity import activity_of
+from django_pooled.activity import activities_of
 
 class Ring:
     def __init__(self):
@@ -151,7 +175,7 @@ for thread in threads:
     thread.start()
 for _ in range(20_000):
     Ring()
-    activity_of(threads[0].ident)
+    activities_of([threads[0].ident])
 over.set()
 print("collects" if gc.isenabled() else "does not collect")
 """
@@ -175,7 +199,7 @@ def test_a_look_at_a_thread_leaves_collection_off_where_the_project_turned_it_of
 
 FORKING = """
 import gc, os, sys, threading
-from django_pooled.activity import activity_of
+from django_pooled.activity import activities_of
 
 looking, forked = threading.Event(), threading.Event()
 current_frames = sys._current_frames
@@ -186,12 +210,12 @@ def look():
     return current_frames()
 
 sys._current_frames = look
-threading.Thread(target=activity_of, args=(0,)).start()
+threading.Thread(target=activities_of, args=([0],)).start()
 looking.wait()
 child = os.fork()
 if child == 0:
     sys._current_frames = current_frames
-    activity_of(0)
+    activities_of([0])
     os._exit(0 if gc.isenabled() else 1)
 forked.set()
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
