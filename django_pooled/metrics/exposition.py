@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
-from django_pooled.poolstats.prometheus import SILENT, Source, of_pools, single
+from django_pooled.poolstats.metric_definitions import PROCESSES, SILENT_PROCESSES, pool_labels
+from django_pooled.poolstats.prometheus import Source, of_pools, single
 
 from .site import Site, own_pools
 from .sums_file import open_sums
@@ -60,7 +61,7 @@ def summed(timeout: float, *, openmetrics: bool = False) -> Exposition:
         )
         return by_process(timeout, openmetrics=openmetrics)._replace(not_summed=told(error))
     figures = sums.figures(site_pools)
-    sources = [Source({"database": alias}, pool, counters) for alias, pool, counters in figures]
+    sources = [Source(pool_labels(alias), pool, counters) for alias, pool, counters in figures]
     return Exposition([*of_pools(sources, openmetrics=openmetrics), *_processes(site_pools)])
 
 
@@ -79,16 +80,15 @@ def by_process(timeout: float, *, openmetrics: bool = False) -> Exposition:
 def of_this_process() -> list[Metric]:
     """Return the metrics of this process alone, those of one database added up."""
     pools = own_pools()
-    return of_pools(Source({"database": it.pool.alias}, it.pool, it.counters) for it in pools)
+    return of_pools(Source(pool_labels(it.pool.alias), it.pool, it.counters) for it in pools)
 
 
 def _labels(row: PoolRow) -> dict[str, str]:
-    labels = {"database": row.pool.alias, "pid": str(row.process.pid)}
-    # In another container, where the same pids are.
-    host = row.process.host
-    return labels if host == socket.gethostname() else {**labels, "host": host}
+    # In another container, there may be processes with the same pids.
+    host = None if row.process.host == socket.gethostname() else row.process.host
+    return pool_labels(row.pool.alias, pid=row.process.pid, host=host)
 
 
 def _processes(pools: SitePools) -> Iterable[Metric]:
-    yield single("processes", "Processes that answered.", len(pools.answered))
-    yield single("silent_processes", SILENT, len(pools.silent))
+    yield single(*PROCESSES, len(pools.answered))
+    yield single(*SILENT_PROCESSES, len(pools.silent))

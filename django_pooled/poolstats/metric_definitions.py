@@ -1,4 +1,4 @@
-"""The metrics of a pool: name, help, labels, and the figure of a report that each shows."""
+"""The metrics of pools and servers: name, help, labels, and the figure that each shows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["BY_KIND", "COUNTERS", "GAUGES", "TIMES", "ByKind", "Gauge"]
+__all__ = [
+    "BY_KIND",
+    "COUNTERS",
+    "GAUGES",
+    "PROCESSES",
+    "SERVER_GAUGES",
+    "SERVER_LABELS",
+    "SERVER_SESSIONS",
+    "SILENT_PROCESSES",
+    "TIMES",
+    "ByKind",
+    "Gauge",
+    "pool_labels",
+]
 
 
 class Gauge(NamedTuple):
@@ -107,3 +120,36 @@ TIMES = (
     ("connect_seconds", "connect", "Time of each successful connect."),
 )
 """Name, key in the report, help."""
+
+SERVER_LABELS = ("database",)
+SERVER_GAUGES = (
+    ("server_up", None, "Whether the database answered."),
+    ("server_max_connections", "max_connections", "Sessions that the server admits."),
+    ("server_free_connections", "free", "Sessions that the server has room for."),
+    ("server_blocked_sessions", "blocked", "Sessions that wait for a lock."),
+)
+"""Name, key in the view of a server, help; with a key, for servers that answered."""
+
+SERVER_SESSIONS = ByKind(
+    "server_sessions", "states", (*SERVER_LABELS, "state"), "Client sessions by state."
+)
+
+PROCESSES = ("processes", "Processes that answered.")
+SILENT_PROCESSES = ("silent_processes", "Processes that did not answer in time.")
+"""Name, help."""
+
+
+def pool_labels(
+    alias: str, *, pid: int | None = None, user: int | None = None, host: str | None = None
+) -> dict[str, str]:
+    """Return the labels of a pool's figures; those that not every pool has come last.
+
+    Args:
+        alias: Key of the database.
+        pid: Of the process, unless the figures of several are added up.
+        user: Of the process, where there are those of several users: in different containers
+            they may have the same pid.
+        host: Of the process, in another container than the reader.
+    """
+    values = {"database": alias, "pid": pid, "user": user, "host": host}
+    return {name: str(value) for name, value in values.items() if value is not None}

@@ -14,7 +14,17 @@ from django_pooled.diagnostics.redaction import printable
 from django_pooled.stats.combine import total
 from django_pooled.stats.histogram import BOUNDS
 
-from .metric_definitions import BY_KIND, COUNTERS, GAUGES, TIMES
+from .metric_definitions import (
+    BY_KIND,
+    COUNTERS,
+    GAUGES,
+    SERVER_GAUGES,
+    SERVER_LABELS,
+    SERVER_SESSIONS,
+    SILENT_PROCESSES,
+    TIMES,
+    pool_labels,
+)
 
 try:
     from prometheus_client import CollectorRegistry, generate_latest
@@ -40,8 +50,6 @@ if TYPE_CHECKING:
     from .overview import Overview
 
 __all__ = ["Source", "as_openmetrics", "as_text", "of_overview", "of_pools", "single"]
-
-SILENT = "Processes that did not answer in time."
 
 
 class Source(NamedTuple):
@@ -136,37 +144,28 @@ def of_overview(overview: Overview) -> list[Metric]:
     """Return the metrics of every process that answered, each by its pid, and of the servers."""
     sources = [
         Source(
-            # Two users' processes in different containers may have the same pid.
-            {"database": group.alias, "pid": str(row.process.pid)}
-            | ({} if group.user is None else {"user": str(group.user)}),
-            row.pool,
-            row.counters,
+            pool_labels(group.alias, pid=row.process.pid, user=group.user), row.pool, row.counters
         )
         for group in overview.groups
         for row in group.rows
     ]
-    silent = single("silent_processes", SILENT, len(overview.collection.silent))
+    silent = single(*SILENT_PROCESSES, len(overview.collection.silent))
     return [*of_pools(sources), silent, *_of_servers(overview)]
 
 
 def _of_servers(overview: Overview) -> Iterator[Metric]:
     answered = [server for server in overview.servers if server.error is None]
-    for name, key, text in (
-        ("server_up", "", "Whether the database answered."),
-        ("server_max_connections", "max_connections", "Sessions that the server admits."),
-        ("server_free_connections", "free", "Sessions that the server has room for."),
-        ("server_blocked_sessions", "blocked", "Sessions that wait for a lock."),
-    ):
-        family = _family(GaugeMetricFamily, name, text, ["database"])
+    for name, key, text in SERVER_GAUGES:
+        family = _family(GaugeMetricFamily, name, text, SERVER_LABELS)
         for server in answered if key else overview.servers:
             value = getattr(server, key) if key else server.error is None
             family.add_metric([_shown(server.alias)], value)
         yield family
     states = _family(
-        GaugeMetricFamily, "server_sessions", "Client sessions by state.", ["database", "state"]
+        GaugeMetricFamily, SERVER_SESSIONS.name, SERVER_SESSIONS.text, SERVER_SESSIONS.labels
     )
     for server in answered:
-        for state, number in server.states.items():
+        for state, number in getattr(server, SERVER_SESSIONS.key).items():
             states.add_metric([_shown(server.alias), _shown(state)], number)
     yield states
 
