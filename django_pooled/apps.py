@@ -1,4 +1,4 @@
-"""The application's entry in INSTALLED_APPS: the management command and the system checks."""
+"""The application's entry in INSTALLED_APPS: the command, system checks, validation at start."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from django.core.checks import register
 
 
 class DjangoPooledConfig(AppConfig):
-    """Registers the system checks."""
+    """Registers the system checks, and refuses settings that cannot work."""
 
     name = "django_pooled"
     verbose_name = "Pooled database connections"
 
     def ready(self) -> None:
-        """Register the checks, under a tag of their own."""
+        """Register the checks, under a tag of their own; validate the settings.
+
+        Raises:
+            ImproperlyConfigured: See `django_pooled.backend.startup`.
+        """
         from . import checks
+        from .backend.startup import refuse_bad_settings
 
         for check in checks.REGISTERED:
             register(check, checks.TAG)
+        refuse_bad_settings()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .backend import wrapper
+from .backend.startup import refuse_bad_settings
 from .checks.database_validation import DatabaseValidation
 
 __all__ = ["DatabaseWrapper"]
@@ -21,3 +24,7 @@ class DatabaseWrapper(wrapper.DatabaseWrapper):
 
     validation_class: type[DatabaseValidation] = DatabaseValidation
     """What ``check --database`` asks of the server."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        refuse_bad_settings()
+        super().__init__(*args, **kwargs)

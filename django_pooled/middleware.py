@@ -15,13 +15,14 @@ from django.utils.deprecation import MiddlewareMixin
 from django.utils.log import log_response
 from django.views.defaults import server_error
 
+from .backend.startup import refuse_bad_settings
 from .diagnostics.log_fields import LoggerWithFields, event_fields
 from .diagnostics.redaction import one_line, stand_in, told
 from .errors import AmbiguousCommit, PoolError
 from .sql.sqlstates import history, is_server_away, sqlstate_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
@@ -94,6 +95,11 @@ class DatabaseUnavailableMiddleware(MiddlewareMixin):
     """
 
     retry_after: tuple[int, int] = RETRY_AFTER
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        # Servers make it as they start, also where the app is not installed.
+        refuse_bad_settings()
+        super().__init__(get_response)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         return self.get_response(request)

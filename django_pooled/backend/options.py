@@ -14,6 +14,7 @@ from django_pooled.pool.backoff import Backoff
 from django_pooled.pool.options import FLAG, SECONDS, Expected, PoolOptions
 
 from .foreign_options import name_here, refuse_leftovers
+from .misplaced_options import is_connection_parameter, refuse_misplaced
 
 __all__ = ["parse"]
 
@@ -54,6 +55,7 @@ def parse(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions:
             f"open: limit their age with OPTIONS['pool']['max_lifetime']."
         )
     refuse_leftovers(alias, settings_dict)
+    refuse_misplaced(alias, settings_dict)
     given = settings_dict.get("OPTIONS", {}).get("pool", True)
     if isinstance(given, bool):
         given = {}
@@ -108,6 +110,10 @@ def _refuse_unknown(
         if where == "pool" and key in _TAKEN:
             place, instead = _place(alias, where, key), _TAKEN[key]
             raise ImproperlyConfigured(f"{place} is given; expected nothing here: {instead}.")
+        if where == "pool" and is_connection_parameter(key):
+            raise ImproperlyConfigured(
+                f"{_place(alias, where, key)} is a connection parameter; expected OPTIONS[{key!r}]."
+            )
         near = difflib.get_close_matches(str(key).lower(), known, n=1, cutoff=0.5)
         meant = (name_here(key) if where == "pool" else None) or next(iter(near), None)
         hint = f" Did you mean {meant!r}?" if meant else ""

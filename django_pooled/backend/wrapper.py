@@ -10,16 +10,14 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
+from django.core.exceptions import SynchronousOnlyOperation
 
-try:
-    import psycopg
-except ImportError as error:
-    # Django answers an ImportError with a list of its own backends.
-    raise ImproperlyConfigured(
-        "ENGINE 'django_pooled' needs psycopg 3: pip install 'psycopg[binary]'"
-    ) from error
+from django_pooled.diagnostics.required_packages import missing_package, refusal
 
+if (_missing := missing_package()) is not None:
+    raise refusal(_missing)
+
+import psycopg
 from django.db import connections
 from django.db.backends.postgresql import base as postgresql
 from django.utils.asyncio import async_unsafe

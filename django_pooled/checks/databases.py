@@ -13,10 +13,9 @@ from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
 from django.db.utils import load_backend
 
-from django_pooled.backend.addresses import refuse_addresses
 from django_pooled.backend.databases import is_ours, is_pooled
-from django_pooled.backend.foreign_options import refuse_leftovers
 from django_pooled.backend.options import parse
+from django_pooled.backend.startup import validate
 from django_pooled.diagnostics.redaction import shown
 from django_pooled.stats import socket_folder
 
@@ -70,7 +69,7 @@ def pooled(databases: Mapping[str, Any] | None = None) -> dict[str, PoolOptions]
 
 def refused(error: ImproperlyConfigured) -> CheckMessage:
     """Make a message of the refusal of a database's options."""
-    hint = "No connection to this database can be had before this is mended."
+    hint = "No connection to this database is possible until this is corrected."
     return Error(str(error), hint=hint, id="django_pooled.E001")
 
 
@@ -95,17 +94,14 @@ def _kind_of(entry: Mapping[str, Any]) -> str:
 
 def _check_ours(alias: str, entry: Mapping[str, Any], *, has_pool: bool) -> list[CheckMessage]:
     messages = _check_isolation_level(alias, entry)
-    try:
-        refuse_addresses(alias, entry)
-        if not has_pool:
-            refuse_leftovers(alias, entry)
-            return messages
+    if has_pool:
         messages += _check_health_checks(alias, entry)
-        stats_dir = parse(alias, entry).stats_dir
+    try:
+        options = validate(alias, entry)
     except ImproperlyConfigured as error:
         return [*messages, refused(error)]
-    if isinstance(stats_dir, (str, os.PathLike)):
-        messages += _check_stats_dir(alias, os.fspath(stats_dir))
+    if options is not None and isinstance(options.stats_dir, (str, os.PathLike)):
+        messages += _check_stats_dir(alias, os.fspath(options.stats_dir))
     return messages
 
 

@@ -46,7 +46,7 @@ def check_app() -> list[CheckMessage]:
     return [
         Info(
             "'django_pooled' is not in INSTALLED_APPS: there is no manage.py poolstats, and "
-            "settings are not checked.",
+            "no system check of settings.",
             hint="Add it. Pooling and retry_transaction work without.",
             id="django_pooled.I002",
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from django.core.checks import CheckMessage, Error
 from django.utils.version import get_version_tuple
+
+from django_pooled.diagnostics.required_packages import INSTALL, missing_package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,23 +16,15 @@ __all__ = ["check_versions"]
 
 
 def check_versions(**kwargs: object) -> list[CheckMessage]:
-    """Check that psycopg 3 is there, and that what the pool builds on is new and old enough."""
-    try:
-        import psycopg
-        import psycopg_pool
-    except ImportError as error:
-        return [_missing(error)]
+    """Check that all packages are there, and that their versions are the right ones."""
+    missing = missing_package()
+    if missing is not None:
+        hint = f"{INSTALL}; psycopg2 may stay for other packages."
+        return [Error(f"{missing}.", hint=hint, id="django_pooled.E004")]
+    import psycopg
+    import psycopg_pool
+
     return list(_outdated(psycopg.__version__, psycopg_pool.__version__))
-
-
-def _missing(error: ImportError) -> CheckMessage:
-    # Found, not imported: whether it works is not of interest.
-    other = " psycopg2 is installed, which has no part in it." if find_spec("psycopg2") else ""
-    return Error(
-        f"django_pooled needs psycopg 3 and psycopg_pool: {error}.{other}",
-        hint="pip install 'psycopg[binary]' psycopg-pool; psycopg2 may stay for other packages.",
-        id="django_pooled.E004",
-    )
 
 
 def _outdated(psycopg: str, psycopg_pool: str) -> Iterator[CheckMessage]:

@@ -1,7 +1,8 @@
-"""Recognises the calls by which Celery closes pools around each task.
+"""Recognises the calls of Celery's Django fixup: those that start Django, and around each task.
 
-Celery's Django fixup closes every pool that it finds in settings before and after each task of
-a prefork worker, because a pool that a process inherits through fork() cannot be used. This
+It starts Django in the handler of a signal, and Celery only logs what that raises: a worker would
+go on without its tasks. And it closes every pool that it finds in settings before and after each
+task of a prefork worker, because a pool that a process inherits through fork() cannot be used. This
 package's pools start anew in a child, so the only effect would be two new sessions for each task.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["FIXUP", "closes_around_a_task"]
+__all__ = ["FIXUP", "closes_around_a_task", "end_starting_worker"]
 
 FIXUP = "celery.fixups.django"
 
@@ -25,3 +26,19 @@ def closes_around_a_task() -> bool:
     from celery import current_task  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     return bool(current_task)
+
+
+def end_starting_worker(error: Exception) -> None:
+    """End the process if it is a worker of Celery that is being started.
+
+    Args:
+        error: Why it cannot start.
+
+    Raises:
+        SystemExit: It is one.
+    """
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__") == FIXUP:
+            raise SystemExit(f"{type(error).__name__}: {error}") from error

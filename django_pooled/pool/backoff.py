@@ -1,23 +1,18 @@
-"""Waits between attempts; the only module that imports tenacity."""
+"""Waits between attempts; the only module that imports tenacity.
+
+It does so on use: the system check that says that tenacity is missing has to run without it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    stop_when_event_set,
-    wait_exponential,
-    wait_random_exponential,
-)
-from tenacity.nap import sleep_using_event
-
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
+
+    from tenacity import RetryCallState, wait_exponential
 
 __all__ = ["Backoff", "retry_until"]
 
@@ -43,12 +38,16 @@ class Backoff:
 
     def wait(self, attempt: int) -> float:
         """Return the seconds to wait after attempt number *attempt* (counted from 1)."""
+        from tenacity import RetryCallState, Retrying
+
         state = RetryCallState(Retrying(), fn=None, args=(), kwargs={})
         state.attempt_number = attempt
         return self._strategy(state)
 
     @property
     def _strategy(self) -> wait_exponential:
+        from tenacity import wait_exponential, wait_random_exponential
+
         kind = wait_random_exponential if self.jitter else wait_exponential
         return kind(multiplier=self.initial, max=self.maximum)
 
@@ -72,6 +71,8 @@ def retry_until(
     Raises:
         The error of the last attempt.
     """
+    from tenacity import Retrying, retry_if_exception, stop_when_event_set
+    from tenacity.nap import sleep_using_event
 
     def seconds(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None

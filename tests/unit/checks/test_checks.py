@@ -178,12 +178,19 @@ def test_w016_tells_what_a_number_means_for_psycopg(
     assert psycopg.IsolationLevel(level).name.replace("_", " ") == here
 
 
-@pytest.mark.parametrize("level", [None, psycopg.IsolationLevel.SERIALIZABLE, 7, True])
+@pytest.mark.parametrize("level", [None, psycopg.IsolationLevel.SERIALIZABLE, True])
 def test_w016_is_silent_for_what_can_mean_one_thing_only(
     database: Callable[..., None], level: object
 ) -> None:
     database(OPTIONS={"isolation_level": level} if level is not None else {})
     assert check_databases() == []
+
+
+def test_e001_refuses_a_level_that_does_not_exist(database: Callable[..., None]) -> None:
+    database(OPTIONS={"isolation_level": 7})
+    [message] = check_databases()
+    assert message.id == "django_pooled.E001"
+    assert "['isolation_level'] is 7; expected one of psycopg.IsolationLevel." in message.msg
 
 
 @pytest.mark.parametrize(

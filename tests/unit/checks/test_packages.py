@@ -1,4 +1,4 @@
-"""A project without psycopg 3, or with psycopg2 beside it."""
+"""A project without a package that the engine needs, or with psycopg2 beside psycopg 3."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Manage = Callable[..., subprocess.CompletedProcess[str]]
+
 ROOT = Path(__file__).resolve().parents[3]
 
 SETTINGS = """
@@ -25,11 +27,9 @@ SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
 POOLED = "INSTALLED_APPS += ['django.contrib.contenttypes']\nDATABASES = {'default': POOLED}\n"
 POOLED_BESIDE_ANOTHER = "DATABASES = {'default': SQLITE, 'shop': POOLED}\n"
 
-WITHOUT_PSYCOPG = "import sys\nsys.modules['psycopg'] = None\n"
-
 
 @pytest.fixture
-def manage(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def manage(tmp_path: Path) -> Manage:
     """Run ``manage.py check`` in a process of which a part has been prepared."""
 
     def run(databases: str, prelude: str = "", psycopg2: str | None = None) -> object:
@@ -54,31 +54,53 @@ def manage(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("psycopg2", [None, "# a driver that has no part in this"])
-def test_the_engine_says_that_it_needs_psycopg_3(
-    manage: Callable[..., subprocess.CompletedProcess[str]], psycopg2: str | None
-) -> None:
-    done = manage(POOLED, WITHOUT_PSYCOPG, psycopg2)
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("django.core.exceptions.ImproperlyConfigured: ENGINE 'django_pooled'")
-    assert "pip install 'psycopg[binary]'" in last
+PSYCOPG2 = "# a driver that has no part in this"
 
 
-@pytest.mark.parametrize("psycopg2", [None, "# a driver that has no part in this"])
-def test_e004_says_so_where_another_database_is_the_default(
-    manage: Callable[..., subprocess.CompletedProcess[str]], psycopg2: str | None
-) -> None:
-    done = manage(POOLED_BESIDE_ANOTHER, WITHOUT_PSYCOPG, psycopg2)
-    assert done.returncode == 1
-    assert "(django_pooled.E004)" in done.stderr
-    assert "No module named" in done.stderr or "import of psycopg halted" in done.stderr
-    if psycopg2 is not None:
-        assert "psycopg2 is installed" in done.stderr
+def without(package: str) -> str:
+    return f"import sys\nsys.modules[{package!r}] = None\n"
+
+
+@pytest.mark.parametrize(
+    ("package", "title"),
+    [("psycopg", "psycopg 3"), ("psycopg_pool", "psycopg_pool"), ("tenacity", "tenacity")],
+)
+@pytest.mark.parametrize("psycopg2", [None, PSYCOPG2])
+class TestAPackageIsMissing:
+    def test_the_engine_says_which(
+        self, manage: Manage, package: str, title: str, psycopg2: str | None
+    ) -> None:
+        done = manage(POOLED, without(package), psycopg2)
+        assert done.returncode == 1
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith(
+            f"django.core.exceptions.ImproperlyConfigured: django_pooled needs {title}: "
+        )
+        assert last.endswith(". pip install 'psycopg[binary]' psycopg-pool tenacity")
+
+    def test_e004_says_which_where_another_database_is_the_default(
+        self, manage: Manage, package: str, title: str, psycopg2: str | None
+    ) -> None:
+        done = manage(POOLED_BESIDE_ANOTHER, without(package), psycopg2)
+        assert done.returncode == 1
+        assert f"?: (django_pooled.E004) django_pooled needs {title}: import of " in done.stderr
+        told_of_psycopg2 = "psycopg2 is installed, which it does not use" in done.stderr
+        assert told_of_psycopg2 == (psycopg2 is not None and package == "psycopg")
+
+    def test_a_server_does_not_start(
+        self, manage: Manage, package: str, title: str, psycopg2: str | None
+    ) -> None:
+        script = "import django\ndjango.setup()\n"
+        done = manage(POOLED_BESIDE_ANOTHER, without(package) + script, psycopg2)
+        assert done.returncode == 1
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith(
+            f"django.core.exceptions.ImproperlyConfigured: django_pooled needs {title}: "
+        )
 
 
 def test_psycopg2_beside_psycopg_3_has_no_part_in_it(
-    manage: Callable[..., subprocess.CompletedProcess[str]],
+    manage: Manage,
 ) -> None:
     done = manage(POOLED_BESIDE_ANOTHER, psycopg2="raise AssertionError('imported')")
     assert (done.returncode, done.stderr) == (0, "")
