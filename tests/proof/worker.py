@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from typing import Any
+
+from tests.support.commanded import obey
 
 
 def main() -> None:
@@ -20,15 +21,7 @@ def main() -> None:
         USE_TZ=True,
     )
     django.setup()
-    commands = Commands()
-    for line in sys.stdin:
-        command, arguments = json.loads(line)
-        try:
-            answer = [None, getattr(commands, command)(**arguments)]
-        except Exception as error:
-            answer = [f"{type(error).__name__}: {error}", None]
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+    obey(Commands())
 
 
 class Commands:

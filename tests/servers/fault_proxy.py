@@ -13,12 +13,9 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tests.servers.statement_faults import StatementFaultKind
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["FaultProxy", "Hit", "ProxyProcess", "StatementFaultKind"]
 
@@ -243,12 +240,7 @@ class FaultProxy:
     def __enter__(self) -> FaultProxy:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _do(self, command: str, **arguments: Any) -> Any:

@@ -21,8 +21,6 @@ from embedded_postgres import free_port
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from embedded_postgres import EmbeddedServer
 
 __all__ = ["PROGRAM", "PgBouncer", "version"]
@@ -184,12 +182,7 @@ class PgBouncer:
     def __enter__(self) -> PgBouncer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
         shutil.rmtree(self._folder)

@@ -17,8 +17,6 @@ from embedded_postgres import free_port
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from embedded_postgres import EmbeddedServer
 
 __all__ = ["PROGRAM", "Pgpool"]
@@ -93,12 +91,7 @@ class Pgpool:
         wait_until(self._serves_both, timeout=30, what="pgpool-II serves")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGINT)
         try:
             self._process.wait(20.0)

@@ -215,7 +215,7 @@ reader = InMemoryMetricReader()
 instrument(MeterProvider([reader]))
 settings.configure(DATABASES={"default": {
     **dj_database_url.parse(sys.argv[1], engine="django_pooled"),
-    "OPTIONS": {"pool": {"max_size": 1, "timeout": 0.2, "stats_dir": False}},
+    "OPTIONS": {"pool": {"max_size": 1, "timeout": 3.0, "stats_dir": False}},
 }})
 import django
 django.setup()
