@@ -193,6 +193,13 @@ def stats_dir() -> Iterator[Path]:
 
 
 @pytest.fixture
+def public_folder(stats_dir: Path) -> Path:
+    """A folder to publish in, in which everybody may make things, as in /tmp."""
+    stats_dir.chmod(0o1777)
+    return stats_dir
+
+
+@pytest.fixture
 def attempts() -> Attempts:
     """The attempts of this test's call."""
     replaying.attempts.reset()

@@ -8,12 +8,10 @@ import json
 import logging
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from dataclasses import replace
@@ -106,14 +104,6 @@ def total(sums: Sums, seen: SitePools) -> int:
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A stats_dir; not in pytest's folder, whose path may be too long for a socket."""
-    made = Path(tempfile.mkdtemp(prefix="stats-", dir="/tmp"))
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture
 def unpublished() -> Iterator[None]:
     """The test's own process, which publishes nothing before and after."""
     publisher.stop()
@@ -123,11 +113,11 @@ def unpublished() -> Iterator[None]:
 
 @pytest.fixture
 def site(
-    folder: Path, unpublished: None, monkeypatch: pytest.MonkeyPatch, settings: Settings
+    stats_dir: Path, unpublished: None, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> Site:
     """The site of the test's settings, with a folder of its own."""
     options = connections.settings["default"]["OPTIONS"]
-    monkeypatch.setitem(options, "pool", {**options["pool"], "stats_dir": str(folder)})
+    monkeypatch.setitem(options, "pool", {**options["pool"], "stats_dir": str(stats_dir)})
     # Another database than that of pools which other tests have left open.
     monkeypatch.setitem(connections.settings["default"], "HOST", "db.example")
     # Siblings may be slow where many tests run at once.
@@ -137,13 +127,13 @@ def site(
 
 
 @pytest.fixture
-def make_sibling(folder: Path, site: Site) -> Iterator[Callable[..., Publisher]]:
+def make_sibling(stats_dir: Path, site: Site) -> Iterator[Callable[..., Publisher]]:
     """Start other processes of the site, each with one pool."""
     made: list[Publisher] = []
     server = server_of(connections.settings["default"])
 
     def make(**pool: Any) -> Publisher:
-        made.append(Publisher(folder, {"server": server, "id": f"sibling{len(made)}", **pool}))
+        made.append(Publisher(stats_dir, {"server": server, "id": f"sibling{len(made)}", **pool}))
         return made[-1]
 
     yield make
@@ -203,10 +193,10 @@ def test_a_stopped_process_stays_in_the_sums_and_is_told_as_silent(
 
 
 def test_another_site_of_the_same_user_is_left_out(
-    make_sibling: Callable[..., Publisher], folder: Path, site: Site
+    make_sibling: Callable[..., Publisher], stats_dir: Path, site: Site
 ) -> None:
     make_sibling()
-    other = Publisher(folder, {"server": "db.example:5432/other"}, {"alias": "replica"})
+    other = Publisher(stats_dir, {"server": "db.example:5432/other"}, {"alias": "replica"})
     try:
         assert samples(scrape())["checkouts_total"] == {("default",): 7}
         assert samples(scrape("?by=process"))["checkouts_total"].keys() == {
@@ -218,7 +208,7 @@ def test_another_site_of_the_same_user_is_left_out(
 
 def test_this_processs_own_pools_are_in_the_sums_whether_it_publishes_or_not(
     site: Site, make_sibling: Callable[..., Publisher], server: EmbeddedServer,
-    make_database: MakeDatabase, folder: Path,
+    make_database: MakeDatabase, stats_dir: Path,
 ) -> None:  # fmt: skip
     alias = make_database(server, stats_dir=False)
     with connections[alias].cursor() as cursor:
@@ -226,7 +216,7 @@ def test_this_processs_own_pools_are_in_the_sums_whether_it_publishes_or_not(
         found = samples(scrape())
         assert found["checkouts_total"] == {(alias,): 1}
         assert found["pool_in_use"] == {(alias,): 1}
-        publisher.start(str(folder), lambda: process_report(registry.snapshots()))
+        publisher.start(str(stats_dir), lambda: process_report(registry.snapshots()))
         assert samples(scrape())["checkouts_total"] == {(alias,): 1}
 
 
@@ -335,8 +325,8 @@ def test_histograms_and_kinds_are_added_up_kind_by_kind() -> None:
 # The file of the sums
 
 
-def sums_file_of(folder: Path, site: Site) -> Path:
-    return publisher.default_folder(str(folder)) / f"metrics-{site.key}.json"
+def sums_file_of(stats_dir: Path, site: Site) -> Path:
+    return publisher.default_folder(str(stats_dir)) / f"metrics-{site.key}.json"
 
 
 def kept(**odd: Any) -> bytes:
@@ -368,69 +358,74 @@ def kept(**odd: Any) -> bytes:
 )
 def test_a_file_of_sums_that_cannot_be_read_is_begun_anew(
     make_sibling: Callable[..., Publisher],
-    folder: Path,
+    stats_dir: Path,
     site: Site,
     content: bytes,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     make_sibling()
-    sums_file_of(folder, site).write_bytes(content)
+    sums_file_of(stats_dir, site).write_bytes(content)
     with caplog.at_level(logging.DEBUG, "django_pooled.metrics"):
         assert samples(scrape())["checkouts_total"] == {("default",): 7}
     assert "is begun anew, since it can't be read" in caplog.text
-    assert json.loads(sums_file_of(folder, site).read_bytes())["version"] == 1
+    assert json.loads(sums_file_of(stats_dir, site).read_bytes())["version"] == 1
 
 
 @pytest.mark.parametrize("suffix", [".json", ".lock", ".new"])
 def test_a_pipe_in_the_place_of_a_file_of_sums_holds_nobody_up(
-    make_sibling: Callable[..., Publisher], folder: Path, site: Site, suffix: str
+    make_sibling: Callable[..., Publisher], stats_dir: Path, site: Site, suffix: str
 ) -> None:
     make_sibling()
-    os.mkfifo(sums_file_of(folder, site).with_suffix(suffix))
+    os.mkfifo(sums_file_of(stats_dir, site).with_suffix(suffix))
     assert 'checkouts_total{database="default"' in scrape()
 
 
-def test_an_entry_of_the_future_is_forgotten_too(folder: Path, site: Site) -> None:
-    publisher.default_folder(str(folder))
+def test_an_entry_of_the_future_is_forgotten_too(stats_dir: Path, site: Site) -> None:
+    publisher.default_folder(str(stats_dir))
     for seen in (time.time() + 1e6, float("nan")):
-        sums_file_of(folder, site).write_bytes(kept(seen=seen))
-        with open_sums(str(folder), site.key, 1.0) as sums:
+        sums_file_of(stats_dir, site).write_bytes(kept(seen=seen))
+        with open_sums(str(stats_dir), site.key, 1.0) as sums:
             assert sums.entries["a"].seen <= time.time()
 
 
 def test_a_file_of_sums_is_read_but_not_written_while_somebody_holds_it(
-    folder: Path, site: Site, caplog: pytest.LogCaptureFixture
+    stats_dir: Path, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with open_sums(str(folder), site.key, 1.0) as sums:
+    with open_sums(str(stats_dir), site.key, 1.0) as sums:
         sums.update(look(pool("a")))
-    before = sums_file_of(folder, site).read_bytes()
-    with open(sums_file_of(folder, site).with_suffix(".lock")) as lock:
+    before = sums_file_of(stats_dir, site).read_bytes()
+    with open(sums_file_of(stats_dir, site).with_suffix(".lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with (
             caplog.at_level(logging.DEBUG, "django_pooled.metrics"),
-            open_sums(str(folder), site.key, 0.05) as sums,
+            open_sums(str(stats_dir), site.key, 0.05) as sums,
         ):
             assert set(sums.entries) == {"a"}
             sums.update(look(pool("b")))
     assert "is held by another process" in caplog.text
-    assert sums_file_of(folder, site).read_bytes() == before
+    assert sums_file_of(stats_dir, site).read_bytes() == before
 
 
-def test_a_file_of_sums_is_waited_for_while_somebody_writes_in_it(folder: Path, site: Site) -> None:
-    with open_sums(str(folder), site.key, 1.0) as sums:
+def test_a_file_of_sums_is_waited_for_while_somebody_writes_in_it(
+    stats_dir: Path, site: Site
+) -> None:
+    with open_sums(str(stats_dir), site.key, 1.0) as sums:
         child = os.fork()
         if not child:
-            with contextlib.suppress(BaseException), open_sums(str(folder), site.key, 20.0) as late:
+            with (
+                contextlib.suppress(BaseException),
+                open_sums(str(stats_dir), site.key, 20.0) as late,
+            ):
                 late.update(look(pool("c"), silent=(os.getpid(),)))
             os._exit(0)
         sums.update(look(pool("a")))
     os.waitpid(child, 0)
-    with open_sums(str(folder), site.key, 1.0) as sums:
+    with open_sums(str(stats_dir), site.key, 1.0) as sums:
         assert set(sums.entries) == {"a", "c"}
 
 
-def test_files_of_sites_that_have_gone_are_swept(folder: Path, site: Site) -> None:
-    home = publisher.default_folder(str(folder))
+def test_files_of_sites_that_have_gone_are_swept(stats_dir: Path, site: Site) -> None:
+    home = publisher.default_folder(str(stats_dir))
     old, young, foreign = (
         home / name
         for name in (f"metrics-{'a' * 16}.json", f"metrics-{'b' * 16}.lock", "mine.json")
@@ -439,28 +434,28 @@ def test_files_of_sites_that_have_gone_are_swept(folder: Path, site: Site) -> No
         made.touch()
     for made in (old, foreign):
         os.utime(made, (time.time() - KEPT_FOR - 60,) * 2)
-    with open_sums(str(folder), site.key, 1.0):
+    with open_sums(str(stats_dir), site.key, 1.0):
         pass
     assert not old.exists()
     assert young.exists()
     assert foreign.exists()
 
 
-def test_a_file_of_sums_is_private_and_no_symbolic_link(folder: Path, site: Site) -> None:
+def test_a_file_of_sums_is_private_and_no_symbolic_link(stats_dir: Path, site: Site) -> None:
     scrape()
-    assert sums_file_of(folder, site).stat().st_mode & 0o777 == 0o600
-    victim = folder / "victim"
+    assert sums_file_of(stats_dir, site).stat().st_mode & 0o777 == 0o600
+    victim = stats_dir / "victim"
     victim.touch()
-    sums_file_of(folder, site).with_suffix(".new").symlink_to(victim)
+    sums_file_of(stats_dir, site).with_suffix(".new").symlink_to(victim)
     assert scrape().startswith("# Not added up over processes: ")
     assert victim.read_bytes() == b""
 
 
 def test_without_a_file_each_process_goes_by_itself_and_the_page_says_why(
-    make_sibling: Callable[..., Publisher], folder: Path
+    make_sibling: Callable[..., Publisher], stats_dir: Path
 ) -> None:
     sibling = make_sibling()
-    blocked = publisher.default_folder(str(folder)) / f"metrics-{Site.of_settings().key}.lock"
+    blocked = publisher.default_folder(str(stats_dir)) / f"metrics-{Site.of_settings().key}.lock"
     blocked.mkdir()
     text = scrape()
     assert text.startswith("# Not added up over processes: [Errno 21] Is a directory")
@@ -489,13 +484,13 @@ def test_without_unix_sockets_the_page_has_this_process_alone(
 
 
 def test_a_process_that_ends_writes_down_what_it_counted_since_the_last_scrape(
-    site: Site, make_database: MakeDatabase, server: EmbeddedServer, folder: Path
+    site: Site, make_database: MakeDatabase, server: EmbeddedServer, stats_dir: Path
 ) -> None:
     alias = make_database(server, stats_dir=False)
     scrape()
 
     def counted() -> Any:
-        entries = json.loads(sums_file_of(folder, Site.of_settings()).read_bytes())["entries"]
+        entries = json.loads(sums_file_of(stats_dir, Site.of_settings()).read_bytes())["entries"]
         return {entry["alias"]: entry["counts"]["checkouts"] for entry in entries.values()}
 
     with connections[alias].cursor() as cursor:
@@ -506,14 +501,14 @@ def test_a_process_that_ends_writes_down_what_it_counted_since_the_last_scrape(
 
 
 def test_a_process_that_ends_keeps_no_sums_for_a_site_that_nobody_scrapes(
-    site: Site, make_database: MakeDatabase, server: EmbeddedServer, folder: Path
+    site: Site, make_database: MakeDatabase, server: EmbeddedServer, stats_dir: Path
 ) -> None:
     write_last_figures()
     alias = make_database(server, stats_dir=False)
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT 1")
     write_last_figures()
-    assert not sums_file_of(folder, Site.of_settings()).exists()
+    assert not sums_file_of(stats_dir, Site.of_settings()).exists()
 
 
 ENDING = """
@@ -534,13 +529,13 @@ for _ in range(3):
 
 
 def test_the_last_figures_of_a_process_are_written_down_as_it_ends(
-    server: EmbeddedServer, folder: Path
+    server: EmbeddedServer, stats_dir: Path
 ) -> None:
-    options = {"pool": {"stats_dir": str(folder)}}
+    options = {"pool": {"stats_dir": str(stats_dir)}}
     database = {**server.django_settings(), "ENGINE": "django_pooled", "OPTIONS": options}
     command = [sys.executable, "-c", ENDING, json.dumps({"default": database})]
     subprocess.run(command, check=True, timeout=60.0)
-    [kept_sums] = folder.glob("**/metrics-*.json")
+    [kept_sums] = stats_dir.glob("**/metrics-*.json")
     [entry] = json.loads(kept_sums.read_text())["entries"].values()
     assert (entry["alias"], entry["counts"]["checkouts"]) == ("default", 3)
 
@@ -549,13 +544,13 @@ def test_the_end_of_a_process_is_not_held_up_by_a_folder_that_is_lost(
     site: Site,
     make_database: MakeDatabase,
     server: EmbeddedServer,
-    folder: Path,
+    stats_dir: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     alias = make_database(server, stats_dir=False)
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT 1")
-    publisher.default_folder(folder).chmod(0o755)
+    publisher.default_folder(stats_dir).chmod(0o755)
     with caplog.at_level(logging.DEBUG, "django_pooled.metrics"):
         write_last_figures()
     assert "The last figures were not written down: " in caplog.text
@@ -565,7 +560,7 @@ def test_the_end_of_a_process_is_not_held_up_by_a_folder_that_is_lost(
 
 
 def test_a_site_is_told_by_its_pooled_databases(
-    site: Site, folder: Path, make_database: MakeDatabase, server: EmbeddedServer,
+    site: Site, stats_dir: Path, make_database: MakeDatabase, server: EmbeddedServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     alias = make_database(server)
@@ -575,8 +570,8 @@ def test_a_site_is_told_by_its_pooled_databases(
     monkeypatch.setitem(connections.settings, "broken", broken)
     found = Site.of_settings()
     assert {alias for alias, _ in found.databases} == {"default", alias}
-    assert found.folders == (str(folder), *socket_folder.BASES)
-    assert found.sums_folder == str(folder)
+    assert found.folders == (str(stats_dir), *socket_folder.BASES)
+    assert found.sums_folder == str(stats_dir)
     assert found.key != site.key
     with pytest.raises(ImproperlyConfigured):
         connections["broken"]
@@ -654,7 +649,7 @@ def test_comments_have_no_place_in_openmetrics(site: Site, monkeypatch: pytest.M
 
 
 def test_counters_of_a_site_never_go_down_while_workers_are_killed_and_replaced(
-    server: EmbeddedServer, folder: Path
+    server: EmbeddedServer, stats_dir: Path
 ) -> None:
     def checkouts() -> float:
         found = samples(shop.text("/metrics")).get("checkouts_total", {})
@@ -665,7 +660,7 @@ def test_counters_of_a_site_never_go_down_while_workers_are_killed_and_replaced(
 
     with (
         running.database(server, "metrics") as url,
-        running.gunicorn(url, stats_dir=str(folder)) as shop,
+        running.gunicorn(url, stats_dir=str(stats_dir)) as shop,
     ):
         shop.get_all([f"/double/{number}" for number in range(20)])
         workers = set(shop.pools(2))
@@ -685,6 +680,6 @@ def test_counters_of_a_site_never_go_down_while_workers_are_killed_and_replaced(
             os.kill(worker, signal.SIGTERM)
             wait_until(partial(replaced, worker), timeout=20)
         assert checkouts() >= seen[-1] + 20
-        assert {path.suffix for path in publisher.default_folder(folder).iterdir()} <= {
+        assert {path.suffix for path in publisher.default_folder(stats_dir).iterdir()} <= {
             ".sock", ".json", ".lock"
         }  # fmt: skip

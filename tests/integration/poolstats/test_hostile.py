@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import sys
-import tempfile
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +28,7 @@ from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Unix sockets")
 
@@ -42,17 +40,9 @@ OWN = os.geteuid() if sys.platform != "win32" else 0
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="stats-", dir="/tmp"))
-    path.chmod(0o1777)
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def genuine(folder: Path) -> Iterator[Publisher]:
+def genuine(public_folder: Path) -> Iterator[Publisher]:
     """A process whose answer counts."""
-    made = Publisher(folder, {"in_use": 3})
+    made = Publisher(public_folder, {"in_use": 3})
     yield made
     made.close()
 
@@ -102,13 +92,13 @@ WAYS: list[list[str]] = [
 @as_root
 @pytest.mark.parametrize("junk", JUNK)
 def test_a_stranger_s_junk_leaves_the_answers_of_others(
-    folder: Path, genuine: Publisher, junk: str
+    public_folder: Path, genuine: Publisher, junk: str
 ) -> None:
-    other = Publisher(folder, uid=STRANGER + 1)
+    other = Publisher(public_folder, uid=STRANGER + 1)
     try:
-        with Hostile(folder, JUNK[junk], STRANGER):
+        with Hostile(public_folder, JUNK[junk], STRANGER):
             started = monotonic()
-            found = collect_all([folder], timeout=1.0)
+            found = collect_all([public_folder], timeout=1.0)
             took = monotonic() - started
     finally:
         other.close()
@@ -123,15 +113,15 @@ def test_a_stranger_s_junk_leaves_the_answers_of_others(
 @pytest.mark.django_db
 @pytest.mark.parametrize("way", WAYS, ids=" ".join)
 def test_every_way_of_output_shows_the_rest_and_says_what_is_wrong(
-    folder: Path, genuine: Publisher, way: list[str], monkeypatch: pytest.MonkeyPatch
+    public_folder: Path, genuine: Publisher, way: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = JUNK["numbers of all kinds"] + JUNK["texts of all kinds"].replace(
         "number + 1", "number + 100"
     )
     output = io.StringIO()
-    with Hostile(folder, program, STRANGER):
+    with Hostile(public_folder, program, STRANGER):
         try:
-            call_command("poolstats", *way, stats_dir=str(folder), stdout=output)
+            call_command("poolstats", *way, stats_dir=str(public_folder), stdout=output)
         except SystemExit:
             assert "--check" in way
     text = output.getvalue()
@@ -148,10 +138,10 @@ def test_every_way_of_output_shows_the_rest_and_says_what_is_wrong(
 
 @pytest.mark.parametrize("junk", ["numbers of all kinds", "a byte now and then"])
 def test_junk_of_the_own_user_leaves_its_other_processes(
-    folder: Path, genuine: Publisher, junk: str
+    public_folder: Path, genuine: Publisher, junk: str
 ) -> None:
-    with Hostile(folder, JUNK[junk], OWN):
-        found = collect(folder, timeout=1.0)
+    with Hostile(public_folder, JUNK[junk], OWN):
+        found = collect(public_folder, timeout=1.0)
     assert genuine.pid in [report.pid for report in found.reports]
     if junk == "a byte now and then":
         assert len(found.silent) == 39
@@ -162,7 +152,7 @@ def test_junk_of_the_own_user_leaves_its_other_processes(
 
 @as_root
 def test_what_another_user_says_is_no_part_of_the_own_sums(
-    folder: Path, genuine: Publisher
+    public_folder: Path, genuine: Publisher
 ) -> None:
     # It names the same alias and server, and the number of the genuine process.
     program = f"""
@@ -171,8 +161,8 @@ answering({genuine.pid}, lambda client: client.sendall(json.dumps({{
     "pools": [{{"alias": "default", "server": {pool()["server"]!r}, "size": 100, "idle": 0,
                "in_use": 100, "waiting": 1000, "max_size": 100}}]}}).encode()))
 """
-    with Hostile(folder, program, STRANGER):
-        found = collect_all([folder], timeout=2.0)
+    with Hostile(public_folder, program, STRANGER):
+        found = collect_all([public_folder], timeout=2.0)
     look = overview(*found.reports)
     assert [(group.user, group.sum("waiting")) for group in look.groups] == [
         (0, 0),
@@ -191,11 +181,11 @@ answering({genuine.pid}, lambda client: client.sendall(json.dumps({{
 @as_root
 @pytest.mark.django_db
 def test_the_page_of_a_site_that_runs_as_root_has_root_s_processes_alone(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    public_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = {"server": server_of(connections.settings["default"])}
-    root, other = Publisher(folder, own), Publisher(folder, own, uid=STRANGER)
-    monkeypatch.setattr("django_pooled.dashboard.watch.stats_dirs", lambda aliases: [folder])
+    root, other = Publisher(public_folder, own), Publisher(public_folder, own, uid=STRANGER)
+    monkeypatch.setattr("django_pooled.dashboard.watch.stats_dirs", lambda aliases: [public_folder])
     watch = Watch(linger=0.01)
     try:
         processes = watch.snapshot().overview.processes
@@ -228,10 +218,10 @@ def test_no_user_fills_the_screen_alone() -> None:
     assert len([finding for finding in findings.find(alone) if finding.level]) == 100
 
 
-def test_one_user_cannot_have_folders_under_many_names(folder: Path) -> None:
+def test_one_user_cannot_have_folders_under_many_names(public_folder: Path) -> None:
     for name in ("0", "007", "12345678901", "7x", "\u0667", "7", "-7"):
-        (folder / f"django_pooled-{name}").mkdir()
-    names = [found.path.name for found in find_folders([folder], None) if found.owner != OWN]
+        (public_folder / f"django_pooled-{name}").mkdir()
+    names = [found.path.name for found in find_folders([public_folder], None) if found.owner != OWN]
     assert names == (["django_pooled-7"] if OWN == 0 else [])
 
 
@@ -264,12 +254,12 @@ def test_too_long_answers_are_complained_of_once(limits: UserLimits) -> None:
 
 
 def test_names_beyond_the_limit_are_not_looked_at(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    public_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket_folder, "MOST_NAMES", 10)
     for number in range(50):
-        (folder / f"{number}.00c0ffee.sock").touch()
-    descriptor = os.open(folder, os.O_RDONLY)
+        (public_folder / f"{number}.00c0ffee.sock").touch()
+    descriptor = os.open(public_folder, os.O_RDONLY)
     try:
         looked: list[Any] = []
         monkeypatch.setattr(socket_folder, "_ENTRY", _Counting(looked.append))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from django_pooled.poolstats.processes.collect import collect
-from tests.servers.postgresql import backend_count, backend_pids, kill_backends
+from tests.servers.postgresql import backend_count, kill_backends
 from tests.sites.workers import running
+from tests.sites.workers.running import complains_not
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 pytest.importorskip("gevent", reason="gevent is not installed")
 
 NAME = "greenlets"
+backends = partial(running.backends, NAME)
+"""The backends of a process of the site, or of all."""
 MAX_SIZE = 4
 AT_ONCE = 3 * MAX_SIZE
 WORKER = [
@@ -47,17 +50,6 @@ def preloaded(database: str, stats_dir: Path) -> Iterator[Site]:
     with running.gunicorn(database, *WORKER, stats_dir=str(stats_dir)) as site:
         yield site
         complains_not(site)
-
-
-def complains_not(site: Site) -> None:
-    """Fail if the log holds a warning of the pool, of Python or of gunicorn."""
-    signs = r"Traceback|Exception ignored|\[(WARNING|ERROR|CRITICAL)\]|^pool |rolled back"
-    assert not re.findall(signs, site.log, re.MULTILINE), site.log
-
-
-def backends(server: EmbeddedServer, process: int | str = "%") -> set[int]:
-    """Return the backends of a process of the site, or of all."""
-    return set(backend_pids(server, NAME, application_name=f"django {process}@%"))
 
 
 def under_load(server: EmbeddedServer, site: Site, paths: list[str]) -> tuple[list[Any], int]:

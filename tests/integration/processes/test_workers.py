@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
-from tests.servers.postgresql import backend_count, backend_pids
+from tests.servers.postgresql import backend_count
 from tests.sites.workers import running
+from tests.sites.workers.running import complains_not
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from tests.sites.workers.running import Site
 
 NAME = "workers"
+backends = partial(running.backends, NAME)
+"""The backends of a process of the site, or of all."""
 MAX_SIZE = 4
 WORKER_CLASSES = {
     "sync": ["--worker-class=sync"],
@@ -49,17 +53,6 @@ def asgi(database: str) -> Iterator[Site]:
     with running.uvicorn(database) as site:
         yield site
         complains_not(site)
-
-
-def complains_not(site: Site) -> None:
-    """Fail if the log holds a warning of the pool, of Python or of gunicorn."""
-    signs = r"Traceback|Exception ignored|\[(WARNING|ERROR|CRITICAL)\]|^pool |rolled back"
-    assert not re.findall(signs, site.log, re.MULTILINE), site.log
-
-
-def backends(server: EmbeddedServer, process: int | str = "%") -> set[int]:
-    """Return the backends of a process of the site, or of all."""
-    return set(backend_pids(server, NAME, application_name=f"django {process}@%"))
 
 
 def census(server: EmbeddedServer) -> dict[str, int]:

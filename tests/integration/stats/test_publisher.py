@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -41,26 +40,18 @@ STRANGER = 4711
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A stats_dir; not in pytest's folder, whose path may be too long for a socket."""
-    path = Path(tempfile.mkdtemp(prefix="stats-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def private(folder: Path) -> Path:
+def private(stats_dir: Path) -> Path:
     """The folder of the user's own inside it."""
-    return publishing.default_folder(str(folder))
+    return publishing.default_folder(str(stats_dir))
 
 
 @pytest.fixture
-def make_publisher(folder: Path) -> Iterator[Callable[..., Publisher]]:
+def make_publisher(stats_dir: Path) -> Iterator[Callable[..., Publisher]]:
     """Start processes that publish there."""
     mine: list[Publisher] = []
 
     def make(*pools: dict[str, Any], **arguments: Any) -> Publisher:
-        mine.append(Publisher(folder, *pools, **arguments))
+        mine.append(Publisher(stats_dir, *pools, **arguments))
         return mine[-1]
 
     yield make
@@ -76,8 +67,8 @@ def unpublished() -> Iterator[None]:
     publishing.stop()
 
 
-def pids(folder: Path) -> list[int]:
-    return [report.pid for report in collect(folder).reports]
+def pids(stats_dir: Path) -> list[int]:
+    return [report.pid for report in collect(stats_dir).reports]
 
 
 def impostor(private: Path, pid: int, answer: bytes) -> socket.socket:
@@ -101,11 +92,11 @@ def impostor(private: Path, pid: int, answer: bytes) -> socket.socket:
 
 
 def test_every_process_answers_with_its_own_pools(
-    folder: Path, make_publisher: Callable[..., Publisher]
+    stats_dir: Path, make_publisher: Callable[..., Publisher]
 ) -> None:
     made = [make_publisher({"in_use": number}, {"alias": "replica"}) for number in range(3)]
 
-    collection = collect(folder)
+    collection = collect(stats_dir)
 
     assert [report.pid for report in collection.reports] == sorted(one.pid for one in made)
     found = {report.pid: report.pools for report in collection.reports}
@@ -116,22 +107,24 @@ def test_every_process_answers_with_its_own_pools(
     assert collection.problems == []
 
 
-def test_figures_are_those_of_the_moment_of_the_question(folder: Path, unpublished: None) -> None:
+def test_figures_are_those_of_the_moment_of_the_question(
+    stats_dir: Path, unpublished: None
+) -> None:
     pools = [snapshot(in_use=1)]
-    publishing.start(str(folder), lambda: process_report(pools))
-    assert collect(folder).reports[0].pools[0].in_use == 1
+    publishing.start(str(stats_dir), lambda: process_report(pools))
+    assert collect(stats_dir).reports[0].pools[0].in_use == 1
     pools[0] = snapshot(in_use=5)
-    assert collect(folder).reports[0].pools[0].in_use == 5
+    assert collect(stats_dir).reports[0].pools[0].in_use == 5
 
 
 def test_what_a_killed_process_left_is_swept_by_the_reader(
-    private: Path, folder: Path, make_publisher: Callable[..., Publisher]
+    private: Path, stats_dir: Path, make_publisher: Callable[..., Publisher]
 ) -> None:
     dead, living = make_publisher(), make_publisher()
     dead.kill()
     assert len(list(private.iterdir())) == 2
 
-    collection = collect(folder)
+    collection = collect(stats_dir)
 
     assert [report.pid for report in collection.reports] == [living.pid]
     assert collection.silent == []
@@ -149,19 +142,19 @@ def test_a_new_process_sweeps_what_dead_ones_left(
 
 
 def test_a_socket_of_a_dead_process_is_swept_though_its_pid_is_in_use_again(
-    private: Path, folder: Path, make_publisher: Callable[..., Publisher]
+    private: Path, stats_dir: Path, make_publisher: Callable[..., Publisher]
 ) -> None:
     living = make_publisher()
     leftover = private / socket_folder.socket_name(living.pid)
     with socket.socket(socket.AF_UNIX) as former:
         former.bind(str(leftover))
 
-    assert pids(folder) == [living.pid]
+    assert pids(stats_dir) == [living.pid]
     assert not leftover.exists()
 
 
 def test_a_stopped_process_is_silent_and_costs_no_more_than_the_timeout(
-    folder: Path, make_publisher: Callable[..., Publisher]
+    stats_dir: Path, make_publisher: Callable[..., Publisher]
 ) -> None:
     frozen = [make_publisher() for _ in range(3)]
     living = make_publisher()
@@ -169,7 +162,7 @@ def test_a_stopped_process_is_silent_and_costs_no_more_than_the_timeout(
         one.freeze()
 
     started = time.monotonic()
-    collection = collect(folder, timeout=0.5)
+    collection = collect(stats_dir, timeout=0.5)
     took = time.monotonic() - started
 
     assert collection.silent == sorted(one.pid for one in frozen)
@@ -178,14 +171,14 @@ def test_a_stopped_process_is_silent_and_costs_no_more_than_the_timeout(
 
 
 def test_a_stopped_process_stays_silent_however_often_it_is_asked_and_answers_when_it_goes_on(
-    folder: Path, make_publisher: Callable[..., Publisher]
+    stats_dir: Path, make_publisher: Callable[..., Publisher]
 ) -> None:
     frozen = make_publisher()
     frozen.freeze()
     for _ in range(publishing.BACKLOG + 5):
-        assert collect(folder, timeout=0.01).silent == [frozen.pid]
+        assert collect(stats_dir, timeout=0.01).silent == [frozen.pid]
     frozen.process.send_signal(signal.SIGCONT)
-    assert wait_until(lambda: pids(folder)) == [frozen.pid]
+    assert wait_until(lambda: pids(stats_dir)) == [frozen.pid]
 
 
 @pytest.mark.parametrize(
@@ -204,10 +197,10 @@ def test_a_stopped_process_stays_silent_however_often_it_is_asked_and_answers_wh
     ],
 )
 def test_a_corrupt_answer_is_a_sentence(
-    private: Path, folder: Path, answer: bytes, complaint: str
+    private: Path, stats_dir: Path, answer: bytes, complaint: str
 ) -> None:
     with impostor(private, os.getpid(), answer):
-        collection = collect(folder, timeout=5.0)
+        collection = collect(stats_dir, timeout=5.0)
         assert collection.reports == []
         (problem,) = collection.problems
         assert problem.startswith(f"Process {os.getpid()} gave an answer that {complaint}")
@@ -220,28 +213,28 @@ def test_a_report_is_accepted_as_the_publisher_makes_it() -> None:
 
 
 def test_a_report_that_fails_does_not_end_the_publishing(
-    folder: Path, make_publisher: Callable[..., Publisher]
+    stats_dir: Path, make_publisher: Callable[..., Publisher]
 ) -> None:
     publisher = make_publisher()
     publisher.tell("break")
     for _ in range(2):
-        (problem,) = collect(folder).problems
+        (problem,) = collect(stats_dir).problems
         assert "only says that it failed" in problem
 
 
-def test_files_that_are_no_sockets_are_left_alone(private: Path, folder: Path) -> None:
+def test_files_that_are_no_sockets_are_left_alone(private: Path, stats_dir: Path) -> None:
     (private / "1.00000000.sock").write_text("not a socket")
     (private / "notes").write_text("mine")
-    collection = collect(folder)
+    collection = collect(stats_dir)
     assert (collection.reports, collection.silent, collection.problems) == ([], [], [])
     assert len(list(private.iterdir())) == 2
 
 
-def test_nothing_is_created_by_looking(folder: Path) -> None:
-    collection = collect(folder)
-    assert collection.folders == [str(folder / f"django_pooled-{os.geteuid()}")]
+def test_nothing_is_created_by_looking(stats_dir: Path) -> None:
+    collection = collect(stats_dir)
+    assert collection.folders == [str(stats_dir / f"django_pooled-{os.geteuid()}")]
     assert collection.problems == []
-    assert list(folder.iterdir()) == []
+    assert list(stats_dir.iterdir()) == []
 
 
 # Publishing
@@ -258,7 +251,7 @@ def test_the_folder_is_private_and_the_socket_is_gone_after_a_clean_exit(
 
 
 def test_a_publisher_can_stop_and_start_again(
-    private: Path, folder: Path, make_publisher: Callable[..., Publisher]
+    private: Path, stats_dir: Path, make_publisher: Callable[..., Publisher]
 ) -> None:
     publisher = make_publisher()
     publisher.tell("stop")
@@ -266,11 +259,11 @@ def test_a_publisher_can_stop_and_start_again(
     publisher.tell("start")
     publisher.tell("start")
     assert len(list(private.iterdir())) == 1
-    assert pids(folder) == [publisher.pid]
+    assert pids(stats_dir) == [publisher.pid]
 
 
-def test_the_thread_ends_when_publishing_stops(folder: Path, unpublished: None) -> None:
-    publishing.start(str(folder), lambda: process_report([]))
+def test_the_thread_ends_when_publishing_stops(stats_dir: Path, unpublished: None) -> None:
+    publishing.start(str(stats_dir), lambda: process_report([]))
     (thread,) = [one for one in threading.enumerate() if one.name == "django_pooled.publish"]
     assert thread.daemon
     publishing.stop()
@@ -287,12 +280,12 @@ def test_an_idle_publisher_uses_no_processor_time(make_publisher: Callable[..., 
 
 
 def test_a_reader_that_does_not_read_holds_nobody_up_for_long(
-    private: Path, folder: Path, make_publisher: Callable[..., Publisher]
+    private: Path, stats_dir: Path, make_publisher: Callable[..., Publisher]
 ) -> None:
     publisher = make_publisher(*[{"alias": f"database{number}"} for number in range(2000)])
     with socket.socket(socket.AF_UNIX) as idler:
         idler.connect(str(next(private.iterdir())))
-        collection = collect(folder, timeout=10.0)
+        collection = collect(stats_dir, timeout=10.0)
     assert [report.pid for report in collection.reports] == [publisher.pid]
     assert len(collection.reports[0].pools) == 2000
 
@@ -301,42 +294,42 @@ def test_a_reader_that_does_not_read_holds_nobody_up_for_long(
 
 
 def test_a_forked_child_leaves_its_parents_socket_alone(
-    folder: Path, make_publisher: Callable[..., Publisher]
+    stats_dir: Path, make_publisher: Callable[..., Publisher]
 ) -> None:
     parent = make_publisher()
     parent.tell("fork and stop")
     parent.tell("fork")
-    assert pids(folder) == [parent.pid]
+    assert pids(stats_dir) == [parent.pid]
 
 
 def test_a_forked_child_publishes_for_itself(
-    folder: Path, make_publisher: Callable[..., Publisher]
+    stats_dir: Path, make_publisher: Callable[..., Publisher]
 ) -> None:
     parent = make_publisher()
     child = int(parent.tell("fork and start"))
-    wait_until(lambda: pids(folder) == sorted([parent.pid, child]))
+    wait_until(lambda: pids(stats_dir) == sorted([parent.pid, child]))
 
 
 def test_a_child_that_outlives_its_parent_does_not_keep_its_socket_alive(
-    private: Path, folder: Path, make_publisher: Callable[..., Publisher]
+    private: Path, stats_dir: Path, make_publisher: Callable[..., Publisher]
 ) -> None:
     parent = make_publisher()
     parent.tell("fork")
     parent.kill()
-    collection = collect(folder, timeout=5.0)
+    collection = collect(stats_dir, timeout=5.0)
     assert (collection.reports, collection.silent, collection.problems) == ([], [], [])
     assert list(private.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing tells who listens")
 def test_a_dead_process_is_not_silent_though_a_child_forked_past_python_holds_its_socket(
-    private: Path, folder: Path, make_publisher: Callable[..., Publisher]
+    private: Path, stats_dir: Path, make_publisher: Callable[..., Publisher]
 ) -> None:
     parent = make_publisher()
     parent.tell("forget hooks")
     parent.tell("fork")
     parent.kill()
-    assert collect(folder, timeout=0.2).silent == []
+    assert collect(stats_dir, timeout=0.2).silent == []
     assert list(private.iterdir()) == []
 
 
@@ -345,20 +338,20 @@ def test_a_dead_process_is_not_silent_though_a_child_forked_past_python_holds_it
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
 def test_a_folder_in_which_no_socket_can_be_made_gives_way_to_the_next(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    stats_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It is there and private, and yet nothing can be made in it: as on a read-only root.
     unusable = Path("/proc/self/fd")
     monkeypatch.setattr(
-        socket_folder, "candidates", lambda given, uid: [unusable, folder / "private"]
+        socket_folder, "candidates", lambda given, uid: [unusable, stats_dir / "private"]
     )
     publishing.stop()
     try:
         publishing.start(None, lambda: process_report([]))
-        assert [path.suffix for path in (folder / "private").iterdir()] == [".sock"]
+        assert [path.suffix for path in (stats_dir / "private").iterdir()] == [".sock"]
     finally:
         publishing.stop()
-    assert list((folder / "private").iterdir()) == []
+    assert list((stats_dir / "private").iterdir()) == []
 
 
 def test_the_default_folder_follows_from_the_user_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,9 +363,9 @@ def test_the_default_folder_follows_from_the_user_alone(monkeypatch: pytest.Monk
 
 
 def test_a_second_folder_stands_in_for_one_that_cant_be_used(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, unpublished: None
+    stats_dir: Path, monkeypatch: pytest.MonkeyPatch, unpublished: None
 ) -> None:
-    blocked, spare = folder / "blocked", folder / "spare"
+    blocked, spare = stats_dir / "blocked", stats_dir / "spare"
     blocked.write_text("a file where the folder should be")
     monkeypatch.setattr(socket_folder, "BASES", (str(blocked), str(spare)))
     publishing.start(None, lambda: process_report([snapshot()]))
@@ -417,7 +410,7 @@ def _give_away(private: Path) -> str:
 )
 def test_a_folder_that_is_not_private_is_neither_written_nor_read(
     private: Path,
-    folder: Path,
+    stats_dir: Path,
     spoil: Callable[[Path], str],
     caplog: pytest.LogCaptureFixture,
     unpublished: None,
@@ -425,23 +418,23 @@ def test_a_folder_that_is_not_private_is_neither_written_nor_read(
     complaint = spoil(private)
     caplog.set_level(logging.DEBUG, logger="django_pooled.publish")
 
-    publishing.start(str(folder), lambda: process_report([]))
+    publishing.start(str(stats_dir), lambda: process_report([]))
 
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("django_pooled.publish", logging.DEBUG)
     assert complaint in record.getMessage()
-    collection = collect(folder)
+    collection = collect(stats_dir)
     assert collection.reports == []
     (problem,) = collection.problems
     assert complaint in problem
     with pytest.raises(FolderRefused, match=complaint):
-        publishing.default_folder(str(folder))
+        publishing.default_folder(str(stats_dir))
 
 
 def test_a_path_that_is_too_long_turns_publishing_off(
-    folder: Path, caplog: pytest.LogCaptureFixture, unpublished: None
+    stats_dir: Path, caplog: pytest.LogCaptureFixture, unpublished: None
 ) -> None:
-    deep = folder / ("x" * 100)
+    deep = stats_dir / ("x" * 100)
     caplog.set_level(logging.DEBUG, logger="django_pooled.publish")
     publishing.start(str(deep), lambda: process_report([]))
     (record,) = caplog.records
@@ -449,16 +442,19 @@ def test_a_path_that_is_too_long_turns_publishing_off(
     assert list(publishing.default_folder(str(deep)).iterdir()) == []
 
 
-def test_a_path_of_the_greatest_length_still_works(folder: Path, unpublished: None) -> None:
-    rest = socket_folder.SUN_PATH_LIMIT - len(str(folder)) - len("//")
+def test_a_path_of_the_greatest_length_still_works(stats_dir: Path, unpublished: None) -> None:
+    rest = socket_folder.SUN_PATH_LIMIT - len(str(stats_dir)) - len("//")
     inner = len(f"django_pooled-{os.geteuid()}/") + len(socket_folder.socket_name(os.getpid()))
-    deep = folder / ("x" * (rest - inner))
+    deep = stats_dir / ("x" * (rest - inner))
     publishing.start(str(deep), lambda: process_report([]))
     assert pids(deep) == [os.getpid()]
 
 
 def test_a_process_that_gets_no_more_threads_leaves_no_socket_behind(
-    folder: Path, private: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    stats_dir: Path,
+    private: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -466,7 +462,7 @@ def test_a_process_that_gets_no_more_threads_leaves_no_socket_behind(
     caplog.set_level(logging.DEBUG, "django_pooled.publish")
     publishing.stop()
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    publishing.start(folder, lambda: process_report([]))
+    publishing.start(stats_dir, lambda: process_report([]))
     monkeypatch.undo()
     publishing.stop()
     assert "can't start new thread" in caplog.text
@@ -476,13 +472,13 @@ def test_a_process_that_gets_no_more_threads_leaves_no_socket_behind(
 @as_root
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="there is no unshare")
 @pytest.mark.parametrize("mount", ["-o ro", "-o nr_inodes=1"], ids=["read-only", "full"])
-def test_a_file_system_that_takes_nothing_turns_publishing_off(folder: Path, mount: str) -> None:
+def test_a_file_system_that_takes_nothing_turns_publishing_off(stats_dir: Path, mount: str) -> None:
     program = (
         "import logging, sys; logging.basicConfig(level='DEBUG', stream=sys.stdout);"
         "from django_pooled.stats import publisher as publishing;"
-        f"publishing.start({str(folder / 'stats')!r}, dict); print('goes on')"
+        f"publishing.start({str(stats_dir / 'stats')!r}, dict); print('goes on')"
     )
-    mounted = f'mount -t tmpfs {mount} none {folder} && exec {sys.executable} -c "$0"'
+    mounted = f'mount -t tmpfs {mount} none {stats_dir} && exec {sys.executable} -c "$0"'
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", mounted, program],
         cwd=Path(__file__).resolve().parents[3],
@@ -502,20 +498,20 @@ def test_a_file_system_that_takes_nothing_turns_publishing_off(folder: Path, mou
 
 @as_root
 def test_root_sees_the_processes_of_every_user(
-    folder: Path, make_publisher: Callable[..., Publisher]
+    stats_dir: Path, make_publisher: Callable[..., Publisher]
 ) -> None:
-    folder.chmod(0o777)
+    stats_dir.chmod(0o777)
     own, other = make_publisher(), make_publisher(uid=STRANGER)
-    assert pids(folder) == sorted([own.pid, other.pid])
-    only = collect(folder, uid=STRANGER)
+    assert pids(stats_dir) == sorted([own.pid, other.pid])
+    only = collect(stats_dir, uid=STRANGER)
     assert [report.pid for report in only.reports] == [other.pid]
 
 
 @as_root
 def test_a_user_sees_only_processes_of_his_own(
-    folder: Path, make_publisher: Callable[..., Publisher]
+    stats_dir: Path, make_publisher: Callable[..., Publisher]
 ) -> None:
-    folder.chmod(0o777)
+    stats_dir.chmod(0o777)
     make_publisher()
     other = make_publisher(uid=STRANGER)
     program = (
@@ -524,7 +520,7 @@ def test_a_user_sees_only_processes_of_his_own(
         "print([report.pid for report in collect(sys.argv[1]).reports])"
     )
     seen = subprocess.check_output(
-        [sys.executable, "-c", program, str(folder)],
+        [sys.executable, "-c", program, str(stats_dir)],
         cwd=Path(__file__).resolve().parents[3],
         text=True,
     )
@@ -533,23 +529,23 @@ def test_a_user_sees_only_processes_of_his_own(
 
 @as_root
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing tells who listens")
-def test_a_socket_that_another_user_holds_is_not_trusted(private: Path, folder: Path) -> None:
+def test_a_socket_that_another_user_holds_is_not_trusted(private: Path, stats_dir: Path) -> None:
     # As root's it stays in a folder of the stranger's.
     os.chown(private, STRANGER, STRANGER)
     private.rename(private.with_name(f"django_pooled-{STRANGER}"))
     with impostor(private.with_name(f"django_pooled-{STRANGER}"), 1, b"{}"):
-        (problem,) = collect(folder, uid=STRANGER).problems
+        (problem,) = collect(stats_dir, uid=STRANGER).problems
     assert "is held by user 0" in problem
 
 
 @as_root
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing tells who asks")
 def test_a_process_answers_nobody_but_its_own_user_and_root(
-    private: Path, folder: Path, unpublished: None
+    private: Path, stats_dir: Path, unpublished: None
 ) -> None:
-    publishing.start(str(folder), lambda: process_report([]))
+    publishing.start(str(stats_dir), lambda: process_report([]))
     socket_path = next(private.iterdir())
-    for path, mode in ((folder, 0o755), (private, 0o755), (socket_path, 0o777)):
+    for path, mode in ((stats_dir, 0o755), (private, 0o755), (socket_path, 0o777)):
         path.chmod(mode)
     program = (
         f"import os, socket, sys; os.setgid({STRANGER}); os.setuid({STRANGER});"
@@ -583,23 +579,23 @@ def test_a_process_with_a_private_tmp_is_found_in_its_own_view_of_the_file_syste
     assert hidden.pid in found
 
 
-def test_a_process_under_gevent_answers(folder: Path) -> None:
+def test_a_process_under_gevent_answers(stats_dir: Path) -> None:
     pytest.importorskip("gevent")
-    publisher = Publisher(folder, gevent=True)
+    publisher = Publisher(stats_dir, gevent=True)
     try:
         child = int(publisher.tell("fork and start"))
-        wait_until(lambda: pids(folder) == sorted([publisher.pid, child]))
+        wait_until(lambda: pids(stats_dir) == sorted([publisher.pid, child]))
     finally:
         publisher.close()
 
 
-def test_a_child_forked_under_gevent_answers_for_itself(folder: Path) -> None:
+def test_a_child_forked_under_gevent_answers_for_itself(stats_dir: Path) -> None:
     pytest.importorskip("gevent", reason="gevent is not installed")
-    publisher = Publisher(folder, gevent=True)
+    publisher = Publisher(stats_dir, gevent=True)
     child = int(publisher.tell("fork and start"))
-    assert wait_until(lambda: sorted(pids(folder)) == sorted([publisher.pid, child]))
+    assert wait_until(lambda: sorted(pids(stats_dir)) == sorted([publisher.pid, child]))
     publisher.close()
-    assert wait_until(lambda: pids(folder) == [])
+    assert wait_until(lambda: pids(stats_dir) == [])
 
 
 # Prints once its file descriptors are spent but for one, and frees some when it is told to. A
@@ -624,9 +620,9 @@ sys.stdin.readline()
 """
 
 
-def test_a_process_without_file_descriptors_answers_when_it_has_some_again(folder: Path) -> None:
+def test_a_process_without_file_descriptors_answers_when_it_has_some_again(stats_dir: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", SPENT, str(folder)],
+        [sys.executable, "-c", SPENT, str(stats_dir)],
         cwd=Path(__file__).resolve().parents[3],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -635,18 +631,18 @@ def test_a_process_without_file_descriptors_answers_when_it_has_some_again(folde
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "spent\n"
-        pids(folder)  # takes what the thread may have had in hand
-        found = collect(folder, timeout=0.2)
+        pids(stats_dir)  # takes what the thread may have had in hand
+        found = collect(stats_dir, timeout=0.2)
         assert (found.reports, found.silent) == ([], [process.pid])
         process.stdin.write("\n")
         process.stdin.flush()
         assert process.stdout.readline() == "freed\n"
-        assert wait_until(lambda: pids(folder) == [process.pid])
+        assert wait_until(lambda: pids(stats_dir) == [process.pid])
         process.stdin.close()
 
 
 def test_a_socket_that_cannot_get_its_name_leaves_nothing_behind(
-    folder: Path,
+    stats_dir: Path,
     private: Path,
     unpublished: None,
     monkeypatch: pytest.MonkeyPatch,
@@ -657,6 +653,6 @@ def test_a_socket_that_cannot_get_its_name_leaves_nothing_behind(
 
     with monkeypatch.context() as patch, caplog.at_level(logging.DEBUG, "django_pooled"):
         patch.setattr(os, "rename", refuse)
-        publishing.start(str(folder), lambda: process_report([]))
+        publishing.start(str(stats_dir), lambda: process_report([]))
     assert "are not published: [Errno 28] No space left" in caplog.text
     assert list(private.iterdir()) == []

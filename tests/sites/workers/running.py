@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
+from tests.servers.postgresql import backend_pids
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
 
     from embedded_postgres import EmbeddedServer
 
-__all__ = ["Site", "database", "environment", "gunicorn", "uvicorn"]
+__all__ = [
+    "Site",
+    "backends",
+    "complains_not",
+    "database",
+    "environment",
+    "gunicorn",
+    "uvicorn",
+]
 
 ROOT = Path(__file__).resolve().parents[3]
 NO_POOL = {"size": 0, "in_use": 0, "waiting": 0}
@@ -199,3 +208,14 @@ def uvicorn(url: str, *options: str, **pool: object) -> contextlib.AbstractConte
     """Run the site under uvicorn, in one process."""
     command = ["uvicorn", "--host=127.0.0.1", "--port=0", "--lifespan=off", *options]
     return _running([*command, "tests.sites.workers.asgi:application"], environment(url, **pool))
+
+
+def complains_not(site: Site) -> None:
+    """Fail if the log holds a warning of the pool, of Python or of gunicorn."""
+    signs = r"Traceback|Exception ignored|\[(WARNING|ERROR|CRITICAL)\]|^pool |rolled back"
+    assert not re.findall(signs, site.log, re.MULTILINE), site.log
+
+
+def backends(database: str, server: EmbeddedServer, process: int | str = "%") -> set[int]:
+    """Return the backends that a process of the site, or all of them, have in a database."""
+    return set(backend_pids(server, database, application_name=f"django {process}@%"))
