@@ -11,12 +11,13 @@ if TYPE_CHECKING:
         AmbiguousCommit,
         CheckoutTimeout,
         ConnectFailed,
+        DeadlineExceeded,
         PoolClosed,
         PoolError,
         PoolExhausted,
     )
     from .pool.backoff import Backoff
-    from .retry.deadline import retry_deadline
+    from .pool.deadline import deadline, retry_deadline
     from .retry.decorator import retry_transaction, run_transaction
 
 __all__ = [
@@ -24,9 +25,11 @@ __all__ = [
     "Backoff",
     "CheckoutTimeout",
     "ConnectFailed",
+    "DeadlineExceeded",
     "PoolClosed",
     "PoolError",
     "PoolExhausted",
+    "deadline",
     "retry_deadline",
     "retry_transaction",
     "run_transaction",
@@ -35,7 +38,8 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(__all__, "errors"),
     "Backoff": "pool.backoff",
-    "retry_deadline": "retry.deadline",
+    "deadline": "pool.deadline",
+    "retry_deadline": "pool.deadline",
     "retry_transaction": "retry.decorator",
     "run_transaction": "retry.decorator",
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psycopg
 import psycopg_pool
 from django.db import OperationalError
 
@@ -18,6 +19,7 @@ __all__ = [
     "AmbiguousCommit",
     "CheckoutTimeout",
     "ConnectFailed",
+    "DeadlineExceeded",
     "Gauges",
     "PoolClosed",
     "PoolError",
@@ -98,6 +100,15 @@ class AmbiguousCommit(OperationalError):
 
     The transaction is either committed as a whole or not at all. Nothing was repeated:
     the caller has to find out, or tell the user so. ``__cause__`` is the connection's error.
+    """
+
+
+class DeadlineExceeded(OperationalError, psycopg.errors.QueryCanceled):
+    """The deadline of `django_pooled.deadline` has ended: a statement was cancelled, or not sent.
+
+    What it would have done is not done; in a transaction, nothing of the transaction is. What was
+    written before it in autocommit stays. ``__cause__`` is the server's error, if there was one.
+    It is never retried.
     """
 
 

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from django_pooled.errors import AmbiguousCommit
+from django_pooled.pool.connection import PooledConnection
+from django_pooled.pool.deadline import current
 from django_pooled.pool.liveness import ending_of
+from django_pooled.pool.statement_deadline import refuse_if_ended
 from django_pooled.sql.sqlstates import UNKNOWN_OUTCOME, psycopg_error
 
 if TYPE_CHECKING:
@@ -53,14 +56,20 @@ def commit_once(wrapper: BaseDatabaseWrapper, send: Callable[[], None]) -> None:
 def refuse_if_session_ended(wrapper: BaseDatabaseWrapper) -> None:
     """Notice, without a round trip, that the session ended while its transaction idled.
 
-    Were COMMIT sent all the same, it would read as if the transaction might be committed.
+    Were COMMIT sent all the same, it would read as if the transaction might be committed. After the
+    deadline it is not sent either, and nothing is committed.
 
     Raises:
         django.db.Error: It ended, and the transaction with it.
+        DeadlineExceeded: It is too late.
     """
     connection = wrapper.connection
     if connection.info.transaction_status != TransactionStatus.INTRANS:
         return
+    deadline = current.get()
+    if deadline is not None and isinstance(connection, PooledConnection):
+        with wrapper.wrap_database_errors:
+            refuse_if_ended(connection.session, deadline)
     error = ending_of(connection)
     if error is not None:
         connection.close()

@@ -24,11 +24,12 @@ from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 from psycopg import IsolationLevel
 
-from django_pooled.errors import PoolError
+from django_pooled.errors import DeadlineExceeded, PoolError
 from django_pooled.integrations import tenants, uwsgi
 from django_pooled.integrations.celery import closes_around_a_task
 from django_pooled.pool import registry
 from django_pooled.pool.connection import PooledConnection
+from django_pooled.pool.deadline import grace
 
 from . import foreign_options
 from .addresses import refuse_addresses
@@ -65,11 +66,12 @@ class _ErrorWatch(DatabaseErrorWrapper):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # A PoolError is a psycopg error too, for code that catches those, and is Django's already.
+        # Ours are psycopg errors too, for code that catches those, and are Django's already.
         if exc_type is not None and not issubclass(exc_type, PoolError):
             if isinstance(exc_value, psycopg.Error):
                 self.wrapper.note_error(exc_value)
-            super().__exit__(exc_type, exc_value, traceback)
+            if not issubclass(exc_type, DeadlineExceeded):
+                super().__exit__(exc_type, exc_value, traceback)
 
 
 class DatabaseWrapper(TransactionMode):
@@ -263,17 +265,21 @@ class DatabaseWrapper(TransactionMode):
 
     def _savepoint_rollback(self, sid: str) -> None:
         send = partial(super()._savepoint_rollback, sid)  # type: ignore[misc]
-        if self.attempt is None:
-            send()
-        else:
-            self.attempt.roll_back_savepoint(send)
+        # A deadline of the block that is undone must not break the transaction around it.
+        with grace():
+            if self.attempt is None:
+                send()
+            else:
+                self.attempt.roll_back_savepoint(send)
 
     def _savepoint_commit(self, sid: str) -> None:
         send = partial(super()._savepoint_commit, sid)  # type: ignore[misc]
-        if self.attempt is None:
-            send()
-        else:
-            self.attempt.release_savepoint(send)
+        # Django releases one that was rolled back to as well.
+        with grace():
+            if self.attempt is None:
+                send()
+            else:
+                self.attempt.release_savepoint(send)
 
     def abandon_block(self) -> None:
         """Leave every atomic block; the transaction is rolled back as the connection goes back."""

@@ -7,21 +7,23 @@ import socket
 import threading
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import capabilities
 
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
+
+from .time_limit import in_a_thread, over_within
+from .time_limit import start as start_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from psycopg.pq.abc import PGcancel
 
-    from .connection import PooledConnection
-
-__all__ = ["cancel", "interrupt"]
+__all__ = ["cancel", "cancel_within", "interrupt"]
 
 logger = logging.getLogger("django_pooled.pool")
 
@@ -39,7 +41,8 @@ def _in_a_thread(action: Callable[[], object]) -> None:
 
 
 def cancel(
-    connection: PooledConnection, start: Callable[[Callable[[], object]], None] = _in_a_thread
+    connection: psycopg.Connection[Any],
+    start: Callable[[Callable[[], object]], None] = _in_a_thread,
 ) -> None:
     """Ask the server to end what it still does for *connection*, which may be closed meanwhile.
 
@@ -59,8 +62,44 @@ def cancel(
     start(partial(_send, request))
 
 
+def cancel_within(
+    connection: psycopg.Connection[Any],
+    seconds: float,
+) -> bool:
+    """Ask the server to end what it does for *connection*, and wait until it knows of it.
+
+    The connection can be used again afterwards. A request that is still on its way could end a
+    later statement: the server knows of it once it has closed the request's connection.
+    https://www.postgresql.org/docs/current/libpq-cancel.html
+
+    Args:
+        connection: Whose statement it is; in use by the calling thread.
+        seconds: Longest time to wait.
+
+    Returns:
+        Whether the server knows. If not, nothing must be sent on the connection any more.
+    """
+    try:
+        if capabilities.has_cancel_safe():
+            connection.cancel_safe(timeout=seconds)
+            return True
+        # libpq knows no time limit for it before 17.
+        request = start_work(connection.pgconn.get_cancel().cancel, in_a_thread("cancels"))
+        if over_within(request, seconds):
+            request.result()
+            return True
+    except psycopg.Error as error:
+        logger.debug(
+            "cannot cancel a query: %s",
+            told(error),
+            extra=event_fields("not_cancelled", error=error),
+        )
+    return False
+
+
 def interrupt(
-    connection: PooledConnection, start: Callable[[Callable[[], object]], None] = _in_a_thread
+    connection: psycopg.Connection[Any],
+    start: Callable[[Callable[[], object]], None] = _in_a_thread,
 ) -> None:
     """Have the thread that waits for the server find *connection* lost, at once.
 

@@ -16,10 +16,13 @@ from django_pooled.sql.effects import effect_of, sets_a_time_limit
 from django_pooled.sql.session_state import graver, hides_what_it_does
 
 from . import psycopg_private
+from .beginning import begin
+from .deadline import current
 from .session import Session
+from .statement_deadline import refuse_if_ended, wait_within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from weakref import ref
 
     from psycopg.abc import PQGen
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from django_pooled.sql.effects import Effect
+
+    from .deadline import Deadline
 
 __all__ = ["UNKNOWN", "Observer", "Owner", "PooledConnection", "Unknown", "Use"]
 
@@ -146,6 +151,9 @@ class PooledConnection(psycopg.Connection[Any]):
 
     statements: int = 0
     """In transaction mode, how many statements of cursors need it."""
+
+    time_limits: Mapping[str, float] | None = None
+    """Seconds of the limits that the next transaction gets, by the names of their settings."""
 
     announced_by: int = 0
     """The thread whose next calls were announced; psycopg lets several threads use a connection."""
@@ -315,16 +323,36 @@ class PooledConnection(psycopg.Connection[Any]):
         if self._given_back:
             raise _gone()
         if self.announced_by == get_ident() or psycopg_private.is_silent(gen):
-            return super().wait(gen, *args, **kwargs)
+            if current.get() is None and self.time_limits is None:
+                return super().wait(gen, *args, **kwargs)
+            return self._wait_within_limits(gen, *args, **kwargs)
         savepoints = psycopg_private.works_with_savepoints(gen)
         self.announce(_SAVEPOINTS if savepoints else UNKNOWN, locked=True)
         if savepoints and self.observer is not None:
             # Else psycopg takes the block for the whole transaction, and commits at its end.
             psycopg_private.begin(self, super().wait)
-        result = super().wait(gen, *args, **kwargs)
+        result = self._wait_within_limits(gen, *args, **kwargs)
         if self.observer is not None:
             self.observer.seen(None, None, locked=True)
         return result
+
+    def _wait_within_limits(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
+        """Wait for *gen*, within the present deadline, and begin its transaction with limits."""
+        deadline = current.get()
+        if not self.in_use and self.owner is None:
+            # What the pool itself does has limits of its own.
+            deadline = None
+        if (deadline or self.time_limits) and psycopg_private.begins_a_transaction(self, gen):
+            if deadline is not None:
+                refuse_if_ended(self.session, deadline)
+            limits, wait = self.time_limits or {}, partial(self._exchange, deadline)
+            begin(self, self.session, limits, deadline, wait)
+        return self._exchange(deadline, gen, *args, **kwargs)
+
+    def _exchange(self, deadline: Deadline | None, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
+        if deadline is None:
+            return super().wait(gen, *args, **kwargs)
+        return wait_within(self, self.session, deadline, gen, super().wait, *args, **kwargs)
 
     @contextmanager
     def pipeline(self) -> Iterator[psycopg.Pipeline]:
@@ -348,6 +376,8 @@ class PooledConnection(psycopg.Connection[Any]):
             psycopg.Error: The server's answer, or the loss of the connection.
         """
         with nullcontext() if locked else self.lock:
+            if current.get() is not None and (self.in_use or self.owner is not None):
+                return psycopg_private.run(self, partial(self._exchange, current.get()), question)
             return psycopg_private.run(self, super().wait, question)
 
     def __del__(self) -> None:  # type: ignore[override]

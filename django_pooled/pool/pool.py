@@ -30,6 +30,7 @@ from .checkouts import Checkouts, described
 from .connect_errors import AttemptFailed
 from .connector import Connector
 from .custom_check import CustomCheck
+from .deadline import current
 from .events import Events
 from .eviction import Eviction
 from .garbage_collection import collect_garbage
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from .connection import PooledConnection
+    from .deadline import Deadline
     from .options import PoolOptions
     from .readiness import ReadinessCheck
 
@@ -134,6 +136,7 @@ class Pool:
                 _configure_new,
                 configure,
                 options.max_lifetime,
+                self.record.add,
                 clears_state=reset.clears_what_is_left,
             ),
             opened=opened,
@@ -187,6 +190,8 @@ class Pool:
     def checkout(self) -> PooledConnection:
         """Take a connection that is alive; wait for one, within ``timeout`` seconds in all.
 
+        The present deadline bounds it too.
+
         Raises:
             CheckoutTimeout: None became available in time; ``__cause__`` is the last error
                 in connecting, if the server could not be reached.
@@ -196,6 +201,13 @@ class Pool:
         """
         started = monotonic()
         deadline = started + self.options.timeout
+        limit = current.get()
+        if limit is not None and limit.until < deadline:
+            deadline = limit.until
+            if deadline <= started:
+                # Before it queues, and also where one is idle: nothing could be sent on it.
+                self.record.add("timeouts")
+                raise self._too_late(limit, started)
         while True:
             connection = self._pool.take_idle() or self._wait(started, deadline)
             if self._begin(connection, started, deadline):
@@ -234,9 +246,13 @@ class Pool:
         try:
             return self._pool.take(deadline - monotonic(), self._look_for_lost)
         except queue.PoolTimeout:
-            error = self._error(
-                CheckoutTimeout, started, f"no connection within {self.options.timeout:g} s"
-            )
+            limit = current.get()
+            if limit is not None and limit.until <= deadline:
+                error = self._too_late(limit, started)
+            else:
+                error = self._error(
+                    CheckoutTimeout, started, f"no connection within {self.options.timeout:g} s"
+                )
             cause = _cause_of(self._connector.trouble)
         except queue.TooManyRequests:
             waiting = self.options.max_waiting
@@ -256,6 +272,10 @@ class Pool:
         finally:
             # The error holds this frame by its traceback.
             del error, cause
+
+    def _too_late(self, limit: Deadline, started: float) -> PoolError:
+        self.record.add("deadlines", "checkout")
+        return self._error(CheckoutTimeout, started, f"{limit.reason} before a connection was had")
 
     def _look_for_lost(self, since: float | None) -> bool:
         """Look for connections in use that no code can reach; tell whether there were any.
@@ -374,10 +394,12 @@ def _cause_of(failure: BaseException | None) -> BaseException | None:
 def _configure_new(
     configure: Callable[[PooledConnection], object],
     max_lifetime: float,
+    count: Callable[[str, str], object],
     connection: PooledConnection,
     clears_state: bool,
 ) -> None:
     connection.session.expires_at = connection.session.opened_at + uniform(0.9, 1.0) * max_lifetime
     connection.session.clears_state = clears_state
+    connection.session.count = count
     configure(connection)
     connection.remember_configuration()

@@ -23,13 +23,18 @@ if TYPE_CHECKING:
 __all__ = [
     "Configuration",
     "begin",
+    "begin_command",
+    "begins_a_transaction",
     "configuration_of",
     "connect_timeout_of",
+    "ends_something",
     "forget_prepared",
     "is_piping",
     "is_silent",
     "move_cursor",
     "run",
+    "send",
+    "sends_nothing_new",
     "succeed",
     "take_results",
     "works_with_savepoints",
@@ -59,6 +64,7 @@ def _require() -> None:
             Need(connection._prepared, "clear _to_flush", "forget what DISCARD has removed"),
             Need(connection, "_pipeline", "tell a pipeline"),
             Need(connection, "_start_query lock wait", "begin a transaction"),
+            Need(connection, "_get_tx_start_command", "begin a transaction with time limits"),
             Need(cursor, "_conn _pgconn _last_query", "run a cursor on another connection"),
             Need(cursor, "_results _query", "take the answer to a question of ours away"),
             Need(conninfo, "timeout_from_conninfo", "know the time limit of a connect"),
@@ -109,9 +115,57 @@ _SILENT = frozenset(
 _SAVEPOINTS = frozenset({"BaseTransaction._enter_gen", "BaseTransaction._exit_gen"})
 
 
+_FETCHES = frozenset({"ServerCursorMixin._fetch_gen", "ServerCursorMixin._scroll_gen"})
+
+_ENDS = frozenset(
+    {
+        "BaseConnection._commit_gen",
+        "BaseConnection._rollback_gen",
+        "BaseConnection._tpc_finish_gen",
+        "BasePipeline._exit_gen",
+        "BaseTransaction._exit_gen",
+        "ServerCursorMixin._close_gen",
+    }
+)
+
+# Those of cursors that send BEGIN first where it is due.
+_BEGINS = frozenset(
+    {
+        "BaseCursor._execute_gen",
+        "BaseCursor._executemany_gen_no_pipeline",
+        "BaseCursor._stream_send_gen",
+        "BaseCursor._start_copy_gen",
+        "ServerCursorMixin._declare_gen",
+    }
+)
+
+
 def is_silent(generator: Generator[Any, Any, Any]) -> bool:
     """Tell whether psycopg sends no statement that has not been seen by waiting for *generator*."""
     return _name_of(generator) in _SILENT
+
+
+def sends_nothing_new(generator: Generator[Any, Any, Any]) -> bool:
+    """Tell whether *generator* at most goes on with a statement that has begun."""
+    name = _name_of(generator)
+    return name in _SILENT and name not in _FETCHES
+
+
+def ends_something(generator: Generator[Any, Any, Any]) -> bool:
+    """Tell whether *generator* ends a transaction, a block, a pipeline or a cursor."""
+    return _name_of(generator) in _ENDS
+
+
+def begins_a_transaction(
+    connection: psycopg.Connection[Any], generator: Generator[Any, Any, Any]
+) -> bool:
+    """Tell whether psycopg would send BEGIN before the statement of *generator*."""
+    return (
+        not connection._autocommit
+        and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
+        and connection._pipeline is None
+        and _name_of(generator) in _BEGINS
+    )
 
 
 def works_with_savepoints(generator: Generator[Any, Any, Any]) -> bool:
@@ -225,6 +279,20 @@ def run(
         psycopg.Error: The server's, or the connection's.
     """
     begin(connection, wait)
+    return send(connection, wait, command)
+
+
+def begin_command(connection: psycopg.Connection[Any]) -> str:
+    """Return BEGIN with the isolation level and the modes that were set on the connection."""
+    return connection._get_tx_start_command().decode()
+
+
+def send(
+    connection: psycopg.Connection[Any],
+    wait: Callable[[PQGen[Any]], Any],
+    command: str,
+) -> list[PGresult]:
+    """Run *command* as `run`, without beginning a transaction."""
     connection.pgconn.send_query(command.encode())
     results: list[PGresult] = wait(generators.execute(connection.pgconn))
     for result in results:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["Session"]
 
 
+def _nowhere(counter: str, kind: str) -> None:
+    """Count nothing: a connection without a pool."""
+
+
 class Session:
     """What is known of one session of the server; each of its connection objects has it.
 
@@ -30,17 +34,21 @@ class Session:
 
     __slots__ = (
         "backend_pid",
+        "cancelled_at",
         "clears_state",
         "closed_for",
         "configuration",
+        "count",
         "doomed_by",
         "expires_at",
         "goodbye",
         "idle_since",
+        "is_committing",
         "is_readable",
         "learned",
         "opened_at",
         "slot",
+        "time_limits",
         "was_written",
     )
 
@@ -64,6 +72,15 @@ class Session:
         """What every object of the session begins with, once it is configured."""
         self.was_written: bool = False
         """Whether the session, in another checkout, may have drawn from a sequence."""
+        self.time_limits: dict[str, int] = {}
+        """Time limits that the session has outside of transactions, in milliseconds, as last seen;
+        0 for none."""
+        self.is_committing: bool = False
+        """Whether COMMIT is part of the message that is under way, which is not cancelled then."""
+        self.cancelled_at: float | None = None
+        """When the statement under way was cancelled, since the deadline had ended."""
+        self.count: Callable[[str, str], object] = _nowhere
+        """Counts what happens on it, for its pool."""
         self.clears_state: bool = False
         """Whether what statements leave in the session is cleared at the checkin."""
 

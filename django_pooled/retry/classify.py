@@ -10,6 +10,7 @@ from enum import Enum
 import psycopg
 from psycopg.pq import ConnStatus
 
+from django_pooled.errors import DeadlineExceeded
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.sql.sqlstates import CONNECTION_LOST, READ_ONLY, SERIALIZATION, UNKNOWN_OUTCOME
 
@@ -132,6 +133,9 @@ def classify(failure: Failure, retry_on: RetryOn, *, read_only: bool = False) ->
         What to do: the table in docs/retry.md, which tests/faults/test_retry_table.py executes.
     """
     sqlstate = failure.sqlstate
+    if isinstance(failure.error, DeadlineExceeded):
+        # Also if its connection had to be closed.
+        return Classification.RAISE
     if sqlstate in UNKNOWN_OUTCOME:
         return Classification.RESOLVE
     if sqlstate in SERIALIZATION or retry_on.includes(failure):

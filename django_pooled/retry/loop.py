@@ -10,6 +10,7 @@ import psycopg
 from django.db import Error
 
 from django_pooled.backend.commit import ambiguous
+from django_pooled.pool.deadline import ends_at
 from django_pooled.replay import Inputs, copy_of
 from django_pooled.sql.sqlstates import SERIALIZATION, is_refusal
 
@@ -18,7 +19,6 @@ from .budget import budget_of
 from .caller_state import CallerState
 from .classify import Classification
 from .commit_checks import CHECKS, ByCaller
-from .deadline import request_deadline
 from .phase import Phase
 from .prepared_transactions import roll_back_prepared
 from .report import Refusal, Report
@@ -96,7 +96,7 @@ class Loop(Generic[R]):
             self._give_back()
             self._inputs.await_bodies()
         self._started = monotonic()
-        self._deadline = min(self._started + policy.deadline, request_deadline.get())
+        self._deadline = min(self._started + policy.deadline, ends_at())
 
     def run(self) -> R:
         """Try until an attempt succeeds, or until there is no sense in another."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -18,6 +19,7 @@ from django_pooled.backend.commit import (
 )
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.errors import AmbiguousCommit
+from django_pooled.pool.deadline import GRACE, current, grace
 from django_pooled.sql.sqlstates import is_refusal, psycopg_error
 
 from .commit_outcome import inquire
@@ -140,14 +142,18 @@ class Transaction:
             # It can be run again.
             outcome = Phase.FAILED
         else:
-            outcome = inquire(
-                wrapper,
-                check,
-                self.abandoned,
-                was_sent=was_sent,
-                deadline=self.deadline,
-                sleep=self.policy.sleep,
-            )
+            deadline = self.deadline
+            if current.get() is not None:
+                deadline = max(deadline, monotonic() + GRACE)
+            with grace():
+                outcome = inquire(
+                    wrapper,
+                    check,
+                    self.abandoned,
+                    was_sent=was_sent,
+                    deadline=deadline,
+                    sleep=self.policy.sleep,
+                )
         self.phase = outcome
         log = logger.warning if outcome is Phase.UNKNOWN else logger.info
         log(
@@ -288,6 +294,7 @@ class Transaction:
 
 
 def _committed_if(connection: PooledConnection, condition: str) -> bool:
+    connection.session.is_committing = True
     try:
         connection.execute(_COMMIT_IF.format(condition=condition), prepare=False)
     except psycopg.errors.DivisionByZero:
@@ -295,6 +302,8 @@ def _committed_if(connection: PooledConnection, condition: str) -> bool:
             raise  # pragma: no cover - a deferred trigger's own division
         connection.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
         return False
+    finally:
+        connection.session.is_committing = False
     return True
 
 

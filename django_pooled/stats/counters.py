@@ -73,6 +73,10 @@ class Counters:
     """Connections that transaction mode left with a request to its end, by what made it."""
     lost_commits: Counter[str] = field(default_factory=Counter)
     """COMMITs without an answer, by what was found out: 'committed', 'failed' or 'unknown'."""
+    deadlines: Counter[str] = field(default_factory=Counter)
+    """Deadlines of `django_pooled.deadline` that ended, by what became of the work: 'checkout' (it
+    waited for a connection), 'refused' (a statement was not sent), 'cancelled' (one was cancelled
+    on the server), 'closed' (the server did not answer, and the connection was closed)."""
 
 
 class Record:

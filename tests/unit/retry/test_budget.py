@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from django_pooled import retry_deadline
+from django_pooled.pool.deadline import ends_at
 from django_pooled.retry.budget import MOST_FUNCTIONS, RetryBudget
-from django_pooled.retry.deadline import request_deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,14 +141,14 @@ def test_no_restart_is_lost_or_made_up_among_many_threads() -> None:
 
 
 def test_the_earliest_deadline_around_counts() -> None:
-    assert request_deadline.get() == float("inf")
+    assert ends_at() == float("inf")
     with retry_deadline(60.0):
-        first = request_deadline.get()
+        first = ends_at()
         with retry_deadline(3600.0):
-            assert request_deadline.get() == first
+            assert ends_at() == first
         with retry_deadline(1.0):
-            assert request_deadline.get() < first
-    assert request_deadline.get() == float("inf")
+            assert ends_at() < first
+    assert ends_at() == float("inf")
 
 
 def test_a_deadline_of_0_is_refused() -> None:
@@ -159,7 +159,7 @@ def test_a_deadline_of_0_is_refused() -> None:
 def test_a_deadline_is_not_that_of_other_threads() -> None:
     seen: list[Any] = []
     with retry_deadline(1.0):
-        thread = threading.Thread(target=lambda: seen.append(request_deadline.get()))
+        thread = threading.Thread(target=lambda: seen.append(ends_at()))
         thread.start()
         thread.join()
     assert seen == [float("inf")]

@@ -1,0 +1,132 @@
+"""The message that begins a transaction: BEGIN, and the time limits that hold until its end.
+
+A limit that the session has already is never lengthened. SHOW tells it in the same message, and
+takes no snapshot, as a SELECT would: the transaction may still get its isolation level. Only if the
+session's is the shorter one, and not known yet, that takes a message more.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import psycopg_private
+from .deadline import GRACE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import psycopg
+    from psycopg.abc import PQGen
+
+    from .deadline import Deadline
+    from .session import Session
+
+__all__ = ["Beginning", "begin", "beginning_of"]
+
+_LONGEST = 2**31 - 1
+"""Milliseconds: as many as PostgreSQL takes for a time limit, about 25 days."""
+
+_TRANSACTION_TIMEOUT_SINCE = 170000
+
+_UNITS = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+_SHOWN = re.compile(r"(\d+)(us|ms|s|min|h|d)?")
+
+
+class Beginning(NamedTuple):
+    """What begins a transaction."""
+
+    message: str
+    """One or more statements, sent as one message."""
+    asked: tuple[str, ...]
+    """The settings that its results after the first show."""
+    wanted: dict[str, int]
+    """Milliseconds of each limit, whatever the session has."""
+
+
+def beginning_of(
+    connection: psycopg.Connection[Any],
+    session: Session,
+    time_limits: Mapping[str, float],
+    deadline: Deadline | None,
+) -> Beginning:
+    """Return what begins the next transaction of *connection*.
+
+    Args:
+        connection: With its isolation level.
+        session: Its session.
+        time_limits: Seconds of the limits that were asked for, by the names of their settings.
+        deadline: The present one, if there is one.
+    """
+    limits = dict(time_limits)
+    asked = []
+    if deadline is not None:
+        left = deadline.left
+        if "statement_timeout" not in limits:
+            asked.append("statement_timeout")
+        limits["statement_timeout"] = min(left, limits.get("statement_timeout", left))
+        if connection.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
+            # It ends the session, and is for a client that does not send anything any more.
+            asked.append("transaction_timeout")
+            limits["transaction_timeout"] = left + 2 * GRACE
+    wanted = {name: _milliseconds(seconds) for name, seconds in limits.items()}
+    wanted = {name: value for name, value in wanted.items() if value <= _LONGEST}
+    asked = [name for name in asked if name in wanted]
+    statements = [psycopg_private.begin_command(connection)]
+    statements += [f"SHOW {name}" for name in asked]
+    known = session.time_limits
+    for name, value in wanted.items():
+        statements.append(_set(name, _shorter(value, known.get(name, 0))))
+    return Beginning("; ".join(statements), tuple(asked), wanted)
+
+
+def begin(
+    connection: psycopg.Connection[Any],
+    session: Session,
+    time_limits: Mapping[str, float],
+    deadline: Deadline | None,
+    wait: Callable[[PQGen[Any]], Any],
+) -> None:
+    """Begin a transaction.
+
+    Args:
+        connection: Whose; its lock is held.
+        session: Its session.
+        time_limits: As above.
+        deadline: The present one, if there is one.
+        wait: psycopg's own `wait` of the connection.
+
+    Raises:
+        psycopg.Error: The server's, or the connection's.
+    """
+    beginning = beginning_of(connection, session, time_limits, deadline)
+    results = psycopg_private.send(connection, wait, beginning.message)
+    corrections, known = [], session.time_limits
+    for place, name in enumerate(beginning.asked, 1):
+        shown = results[place].get_value(0, 0)
+        own = _milliseconds_shown(shown.decode()) if shown is not None else 0
+        wanted = beginning.wanted[name]
+        if _shorter(wanted, own) != _shorter(wanted, known.get(name, 0)):
+            corrections.append(_set(name, _shorter(wanted, own)))
+        known[name] = own
+    if corrections:
+        psycopg_private.send(connection, wait, "; ".join(corrections))
+
+
+def _set(name: str, milliseconds: int) -> str:
+    return f"SET LOCAL {name} = {milliseconds}"
+
+
+def _milliseconds(seconds: float) -> int:
+    # 0 is for no limit.
+    return max(1, math.ceil(seconds * 1000)) if seconds < _LONGEST else _LONGEST + 1
+
+
+def _milliseconds_shown(shown: str) -> int:
+    found = _SHOWN.fullmatch(shown)
+    return math.ceil(int(found[1]) * _UNITS[found[2] or "ms"]) if found is not None else 0
+
+
+def _shorter(wanted: int, own: int) -> int:
+    return min(wanted, own) if own else wanted

@@ -1,0 +1,186 @@
+"""One deadline for all that a request does in the database, on top of each part's own limits."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextvars import Token
+    from types import TracebackType
+
+__all__ = ["GRACE", "Deadline", "current", "deadline", "ends_at", "grace", "retry_deadline"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+GRACE = 1.0
+"""Seconds beyond the deadline for what ends something: a cancelled statement, COMMIT, ROLLBACK.
+
+Each takes milliseconds on a server that answers. With none, a COMMIT that is sent in time would
+often have an unknown outcome, and a connection be closed that could be kept.
+"""
+
+
+class Deadline:
+    """The moment at which the work of a request ends; threads that work for it may share one.
+
+    Args:
+        seconds: From now on.
+        outer: The deadline around it, which ends it too.
+        is_gone: Tells whether nobody waits for the result any more; asked while a statement is
+            under way.
+    """
+
+    __slots__ = ("_outer", "_reason", "_until", "is_gone")
+
+    def __init__(
+        self,
+        seconds: float,
+        outer: Deadline | None = None,
+        is_gone: Callable[[], bool] | None = None,
+    ) -> None:
+        self._until = monotonic() + seconds
+        self._outer = outer
+        self._reason = f"the deadline of {seconds:g} s ended"
+        self.is_gone: Callable[[], bool] | None = is_gone or (outer.is_gone if outer else None)
+
+    @property
+    def until(self) -> float:
+        """The monotonic instant; the earliest of those around it."""
+        return self._until if self._outer is None else min(self._until, self._outer.until)
+
+    @property
+    def left(self) -> float:
+        """Seconds until then; below 0 afterwards."""
+        return self.until - monotonic()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is over."""
+        return monotonic() >= self.until
+
+    @property
+    def reason(self) -> str:
+        """Why it ends, in words."""
+        outer = self._outer
+        return self._reason if outer is None or self._until <= outer.until else outer.reason
+
+    def end(self, reason: str) -> None:
+        """End it now, from any thread: a statement that is under way is cancelled on the server."""
+        if not self.has_ended:
+            # In this order: the other thread looks at the time first.
+            self._reason, self._until = reason, monotonic()
+
+
+current: ContextVar[Deadline | None] = ContextVar("django_pooled.deadline", default=None)
+"""The deadline of the running code; None without one."""
+
+
+def ends_at() -> float:
+    """The monotonic instant of the present deadline; infinite without one."""
+    present = current.get()
+    return inf if present is None else present.until
+
+
+class deadline(AbstractContextManager[None]):  # noqa: N801 - used as a function
+    """Let what the database does in this block, or in each call of a function, end in time.
+
+    It bounds, together, the wait for a connection, the attempts of ``retry_transaction`` with the
+    waits between them, and the server's work. After it no statement is sent, and the one under way
+    is cancelled on the server. Of nested ones the earliest counts. It follows the code into
+    ``sync_to_async`` and ``asyncio.to_thread``, and not into threads that the code starts. ::
+
+        with deadline(5.0):
+            ...
+
+        @deadline(5.0)  # of a function, or of a coroutine function: anew for each call
+        def view(request): ...
+
+    Args:
+        seconds: From the beginning of the block or the call.
+
+    Raises:
+        TypeError: *seconds* is no number.
+        ValueError: *seconds* is not above 0.
+        DeadlineExceeded: In the block: a statement was cancelled, or not sent.
+        CheckoutTimeout: In the block: no connection became available in time.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+            raise TypeError(f"deadline({seconds!r}); expected seconds above 0")
+        # Not "<= 0", which is not true of a NaN either.
+        if not seconds > 0:
+            raise ValueError(f"deadline({seconds!r}); expected seconds above 0")
+        self._seconds = seconds
+        self._token: Token[Deadline | None] | None = None
+
+    def __enter__(self) -> None:
+        if self._token is not None:
+            raise RuntimeError("this deadline has begun; make another one for another block")
+        self._token = current.set(Deadline(self._seconds, current.get()))
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        token, self._token = self._token, None
+        if token is not None:  # pragma: no branch - told to mypy
+            current.reset(token)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a function, which gets a deadline of its own for each call."""
+        if isgeneratorfunction(function) or isasyncgenfunction(function):
+            raise TypeError(
+                f"deadline() around {function!r} would end before the generator runs; use it as a "
+                f"block in the generator"
+            )
+        if iscoroutinefunction(function):
+
+            @wraps(function)
+            async def timed_coroutine(*args: Any, **kwargs: Any) -> Any:
+                with deadline(self._seconds):
+                    return await function(*args, **kwargs)
+
+            return cast("Callable[P, R]", timed_coroutine)
+
+        @wraps(function)
+        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+            with deadline(self._seconds):
+                return function(*args, **kwargs)
+
+        return timed
+
+    @staticmethod
+    def left() -> float:
+        """Seconds that are left of the present deadline; infinite without one, 0 after it."""
+        return max(0.0, ends_at() - monotonic())
+
+
+retry_deadline = deadline
+"""The old name of `deadline`."""
+
+
+@contextmanager
+def grace() -> Iterator[None]:
+    """Let what ends something take its time in this block, even if the deadline has ended."""
+    present = current.get()
+    if present is None or present.left >= GRACE:
+        yield
+        return
+    longer = Deadline(GRACE)
+    longer._reason = present.reason
+    token = current.set(longer)
+    try:
+        yield
+    finally:
+        current.reset(token)

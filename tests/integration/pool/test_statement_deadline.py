@@ -1,0 +1,339 @@
+"""A deadline ends what the server does, and leaves the connection clean."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, Literal
+
+import psycopg
+import pytest
+from django.db import OperationalError, connections
+from django.db.transaction import atomic
+from psycopg.pq import TransactionStatus
+
+from django_pooled import (
+    CheckoutTimeout,
+    DeadlineExceeded,
+    deadline,
+    retry_transaction,
+    run_transaction,
+)
+from django_pooled.pool.registry import snapshots
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from embedded_postgres import EmbeddedServer
+    from tests.servers.fault_proxy import FaultProxy
+    from tests.support.pools import MakeDatabase, MakePool
+
+    Mode = Literal["session", "transaction"]
+
+SLEEPS = "SELECT pg_sleep(60)"
+COMPUTES = "SELECT count(*) FROM generate_series(1, 4000000000)"
+LONG = {"pg_sleep": SLEEPS, "a computation": COMPUTES}
+
+in_both_modes = pytest.mark.parametrize("mode", ["session", "transaction"])
+
+
+def ask(alias: str, query: str) -> Any:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(query)
+        row = cursor.fetchone() if cursor.description else None
+        return row[0] if row else None
+
+
+def in_autocommit(alias: str, query: str) -> Any:
+    return ask(alias, query)
+
+
+def in_a_block(alias: str, query: str) -> Any:
+    with atomic(using=alias):
+        return ask(alias, query)
+
+
+def decorated(alias: str, query: str) -> Any:
+    return run_transaction(lambda: ask(alias, query), using=alias)
+
+
+WAYS = {"autocommit": in_autocommit, "atomic": in_a_block, "retry_transaction": decorated}
+
+
+def limit(alias: str) -> int:
+    """Return the present limit of a statement, in milliseconds."""
+    query = "SELECT setting::int FROM pg_settings WHERE name = 'statement_timeout'"
+    return int(ask(alias, query))
+
+
+def under_way(server: EmbeddedServer) -> int:
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE state <> 'idle' AND pid <> pg_backend_pid()"
+        " AND (query LIKE '%pg_sleep(60)%' OR query LIKE '%4000000000%')"
+    )
+    with psycopg.connect(**server.parameters("postgres"), autocommit=True) as connection:
+        row = connection.execute(query).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def deadlines(alias: str) -> dict[str, int]:
+    [pool] = [pool for pool in snapshots() if pool.alias == alias]
+    return dict(pool.counters.deadlines)
+
+
+@in_both_modes
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("query", LONG.values(), ids=LONG)
+def test_a_long_statement_is_cancelled_on_the_server_and_its_connection_kept(
+    server: EmbeddedServer,
+    make_database: MakeDatabase,
+    mode: Mode,
+    way: Callable[[str, str], Any],
+    query: str,
+) -> None:
+    alias = make_database(server, pool_mode=mode, max_size=1)
+    pid = ask(alias, "SELECT pg_backend_pid()")
+    began = monotonic()
+    with pytest.raises(DeadlineExceeded, match="the deadline of 0.3 s ended") as caught:
+        with deadline(0.3):
+            way(alias, query)
+    assert monotonic() - began < 30.0
+    assert isinstance(caught.value.__cause__, psycopg.errors.QueryCanceled)
+    assert under_way(server) == 0
+    assert ask(alias, "SELECT pg_backend_pid()") == pid
+    assert ask(alias, "SHOW statement_timeout") == "0"
+    assert deadlines(alias) == {"cancelled": 1}
+
+
+def test_a_later_statement_of_a_transaction_has_what_is_left(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server)
+    began = monotonic()
+    with pytest.raises(DeadlineExceeded), deadline(1.0), atomic(using=alias):
+        assert 0 < limit(alias) <= 1000
+        ask(alias, "SELECT pg_sleep(0.6)")
+        ask(alias, SLEEPS)
+    assert monotonic() - began < 30.0
+    assert under_way(server) == 0
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+def test_after_the_deadline_nothing_is_sent_nor_committed(
+    server: EmbeddedServer, make_database: MakeDatabase, swallows: bool
+) -> None:
+    alias = make_database(server)
+    ask(alias, "CREATE TABLE IF NOT EXISTS late (x int)")
+    ask(alias, "TRUNCATE late")
+    ran: list[int] = []
+
+    def body() -> None:
+        ask(alias, "INSERT INTO late VALUES (1)")
+        sleep(0.25)
+        if swallows:
+            with pytest.raises(DeadlineExceeded, match="not sent"):
+                ask(alias, "INSERT INTO late VALUES (2)")
+        ran.append(1)
+
+    for call in (atomic(using=alias)(body), retry_transaction(using=alias)(body)):
+        with pytest.raises(DeadlineExceeded, match="not sent"), deadline(0.2):
+            call()
+    assert ran == [1, 1]
+    assert connections[alias].connection.info.transaction_status == TransactionStatus.IDLE
+    assert ask(alias, "SELECT count(*) FROM late") == 0
+
+
+def test_a_block_within_that_is_too_late_does_not_break_the_transaction_around_it(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server)
+    with atomic(using=alias):
+        ask(alias, "CREATE TEMPORARY TABLE kept (x int)")
+        with pytest.raises(DeadlineExceeded), deadline(0.2), atomic(using=alias):
+            ask(alias, SLEEPS)
+        with pytest.raises(DeadlineExceeded), deadline(0.05), atomic(using=alias):
+            ask(alias, "INSERT INTO kept VALUES (1)")
+            sleep(0.06)
+            ask(alias, "INSERT INTO kept VALUES (2)")
+        ask(alias, "INSERT INTO kept VALUES (3)")
+        assert ask(alias, "SELECT array_agg(x) FROM kept") == [3]
+    assert ask(alias, "SELECT array_agg(x) FROM kept") == [3]
+
+
+@pytest.mark.parametrize("own", ["250ms", "2min"])
+@pytest.mark.parametrize("way", ["SET", "OPTIONS"])
+def test_a_limit_of_the_session_is_never_lengthened(
+    server: EmbeddedServer, make_database: MakeDatabase, own: str, way: str
+) -> None:
+    options = {"options": f"-c statement_timeout={own}"} if way == "OPTIONS" else None
+    alias = make_database(server, options=options)
+    if way == "SET":
+        ask(alias, f"SET statement_timeout = '{own}'")
+    for _ in range(2):
+        with deadline(40.0), atomic(using=alias):
+            found = limit(alias)
+        assert found == 250 if own == "250ms" else 20_000 < found <= 40_000
+        assert ask(alias, "SHOW statement_timeout") == own
+    # What it ends is the session's own limit, and no deadline.
+    if own == "250ms":
+        with pytest.raises(OperationalError) as caught, deadline(40.0), atomic(using=alias):
+            ask(alias, SLEEPS)
+        assert not isinstance(caught.value, DeadlineExceeded)
+        ask(alias, "SET statement_timeout = 0")
+        with deadline(40.0), atomic(using=alias):
+            assert 20_000 < limit(alias) <= 40_000
+
+
+def test_a_cancel_of_somebody_elses_is_no_deadline(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server)
+    pid = ask(alias, "SELECT pg_backend_pid()")
+
+    def cancel() -> None:
+        wait_until(lambda: under_way(server) == 1)
+        with psycopg.connect(**server.parameters("postgres"), autocommit=True) as connection:
+            connection.execute("SELECT pg_cancel_backend(%s)", [pid])
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    with pytest.raises(OperationalError, match="due to user request") as caught, deadline(40.0):
+        ask(alias, SLEEPS)
+    thread.join()
+    assert not isinstance(caught.value, DeadlineExceeded)
+
+
+def test_a_transaction_still_gets_its_isolation_level_by_a_statement(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server)
+    ask(alias, "SET statement_timeout = '9s'")
+    for _ in range(2):
+        with deadline(30.0), atomic(using=alias):
+            ask(alias, "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE")
+            assert ask(alias, "SHOW transaction_isolation") == "serializable"
+            assert ask(alias, "SHOW statement_timeout") == "9s"
+
+
+def test_the_limits_cost_no_round_trip(
+    server: EmbeddedServer, make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    alias = make_database(server)
+    ask(alias, "SELECT 1")
+    pgconn = connections[alias].connection.pgconn
+
+    def messages(seconds: float | None) -> list[str]:
+        with (tmp_path / "trace").open("w+") as trace:
+            pgconn.trace(trace.fileno())
+            with nullcontext() if seconds is None else deadline(seconds), atomic(using=alias):
+                ask(alias, "SELECT 42")
+            pgconn.untrace()
+            trace.seek(0)
+            return [line for line in trace if "\tF\t" in line]
+
+    without, within = messages(None), messages(30.0)
+    assert len(without) == len(within) == 3, (without, within)
+    assert "SET LOCAL statement_timeout" in within[0]
+
+
+def test_a_checkout_is_bounded_and_says_so(server: EmbeddedServer, make_pool: MakePool) -> None:
+    pool = make_pool(server, max_size=1, timeout=60.0)
+    held = pool.checkout()
+    with pytest.raises(CheckoutTimeout, match=r"the deadline of 0.2 s ended") as caught:
+        with deadline(0.2):
+            pool.checkout()
+    assert caught.value.gauges.in_use == 1
+    pool.checkin(held)
+    assert pool.snapshot().counters.deadlines == {"checkout": 1}
+
+
+def test_with_nothing_left_a_checkout_is_refused_before_it_queues(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=1)
+    pool.checkin(pool.checkout())
+    with deadline(0.001):
+        sleep(0.002)
+        with pytest.raises(CheckoutTimeout, match="before a connection was had"):
+            pool.checkout()
+    assert pool.snapshot().counters.timeouts == 1
+    pool.checkin(pool.checkout())
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_server_that_does_not_answer_is_given_up_and_its_connection_closed(
+    server: EmbeddedServer,
+    make_database: MakeDatabase,
+    proxy: FaultProxy,
+    way: Callable[[str, str], Any],
+) -> None:
+    alias = make_database(server, through=proxy, max_size=1)
+    ask(alias, "SELECT 1")
+    proxy.freeze()
+    began = monotonic()
+    with pytest.raises(OperationalError) as caught, deadline(0.3):
+        way(alias, "SELECT 1")
+    assert monotonic() - began < 30.0
+    assert isinstance(caught.value, DeadlineExceeded), repr(caught.value)
+    connections[alias].close()
+    proxy.forward()
+    assert ask(alias, "SELECT 42") == 42
+    assert deadlines(alias)["closed"] == 1
+
+
+def test_rows_that_stream_are_cut_off(server: EmbeddedServer, make_database: MakeDatabase) -> None:
+    alias = make_database(server)
+    wrapper = connections[alias]
+    pid = ask(alias, "SELECT pg_backend_pid()")
+    with pytest.raises(DeadlineExceeded), deadline(0.3), wrapper.cursor() as cursor:
+        for _ in cursor.cursor.stream("SELECT n, pg_sleep(0.01) FROM generate_series(1, 99999) n"):
+            pass
+    assert ask(alias, "SELECT pg_backend_pid()") == pid
+
+
+def test_a_copy_is_cut_off(server: EmbeddedServer, make_database: MakeDatabase) -> None:
+    alias = make_database(server)
+    statement = "COPY (SELECT pg_sleep(0.01) FROM generate_series(1, 99999)) TO STDOUT"
+    with pytest.raises(DeadlineExceeded), deadline(0.3), connections[alias].cursor() as cursor:
+        with cursor.cursor.copy(statement) as copy:
+            for _ in copy:
+                pass
+    connections[alias].close()
+    assert ask(alias, "SELECT 1") == 1
+
+
+@in_both_modes
+def test_a_server_side_cursor_is_cut_off_and_closed(
+    server: EmbeddedServer, make_database: MakeDatabase, mode: Mode
+) -> None:
+    alias = make_database(server, pool_mode=mode, max_size=1)
+    wrapper = connections[alias]
+    block: AbstractContextManager[Any]
+    for block in (atomic(using=alias), nullcontext()):
+        with pytest.raises(DeadlineExceeded), deadline(0.3), block:
+            with wrapper.chunked_cursor() as cursor:
+                cursor.execute("SELECT pg_sleep(0.01) FROM generate_series(1, 99999)")
+                while cursor.fetchmany(10):
+                    pass
+        assert ask(alias, "SELECT count(*) FROM pg_cursors") == 0
+
+
+def test_a_decorated_call_is_not_repeated_after_its_deadline(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server)
+    attempts: list[int] = []
+
+    @retry_transaction(using=alias, retry_on=["57014"])
+    def body() -> None:
+        attempts.append(1)
+        with deadline(0.2):
+            ask(alias, SLEEPS)
+
+    with pytest.raises(DeadlineExceeded):
+        body()
+    assert attempts == [1]
