@@ -100,7 +100,13 @@ class AmbiguousCommit(OperationalError):
 
     The transaction is either committed as a whole or not at all. Nothing was repeated:
     the caller has to find out, or tell the user so. ``__cause__`` is the connection's error.
+
+    Attributes:
+        repeatable: Whether the client may send the request again, which it has given a key for
+            that (see ``idempotency_key``).
     """
+
+    repeatable = False
 
 
 class DeadlineExceeded(OperationalError, psycopg.errors.QueryCanceled):

@@ -146,16 +146,29 @@ def unavailable_response(
     Returns:
         The response, or None if *error* is anything but a database that can't be had. An
         `django_pooled.AmbiguousCommit` is not: the transaction may have been committed, and a
-        repeated request would double its effect.
+        repeated request would double its effect, unless it has an idempotency key.
     """
-    if not is_server_away(error) or _is_ambiguous(error):
+    ambiguous = _ambiguous(error)
+    if ambiguous is None:
+        if not is_server_away(error):
+            return None
+    elif not ambiguous.repeatable:
         return None
     seconds = random.randint(*retry_after)
-    detail = f"The database cannot take this request now. Please try again in {seconds} seconds."
+    detail = (
+        f"The database cannot take this request now. Please try again in {seconds} seconds."
+        if ambiguous is None
+        else f"Whether this request took effect is not known. Please send it again in {seconds} "
+        f"seconds, with the same idempotency key: it takes effect once."
+    )
     response: HttpResponse
     if _prefers_json(request):
         response = JsonResponse(
-            {"error": "database_unavailable", "detail": detail, "retry_after": seconds},
+            {
+                "error": "database_unavailable" if ambiguous is None else "outcome_unknown",
+                "detail": detail,
+                "retry_after": seconds,
+            },
             status=503,
         )
     else:
@@ -209,10 +222,12 @@ def _page(detail: str, retry_after: int) -> str:
         return PAGE.format(detail=detail)
 
 
-def _is_ambiguous(error: BaseException) -> bool:
+def _ambiguous(error: BaseException) -> AmbiguousCommit | None:
+    """Return the commit whose outcome is not known; one that must not be repeated before others."""
     # Who catches it will look in the database for what became of the transaction, and with
     # the server still away gets another error, whose context it is then.
-    return any(isinstance(link, AmbiguousCommit) for link in history(error))
+    found = [link for link in history(error) if isinstance(link, AmbiguousCommit)]
+    return min(found, key=lambda link: link.repeatable, default=None)
 
 
 def _alias_of(error: BaseException) -> str | None:

@@ -1,24 +1,28 @@
-"""For tests of code under ``retry_transaction``: faults to order, and no waits between attempts."""
+"""For tests of code under ``retry_transaction``: faults to order, repeats, no waits."""
 
 from __future__ import annotations
 
 import re
 import threading
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from .backend.django_private import is_block_of_test_case
+from .replay.stored_responses import REPLAYED
 from .retry.attempt import Attempt
 from .retry.loop import Seams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["fail_next_transaction", "no_waiting"]
+    from django.http import HttpResponse
+
+__all__ = ["fail_next_transaction", "no_waiting", "repeated"]
 
 Moment = Literal["begin", "body", "commit", "answer"]
 R = TypeVar("R")
@@ -166,3 +170,36 @@ def no_waiting() -> Iterator[list[float]]:
         yield left_out
     finally:
         Seams.sleep = before
+
+
+def repeated(
+    send: Callable[..., HttpResponse], *args: Any, key: str | None = None, **kwargs: Any
+) -> HttpResponse:
+    """Send a request twice with one idempotency key, as a client does that got no answer.
+
+    Args:
+        send: A method of Django's test client, such as ``client.post``.
+        args: Its arguments.
+        key: The key; None for a new one.
+        kwargs: Its keyword arguments. ``headers`` may have the key under another name than
+            ``Idempotency-Key``.
+
+    Returns:
+        The first response.
+
+    Raises:
+        AssertionError: The second response is not the first one, stored and sent again.
+    """
+    headers = {"Idempotency-Key": f'"{key or uuid.uuid4()}"', **(kwargs.pop("headers", None) or {})}
+    first, second = (send(*args, headers=headers, **kwargs) for _ in range(2))
+    if second.headers.get(REPLAYED) != "true" or REPLAYED in first.headers:
+        raise AssertionError(
+            f"the repeat was not answered with the stored response: the first answer was "
+            f"{first.status_code}, the second {second.status_code}, with {REPLAYED} "
+            f"{second.headers.get(REPLAYED)!r}; is the view decorated with idempotency_key, and "
+            f"was its transaction committed?"
+        )
+    answers = [(answer.status_code, answer.content) for answer in (first, second)]
+    if answers[0] != answers[1]:
+        raise AssertionError(f"the repeat was answered {answers[1]}, and the first {answers[0]}")
+    return first

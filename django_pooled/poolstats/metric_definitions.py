@@ -107,6 +107,13 @@ BY_KIND = (
         ("committed", "failed", "unknown"),
     ),
     ByKind(
+        "idempotency_keys_total",
+        "idempotency_keys",
+        ("outcome",),
+        "Requests with an idempotency key, by outcome.",
+        ("stored", "replayed", "conflict", "mismatch"),
+    ),
+    ByKind(
         "restart_outcomes_total",
         "restarted",
         ("sqlstate", "outcome"),

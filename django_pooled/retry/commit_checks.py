@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import stand_in, told
 from django_pooled.sql.sqlstates import READ_ONLY, is_connection_lost, is_refusal
-from django_pooled.tokens.table import TABLE, Token, sweep_now_and_then
+from django_pooled.tokens.table import SWEEP, TABLE, Token
 
 from .phase import Phase
 from .server_questions import is_about_a_question
@@ -46,6 +46,9 @@ class CommitCheck:
 
     has_guessed = False
     """Whether an attempt that may have been committed was followed by another."""
+
+    may_be_partial = False
+    """Whether rows of a foreign server may have been committed without the transaction's own."""
 
     record: CommitRecord | None = None
     """The row that is there if, and only if, the transaction was committed."""
@@ -133,7 +136,7 @@ class _ByToken(CommitCheck):
         self._token.adapt(marks=questions.marks)
 
     def succeeded(self, wrapper: DatabaseWrapper) -> None:
-        sweep_now_and_then(wrapper)
+        SWEEP.now_and_then(wrapper)
 
     def may_have_caused(self, error: psycopg.Error) -> bool:
         return super().may_have_caused(error) or self._may_have_failed(error)

@@ -110,6 +110,7 @@ def _ask_once(
                 and not commit_check.asks_the_caller
                 and has_foreign_tables(asking.connection)
             )
+            commit_check.may_be_partial = is_partial
             return Phase.UNKNOWN if is_partial else outcome
         if status is CommitStatus.IN_PROGRESS and lost is not None:
             end_if_idle(asking.connection, lost)

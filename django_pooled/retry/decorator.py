@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import WRAPPER_ASSIGNMENTS, WRAPPER_UPDATES, wraps
+from functools import WRAPPER_ASSIGNMENTS, WRAPPER_UPDATES, partial, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import TransactionManagementError
+from django.http import HttpResponse
 
 from django_pooled.backend.django_private import is_block_of_test_case
 from django_pooled.backend.non_atomic import non_atomic
 from django_pooled.backend.wrapper import DatabaseWrapper
 from django_pooled.replay import Surroundings
+from django_pooled.replay.idempotency import IdempotencyOptions
 from django_pooled.replay.responses import tell_if_it_reads_later
+from django_pooled.tokens.idempotency import refuse_without_app
 
 from .callables import REBINDING, refuse_what_cannot_be_run_again
 from .classify import RetryOn
+from .idempotency import KeyedLoop, keyed_request
 from .loop import Loop
 from .policy import BACKOFF, Policy
 
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from django_pooled.pool.backoff import Backoff
+    from django_pooled.replay.idempotency import KeyOf, ScopeOf
 
     from .policy import TransactionOptions
 
@@ -58,6 +64,10 @@ def retry_transaction(
     commit_check: str | Callable[..., bool | None] = "xid",
     backoff: Backoff = BACKOFF,
     sleep: Callable[[float], None] = time.sleep,
+    idempotency_key: str | KeyOf | None = None,
+    idempotency_required: bool = False,
+    idempotency_scope: ScopeOf | None = None,
+    idempotency_expiry: float = 86_400.0,
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
     """Run a callable in a transaction, and all of it again after a retryable failure.
 
@@ -91,11 +101,20 @@ def retry_transaction(
             returns whether the transaction was committed, or None if it cannot tell.
         backoff: Waits between attempts.
         sleep: Waits the given seconds; tests pass their own, or use `django_pooled.testing`.
+        idempotency_key: For views: the header with the request's key, such as
+            ``"Idempotency-Key"``, or a callable that takes the request and returns the key or
+            None. A request that is repeated with its key gets the stored response; see
+            docs/idempotency.md.
+        idempotency_required: Whether a request without a key is refused, with 400.
+        idempotency_scope: A callable that takes the request and returns whose key it is; None for
+            the user's, or that of what the request sends for ``Authorization``, or the session's.
+        idempotency_expiry: Seconds for which a key and its response are kept.
 
     Raises:
         TransactionManagementError: Called inside an ``atomic`` block, which it could not restart.
         AmbiguousCommit: Whether the transaction was committed cannot be told.
-        ImproperlyConfigured: The database's ENGINE is not django_pooled.
+        ImproperlyConfigured: The database's ENGINE is not django_pooled, or the table for
+            *idempotency_key* is missing.
         TypeError, ValueError: At decoration, for a callable or argument that cannot work.
 
     The callable's own exceptions pass through; the last one bears a note of the attempts made.
@@ -110,7 +129,13 @@ def retry_transaction(
         commit_check=commit_check,
         backoff=backoff,
         sleep=sleep,
+        idempotency=IdempotencyOptions.of(
+            idempotency_key, idempotency_required, idempotency_scope, idempotency_expiry
+        ),
     )
+
+    if policy.idempotency is not None and apps.ready:
+        refuse_without_app(using)
 
     def decorate(decorated: Callable[P, R]) -> Callable[P, R]:
         if type(decorated) in REBINDING:
@@ -119,15 +144,25 @@ def retry_transaction(
             return type(method)(decorate(method.__func__))  # type: ignore[no-any-return]
         refuse_what_cannot_be_run_again(decorated)
         surroundings = Surroundings(decorated)
+        name: str = getattr(decorated, "__qualname__", "?")
 
         @wraps(decorated, *_describing(decorated))
         def run_again(*args: P.args, **kwargs: P.kwargs) -> R:
             wrapper = connections[using]
             if not isinstance(wrapper, DatabaseWrapper):
                 raise _wrong_engine(wrapper)
+            keyed: Any = None
+            if policy.idempotency is not None:
+                keyed = keyed_request(policy.idempotency, args, kwargs, name)
+                if isinstance(keyed, HttpResponse):
+                    return keyed  # type: ignore[return-value]
             if wrapper.in_atomic_block:
                 if wrapper.attempt is not None:
-                    return decorated(*args, **kwargs)
+                    return (
+                        decorated(*args, **kwargs)
+                        if keyed is None
+                        else keyed.join(wrapper, partial(decorated, *args, **kwargs))
+                    )
                 _refuse_foreign_block(wrapper)
             # Without a connection, the next one is as the settings say.
             elif not (
@@ -139,7 +174,8 @@ def retry_transaction(
                     f"retry_transaction was called with autocommit off on {using!r}; it opens and "
                     f"ends its transaction itself."
                 )
-            result = Loop(policy, wrapper, decorated, args, kwargs, surroundings).run()
+            loop = Loop if keyed is None else partial(KeyedLoop, keyed)
+            result: R = loop(policy, wrapper, decorated, args, kwargs, surroundings).run()
             if result is not None:
                 tell_if_it_reads_later(decorated, result)
             return result

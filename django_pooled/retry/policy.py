@@ -10,9 +10,12 @@ from psycopg import IsolationLevel
 from django_pooled.pool.backoff import Backoff
 
 from .commit_checks import CHECKS
+from .commit_outcome import GRACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from django_pooled.replay.idempotency import IdempotencyOptions, KeyOf, ScopeOf
 
     from .classify import RetryOn
 
@@ -34,6 +37,10 @@ class TransactionOptions(TypedDict, total=False):
     commit_check: str | Callable[..., bool | None]
     backoff: Backoff
     sleep: Callable[[float], None]
+    idempotency_key: str | KeyOf | None
+    idempotency_required: bool
+    idempotency_scope: ScopeOf | None
+    idempotency_expiry: float
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Policy:
     commit_check: str | Callable[..., bool | None]
     backoff: Backoff
     sleep: Callable[[float], None]
+    idempotency: IdempotencyOptions | None = None
 
     def __post_init__(self) -> None:
         self._expect("using", str, "a key of DATABASES")
@@ -73,6 +81,19 @@ class Policy:
             raise ValueError(
                 f"commit_check is {self.commit_check!r}; expected one of {', '.join(CHECKS)}, or "
                 f"a callable that tells True, False or None"
+            )
+
+        if self.idempotency is not None:
+            self._check_idempotency(self.idempotency)
+
+    def _check_idempotency(self, options: IdempotencyOptions) -> None:
+        if self.read_only:
+            raise ValueError("read_only is True; idempotency_key has to store the response")
+        least = self.deadline + GRACE
+        if not options.expiry > least:
+            raise ValueError(
+                f"idempotency_expiry is {options.expiry!r}; expected seconds above {least:g}, for "
+                f"which this call itself may look for its key"
             )
 
     def _expect(self, name: str, kind: Any, words: str) -> None:

@@ -240,6 +240,7 @@ class Transaction:
             if self._may_have_left_foreign_rows(error):
                 self.phase = Phase.UNKNOWN
                 if not check.runs_again:
+                    check.may_be_partial = True
                     raise _partly_ambiguous(wrapper) from error
                 check.has_guessed = True
             self.phase = Phase.FAILED

@@ -77,6 +77,9 @@ class Counters:
     """Deadlines of `django_pooled.deadline` that ended, by what became of the work: 'checkout' (it
     waited for a connection), 'refused' (a statement was not sent), 'cancelled' (one was cancelled
     on the server), 'closed' (the server did not answer, and the connection was closed)."""
+    idempotency_keys: Counter[str] = field(default_factory=Counter)
+    """Requests with an idempotency key, by what became of them: 'stored' with their response,
+    'replayed' from it, 'conflict' with one under way (409), 'mismatch' with another one (422)."""
 
 
 class Record:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import psycopg
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
-from django.db import Error
 
-from django_pooled.diagnostics.log_fields import event_fields
-from django_pooled.diagnostics.redaction import told
 from django_pooled.sql.sqlstates import is_refusal
+
+from .sweeping import Sweep
 
 if TYPE_CHECKING:
     from django_pooled.backend.wrapper import DatabaseWrapper
     from django_pooled.pool.connection import PooledConnection
 
-__all__ = ["MARK", "TABLE", "Token", "sweep_now_and_then"]
-
-logger = logging.getLogger("django_pooled.retry")
+__all__ = ["CLAIM_WAITS", "MARK", "SWEEP", "TABLE", "Token"]
 
 TABLE = "django_pooled_token"
 MARK = "django_pooled.token"
@@ -30,18 +25,8 @@ MARK = "django_pooled.token"
 
 A savepoint undoes both or none, and reading it causes no conflict under SERIALIZABLE.
 """
-KEPT_FOR = "1 day"
-"""Far longer than a token is looked for, which is at most the deadline of a call."""
-SWEPT_EVERY = 3600.0
-"""Seconds between two sweeps of one process, while they find nothing more."""
-SWEPT_AT_ONCE = 1000
-"""Rows: a request pays for a few milliseconds of it."""
-# By the index on created_at. Rows that another process is deleting are skipped.
-SWEEP = f"""
-    DELETE FROM {TABLE} WHERE token IN (
-        SELECT token FROM {TABLE} WHERE created_at < now() - interval '{KEPT_FOR}'
-         ORDER BY created_at LIMIT {SWEPT_AT_ONCE} FOR UPDATE SKIP LOCKED)
-"""
+# Far longer than a token is looked for, which is at most the deadline of a call.
+SWEEP = Sweep("tokens", TABLE, "token", "created_at", kept_for="1 day", at_once=1000)
 CLAIM_WAITS = "500ms"
 """How long a claim waits for the end of the transaction that has the token."""
 
@@ -54,8 +39,6 @@ _TABLES = f"""
        AND pg_catalog.has_schema_privilege(pg_namespace.oid, 'USAGE')
        AND pg_catalog.has_table_privilege(pg_class.oid, 'INSERT')
 """
-
-_swept_at: dict[str, float] = {}
 
 
 class Token:
@@ -158,27 +141,3 @@ def _marking(insertion: str) -> str:
         f"WITH made AS ({insertion} RETURNING token) "
         f"SELECT pg_catalog.set_config('{MARK}', token::text, true) FROM made"
     )
-
-
-def sweep_now_and_then(wrapper: DatabaseWrapper) -> None:
-    """Delete old tokens outside of a transaction, at most once an hour in this process.
-
-    Only as many as one request can take the time for; while more are left, the next one continues.
-    """
-    now = monotonic()
-    if now - _swept_at.get(wrapper.alias, float("-inf")) < SWEPT_EVERY:
-        return
-    # Other threads leave it to this one.
-    _swept_at[wrapper.alias] = now
-    try:
-        with wrapper.cursor() as cursor:
-            cursor.execute(SWEEP)
-            if cursor.rowcount >= SWEPT_AT_ONCE:
-                del _swept_at[wrapper.alias]
-    except Error as error:
-        logger.warning(
-            "database %r: old tokens stay: %s",
-            wrapper.alias,
-            told(error),
-            extra=event_fields("tokens_stay", alias=wrapper.alias, error=error),
-        )

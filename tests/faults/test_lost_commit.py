@@ -362,7 +362,7 @@ def test_old_tokens_are_swept(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> No
         "(gen_random_uuid(), now() - interval '25 hours'), "
         "(gen_random_uuid(), now() - interval '23 hours')"
     )
-    monkeypatch.setattr(table, "_swept_at", {})
+    monkeypatch.setattr(table.SWEEP, "swept_at", {})
     for _ in range(2):
         retry_transaction(using=bank.alias, commit_check="token")(bank.deposit)()
     assert bank.ask("SELECT count(*) FROM django_pooled_token") == (3,)
@@ -376,9 +376,8 @@ def test_many_old_tokens_are_swept_by_one_call_after_another(
         "INSERT INTO django_pooled_token SELECT gen_random_uuid(), now() - interval '2 days' "
         "FROM generate_series(1, 25)"
     )
-    monkeypatch.setattr(table, "_swept_at", {})
-    monkeypatch.setattr(table, "SWEEP", table.SWEEP.replace("LIMIT 1000", "LIMIT 10"))
-    monkeypatch.setattr(table, "SWEPT_AT_ONCE", 10)
+    monkeypatch.setattr(table.SWEEP, "swept_at", {})
+    monkeypatch.setattr(table.SWEEP, "at_once", 10)
     left = []
     for _ in range(4):
         retry_transaction(using=bank.alias, commit_check="token")(bank.deposit)()
@@ -396,7 +395,8 @@ def test_the_sweep_finds_old_tokens_by_an_index(bank: Bank) -> None:
     )
     bank.ask("ANALYZE django_pooled_token")
     with bank.connect() as connection:
-        plan = connection.execute(f"EXPLAIN {table.SWEEP}").fetchall()
+        cursor = psycopg.ClientCursor(connection)
+        plan = cursor.execute(f"EXPLAIN {table.SWEEP.statement}", [1000]).fetchall()
     assert "created_at" in str([line for (line,) in plan if "Index Cond" in line])
     assert not any("Seq Scan" in line for (line,) in plan)
 
@@ -1119,7 +1119,7 @@ def test_old_tokens_that_cannot_be_swept_are_no_reason_to_fail(
     bank: Bank, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bank.make_token_table()
-    monkeypatch.setattr(table, "_swept_at", {})
+    monkeypatch.setattr(table.SWEEP, "swept_at", {})
     bank.proxy.fault_at("DELETE FROM django_pooled_token", "refused")
     retry_transaction(using=bank.alias, commit_check="token")(bank.deposit)()
     assert "old tokens stay" in caplog.text

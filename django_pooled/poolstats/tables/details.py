@@ -89,6 +89,8 @@ def _restarts(group: Group, counters: Counters) -> Iterator[tuple[str, str]]:
         yield "not restarted", kinds(refused)
     if lost := kinds(counters.lost_commits):
         yield "lost COMMITs", lost
+    if keys := kinds(counters.idempotency_keys):
+        yield "idempotency keys", keys
     left = group.least_budget_left
     if left is not None and (parts or left < 1):
         yield "retry budget", f"{left:.0f} restarts left in the process that has fewest"

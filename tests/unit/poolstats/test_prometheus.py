@@ -52,6 +52,7 @@ def everything() -> Overview:
         refused_restarts={"budget": 5},
         pinned={"SET": 2},
         lost_commits={"committed": 1},
+        idempotency_keys={"replayed": 2},
         wait=times(0.00005, 0.002, 0.002, 500.0),
     )
     server = ServerView("default", max_connections=100, used=3, blocked=2, states={"idle": 3})
@@ -122,6 +123,8 @@ def test_a_histogram_counts_upwards_to_all_and_has_their_sum() -> None:
         ("pinned_total", {"state": "SET"}, 2),
         ("lost_commits_total", {"outcome": "committed"}, 1),
         ("lost_commits_total", {"outcome": "unknown"}, 0),
+        ("idempotency_keys_total", {"outcome": "replayed"}, 2),
+        ("idempotency_keys_total", {"outcome": "conflict"}, 0),
     ],
 )
 def test_a_figure_of_a_pool_is_a_sample(name: str, labels: dict[str, str], expected: float) -> None:

@@ -261,6 +261,11 @@ def test_of_an_untroubled_pool_little_is_told() -> None:
             "2 committed, 1 unknown",
         ),
         (
+            {"idempotency_keys": {"stored": 12, "replayed": 3}},
+            "idempotency keys",
+            "12 stored, 3 replayed",
+        ),
+        (
             {"restarts": {"40001": 1}, "retry_budget_left": 97.2},
             "retry budget",
             "97 restarts left in the process that has fewest",
