@@ -63,6 +63,7 @@ def pool(alias: str = "default", **figures: Any) -> dict[str, Any]:
         "refused_restarts": {},
         "pinned": {},
         "lost_commits": {},
+        "deadlines": {},
         "idempotency_keys": {},
         "connections": [],
         **figures,
