@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .pool.backoff import Backoff
     from .pool.deadline import deadline, retry_deadline
     from .retry.decorator import retry_transaction, run_transaction
+    from .views.marks import no_retry
 
 __all__ = [
     "AmbiguousCommit",
@@ -30,6 +31,7 @@ __all__ = [
     "PoolError",
     "PoolExhausted",
     "deadline",
+    "no_retry",
     "retry_deadline",
     "retry_transaction",
     "run_transaction",
@@ -40,6 +42,7 @@ _HOME = {
     "Backoff": "pool.backoff",
     "deadline": "pool.deadline",
     "retry_deadline": "pool.deadline",
+    "no_retry": "views.marks",
     "retry_transaction": "retry.decorator",
     "run_transaction": "retry.decorator",
 }

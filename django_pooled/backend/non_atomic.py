@@ -9,7 +9,7 @@ from .django_private import NON_ATOMIC_REQUESTS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["never_atomic", "non_atomic"]
+__all__ = ["is_non_atomic", "never_atomic", "non_atomic"]
 
 V = TypeVar("V", bound="Callable[..., Any]")
 
@@ -49,3 +49,13 @@ def non_atomic(view: V, alias: str, wrapped: object) -> V:
     ours = {alias, *theirs} if isinstance(theirs, set | frozenset) else {alias}
     setattr(view, NON_ATOMIC_REQUESTS, ours)
     return view
+
+
+def is_non_atomic(view: object, alias: str) -> bool:
+    """Tell whether a view has no transaction opened around it in one database.
+
+    It has opted out by Django's ``non_atomic_requests()``, or begins its own.
+    """
+    aliases = getattr(view, NON_ATOMIC_REQUESTS, None)
+    # A callable object may have an answer for every attribute.
+    return isinstance(aliases, set | frozenset) and alias in aliases

@@ -98,8 +98,7 @@ class TransactionMode(postgresql.DatabaseWrapper):
             return False
         if isinstance(connection, PooledConnection) and connection.statements:
             return False
-        cursors = self._named_cursors
-        if cursors and any(not cursor.closed for cursor in cursors):
+        if self.has_server_side_cursors():
             return False
         self.give_back()
         return True
@@ -144,13 +143,17 @@ class TransactionMode(postgresql.DatabaseWrapper):
 
     def has_open_cursors(self) -> bool:
         """Tell whether there are cursors that may need the present connection again."""
-        if any(not cursor.closed for cursor in self._named_cursors or ()):
+        if self.has_server_side_cursors():
             return True
         connection, cursors = self.connection, [each() for each in self._cursors or ()]
         return any(
             cursor is not None and not cursor.closed and cursor.connection is connection
             for cursor in cursors
         )
+
+    def has_server_side_cursors(self) -> bool:
+        """Tell whether there are named cursors that may have more rows to fetch."""
+        return any(not cursor.closed for cursor in self._named_cursors or ())
 
     def close_named_cursors(self) -> None:
         """Close the cursors of iterators that were left half-way.

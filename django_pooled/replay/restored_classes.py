@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
+_CONTEXT_DEPTH = 3
+"""From a response to the attributes of what its context names."""
+
 for _name in (
     "django.contrib.messages.storage.base.BaseStorage",
     "django.core.files.uploadhandler.FileUploadHandler",
@@ -41,3 +44,17 @@ class KeptPayload(KeptAttributes):
         super().__init__(value, snapshot, depth)
         # It tells fields that were sent from defaults, and is not among the attributes.
         snapshot.keep(value.model_fields_set, depth - 1)
+
+
+@keeps("django.template.response.SimpleTemplateResponse")
+class KeptTemplateResponse(KeptAttributes):
+    """A response that may still have to be rendered.
+
+    Its context may hold all rows of a page, which rendering only reads: they are not followed, but
+    queries that have not been run, forms, and iterators are kept.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, value: Any, snapshot: Snapshot, depth: int) -> None:
+        super().__init__(value, snapshot, min(depth, _CONTEXT_DEPTH))

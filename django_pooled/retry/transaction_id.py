@@ -9,6 +9,7 @@ from psycopg.pq import TransactionStatus
 
 from django_pooled.pool.connection import UNKNOWN
 from django_pooled.pool.psycopg_private import is_piping, take_results
+from django_pooled.sql.session_state import ADVISORY_LOCK
 
 from .server_identity import learned_of, questions_for
 from .transaction_status import TransactionIdentity, read_identity
@@ -69,6 +70,8 @@ class TransactionWatch:
         """Whether something was sent that may have ended the transaction, without an answer yet."""
         self.was_ended: bool = False
         """Whether the transaction was ended by one of its own statements."""
+        self.took_session_lock: bool = False
+        """Whether it works with advisory locks that outlast it."""
         self.succeeded: Callable[[], None] | None = None
         """Called after a statement that left the transaction intact."""
         self._connection = connection
@@ -128,6 +131,8 @@ class TransactionWatch:
             self.has_to_ask = self.asks
         elif effect.undoes:
             self.savepoint_was_rolled_back()
+        if effect.leaves == ADVISORY_LOCK:
+            self.took_session_lock = True
         if self.identity is not None or not self.asks or effect.reads or effect.controls:
             return None
         if carries and isinstance(query, str) and not effect.precedes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["graver", "hides_what_it_does", "outlives_discard"]
+__all__ = ["ADVISORY_LOCK", "graver", "hides_what_it_does", "outlives_discard"]
+
+ADVISORY_LOCK = "ADVISORY LOCK"
+"""One that lasts as long as its session, or the release of one."""
 
 _HIDDEN = frozenset({"CALL", "DO", "EXTENSION", "PREPARE", "function", "unknown"})
 _GRAVITIES = {"LOAD": 4, "REPLICATION": 4, **dict.fromkeys(_HIDDEN, 3), "DBLINK": 2, "SEED": 2}

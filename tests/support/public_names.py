@@ -29,6 +29,7 @@ WHOLE_MODULES = (
     "django_pooled.signals",
     "django_pooled.streaming",
     "django_pooled.testing",
+    "django_pooled.urls",
 )
 """The modules of which all is public that their ``__all__`` names."""
 

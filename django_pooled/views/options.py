@@ -1,0 +1,61 @@
+"""The arguments of ``retry_requests``, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from django.db import DEFAULT_DB_ALIAS
+
+from django_pooled.retry.decorator import retry_transaction
+
+if TYPE_CHECKING:
+    from django_pooled.retry.policy import TransactionOptions
+
+__all__ = ["DEADLINE", "SAFE", "SiteOptions"]
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""The methods of requests that are not meant to change anything (RFC 9110, section 9.2.1)."""
+
+DEADLINE = 8.0
+"""Seconds from the first attempt after which no other is started.
+
+Several times what a restart of PostgreSQL takes. Clients, proxies and gunicorn wait for 30 s or
+more, of which the last attempt and the checkout before it need a part; and while the database is in
+trouble, restarts for requests that nobody waits for any more would keep threads from new ones.
+"""
+
+
+@dataclass(frozen=True)
+class SiteOptions:
+    """How the views of a site are run."""
+
+    using: str
+    reads: TransactionOptions
+    """For requests of safe methods."""
+    writes: TransactionOptions | None
+    """For all others; None if they are left alone."""
+
+    @classmethod
+    def parse(cls, methods: str, options: TransactionOptions) -> SiteOptions:
+        """Read the arguments of `retry_requests`.
+
+        Raises:
+            TypeError, ValueError: One of them cannot work.
+        """
+        if methods not in ("safe", "all"):
+            raise ValueError(
+                f"retry_requests(methods={methods!r}); expected 'safe' (GET, HEAD, OPTIONS and "
+                f"TRACE, in READ ONLY transactions) or 'all'"
+            )
+        if methods == "all" and options.get("read_only"):
+            raise ValueError(
+                "retry_requests(methods='all', read_only=True): requests that write could not; "
+                "leave read_only out, which makes transactions of safe methods READ ONLY"
+            )
+        common: Any = {"deadline": DEADLINE, **options}
+        reads: Any = {"read_only": True, **common}
+        writes = {**common, "read_only": None} if methods == "all" else None
+        # It checks them, and names one that it does not know.
+        retry_transaction(**reads)
+        return cls(common.get("using", DEFAULT_DB_ALIAS), reads, writes)  # type: ignore[arg-type]

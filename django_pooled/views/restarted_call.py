@@ -1,0 +1,140 @@
+"""A call that is restarted where that is sound, and else made as it would be without attempts."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from django.db import connections
+from django.http import FileResponse
+
+from django_pooled.backend.wrapper import DatabaseWrapper
+from django_pooled.diagnostics.redaction import told
+from django_pooled.replay import CannotReplay, Inputs, Surroundings
+from django_pooled.retry.attempt import Attempt
+from django_pooled.retry.decorator import retry_transaction
+from django_pooled.sql.sqlstates import READ_ONLY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django_pooled.retry.policy import TransactionOptions
+
+    from .notice import Notice
+
+__all__ = ["RestartedCall"]
+
+_IN_A_ROW = 2
+"""Calls in a row that did not fit a transaction, after which no other is tried in one."""
+
+_NOTHING = Surroundings(None)
+
+
+class _LeftAlone(Exception):
+    """The call does not fit the transaction; the message says why."""
+
+
+class RestartedCall:
+    """Calls a view, or the rendering of its response, by ``retry_transaction``.
+
+    Some calls do not fit the transaction that is opened around them: a GET that writes does not fit
+    one that is READ ONLY, a session advisory lock is given up before the transaction ends, and a
+    stream goes on reading a cursor after it. What such an attempt did is rolled back and the call
+    made again, as it would be without the line in the URLconf. A warning tells of it, once. If it
+    happens twice in a row, no transaction is tried any more in this process.
+
+    Args:
+        function: What is called.
+        name: The view's module and name.
+        options: Of its transactions.
+        notice: Tells that the view is left alone.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: tuple[str, str],
+        options: TransactionOptions,
+        notice: Notice,
+    ) -> None:
+        self._notice = notice
+        self._using = options.get("using", "default")
+        self._reads_only = options.get("read_only") is True
+        self._misfits = 0
+        """How many calls in a row did not fit."""
+
+        def attempt(*args: Any, **kwargs: Any) -> Any:
+            try:
+                result = function(*args, **kwargs)
+            except Exception as error:
+                if reason := self._misfit(None):
+                    raise _LeftAlone(reason) from error
+                raise
+            if reason := self._misfit(result):
+                raise _LeftAlone(reason)
+            return result
+
+        # By which logs, signals and the retry budget know it.
+        attempt.__module__, attempt.__qualname__ = name
+        self._retried = retry_transaction(**options)(attempt)
+
+    def __call__(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], otherwise: Callable[[], Any]
+    ) -> Any:
+        """Make the call.
+
+        Args:
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            otherwise: Makes it as it would be without attempts.
+        """
+        if self._misfits >= _IN_A_ROW:
+            return otherwise()
+        inputs = Inputs(_NOTHING, args, kwargs)
+        try:
+            result = inputs.run(partial(self._retried, *args, **kwargs))
+        except _LeftAlone as misfit:
+            found = misfit
+        else:
+            self._misfits = 0
+            return result
+        self._misfits += 1
+        self._notice.tell(str(found))
+        try:
+            inputs.restore()
+        except CannotReplay:
+            if found.__cause__ is not None:
+                raise found.__cause__ from None
+            raise
+        return otherwise()
+
+    def _misfit(self, result: object) -> str | None:
+        """Return why the call that has just ended does not fit its transaction; None if it does."""
+        wrapper = connections[self._using]
+        if not isinstance(wrapper, DatabaseWrapper) or not isinstance(wrapper.attempt, Attempt):
+            return None
+        attempt = wrapper.attempt
+        if self._reads_only:
+            # Also one that was swallowed: without the line it would have been done.
+            for failure in attempt.failures.seen:
+                if failure.sqlstate == READ_ONLY:
+                    return (
+                        f"it writes in a request that should only read ({told(failure.error)}). "
+                        f"Mark it @no_retry, or give retry_requests methods='all' or "
+                        f"read_only=False"
+                    )
+        elif attempt.watch is not None and attempt.watch.took_session_lock:
+            return (
+                "it uses a session advisory lock, which would be released before the transaction "
+                "ends. Use pg_advisory_xact_lock(), or mark it @no_retry"
+            )
+        if (
+            getattr(result, "streaming", False) is True
+            and wrapper.has_server_side_cursors()
+            and not (isinstance(result, FileResponse) and result.file_to_stream is not None)
+        ):
+            return (
+                "its streaming response goes on reading a server-side cursor, which ends with the "
+                "transaction. Open it in the stream, or mark the view @no_retry"
+            )
+        return None
