@@ -54,8 +54,17 @@ class SiteOptions:
                 "leave read_only out, which makes transactions of safe methods READ ONLY"
             )
         common: Any = {"deadline": DEADLINE, **options}
+        # What only reads needs no key, and could not store it.
+        keyed = {name for name in options if name.startswith("idempotency_")}
+        if keyed and methods == "safe":
+            raise ValueError(
+                f"retry_requests({min(keyed)}=...) is about requests that write; "
+                f"expected methods='all' with it"
+            )
         reads: Any = {"read_only": True, **common}
+        for name in keyed:
+            del reads[name]
         writes = {**common, "read_only": None} if methods == "all" else None
         # It checks them, and names one that it does not know.
-        retry_transaction(**reads)
+        retry_transaction(**common)
         return cls(common.get("using", DEFAULT_DB_ALIAS), reads, writes)  # type: ignore[arg-type]

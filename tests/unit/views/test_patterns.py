@@ -230,6 +230,7 @@ def test_what_is_no_pattern_is_refused() -> None:
     [
         ({"methods": "GET"}, ValueError, "methods='GET'.*expected 'safe'.*'all'"),
         ({"methods": "all", "read_only": True}, ValueError, "leave read_only out"),
+        ({"idempotency_key": "Idempotency-Key"}, ValueError, "expected methods='all'"),
         ({"deadline": 0}, ValueError, "deadline is 0"),
         ({"attempts": 3}, TypeError, "attempts"),
     ],
