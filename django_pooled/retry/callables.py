@@ -50,7 +50,8 @@ def refuse_what_cannot_be_run_again(function: object) -> None:
         )
     _refuse_descriptors(function, name)
     if not callable(function):
-        raise TypeError(f"retry_transaction decorates a callable, not {function!r}.")
+        instead = f"; write retry_transaction(using={function!r})" * isinstance(function, str)
+        raise TypeError(f"retry_transaction decorates a callable, not {function!r}{instead}")
     # Unlike inspect's, it knows Django's marks, such as that of as_view() with async methods.
     if iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(

@@ -25,7 +25,7 @@ from .callables import REBINDING, refuse_what_cannot_be_run_again
 from .classify import RetryOn
 from .idempotency import KeyedLoop, keyed_request
 from .loop import Loop
-from .policy import BACKOFF, Policy
+from .policy import BACKOFF, Policy, refuse_unknown_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,6 +68,7 @@ def retry_transaction(
     idempotency_required: bool = False,
     idempotency_scope: ScopeOf | None = None,
     idempotency_expiry: float = 86_400.0,
+    **unknown: object,
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
     """Run a callable in a transaction, and all of it again after a retryable failure.
 
@@ -109,6 +110,7 @@ def retry_transaction(
         idempotency_scope: A callable that takes the request and returns whose key it is; None for
             the user's, or that of what the request sends for ``Authorization``, or the session's.
         idempotency_expiry: Seconds for which a key and its response are kept.
+        unknown: Refused, with what to write instead.
 
     Raises:
         TransactionManagementError: Called inside an ``atomic`` block, which it could not restart.
@@ -119,6 +121,7 @@ def retry_transaction(
 
     The callable's own exceptions pass through; the last one bears a note of the attempts made.
     """
+    refuse_unknown_arguments(unknown)
     policy = Policy(
         using=using,
         max_attempts=max_attempts,

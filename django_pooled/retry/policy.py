@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -13,13 +14,13 @@ from .commit_checks import CHECKS
 from .commit_outcome import GRACE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from django_pooled.replay.idempotency import IdempotencyOptions, KeyOf, ScopeOf
 
     from .classify import RetryOn
 
-__all__ = ["BACKOFF", "Policy", "TransactionOptions"]
+__all__ = ["BACKOFF", "Policy", "TransactionOptions", "refuse_unknown_arguments"]
 
 BACKOFF = Backoff(initial=0.025, maximum=1.0)
 """Measured best on a contended row: fewer attempts and a lower p99 than immediate repetition."""
@@ -41,6 +42,60 @@ class TransactionOptions(TypedDict, total=False):
     idempotency_required: bool
     idempotency_scope: ScopeOf | None
     idempotency_expiry: float
+
+
+_OTHER_NAMES = {
+    "alias": "using",
+    "attempts": "max_attempts",
+    "database": "using",
+    "db": "using",
+    "delay": "backoff",
+    "isolation": "isolation_level",
+    "max_tries": "max_attempts",
+    "on": "retry_on",
+    "readonly": "read_only",
+    "stop": "max_attempts",
+    "timeout": "deadline",
+    "tries": "max_attempts",
+    "wait": "backoff",
+}
+"""What other packages call an argument, and its name here."""
+
+
+def refuse_unknown_arguments(given: Mapping[str, object]) -> None:
+    """Refuse arguments that `retry_transaction` does not have.
+
+    Raises:
+        TypeError: There is one; the message says what to write.
+    """
+    for name, value in given.items():
+        known = TransactionOptions.__annotations__
+        near = difflib.get_close_matches(name, known, n=1)
+        instead = _OTHER_NAMES.get(name) or (near[0] if near else None)
+        if name in ("max_retries", "retries"):
+            # The first attempt is none.
+            attempts = value + 1 if isinstance(value, int) else "one more"
+            meant = f"write max_attempts={attempts}, which counts the first attempt too"
+        elif instead is not None:
+            meant = f"did you mean {instead!r}?"
+        else:
+            meant = f"expected one of {', '.join(known)}"
+        raise TypeError(f"retry_transaction has no argument {name!r}: {meant}")
+
+
+def _levels(given: object) -> str:
+    """Say which isolation level to write; the one that was meant, if it can be told."""
+    name = given.strip().upper().replace(" ", "_") if isinstance(given, str) else None
+    if name in IsolationLevel.__members__:
+        return f"psycopg.IsolationLevel.{name}"
+    # Not from a number, which means another level than it did for psycopg2.
+    levels = ", ".join(f"psycopg.IsolationLevel.{level.name}" for level in IsolationLevel)
+    return f"one of {levels}, or None for the connection's own"
+
+
+def _number_in(given: object) -> str | None:
+    """Return the number that a string has, to be written without quotes."""
+    return given if isinstance(given, str) and given.isdecimal() else None
 
 
 @dataclass(frozen=True)
@@ -65,9 +120,11 @@ class Policy:
 
     def __post_init__(self) -> None:
         self._expect("using", str, "a key of DATABASES")
-        self._expect("max_attempts", int, "1 or more")
-        self._expect("deadline", int | float, "seconds above 0")
-        self._expect("isolation_level", IsolationLevel | None, "a psycopg.IsolationLevel or None")
+        self._expect(
+            "max_attempts", int, _number_in(self.max_attempts) or "a whole number, 1 or more"
+        )
+        self._expect("deadline", int | float, _number_in(self.deadline) or "seconds above 0")
+        self._expect("isolation_level", IsolationLevel | None, _levels(self.isolation_level))
         self._expect("read_only", bool | None, "True, False or None")
         self._expect("backoff", Backoff, "a django_pooled.Backoff")
         if not callable(self.sleep):
