@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from argparse import ArgumentTypeError
+from typing import TYPE_CHECKING, Any
 
 from django_pooled.poolstats.findings.thresholds import MEASURES
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Mapping
 
-__all__ = ["CHECK", "DESCRIPTION", "OVER", "add_arguments"]
+__all__ = ["CHECK", "DESCRIPTION", "OVER", "add_arguments", "refuse_without_effect"]
 
 DESCRIPTION = """\
 Shows what the connection pools of all processes on this host are doing now, and how the server
@@ -111,16 +113,39 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse_without_effect(options: Mapping[str, Any]) -> None:
+    """Refuse options that would have no effect beside the others.
+
+    Raises:
+        ValueError: There is one; the message says why.
+    """
+    for name, measure in MEASURES.items():
+        for word in ("warn", "critical"):
+            if options[f"{word}_{name}"] is not None and not options["check"]:
+                raise ValueError(f"--{word}-{measure.option} needs --check.")
+    in_place_of_the_table = "--check" if options["check"] else f"--format {options['format']}"
+    for given in ("processes", "connections"):
+        if options[given] and in_place_of_the_table != "--format table":
+            raise ValueError(f"--{given} has no effect with {in_place_of_the_table}.")
+    if options["over"] is not None and options["watch"] is not None:
+        raise ValueError("--over has no effect with --watch, which shows what is new each time.")
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < 86400:
-        raise ValueError
-    return seconds
+    _expected(text, "seconds above 0", lambda seconds: seconds > 0)
+    return _expected(text, "less than 86400 seconds", lambda seconds: seconds < 86400)
 
 
 def _number(text: str) -> float:
-    number = float(text)
     # Neither is "nan".
-    if not 0 <= number < float("inf"):
-        raise ValueError
+    return _expected(text, "a number, 0 or more", lambda number: 0 <= number < float("inf"))
+
+
+def _expected(text: str, words: str, test: Callable[[float], bool]) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not test(number):
+        raise ArgumentTypeError(f"expected {words}, not {text!r}")
     return number

@@ -60,7 +60,7 @@ class Observer:
             )
             raise ImproperlyConfigured(f"{what} Pooled databases: {known}.")
         if not pooled:
-            self.problems.append('No entry of DATABASES uses ENGINE = "django_pooled".')
+            self.problems.append(_without_pool())
         chosen = pooled if alias is None else [alias]
         self._folders = self._stats_dirs(chosen) if folder is None else [folder]
         for name in chosen:
@@ -90,3 +90,13 @@ class Observer:
         if aliases and not folders:
             self.problems.append('OPTIONS["pool"]["stats_dir"] is False: nothing is published.')
         return folders if aliases else [None]
+
+
+def _without_pool() -> str:
+    engines = ", ".join(
+        f'"{alias}" has "{entry["ENGINE"]}"' for alias, entry in connections.settings.items()
+    )
+    return (
+        f'No entry of DATABASES uses ENGINE = "django_pooled": {engines}. If one does only while '
+        f"the site runs, start the site."
+    )

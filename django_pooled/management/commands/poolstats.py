@@ -46,6 +46,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
+            arguments.refuse_without_effect(options)
             thresholds = Thresholds.of(options)
             if options["format"] == "prometheus":
                 # Tells that prometheus_client is missing, before anything is asked.

@@ -437,6 +437,36 @@ def test_impossible_thresholds_are_refused() -> None:
             call_command("poolstats", f"--warn-in-use={number}")
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--critical-in-use=90"], "--critical-in-use needs --check."),
+        (["--watch=5", "--warn-wait-p99=1"], "--warn-wait-p99 needs --check."),
+        (["--check", "--processes"], "--processes has no effect with --check."),
+        (["--format=json", "--connections"], "--connections has no effect with --format json."),
+        (["--watch", "--over=2"], "--over has no effect with --watch, which shows what is new"),
+    ],
+)
+def test_options_without_effect_beside_the_others_are_refused(options: list[str], why: str) -> None:
+    with pytest.raises(CommandError, match=f"^{why}"):
+        call_command("poolstats", *options)
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("--watch=-2", "argument --watch: expected seconds above 0, not '-2'"),
+        ("--over=soon", "argument --over: expected seconds above 0, not 'soon'"),
+        ("--timeout=nan", "argument --timeout: expected seconds above 0, not 'nan'"),
+        ("--over=1e6", "argument --over: expected less than 86400 seconds, not '1e6'"),
+        ("--warn-server=-1", "argument --warn-server: expected a number, 0 or more, not '-1'"),
+    ],
+)
+def test_impossible_values_of_options_are_refused(option: str, why: str) -> None:
+    with pytest.raises(CommandError, match=f"^Error: {why}$"):
+        call_command("poolstats", option)
+
+
 def test_a_threshold_for_waits_measures_them_over_some_seconds(site: Site) -> None:
     # 7 checkouts of 0.1 s each before, none meanwhile.
     site.publish({})

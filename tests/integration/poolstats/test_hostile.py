@@ -84,7 +84,7 @@ for number in range(1, 20):
 """,
 }
 WAYS: list[list[str]] = [
-    *([], ["--connections"], ["--processes"], ["--check"], ["--check", "--connections"]),
+    *([], ["--connections"], ["--processes"], ["--check"], ["--connections", "--processes"]),
     *(["--format=json"], ["--format=prometheus"], ["--over=0.1"]),
 ]
 

@@ -113,7 +113,10 @@ def test_settings_without_a_pooled_database_are_told(monkeypatch: pytest.MonkeyP
         "default",
         {**connections.settings["default"], "ENGINE": "django.db.backends.sqlite3"},
     )
-    assert Observer().problems == ['No entry of DATABASES uses ENGINE = "django_pooled".']
+    [problem] = Observer().problems
+    assert problem.startswith('No entry of DATABASES uses ENGINE = "django_pooled": ')
+    assert '"default" has "django.db.backends.sqlite3"' in problem
+    assert problem.endswith("If one does only while the site runs, start the site.")
 
 
 def test_a_database_whose_wrapper_cannot_be_made_hides_none_of_the_others(
