@@ -1,4 +1,4 @@
-"""For tests of code under ``retry_transaction``: faults to order, repeats, no waits."""
+"""For tests: faults to order, sessions to end, repeated requests, no waits between attempts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import threading
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from .backend.django_private import is_block_of_test_case
+from .backend.parameters import resolved
+from .pool.connection import PooledConnection
+from .pool.socket_check import look_at
 from .replay.stored_responses import REPLAYED
 from .retry.attempt import Attempt
 from .retry.loop import Seams
@@ -20,9 +24,10 @@ from .retry.loop import Seams
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from django.db.backends.base.base import BaseDatabaseWrapper
     from django.http import HttpResponse
 
-__all__ = ["fail_next_transaction", "no_waiting", "repeated"]
+__all__ = ["fail_next_transaction", "no_waiting", "repeated", "terminate_backend"]
 
 Moment = Literal["begin", "body", "commit", "answer"]
 R = TypeVar("R")
@@ -132,8 +137,7 @@ def fail_next_transaction(
         raise ValueError("phase='answer' is the loss of an answer: pass sqlstate=None")
     if times < 1:
         raise ValueError(f"times is {times!r}; expected 1 or more")
-    blocks = connections[using].atomic_blocks
-    in_test_case = any(map(is_block_of_test_case, blocks))
+    in_test_case = _is_in_test_case(connections[using])
     if phase in ("commit", "answer") and in_test_case:
         raise RuntimeError(
             f"phase={phase!r} needs a real COMMIT, which a TestCase never makes: use "
@@ -155,6 +159,10 @@ def fail_next_transaction(
             _ordered.remove(fault)
             if not _ordered:
                 Seams.attempt = Attempt
+
+
+def _is_in_test_case(wrapper: BaseDatabaseWrapper) -> bool:
+    return any(map(is_block_of_test_case, wrapper.atomic_blocks))
 
 
 @contextmanager
@@ -203,3 +211,42 @@ def repeated(
     if answers[0] != answers[1]:
         raise AssertionError(f"the repeat was answered {answers[1]}, and the first {answers[0]}")
     return first
+
+
+def terminate_backend(*, using: str = DEFAULT_DB_ALIAS, timeout: float = 10.0) -> None:
+    """End the session of this thread's connection, for real, as a restart of the server does.
+
+    By ``pg_terminate_backend()`` on a connection of its own. Returns when the loss can be seen on
+    the socket, so what follows does not depend on time.
+
+    Args:
+        using: Key of the database in ``settings.DATABASES``.
+        timeout: Seconds that the session has to end.
+
+    Raises:
+        RuntimeError: There is no connection, or it did not end; or its transaction is that of a
+            ``TestCase``.
+        psycopg.Error: The server refuses that function to the role of the connection.
+    """
+    wrapper: Any = connections[using]
+    connection = wrapper.connection
+    if connection is None or connection.closed:
+        raise RuntimeError(f"database {using!r} has no connection in this thread: make a query")
+    if _is_in_test_case(wrapper):
+        raise RuntimeError(
+            "Ending the session would end the transaction of a TestCase: use TransactionTestCase "
+            "or pytest.mark.django_db(transaction=True)."
+        )
+    with PooledConnection.connect(
+        **{**resolved(wrapper.get_connection_params()), "autocommit": True}
+    ) as other:
+        other.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [connection.info.backend_pid])
+    is_readable = look_at(connection.pgconn.socket)
+    deadline = monotonic() + timeout
+    while not is_readable():
+        if monotonic() >= deadline:
+            raise RuntimeError(
+                f"database {using!r}: the session did not end within {timeout:g} s; a pooler "
+                f"between here and the server has process ids of its own"
+            )
+        sleep(0.001)

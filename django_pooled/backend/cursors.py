@@ -8,6 +8,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from django_pooled.pool import psycopg_private
 from django_pooled.pool.connection import PooledConnection
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     _ClientCursor = psycopg.ClientCursor[Any]
 else:
     _AnyCursor = _ClientCursor = object
+
+
+_IDLE, _UNKNOWN = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
 
 
 class _Observed(_AnyCursor):
@@ -104,8 +108,26 @@ class _Observed(_AnyCursor):
         # A connection that psycopg.connect() has made is of another class. And a call within an
         # announced statement was announced with it.
         if isinstance(connection, PooledConnection) and connection.announced_by != get_ident():
+            # Between two statements there is nothing to be read; if there is, the session may have
+            # ended. This is a system call, so it is left out within a transaction.
+            status = connection.pgconn.transaction_status
+            if status == _UNKNOWN:
+                return self._replaced(connection)
+            if status == _IDLE:
+                is_readable = connection.session.is_readable
+                if is_readable is None or is_readable():
+                    return self._replaced(connection)
             return connection
         return None
+
+    def _replaced(self, connection: PooledConnection) -> PooledConnection:
+        owner = connection.owner() if connection.owner is not None else None
+        if owner is None:
+            return connection
+        present = owner.replace(connection)
+        if present is not connection:
+            psycopg_private.move_cursor(self, present)
+        return present
 
     def _carries(self, connection: PooledConnection) -> bool:
         """Tell whether another statement can be sent along with one, in one message."""

@@ -202,6 +202,8 @@ class TransactionMode(postgresql.DatabaseWrapper):
     def end_statement(self, connection: PooledConnection) -> None:
         """A statement on *connection* has ended: give that back unless something is under way."""
         with self._connection_lock:
+            while connection.replaced_by is not None:
+                connection = connection.replaced_by
             connection.statements -= 1
             self.give_back_if_idle()
 

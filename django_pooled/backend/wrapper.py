@@ -23,6 +23,7 @@ from django.db.backends.postgresql import base as postgresql
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 from psycopg import IsolationLevel
+from psycopg.pq import ConnStatus
 
 from django_pooled.errors import DeadlineExceeded, PoolError
 from django_pooled.integrations import tenants, uwsgi
@@ -38,8 +39,8 @@ from .cursors import observed
 from .django_private import NO_DB_ALIAS, Cursor, DatabaseErrorWrapper
 from .parameters import copied, isolation_level_of, resolved, server_of, with_defaults
 from .pool_lookup import PoolLookup
+from .replacement import Replacement
 from .sql_comments import Commenter
-from .transaction_mode import TransactionMode
 from .transaction_mode_cursors import for_transaction_mode
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class _ErrorWatch(DatabaseErrorWrapper):
                 super().__exit__(exc_type, exc_value, traceback)
 
 
-class DatabaseWrapper(TransactionMode):
+class DatabaseWrapper(Replacement):
     """Django's wrapper, except for where its connections come from and go."""
 
     rollback_exc: BaseException | None
@@ -182,8 +183,13 @@ class DatabaseWrapper(TransactionMode):
         super().close_if_unusable_or_obsolete()
 
     def close_if_health_check_failed(self) -> None:
-        # A pool checks its connections itself.
-        if self.checked_out_from is None and self.connection is not None:
+        # Before a cursor is made or a transaction begun. A pool checks its connections itself; one
+        # that an error has shown to be lost would fail what comes next.
+        connection = self.connection
+        if self.checked_out_from is not None:
+            if connection is not None and connection.pgconn.status != ConnStatus.OK:
+                self.replace(connection)
+        elif connection is not None:
             super().close_if_health_check_failed()
 
     def get_autocommit(self) -> bool:

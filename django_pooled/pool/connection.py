@@ -64,6 +64,9 @@ class Owner(Protocol):
     def pin(self, connection: PooledConnection, state: str) -> None:
         """A statement on *connection* gives its session *state*, or may do so."""
 
+    def replace(self, connection: PooledConnection) -> PooledConnection:
+        """Return another one in place of *connection*, if that was lost and nothing needs it."""
+
 
 class Use(Protocol):
     """The checkout that a connection is in use by, or was last."""
@@ -149,11 +152,17 @@ class PooledConnection(psycopg.Connection[Any]):
     drew: bool = False
     """Whether any of it may have drawn a value from a sequence."""
 
+    may_have_begun: bool = False
+    """Whether a statement in autocommit, since the checkout, may have begun a transaction."""
+
     statements: int = 0
     """In transaction mode, how many statements of cursors need it."""
 
     time_limits: Mapping[str, float] | None = None
     """Seconds of the limits that the next transaction gets, by the names of their settings."""
+
+    replaced_by: PooledConnection | None = None
+    """The connection that has taken its place, and its statements, after it was lost."""
 
     announced_by: int = 0
     """The thread whose next calls were announced; psycopg lets several threads use a connection."""
@@ -240,6 +249,8 @@ class PooledConnection(psycopg.Connection[Any]):
         if not effect.reads:
             self.wrote = True
             self.drew = self.drew or effect.draws
+            if not effect.writes and self.autocommit:
+                self.may_have_begun = True
         if self.observer is None:
             return None
         return self.observer.see(query, effect, carries=carries, locked=locked)

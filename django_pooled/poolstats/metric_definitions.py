@@ -74,6 +74,7 @@ COUNTERS = (
     ("checkins_total", "checkins", "Connections given back and kept."),
     ("discarded_total", "discarded", "Connections given back and closed."),
     ("reclaimed_total", "reclaimed", "Connections left behind by a thread."),
+    ("replaced_total", "replaced", "Connections lost between statements, and replaced."),
     ("checkout_timeouts_total", "timeouts", "Checkouts that timed out."),
     ("checkouts_exhausted_total", "exhausted", "Checkouts refused by max_waiting."),
     ("checkouts_refused_total", "refused", "Checkouts that the server refused."),

@@ -79,6 +79,8 @@ class Loop(Generic[R]):
         self._inputs = Inputs(surroundings, args, kwargs)
         self._caller_state: CallerState | None = None
         if wrapper.connection is not None and not wrapper.in_atomic_block:
+            # Lost since the caller's last statement, it would cost an attempt.
+            wrapper.replace(wrapper.connection)
             self._caller_state = CallerState(wrapper)
         check = policy.commit_check
         if isinstance(check, str):

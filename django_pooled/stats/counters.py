@@ -40,6 +40,9 @@ class Counters:
     reclaimed: int = 0
     """Of those given back or closed, the ones that a thread had left behind when it ended, or that
     were let go of without being closed."""
+    replaced: int = 0
+    """Of those closed, the ones that were lost between two statements, in whose place their request
+    got another."""
     timeouts: int = 0
     """Checkouts that ended in CheckoutTimeout."""
     exhausted: int = 0

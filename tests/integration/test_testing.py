@@ -8,7 +8,7 @@ from django.db import IntegrityError, OperationalError, connection, transaction
 from django.test import TestCase
 
 from django_pooled import retry_transaction
-from django_pooled.testing import fail_next_transaction, no_waiting
+from django_pooled.testing import fail_next_transaction, no_waiting, terminate_backend
 from tests.app.models import Note
 
 
@@ -118,3 +118,27 @@ class InATestCase(TestCase):
             fail_next_transaction(phase="commit").__enter__()
         with pytest.raises(RuntimeError, match="TransactionTestCase"):
             fail_next_transaction(None).__enter__()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_session_ends_for_real_between_two_statements() -> None:
+    write()
+    pid = connection.connection.info.backend_pid
+    terminate_backend()
+    assert notes() == 1
+    assert connection.connection.info.backend_pid != pid
+
+
+@pytest.mark.django_db(transaction=True)
+def test_there_is_no_session_to_end_without_a_connection() -> None:
+    connection.close()
+    with pytest.raises(RuntimeError, match="make a query"):
+        terminate_backend()
+
+
+class SessionOfATestCase(TestCase):
+    def test_it_is_not_ended(self) -> None:
+        write()
+        with pytest.raises(RuntimeError, match="TransactionTestCase"):
+            terminate_backend()
+        assert notes() == 1

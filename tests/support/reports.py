@@ -50,6 +50,7 @@ def pool(alias: str = "default", **figures: Any) -> dict[str, Any]:
         "checkins": max(0, figures.get("checkouts", 7) - in_use),
         "discarded": 0,
         "reclaimed": 0,
+        "replaced": 0,
         "timeouts": 0,
         "exhausted": 0,
         "refused": 0,

@@ -72,6 +72,9 @@ def _failures(group: Group, counters: Counters) -> Iterator[tuple[str, str]]:
     if counters.reclaimed:
         text = f"{many(counters.reclaimed, 'connection')} that a thread left behind at its end"
         yield "reclaimed", text
+    if counters.replaced:
+        text = f"{many(counters.replaced, 'connection')} lost between two statements of a request"
+        yield "replaced", text
 
 
 def _restarts(group: Group, counters: Counters) -> Iterator[tuple[str, str]]:

@@ -174,11 +174,11 @@ def test_a_changed_time_zone_swaps_the_pool() -> None:
     assert ask("default", "SELECT current_setting('TimeZone')") == "UTC"
 
 
-def test_a_lost_connection_is_replaced_in_the_next_request(
+def test_a_lost_connection_with_state_is_replaced_in_the_next_request(
     own_server: EmbeddedServer, make_database: MakeDatabase
 ) -> None:
     alias = make_database(own_server)
-    assert ask(alias, "SELECT 1") == 1
+    assert ask(alias, "SELECT set_config('my.setting', '1', false)") == "1"
     kill_backends(own_server, "postgres")
     with pytest.raises(OperationalError):
         ask(alias, "SELECT 1")

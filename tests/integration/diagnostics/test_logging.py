@@ -21,7 +21,7 @@ from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.middleware import unavailable_response
 from django_pooled.pool.registry import snapshots
 from django_pooled.retry.budget import RetryBudget
-from django_pooled.testing import fail_next_transaction, no_waiting
+from django_pooled.testing import fail_next_transaction, no_waiting, terminate_backend
 from tests.support.pools import query
 from tests.support.waiting import wait_until
 
@@ -224,6 +224,15 @@ def test_a_check_of_the_project_and_a_thread_that_ended_are_told(
     [failed] = told("check_failed")
     assert (failed["error"], failed["sqlstate"]) == ("ValueError", None)
     wait_until(lambda: pool.gauges().in_use == 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_that_is_replaced_is_told(told: Any) -> None:
+    with connections["default"].cursor() as cursor:
+        terminate_backend()
+        cursor.execute("SELECT 1")
+    [replaced] = told("connection_replaced")
+    assert replaced["alias"] == "default"
 
 
 @pytest.mark.django_db(transaction=True)

@@ -242,6 +242,7 @@ def test_of_an_untroubled_pool_little_is_told() -> None:
             "3 refused by the server, 2 timed out, 1 refused by max_waiting",
         ),
         ({"reclaimed": 1}, "reclaimed", "1 connection that a thread left behind at its end"),
+        ({"replaced": 2}, "replaced", "2 connections lost between two statements of a request"),
         (
             {
                 "restarts": {"40001": 5, "lost": 1},
