@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from .deadline import Deadline
     from .session import Session
 
-__all__ = ["Beginning", "begin", "beginning_of"]
+__all__ = ["LONGEST", "Beginning", "begin", "beginning_of"]
 
-_LONGEST = 2**31 - 1
-"""Milliseconds: as many as PostgreSQL takes for a time limit, about 25 days."""
+LONGEST = (2**31 - 1) // 1000
+"""Seconds: as many as PostgreSQL takes for a time limit, about 25 days."""
 
 _TRANSACTION_TIMEOUT_SINCE = 170000
 
@@ -70,8 +70,9 @@ def beginning_of(
             # It ends the session, and is for a client that does not send anything any more.
             asked.append("transaction_timeout")
             limits["transaction_timeout"] = left + 2 * GRACE
-    wanted = {name: _milliseconds(seconds) for name, seconds in limits.items()}
-    wanted = {name: value for name, value in wanted.items() if value <= _LONGEST}
+    wanted = {
+        name: _milliseconds(seconds) for name, seconds in limits.items() if seconds <= LONGEST
+    }
     asked = [name for name in asked if name in wanted]
     statements = [psycopg_private.begin_command(connection)]
     statements += [f"SHOW {name}" for name in asked]
@@ -120,7 +121,7 @@ def _set(name: str, milliseconds: int) -> str:
 
 def _milliseconds(seconds: float) -> int:
     # 0 is for no limit.
-    return max(1, math.ceil(seconds * 1000)) if seconds < _LONGEST else _LONGEST + 1
+    return max(1, math.ceil(seconds * 1000))
 
 
 def _milliseconds_shown(shown: str) -> int:

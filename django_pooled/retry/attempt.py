@@ -165,7 +165,7 @@ class Attempt(Transaction):
     def _prepare(self) -> None:
         """Set up the connection, and learn what may be asked inside the transaction."""
         policy, wrapper, check = self.policy, self.wrapper, self.commit_check
-        if policy.isolation_level is not None or policy.read_only is not None:
+        if policy.sets_characteristics:
             self.restore = set_characteristics(policy, wrapper)
         if check.never_asks:
             return

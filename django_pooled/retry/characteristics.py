@@ -1,4 +1,4 @@
-"""Isolation level and READ ONLY of one transaction, restored after it."""
+"""Isolation level, modes and time limits of one transaction, restored after it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ __all__ = ["set_characteristics"]
 def set_characteristics(policy: Policy, wrapper: DatabaseWrapper) -> Callable[[], None]:
     """Set what *policy* says for the next transaction; return the function that restores it.
 
-    psycopg puts both into the BEGIN that it sends with the first statement.
+    psycopg puts the modes into the BEGIN that it sends with the first statement, and the time limits
+    go along with that.
     """
     wrapper.ensure_connection()
     with wrapper.wrap_database_errors:
@@ -26,6 +27,10 @@ def set_characteristics(policy: Policy, wrapper: DatabaseWrapper) -> Callable[[]
             wrapper.connection.isolation_level = policy.isolation_level
         if policy.read_only is not None:
             wrapper.connection.read_only = policy.read_only
+        if policy.deferrable is not None:
+            wrapper.connection.deferrable = policy.deferrable
+        if policy.time_limits:
+            wrapper.connection.time_limits = policy.time_limits
     return partial(_restore, policy, wrapper)
 
 
@@ -38,3 +43,7 @@ def _restore(policy: Policy, wrapper: DatabaseWrapper) -> None:
         connection.isolation_level = wrapper.isolation_level if configured else None
     if policy.read_only is not None:
         connection.read_only = None
+    if policy.deferrable is not None:
+        connection.deferrable = None
+    if policy.time_limits:
+        connection.time_limits = None

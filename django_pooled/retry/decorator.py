@@ -60,6 +60,9 @@ def retry_transaction(
     deadline: float = 30.0,
     isolation_level: IsolationLevel | None = None,
     read_only: bool | None = None,
+    deferrable: bool | None = None,
+    statement_timeout: float | None = None,
+    lock_timeout: float | None = None,
     retry_on: Iterable[str] = (),
     commit_check: str | Callable[..., bool | None] = "xid",
     backoff: Backoff = BACKOFF,
@@ -87,10 +90,16 @@ def retry_transaction(
         using: Key of the database in ``settings.DATABASES``.
         max_attempts: Most runs, the first included.
         deadline: Seconds from the first attempt after which no other is started; see also
-            `django_pooled.retry_deadline`.
+            `django_pooled.deadline`.
         isolation_level: Of the transaction; None for the connection's own. Without effect in a
             ``TestCase``, whose transaction has begun.
         read_only: Whether the transaction is ``READ ONLY``; None for the session's default.
+        deferrable: Whether a transaction that is SERIALIZABLE and READ ONLY waits for a snapshot
+            that cannot fail; None for the session's default.
+        statement_timeout: Seconds that each statement may take; None for the session's own limit.
+            It takes the place of that, but not of a shorter `django_pooled.deadline`. Like
+            *lock_timeout*, it is sent with BEGIN, and without effect in a ``TestCase``.
+        lock_timeout: Seconds that a statement may wait for each lock; None for the session's own.
         retry_on: Further failures that are worth another attempt: SQLSTATEs such as ``"55P03"``,
             or with the name of a constraint, ``"23505:app_slot_unique"``.
         commit_check: What decides when the answer to COMMIT was lost. "xid": the server, by the
@@ -128,6 +137,9 @@ def retry_transaction(
         deadline=deadline,
         isolation_level=isolation_level,
         read_only=read_only,
+        deferrable=deferrable,
+        statement_timeout=statement_timeout,
+        lock_timeout=lock_timeout,
         retry_on=RetryOn.parse(retry_on),
         commit_check=commit_check,
         backoff=backoff,

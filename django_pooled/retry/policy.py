@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from psycopg import IsolationLevel
 
 from django_pooled.pool.backoff import Backoff
+from django_pooled.pool.beginning import LONGEST
 
 from .commit_checks import CHECKS
 from .commit_outcome import GRACE
@@ -25,6 +27,8 @@ __all__ = ["BACKOFF", "Policy", "TransactionOptions", "refuse_unknown_arguments"
 BACKOFF = Backoff(initial=0.025, maximum=1.0)
 """Measured best on a contended row: fewer attempts and a lower p99 than immediate repetition."""
 
+_BOOLS = ("read_only", "deferrable")
+
 
 class TransactionOptions(TypedDict, total=False):
     """Those arguments as a caller gives them; see `django_pooled.retry_transaction`."""
@@ -34,6 +38,9 @@ class TransactionOptions(TypedDict, total=False):
     deadline: float
     isolation_level: IsolationLevel | None
     read_only: bool | None
+    deferrable: bool | None
+    statement_timeout: float | None
+    lock_timeout: float | None
     retry_on: Iterable[str]
     commit_check: str | Callable[..., bool | None]
     backoff: Backoff
@@ -112,6 +119,9 @@ class Policy:
     deadline: float
     isolation_level: IsolationLevel | None
     read_only: bool | None
+    deferrable: bool | None
+    statement_timeout: float | None
+    lock_timeout: float | None
     retry_on: RetryOn
     commit_check: str | Callable[..., bool | None]
     backoff: Backoff
@@ -126,6 +136,22 @@ class Policy:
         self._expect("deadline", int | float, _number_in(self.deadline) or "seconds above 0")
         self._expect("isolation_level", IsolationLevel | None, _levels(self.isolation_level))
         self._expect("read_only", bool | None, "True, False or None")
+        self._expect("deferrable", bool | None, "True, False or None")
+        for name in ("statement_timeout", "lock_timeout"):
+            self._expect(name, int | float | None, "seconds above 0 or None")
+            seconds = getattr(self, name)
+            if seconds is not None and not 0 < seconds <= LONGEST:
+                raise ValueError(
+                    f"{name} is {seconds!r}; expected seconds above 0, at most {LONGEST}"
+                )
+        if self.deferrable and (
+            self.isolation_level not in (None, IsolationLevel.SERIALIZABLE)
+            or self.read_only is False
+        ):
+            raise ValueError(
+                "deferrable is True, which has an effect on a transaction that is SERIALIZABLE "
+                "and READ ONLY alone; expected isolation_level and read_only to say so"
+            )
         self._expect("backoff", Backoff, "a django_pooled.Backoff")
         if not callable(self.sleep):
             raise TypeError(f"sleep is {self.sleep!r}; expected a callable that takes seconds")
@@ -153,8 +179,20 @@ class Policy:
                 f"which this call itself may look for its key"
             )
 
+    @cached_property
+    def time_limits(self) -> dict[str, float]:
+        """Seconds of the transaction's own limits, by the names of their settings."""
+        limits = {"statement_timeout": self.statement_timeout, "lock_timeout": self.lock_timeout}
+        return {name: seconds for name, seconds in limits.items() if seconds is not None}
+
+    @cached_property
+    def sets_characteristics(self) -> bool:
+        """Whether the transaction has any that the connection does not have."""
+        modes = (self.isolation_level, self.read_only, self.deferrable)
+        return bool(self.time_limits) or any(mode is not None for mode in modes)
+
     def _expect(self, name: str, kind: Any, words: str) -> None:
         value = getattr(self, name)
         # Python takes a bool for an int.
-        if not isinstance(value, kind) or (isinstance(value, bool) and name != "read_only"):
+        if not isinstance(value, kind) or (isinstance(value, bool) and name not in _BOOLS):
             raise TypeError(f"{name} is {value!r}; expected {words}")

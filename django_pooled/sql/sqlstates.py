@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from django_pooled.errors import PoolError
+from django_pooled.errors import DeadlineExceeded, PoolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,7 @@ __all__ = [
     "UNKNOWN_OUTCOME",
     "history",
     "is_connection_lost",
+    "is_ended_by_deadline",
     "is_refusal",
     "is_server_away",
     "is_stale_plan",
@@ -92,6 +93,11 @@ def is_connection_lost(error: BaseException | None) -> bool:
 def is_server_away(error: BaseException | None) -> bool:
     """Tell whether *error* means that no connection could be had or that one was lost."""
     return any(isinstance(link, PoolError) for link in _causes(error)) or is_connection_lost(error)
+
+
+def is_ended_by_deadline(error: BaseException | None) -> bool:
+    """Tell whether *error* means that a deadline ended amid a statement, or before one."""
+    return any(isinstance(link, DeadlineExceeded) for link in _causes(error))
 
 
 def is_refusal(error: psycopg.Error) -> bool:

@@ -30,12 +30,9 @@ from django_pooled.errors import (
     PoolError,
     PoolExhausted,
 )
-from django_pooled.middleware import (
-    RETRY_AFTER,
-    DatabaseUnavailableMiddleware,
-    unavailable_response,
-)
+from django_pooled.middleware import DatabaseUnavailableMiddleware, unavailable_response
 from django_pooled.middleware import handler500 as unavailable_handler500
+from django_pooled.middleware.unavailable import RETRY_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

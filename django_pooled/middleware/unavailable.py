@@ -1,4 +1,4 @@
-"""503 with Retry-After where a pool is saturated or the database away."""
+"""503 with Retry-After where a pool is saturated, the database away, or a deadline has ended."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from django.utils.deprecation import MiddlewareMixin
 from django.utils.log import log_response
 from django.views.defaults import server_error
 
-from .backend.startup import refuse_bad_settings
-from .diagnostics.log_fields import LoggerWithFields, event_fields
-from .diagnostics.redaction import one_line, stand_in, told
-from .errors import AmbiguousCommit, PoolError
-from .sql.sqlstates import history, is_server_away, sqlstate_of
+from django_pooled.backend.startup import refuse_bad_settings
+from django_pooled.diagnostics.log_fields import LoggerWithFields, event_fields
+from django_pooled.diagnostics.redaction import one_line, stand_in, told
+from django_pooled.errors import AmbiguousCommit, PoolError
+from django_pooled.sql.sqlstates import history, is_ended_by_deadline, is_server_away, sqlstate_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -144,32 +144,35 @@ def unavailable_response(
         retry_after: Least and most seconds of Retry-After.
 
     Returns:
-        The response, or None if *error* is anything but a database that can't be had. An
-        `django_pooled.AmbiguousCommit` is not: the transaction may have been committed, and a
-        repeated request would double its effect, unless it has an idempotency key.
+        The response, or None if *error* is anything but a database that can't be had, or a deadline
+        that has ended. An `django_pooled.AmbiguousCommit` is not: the transaction may have been
+        committed, and a repeated request would double its effect, unless it has an idempotency key.
     """
     ambiguous = _ambiguous(error)
+    is_late = ambiguous is None and is_ended_by_deadline(error)
     if ambiguous is None:
-        if not is_server_away(error):
+        if not (is_late or is_server_away(error)):
             return None
     elif not ambiguous.repeatable:
         return None
     seconds = random.randint(*retry_after)
-    detail = (
-        f"The database cannot take this request now. Please try again in {seconds} seconds."
-        if ambiguous is None
-        else f"Whether this request took effect is not known. Please send it again in {seconds} "
-        f"seconds, with the same idempotency key: it takes effect once."
-    )
+    name = "database_unavailable"
+    detail = f"The database cannot take this request now. Please try again in {seconds} seconds."
+    if ambiguous is not None:
+        name = "outcome_unknown"
+        detail = (
+            f"Whether this request took effect is not known. Please send it again in {seconds} "
+            f"seconds, with the same idempotency key: it takes effect once."
+        )
+    elif is_late:
+        name = "deadline_exceeded"
+        detail = (
+            f"This request took too long, and was ended. Please try again in {seconds} seconds."
+        )
     response: HttpResponse
     if _prefers_json(request):
         response = JsonResponse(
-            {
-                "error": "database_unavailable" if ambiguous is None else "outcome_unknown",
-                "detail": detail,
-                "retry_after": seconds,
-            },
-            status=503,
+            {"error": name, "detail": detail, "retry_after": seconds}, status=503
         )
     else:
         response = HttpResponse(_page(detail, seconds), status=503)
@@ -179,8 +182,9 @@ def unavailable_response(
     # response has been logged already: this warning takes that one's place.
     alias = _alias_of(error)
     log_response(
-        "Database %s is unavailable, %s %s was answered 503: %s",
+        "Database %s %s, %s %s was answered 503: %s",
         repr(alias) if alias is not None else "of unknown alias",
+        "had no time left" if is_late else "is unavailable",
         one_line(str(request.method)),
         one_line(request.path),
         _reason(error),

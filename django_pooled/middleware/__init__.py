@@ -1,0 +1,17 @@
+"""Middleware of requests: 503 with Retry-After, and a deadline for each request.
+
+Projects name these in ``MIDDLEWARE``, so only checks import this folder. What it needs of the pool
+and of errors it takes from below; no rule about transactions comes in here.
+"""
+
+from __future__ import annotations
+
+from .deadline import DeadlineMiddleware
+from .unavailable import DatabaseUnavailableMiddleware, handler500, unavailable_response
+
+__all__ = [
+    "DatabaseUnavailableMiddleware",
+    "DeadlineMiddleware",
+    "handler500",
+    "unavailable_response",
+]
