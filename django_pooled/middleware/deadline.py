@@ -108,7 +108,8 @@ class DeadlineSettings:
                 close = get_close_matches(str(name), known, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
                 raise ImproperlyConfigured(f"{SETTING} has an unknown key {name!r}; {hint}")
-        if not any(found.get(name) for name in ("seconds", "header", "cancel_on_disconnect")):
+        has_limit = found.get("seconds") is not None or found.get("header") is not None
+        if not (has_limit or found.get("cancel_on_disconnect")):
             raise ImproperlyConfigured(f"{SETTING} has neither 'seconds' nor 'header'")
         return cls(**found)
 
@@ -218,7 +219,7 @@ class DeadlineMiddleware(MiddlewareMixin):
 
 
 def _seconds_in(name: str, value: str) -> float | None:
-    value = value.strip()
+    value = value.strip(" \t")
     if name.lower() == "grpc-timeout":
         found = _GRPC.fullmatch(value)
         return int(found[1]) * _GRPC_UNITS[found[2]] if found is not None else None

@@ -18,8 +18,8 @@ __all__ = ["set_characteristics"]
 def set_characteristics(policy: Policy, wrapper: DatabaseWrapper) -> Callable[[], None]:
     """Set what *policy* says for the next transaction; return the function that restores it.
 
-    psycopg puts the modes into the BEGIN that it sends with the first statement, and the time limits
-    go along with that.
+    psycopg puts the modes into the BEGIN that it sends with the first statement; the time limits go
+    along with that.
     """
     wrapper.ensure_connection()
     with wrapper.wrap_database_errors:

@@ -352,3 +352,65 @@ def test_a_decorated_call_is_not_repeated_after_its_deadline(
     with pytest.raises(DeadlineExceeded):
         body()
     assert attempts == [1]
+
+
+def test_limits_of_a_decorated_call_hold_for_its_transaction(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server)
+    ask(alias, "SET statement_timeout = '1s'")
+
+    @retry_transaction(
+        using=alias,
+        statement_timeout=2.5,
+        lock_timeout=0.0004,
+        isolation_level=psycopg.IsolationLevel.SERIALIZABLE,
+        read_only=True,
+        deferrable=True,
+    )
+    def body() -> list[Any]:
+        names = ("statement_timeout", "lock_timeout", "transaction_deferrable")
+        return [ask(alias, f"SHOW {name}") for name in names]
+
+    assert body() == ["2500ms", "1ms", "on"]
+    connection = connections[alias].connection
+    assert (connection.time_limits, connection.deferrable) == (None, None)
+    with deadline(1.5):
+        assert body()[0] != "2500ms"
+    with atomic(using=alias):
+        assert ask(alias, "SHOW statement_timeout") == "1s"
+        assert ask(alias, "SHOW lock_timeout") == "0"
+
+
+def test_a_limit_of_a_decorated_call_is_no_deadline(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server)
+
+    @retry_transaction(using=alias, statement_timeout=0.05)
+    def body() -> None:
+        ask(alias, SLEEPS)
+
+    with pytest.raises(OperationalError, match="statement timeout") as caught, deadline(60.0):
+        body()
+    assert not isinstance(caught.value, DeadlineExceeded)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"statement_timeout": 0}, "statement_timeout is 0; expected seconds above 0"),
+        ({"lock_timeout": -1.0}, "lock_timeout is -1.0; expected seconds above 0"),
+        ({"statement_timeout": 1e9}, "at most 2147483"),
+        ({"statement_timeout": float("nan")}, "expected seconds above 0"),
+        ({"statement_timeout": "5s"}, "expected seconds above 0 or None"),
+        ({"lock_timeout": True}, "expected seconds above 0 or None"),
+        ({"deferrable": 1}, "expected True, False or None"),
+        ({"deferrable": True, "read_only": False}, "SERIALIZABLE and READ ONLY"),
+    ],
+)
+def test_limits_that_cannot_work_are_refused_at_decoration(
+    options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        retry_transaction(**options)

@@ -12,14 +12,17 @@ from django_pooled import (
     AmbiguousCommit,
     CheckoutTimeout,
     ConnectFailed,
+    DeadlineExceeded,
     PoolClosed,
     PoolError,
     PoolExhausted,
+    deadline,
     retry_deadline,
 )
 from django_pooled.errors import Gauges
 from django_pooled.middleware import (
     DatabaseUnavailableMiddleware,
+    DeadlineMiddleware,
     handler500,
     unavailable_response,
 )
@@ -45,12 +48,33 @@ class Release(ReleaseBeforeStreamingMiddleware):
     pass
 
 
-def deadline(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
+class OneMinute(DeadlineMiddleware):
+    pass
+
+
+def timed(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
     def middleware(request: HttpRequest) -> HttpResponse:
         with retry_deadline(5.0):
             return get_response(request)
 
     return middleware
+
+
+@deadline(2.0)
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@deadline(2.0)
+async def total_later(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+async def totals(error: Exception) -> float:
+    assert_type(total([1]), int)
+    assert_type(await total_later([1]), int)
+    is_djangos: OperationalError | None = error if isinstance(error, DeadlineExceeded) else None
+    return deadline.left() if is_djangos is None else 0.0
 
 
 def failed(request: HttpRequest) -> HttpResponse:
