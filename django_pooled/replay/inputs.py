@@ -10,6 +10,7 @@ from . import containers, files, requests, restored_classes, sessions, streams  
 from .activation import restore_activation
 from .clients import client_has_gone
 from .closures import log_changes
+from .context_variables import containers_in, keep_containers, restore_variables
 from .model_instances import Saves, current, listen
 from .object_state import KINDS, Snapshot
 from .refusal import CannotReplay
@@ -36,7 +37,8 @@ class Inputs:
     cannot be restored, and ends the attempts. All of them are found among the arguments and in
     objects that these hold, in the object that a method is bound to, and in variables around the
     function. A model instance that is found in another way gets back the state before its first
-    save. The active language and time zone are activated again.
+    save. Context variables have the value that they had, and containers in them what they held; the
+    active language and time zone are activated again.
 
     Changes of a list or dictionary by other threads are lost. Other objects are left as an attempt
     leaves them: a function must not change its globals, objects of the project's own classes, or
@@ -54,7 +56,7 @@ class Inputs:
         self, surroundings: Surroundings, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> None:
         self._context = copy_context()
-        """Where Django keeps the language and the time zone that are active."""
+        """With the language and the time zone that are active."""
         self._outer = current.get()
         """Of the attempt around this call, on another database."""
         self._saves: Saves | None = None
@@ -71,6 +73,10 @@ class Inputs:
                 self._snapshot.keep_all(found)
                 self.are_to_come = bool(self._snapshot.bodies)
                 break
+        if held := containers_in(self._context):
+            if self._snapshot is None:
+                self._snapshot = Snapshot()
+            keep_containers(held, self._snapshot)
 
     def await_bodies(self) -> None:
         """Wait for the bodies that clients still send."""
@@ -118,6 +124,7 @@ class Inputs:
             log_changes(self._watched)
         if self._saves is not None:
             self._saves.restore()
+        restore_variables(self._context)
         restore_activation(self._context)
         if self._snapshot is not None:
             self._snapshot.restore()
