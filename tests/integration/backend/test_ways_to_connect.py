@@ -22,7 +22,7 @@ from psycopg import IsolationLevel
 
 from django_pooled import ConnectFailed, retry_transaction
 from django_pooled.base import DatabaseWrapper
-from django_pooled.testing import fail_next_transaction
+from django_pooled.testing import fail_next_transaction, terminate_backend
 from tests.app.models import Note
 from tests.servers.certificates import Certificates, Client, versions_with_tls
 from tests.servers.postgresql import backend_pids, kill_backends
@@ -211,6 +211,20 @@ def test_a_host_that_is_a_folder_is_a_unix_socket(connect: Connect, pair: Pair) 
     assert ask_in_requests(alias, "SELECT 42") == 42
 
 
+@pytest.mark.parametrize("pool_mode", ["session", "transaction"])
+def test_a_loss_between_two_statements_is_seen_on_a_unix_socket(
+    pair: Pair, make_database: MakeDatabase, pool_mode: str
+) -> None:
+    primary, _ = pair
+    alias = make_database(primary, pool_mode=pool_mode)
+    connections.settings[alias]["HOST"] = str(primary.data)
+    with connections[alias].cursor() as cursor:
+        terminate_backend(using=alias)
+        cursor.execute("SELECT 42")
+        assert cursor.fetchone() == (42,)
+    connections[alias].close()
+
+
 def test_without_a_host_the_environment_s_is_taken(
     connect: Connect, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +292,25 @@ def test_a_client_is_let_in_by_its_certificate_and_the_server_s_is_checked(
     kill_backends(tls_server, "postgres")
     connections[alias].close()
     assert ask_in_requests(alias, "SELECT 42") == 42
+
+
+@pytest.mark.parametrize("pool_mode", ["session", "transaction"])
+def test_a_loss_between_two_statements_is_seen_through_tls(
+    tls_server: EmbeddedServer,
+    certificates: Certificates,
+    make_database: MakeDatabase,
+    pool_mode: str,
+) -> None:
+    options = tls(certificates, certificates.client("clerk"))
+    alias = make_database(tls_server, options=options, pool_mode=pool_mode)
+    connections.settings[alias].update(USER="clerk", PASSWORD="")
+    assert ask(alias, "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") is True
+    for _ in range(3):
+        with connections[alias].cursor() as cursor:
+            terminate_backend(using=alias)
+            cursor.execute("SELECT 42")
+            assert cursor.fetchone() == (42,)
+    connections[alias].close()
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from django.core.checks.database import check_database_backends
 from django.db import connections, transaction
+from django.db.transaction import atomic
 
 from django_pooled import Backoff, CheckoutTimeout, ConnectFailed, PoolError, retry_transaction
 from django_pooled.pool.registry import snapshots
@@ -287,6 +288,34 @@ def test_in_session_mode_a_shutdown_that_waits_for_transactions_waits_for_idle_p
         assert not stop.done()
         pool.close()
         stop.result(10.0)
+
+
+def ask(alias: str, statement: str) -> Any:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchone()[0]
+
+
+@in_all_modes
+@pytest.mark.parametrize("event", [crash, end_sessions], ids=lambda it: it.__name__)
+def test_a_client_that_was_dropped_between_two_statements_goes_on(
+    server: EmbeddedServer,
+    make_ledger: Callable[..., Ledger],
+    poolers_mode: Mode,
+    our_mode: Mode,
+    event: Callable[[PgBouncer, EmbeddedServer], None],
+) -> None:
+    with PgBouncer(server, poolers_mode) as bouncer:
+        ledger = make_ledger(bouncer, our_mode)
+        assert ask(ledger.alias, "SELECT 42") == 42
+        with atomic(using=ledger.alias):
+            connection = connections[ledger.alias].connection
+            event(bouncer, server)
+            # PgBouncer keeps its clients in transaction mode, and has another session for them.
+            if event is crash or poolers_mode == "session":
+                wait_until(connection.session.is_readable)
+            assert ask(ledger.alias, "SELECT 42") == 42
+        connections[ledger.alias].close()
 
 
 def test_in_session_mode_a_session_that_ended_while_idle_fails_no_checkout(
