@@ -130,26 +130,19 @@ def test_a_black_hole_in_the_body_leaves_no_locks_to_wait_for(bank: Bank) -> Non
     assert (bank.attempts, bank.balance, bank.called_back) == (3, 2, 2)
 
 
-def test_a_commit_that_never_arrived_is_run_again(bank: Bank) -> None:
-    bank.proxy.fault_at_commit("refused")
+@pytest.mark.parametrize(
+    ("kind", "attempts"),
+    [("refused", 2), ("answer_lost", 1), ("stranded", 2)],
+    ids=["never arrived, run again", "found committed", "left open, ended and run again"],
+)
+def test_a_commit_without_an_answer_takes_effect_once(
+    bank: Bank, kind: StatementFaultKind, attempts: int
+) -> None:
+    bank.proxy.fault_at_commit(kind)
     retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
     assert bank.proxy.triggered() == 1
-    assert (bank.attempts, bank.balance, bank.called_back) == (2, 1, 1)
-
-
-def test_a_commit_whose_answer_was_lost_is_found_committed(bank: Bank) -> None:
-    bank.proxy.fault_at_commit("answer_lost")
-    retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
-    assert bank.proxy.triggered() == 1
-    assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 1)
+    assert (bank.attempts, bank.balance, bank.called_back) == (attempts, 1, 1)
     assert connections[bank.alias].get_autocommit()
-
-
-def test_a_transaction_left_open_by_a_black_hole_is_ended_and_run_again(bank: Bank) -> None:
-    bank.proxy.fault_at_commit("stranded")
-    retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
-    assert bank.proxy.triggered() == 1
-    assert (bank.attempts, bank.balance, bank.called_back) == (2, 1, 1)
 
 
 def test_a_connection_lost_while_asking_is_no_reason_to_give_up(bank: Bank) -> None:

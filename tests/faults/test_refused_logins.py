@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,10 @@ from tests.support.pools import fill, query
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
 
+    from django_pooled.pool.connection import PooledConnection
     from django_pooled.pool.pool import Pool
     from embedded_postgres import EmbeddedServer
     from tests.support.pools import MakePool
@@ -93,30 +96,37 @@ def test_many_threads_log_in_no_more_often_than_one_while_two_connections_serve_
     assert pool.snapshot().counters.refused == 0
 
 
+@contextlib.contextmanager
+def refused_waiter(
+    server: EmbeddedServer, clerk_s_pool: Callable[..., Pool], after: int
+) -> Iterator[tuple[Pool, PooledConnection, Future[int]]]:
+    """Give a pool, its only connection, and the answer of a thread that waits for another.
+
+    The server has refused that one *after* times.
+    """
+    pool = clerk_s_pool(max_size=2, timeout=30.0, backoff=STEADY)
+    connection = pool.checkout()
+    execute(server, "ALTER ROLE clerk PASSWORD 'new'")
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(query, pool)
+        wait_until(lambda: pool.snapshot().counters.connect_failures == after)
+        yield pool, connection, answer
+
+
 def test_a_waiter_whom_nobody_joins_is_served_once_the_refusal_is_over(
     own_server: EmbeddedServer, clerk_s_pool: Callable[..., Pool]
 ) -> None:
-    pool = clerk_s_pool(max_size=2, timeout=30.0, backoff=STEADY)
-    connection = pool.checkout()
-    execute(own_server, "ALTER ROLE clerk PASSWORD 'new'")
-    with ThreadPoolExecutor(1) as thread:
-        # The one connection is in use for longer than the refusal lasts.
-        answer = thread.submit(query, pool)
-        wait_until(lambda: pool.snapshot().counters.connect_failures == 2)
+    # The one connection is in use for longer than the refusal lasts.
+    with refused_waiter(own_server, clerk_s_pool, after=2) as (pool, connection, answer):
         execute(own_server, "ALTER ROLE clerk PASSWORD 'old'")
         assert answer.result(10) == 42
-    pool.checkin(connection)
+        pool.checkin(connection)
 
 
 def test_waiters_are_told_of_a_refusal_once_the_last_connection_that_could_serve_them_is_gone(
     own_server: EmbeddedServer, clerk_s_pool: Callable[..., Pool]
 ) -> None:
-    pool = clerk_s_pool(max_size=2, timeout=30.0, backoff=STEADY)
-    connection = pool.checkout()
-    execute(own_server, "ALTER ROLE clerk PASSWORD 'new'")
-    with ThreadPoolExecutor(1) as thread:
-        answer = thread.submit(query, pool)
-        wait_until(lambda: pool.snapshot().counters.connect_failures == 1)
+    with refused_waiter(own_server, clerk_s_pool, after=1) as (pool, connection, answer):
         connection.session.doom("for the test")
         pool.checkin(connection)
         with pytest.raises(ConnectFailed, match="password authentication failed"):

@@ -206,33 +206,27 @@ def test_a_backend_with_a_step_of_its_own_takes_it_each_time_and_remembers_as_ot
     assert other.pool is wrapper.pool
 
 
-def test_a_backend_may_change_the_parameters_of_each_connection(wrapper: DatabaseWrapper) -> None:
+@pytest.mark.parametrize("where", ["built on the engine", "behind the engine"])
+def test_a_backend_may_change_the_parameters_of_each_connection(
+    wrapper: DatabaseWrapper, where: str
+) -> None:
     class Other(DatabaseWrapper):
         name = "first"
 
         def get_connection_params(self) -> dict[str, Any]:
             return {**super().get_connection_params(), "application_name": self.name}
 
-    other = Other(wrapper.settings_dict, wrapper.alias)
-    for name in ("first", "second", "first"):
-        other.name = name
-        assert ask(other, "SHOW application_name") == name
-        other.close()
-
-
-def test_a_backend_behind_the_engine_may_change_the_parameters_of_each_connection(
-    wrapper: DatabaseWrapper,
-) -> None:
     class Behind(postgresql.DatabaseWrapper):
         name = "first"
 
         def get_connection_params(self) -> dict[str, Any]:
             return {**super().get_connection_params(), "application_name": self.name}
 
-    class Other(DatabaseWrapper, Behind):
+    class OnTop(DatabaseWrapper, Behind):
         pass
 
-    other = Other(wrapper.settings_dict, wrapper.alias)
+    kind: Any = {"built on the engine": Other, "behind the engine": OnTop}[where]
+    other = kind(wrapper.settings_dict, wrapper.alias)
     for name in ("first", "second", "first"):
         other.name = name
         assert ask(other, "SHOW application_name") == name

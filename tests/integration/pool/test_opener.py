@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 import pytest
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from django.dispatch import Signal
 
     from django_pooled.pool.connection import PooledConnection
+    from django_pooled.pool.pool import Pool
     from embedded_postgres import EmbeddedServer
     from tests.servers.fault_proxy import FaultProxy
     from tests.support.pools import MakePool
@@ -49,13 +50,19 @@ class Credentials:
         return self._password
 
 
+class MakeHangingPool(Protocol):
+    def __call__(self, hanging: int, **options: Any) -> tuple[Pool, Credentials]: ...
+
+
 @pytest.fixture
-def make_credentials(server: EmbeddedServer) -> Iterator[Callable[[int], Credentials]]:
+def make_hanging_pool(server: EmbeddedServer, make_pool: MakePool) -> Iterator[MakeHangingPool]:
+    """Makes an empty pool, and its credentials, which hang in the first connects."""
     made: list[Credentials] = []
 
-    def make(hang: int) -> Credentials:
-        made.append(Credentials(server.password, hang))
-        return made[-1]
+    def make(hanging: int, **options: Any) -> tuple[Pool, Credentials]:
+        made.append(password := Credentials(server.password, hanging))
+        parameters = {"password": password, "connect_timeout": SHORT}
+        return make_pool(server, min_size=0, parameters=parameters, **options), password
 
     yield make
     for credentials in made:
@@ -64,53 +71,28 @@ def make_credentials(server: EmbeddedServer) -> Iterator[Callable[[int], Credent
 
 @pytest.mark.parametrize("max_size", [1, 3])
 def test_credentials_that_hang_are_overtaken(
-    server: EmbeddedServer,
-    make_pool: MakePool,
-    make_credentials: Callable[[int], Credentials],
-    max_size: int,
+    make_hanging_pool: MakeHangingPool, max_size: int
 ) -> None:
-    password = make_credentials(1)
-    pool = make_pool(
-        server,
-        min_size=0,
-        max_size=max_size,
-        timeout=30.0,
-        parameters={"password": password, "connect_timeout": SHORT},
-    )
+    pool, password = make_hanging_pool(1, max_size=max_size, timeout=30.0)
     assert query(pool) == 42
     assert password.calls == 2
     assert pool.snapshot().counters.connect_failures == 1
     assert "given up after 2 s of waiting for the credentials" in str(pool._connector.last_error)
 
 
-def test_the_timeout_says_what_was_waited_for(
-    server: EmbeddedServer, make_pool: MakePool, make_credentials: Callable[[int], Credentials]
-) -> None:
-    password = make_credentials(2)
-    pool = make_pool(
-        server,
-        min_size=0,
-        timeout=SHORT + 1.0,
-        parameters={"password": password, "connect_timeout": SHORT},
-    )
+def test_the_timeout_says_what_was_waited_for(make_hanging_pool: MakeHangingPool) -> None:
+    pool, _ = make_hanging_pool(2, timeout=SHORT + 1.0)
     with pytest.raises(CheckoutTimeout, match="waiting for the credentials") as timeout:
         query(pool)
     assert isinstance(timeout.value.__cause__, psycopg.errors.ConnectionTimeout)
 
 
 def test_a_connection_that_comes_late_is_used_where_there_is_room(
-    server: EmbeddedServer, make_pool: MakePool, make_credentials: Callable[[int], Credentials]
+    make_hanging_pool: MakeHangingPool,
 ) -> None:
     # The first two attempts hang, and the waits for a third are long: the first is released.
-    password = make_credentials(2)
-    pool = make_pool(
-        server,
-        min_size=0,
-        max_size=2,
-        timeout=60.0,
-        backoff={"initial": 600.0, "maximum": 600.0, "jitter": False},
-        parameters={"password": password, "connect_timeout": SHORT},
-    )
+    backoff = {"initial": 600.0, "maximum": 600.0, "jitter": False}
+    pool, password = make_hanging_pool(2, max_size=2, timeout=60.0, backoff=backoff)
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(query, pool)
         wait_until(lambda: pool.snapshot().counters.connect_failures == 2)
@@ -123,16 +105,9 @@ def test_a_connection_that_comes_late_is_used_where_there_is_room(
 
 
 def test_a_connection_that_comes_late_is_closed_where_there_is_no_room(
-    server: EmbeddedServer, make_pool: MakePool, make_credentials: Callable[[int], Credentials]
+    server: EmbeddedServer, make_hanging_pool: MakeHangingPool
 ) -> None:
-    password = make_credentials(1)
-    pool = make_pool(
-        server,
-        min_size=0,
-        max_size=1,
-        timeout=30.0,
-        parameters={"password": password, "connect_timeout": SHORT},
-    )
+    pool, password = make_hanging_pool(1, max_size=1, timeout=30.0)
     assert query(pool) == 42
     password.released.set()
     wait_until(lambda: sum(pool.snapshot().counters.closed.values()) == 1)
@@ -143,15 +118,9 @@ def test_a_connection_that_comes_late_is_closed_where_there_is_no_room(
 
 
 def test_a_connection_that_comes_after_the_pool_was_closed_is_closed(
-    server: EmbeddedServer, make_pool: MakePool, make_credentials: Callable[[int], Credentials]
+    server: EmbeddedServer, make_hanging_pool: MakeHangingPool
 ) -> None:
-    password = make_credentials(1)
-    pool = make_pool(
-        server,
-        max_size=1,
-        min_size=0,
-        parameters={"password": password, "connect_timeout": SHORT},
-    )
+    pool, password = make_hanging_pool(1, max_size=1)
     assert query(pool) == 42
     pool.close()
     password.released.set()

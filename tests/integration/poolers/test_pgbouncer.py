@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from django_pooled.pool.pool import Pool
     from django_pooled.stats.snapshot import PoolSnapshot
     from embedded_postgres import EmbeddedServer
-    from tests.servers.postgresql import Servers
     from tests.support.pools import MakeDatabase, MakePool
 
     Mode = Literal["session", "transaction"]
@@ -55,12 +54,9 @@ in_both_modes_of_ours = pytest.mark.parametrize("our_mode", ["session", "transac
 
 
 @pytest.fixture(scope="module")
-def server(servers: Servers) -> Iterator[EmbeddedServer]:
+def server(private_server: EmbeddedServer) -> EmbeddedServer:
     """A server that tests of this module stop and start; it runs again after each."""
-    made = servers.make()
-    made.start()
-    yield made
-    servers.remove(made)
+    return private_server
 
 
 class Ledger:
