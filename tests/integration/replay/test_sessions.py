@@ -51,9 +51,13 @@ MIDDLEWARE = [
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest, settings: Any, tmp_path: Path) -> str:
     """Where sessions are stored."""
-    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{request.param}"
-    settings.SESSION_FILE_PATH = str(tmp_path)
-    return str(request.param)
+    return store_in(request.param, settings, tmp_path)
+
+
+def store_in(kind: str, settings: Any, folder: Path) -> str:
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{kind}"
+    settings.SESSION_FILE_PATH = str(folder)
+    return kind
 
 
 @pytest.fixture
@@ -354,8 +358,7 @@ def test_a_login_that_fails_for_good_leaves_the_session_as_it_was() -> None:
 def test_a_session_without_a_key_is_stored_by_the_attempt_that_succeeds(
     kind: str, settings: Any, tmp_path: Path
 ) -> None:
-    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{kind}"
-    settings.SESSION_FILE_PATH = str(tmp_path)
+    store_in(kind, settings, tmp_path)
     keys: list[str] = []
 
     @retried
@@ -398,8 +401,7 @@ def make_session(settings: Any, tmp_path: Path, engine: str) -> Any:
     with contextlib.suppress(AttributeError):
         # Remembered from another test.
         del FileStore._storage_path  # type: ignore[attr-defined]
-    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
-    settings.SESSION_FILE_PATH = str(tmp_path)
+    store_in(engine, settings, tmp_path)
     made = store()()
     made["cart"] = ["a"]
     made.save()
@@ -482,8 +484,7 @@ def test_a_session_that_ended_before_the_attempt_touched_it_does_not_come_back(
 def test_a_session_that_an_attempt_saved_and_ended_is_there_for_the_next(
     engine: str, settings: Any, tmp_path: Path
 ) -> None:
-    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
-    settings.SESSION_FILE_PATH = str(tmp_path)
+    store_in(engine, settings, tmp_path)
     session = store()()
     session["cart"] = ["a"]
     session.save()

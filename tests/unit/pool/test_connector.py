@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
+from typing import Any
 
 import psycopg
 import pytest
@@ -157,18 +158,24 @@ def test_a_permanent_refusal_stands_for_as_long_as_its_backoff() -> None:
     assert opening.standing_refusal() is None
 
 
-def test_those_that_wait_for_their_turn_hear_of_a_refusal_without_an_attempt_of_their_own() -> None:
-    server, opening = FakeServer(), connector()
-    server.error = wrong_password
+def five_at_once(server: FakeServer, opening: Connector) -> list[Future[Any]]:
+    """Let five threads connect after a loss, the first of which has no answer for a while."""
     server.hold.clear()
     opening.suspect()
     with ThreadPoolExecutor(5) as threads:
         connections = [threads.submit(opening.open, server.connect, somebody) for _ in range(5)]
         wait_until(lambda: server.at_once == 1)
         server.hold.set()
-        for future in connections:
-            with pytest.raises(psycopg.OperationalError, match="password"):
-                future.result(10)
+        wait(connections, 10)
+    return connections
+
+
+def test_those_that_wait_for_their_turn_hear_of_a_refusal_without_an_attempt_of_their_own() -> None:
+    server, opening = FakeServer(), connector()
+    server.error = wrong_password
+    for future in five_at_once(server, opening):
+        with pytest.raises(psycopg.OperationalError, match="password"):
+            future.result()
     assert server.knocks == 1
 
 
@@ -249,13 +256,7 @@ def test_a_connection_that_comes_late_ends_the_trouble() -> None:
 
 def test_after_a_lost_connection_one_attempt_goes_ahead_of_the_others() -> None:
     server, opening = FakeServer(), connector()
-    server.hold.clear()
-    opening.suspect()
-    with ThreadPoolExecutor(5) as threads:
-        connections = [threads.submit(opening.open, server.connect, somebody) for _ in range(5)]
-        wait_until(lambda: server.at_once == 1)
-        server.hold.set()
-        assert [future.result(10) for future in connections] == ["connection"] * 5
+    assert [each.result() for each in five_at_once(server, opening)] == ["connection"] * 5
     assert server.knocks == 5
 
 
