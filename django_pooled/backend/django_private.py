@@ -30,6 +30,7 @@ __all__ = [
     "ServerSideCursor",
     "is_block_of_test_case",
     "register_tzloader",
+    "turn_autocommit_off",
 ]
 
 
@@ -61,6 +62,7 @@ require(
             "_commit _rollback _savepoint_commit _savepoint_rollback",
             "know how a transaction ends",
         ),
+        Need(postgresql.DatabaseWrapper, "_set_autocommit", "begin a block on a new connection"),
         Need(_marked_view, "_non_atomic_requests", "keep views out of ATOMIC_REQUESTS"),
         Need(transaction.atomic(), "_from_testcase", "run in the transaction of a TestCase"),
     ),
@@ -82,6 +84,11 @@ CursorMixin = postgresql.CursorMixin
 DatabaseErrorWrapper = utils.DatabaseErrorWrapper
 ServerBindingCursor = postgresql.ServerBindingCursor
 ServerSideCursor = postgresql.ServerSideCursor
+
+
+def turn_autocommit_off(wrapper: base.BaseDatabaseWrapper) -> None:
+    """Do as Django's set_autocommit(False), which would log BEGIN, but leave its flag alone."""
+    wrapper._set_autocommit(False)  # type: ignore[attr-defined]
 
 
 def is_block_of_test_case(block: transaction.Atomic) -> bool:

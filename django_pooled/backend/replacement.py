@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from django.db import DatabaseError
 from psycopg.pq import ConnStatus
 
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.pool import psycopg_private
 from django_pooled.pool.liveness import ending_of
 
+from .django_private import turn_autocommit_off
 from .transaction_mode import TransactionMode
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ class _Block:
 
     def continue_in(self, wrapper: Replacement) -> None:
         """Begin the block on the connection that *wrapper* has now."""
-        # As Django's set_autocommit(), which would log another BEGIN.
-        wrapper._set_autocommit(False)  # type: ignore[attr-defined]
+        turn_autocommit_off(wrapper)
         wrapper.autocommit = False
         self.restore(wrapper)
 
@@ -64,8 +64,6 @@ class Replacement(TransactionMode):
     """
 
     isolation_level: IsolationLevel
-    _thread_ident: int
-    """Django's own, which django-stubs does not know."""
 
     def replace(self, connection: PooledConnection) -> PooledConnection:
         """Return what the next statement goes to: *connection*, or another one if it was lost.
@@ -88,7 +86,7 @@ class Replacement(TransactionMode):
             or self.checked_out_from is None
             or self._keeps
             or connection.observer is not None
-            or not (self._thread_ident == get_ident() or self.allow_thread_sharing)
+            or not self._may_be_used_here()
         ):
             return False
         if (
@@ -110,6 +108,13 @@ class Replacement(TransactionMode):
             and not any(self.savepoint_ids)
         )
         return (in_autocommit or is_unbegun) and ending_of(connection) is not None
+
+    def _may_be_used_here(self) -> bool:
+        try:
+            self.validate_thread_sharing()
+        except DatabaseError:
+            return False
+        return True
 
     def _has_default_characteristics(self, connection: PooledConnection) -> bool:
         """Tell whether psycopg's attributes for the next transaction are as at the checkout."""
