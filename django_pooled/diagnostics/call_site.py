@@ -66,8 +66,13 @@ class Line(NamedTuple):
                 return number
         return self.code.co_firstlineno
 
+    @property
+    def function(self) -> str:
+        """The function that the line is in."""
+        return f"{self.module}.{self.code.co_name}"
+
     def __str__(self) -> str:
-        return f"{self.module}.{self.code.co_name}:{self.number}"
+        return f"{self.function}:{self.number}"
 
 
 def quoted(line: Line) -> str:

@@ -83,7 +83,7 @@ class Checkout:
             self.stack = callers(above=4)
         self.thread: Thread = thread
         self.activity: str | None = current.get()
-        """The view, task or command that it is for, if it has a name."""
+        """The view, task or command that it is for, once that is known; see `holders`."""
         self.returning: bool = False
         """Whether it is being given back."""
 

@@ -8,12 +8,12 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakMethod
 
-from django_pooled.activity import activities_of
 from django_pooled.diagnostics.call_site import quoted
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.stats.snapshot import ConnectionFigures
 
 from .checkout import Checkout
+from .holders import activities, holders
 from .thread_exit import Threads
 
 if TYPE_CHECKING:
@@ -104,13 +104,15 @@ class Checkouts:
     def describe(self) -> list[ConnectionFigures]:
         """Describe the connections in use now, and those that are being given back."""
         checkouts = list(self._open.values())
-        unnamed = [each.thread.ident for each in checkouts if each.activity is None]
-        names = activities_of(unnamed)
         return [
-            described(connection, checkout, checkout.activity or names.get(checkout.thread.ident))
-            for checkout in checkouts
+            described(connection, checkout, activity)
+            for checkout, activity in zip(checkouts, activities(checkouts), strict=True)
             if (connection := checkout.connection()) is not None
         ]
+
+    def holders(self, max_size: int) -> str | None:
+        """Say who holds the connections in use; see `holders.holders`."""
+        return holders(list(self._open.values()), max_size)
 
     def counters(self) -> Counters:
         """Return the counters of the record, and in them what is in use now."""

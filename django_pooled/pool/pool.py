@@ -256,7 +256,8 @@ class Pool:
             cause = _cause_of(self._connector.trouble)
         except queue.TooManyRequests:
             waiting = self.options.max_waiting
-            error = self._error(PoolExhausted, started, f"{waiting} threads are waiting already")
+            who = "1 thread is" if waiting == 1 else f"{waiting} threads are"
+            error = self._error(PoolExhausted, started, f"{who} waiting already")
             counter = "exhausted"
             cause = _cause_of(self._connector.trouble)
         except queue.PoolClosed:
@@ -291,6 +292,11 @@ class Pool:
 
     def _error(self, kind: type[PoolError], started: float, what: str) -> PoolError:
         elapsed, gauges = monotonic() - started, self.gauges()
+        if kind in (CheckoutTimeout, PoolExhausted) and (
+            holders := self._checkouts.holders(self.options.max_size)
+        ):
+            # So that a log tells which view it was, after the incident too.
+            what += f": {holders}"
         message = f"pool {self.alias!r}: {what} (after {elapsed:.2f} s; {gauges})"
         trouble, opening = self._connector.trouble, self._pool.opening
         if kind is CheckoutTimeout and trouble is not None:
