@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import socket
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from math import inf
@@ -19,7 +18,8 @@ from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import one_line
 from django_pooled.errors import DeadlineExceeded
 from django_pooled.pool.deadline import Deadline, current
-from django_pooled.sql.sqlstates import is_ended_by_deadline
+from django_pooled.replay.clients import client_has_gone
+from django_pooled.sql.sqlstates import is_ended_by_deadline, is_server_away
 
 from .unavailable import unavailable_response
 
@@ -188,7 +188,12 @@ class DeadlineMiddleware(MiddlewareMixin):
             request: The request that failed.
             exception: What was raised.
         """
-        return unavailable_response(request, exception) if is_ended_by_deadline(exception) else None
+        present = current.get()
+        is_late = is_ended_by_deadline(exception) or (
+            # Or before a connection was had.
+            present is not None and present.has_ended and is_server_away(exception)
+        )
+        return unavailable_response(request, exception) if is_late else None
 
     def _seconds_of(self, request: HttpRequest) -> float:
         seconds = inf if self.settings.seconds is None else float(self.settings.seconds)
@@ -230,17 +235,6 @@ def _seconds_in(name: str, value: str) -> float | None:
 
 def _is_gone_by(request: HttpRequest) -> Callable[[], bool] | None:
     """Return what tells whether the client of a WSGI request has gone; None if nothing does."""
-    connection = request.META.get("gunicorn.socket")
-    # A socket with TLS cannot be looked into.
-    if type(connection) is not socket.socket or not hasattr(socket, "MSG_DONTWAIT"):
+    if client_has_gone(request) is None:
         return None
-
-    def is_gone() -> bool:
-        try:
-            return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-    return is_gone
+    return lambda: client_has_gone(request) is True

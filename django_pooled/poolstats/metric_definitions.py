@@ -99,6 +99,13 @@ BY_KIND = (
         "Retryable failures after which there was no other attempt.",
         ("attempts", "deadline", "budget", "other"),
     ),
+    ByKind(
+        "deadlines_exceeded_total",
+        "deadlines",
+        ("outcome",),
+        "Deadlines that ended, by what became of the work.",
+        ("checkout", "refused", "cancelled", "closed"),
+    ),
     ByKind("pinned_total", "pinned", ("state",), "Connections that session state kept."),
     ByKind(
         "lost_commits_total",

@@ -24,6 +24,13 @@ REFUSALS = {
     "other": "not fit to run again",
 }
 
+DEADLINES = {
+    "checkout": "while waiting for a connection",
+    "refused": "before a statement",
+    "cancelled": "amid a statement",
+    "closed": "without an answer",
+}
+
 
 def lines(overview: Overview, width: int) -> list[str]:
     """Say it for each database, leaving out what never happened."""
@@ -69,6 +76,9 @@ def _failures(group: Group, counters: Counters) -> Iterator[tuple[str, str]]:
         yield "failed to connect", text
     if group.failed:
         yield "failed checkouts", kinds(failed_checkouts(counters))
+    ended = {DEADLINES.get(kind, kind): n for kind, n in counters.deadlines.items()}
+    if any(ended.values()):
+        yield "deadlines ended", kinds(ended)
     if counters.reclaimed:
         text = f"{many(counters.reclaimed, 'connection')} that a thread left behind at its end"
         yield "reclaimed", text

@@ -15,6 +15,7 @@ urlpatterns = [
     path("double/<int:number>", views.double),
     path("add/<name>", views.add),
     path("slow/<seconds>", views.slow),
+    path("long/<way>/<what>", views.long),
     path("rows/<int:count>", views.rows),
     path("pools", views.pools),
     path("metrics", prometheus),
@@ -23,5 +24,6 @@ urlpatterns = [
     path("async/double/<int:number>", views.async_double),
     path("async/add/<name>", views.async_add),
     path("async/slow/<seconds>", views.async_slow),
+    path("async/long/<way>/<what>", views.async_long),
     path("async/rows/<int:count>", views.async_rows),
 ]

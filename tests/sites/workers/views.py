@@ -51,6 +51,31 @@ def add(request: HttpRequest, name: str) -> JsonResponse:
     return JsonResponse({"pid": os.getpid()})
 
 
+LONG = {
+    "sleep": "SELECT pg_sleep(25)",
+    "compute": "SELECT count(*) FROM generate_series(1, 4000000000)",
+}
+
+
+def long(request: HttpRequest, way: str, what: str) -> JsonResponse:
+    """Have the database busy for long."""
+
+    def work() -> Any:
+        return _query(LONG[what])
+
+    ways = {
+        "autocommit": work,
+        "atomic": transaction.atomic(work),
+        "decorated": retry_transaction(work),
+    }
+    return JsonResponse({"result": str(ways[way]())})
+
+
+async def async_long(request: HttpRequest, way: str, what: str) -> JsonResponse:
+    """As ``long``, in a thread of the event loop's."""
+    return await sync_to_async(long)(request, way, what)
+
+
 def slow(request: HttpRequest, seconds: str) -> JsonResponse:
     """Spend some time in a transaction, then answer as ``double`` does."""
     with transaction.atomic():

@@ -241,6 +241,11 @@ def test_of_an_untroubled_pool_little_is_told() -> None:
             "failed checkouts",
             "3 refused by the server, 2 timed out, 1 refused by max_waiting",
         ),
+        (
+            {"deadlines": {"cancelled": 3, "checkout": 1, "refused": 0}},
+            "deadlines ended",
+            "3 amid a statement, 1 while waiting for a connection",
+        ),
         ({"reclaimed": 1}, "reclaimed", "1 connection that a thread left behind at its end"),
         ({"replaced": 2}, "replaced", "2 connections lost between two statements of a request"),
         (
