@@ -37,6 +37,7 @@ from .addresses import refuse_addresses
 from .commit import close_if_interrupted, commit_once
 from .cursors import observed
 from .django_private import NO_DB_ALIAS, Cursor, DatabaseErrorWrapper
+from .lasting_effects import LastingEffects
 from .parameters import copied, isolation_level_of, resolved, server_of, with_defaults
 from .pool_lookup import PoolLookup
 from .replacement import Replacement
@@ -89,6 +90,7 @@ class DatabaseWrapper(Replacement):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lookup = PoolLookup()
+        self.lasting_effects = LastingEffects()
         pool = self.settings_dict["OPTIONS"].get("pool")
         if isinstance(pool, Mapping) and (comments := pool.get("sql_comments")):
             self.execute_wrappers.append(Commenter(comments if comments is not True else None))
@@ -163,6 +165,8 @@ class DatabaseWrapper(Replacement):
         # replaces the one that matters. The next use connects, and starts in autocommit. And a
         # connection of a pool is in autocommit when it is checked out.
         is_so = self._starts_in_autocommit if connection is None else connection.autocommit
+        if not autocommit:
+            self.lasting_effects.begin()
         if not (autocommit and is_so):
             super().set_autocommit(autocommit, *args, **kwargs)
             return
@@ -218,6 +222,10 @@ class DatabaseWrapper(Replacement):
     def wrap_database_errors(self) -> _ErrorWatch:
         return _ErrorWatch(self)
 
+    def note_write(self, connection: PooledConnection) -> None:
+        """A statement on *connection* changes something, or may do so."""
+        self.lasting_effects.note_write(connection)
+
     def note_error(self, error: psycopg.Error) -> None:
         """Take note of an error on the connection, before any code swallows it."""
         if self.attempt is not None:
@@ -244,6 +252,7 @@ class DatabaseWrapper(Replacement):
             self._end_transaction(partial(commit_once, self, send))
         else:
             self._end_transaction(partial(self.attempt.commit, send))
+        self.lasting_effects.commit()
 
     def _rollback(self) -> None:
         try:

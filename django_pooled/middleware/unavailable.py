@@ -8,7 +8,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from django.conf import settings
+from django.core.signals import request_started
 from django.db import connections
+from django.dispatch import receiver
 from django.http import HttpResponse, JsonResponse
 from django.template import TemplateDoesNotExist, loader
 from django.utils.deprecation import MiddlewareMixin
@@ -16,10 +18,12 @@ from django.utils.log import log_response
 from django.views.defaults import server_error
 
 from django_pooled.backend.startup import refuse_bad_settings
+from django_pooled.backend.wrapper import DatabaseWrapper
 from django_pooled.diagnostics.log_fields import LoggerWithFields, event_fields
 from django_pooled.diagnostics.redaction import one_line, stand_in, told
 from django_pooled.errors import AmbiguousCommit, PoolError
 from django_pooled.sql.sqlstates import history, is_ended_by_deadline, is_server_away, sqlstate_of
+from django_pooled.views.methods import SAFE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -87,8 +91,11 @@ class DatabaseUnavailableMiddleware(MiddlewareMixin):
     With DEBUG the answer is 503 too, as users will see it, and the log line carries the
     traceback that the debug page would have shown; Django does not call handler500 then.
 
-    A 503 does not promise that nothing was written: what a view wrote in autocommit before
-    the error stays.
+    A request that is not GET, HEAD, OPTIONS or TRACE gets a 503 only while nothing that it did
+    can have taken effect: no statement in autocommit that may write was sent, and no transaction
+    that wrote was committed. Else the error is answered 500, since a client that repeats the
+    request might double its effect. Only statements of its own thread and on databases of this
+    engine are known.
 
     Attributes:
         retry_after: Least and most seconds of Retry-After.
@@ -147,11 +154,14 @@ def unavailable_response(
         The response, or None if *error* is anything but a database that can't be had, or a deadline
         that has ended. An `django_pooled.AmbiguousCommit` is not: the transaction may have been
         committed, and a repeated request would double its effect, unless it has an idempotency key.
+        The same holds for a request that may have changed something before the error.
     """
     ambiguous = _ambiguous(error)
     is_late = ambiguous is None and is_ended_by_deadline(error)
     if ambiguous is None:
         if not (is_late or is_server_away(error)):
+            return None
+        if request.method not in SAFE and _may_have_taken_effect():
             return None
     elif not ambiguous.repeatable:
         return None
@@ -195,6 +205,21 @@ def unavailable_response(
         exception=stand_in(error)[1] if settings.DEBUG else None,
     )
     return response
+
+
+def _may_have_taken_effect() -> bool:
+    """Tell whether something that this thread's request did may stay."""
+    return any(
+        isinstance(wrapper, DatabaseWrapper) and wrapper.lasting_effects.possible
+        for wrapper in connections.all(initialized_only=True)
+    )
+
+
+@receiver(request_started)
+def _request_begins(**kwargs: object) -> None:
+    for wrapper in connections.all(initialized_only=True):
+        if isinstance(wrapper, DatabaseWrapper):
+            wrapper.lasting_effects.forget()
 
 
 def _prefers_json(request: HttpRequest) -> bool:

@@ -13,7 +13,7 @@ from psycopg.rows import tuple_row
 
 from django_pooled.diagnostics.redaction import scrub
 from django_pooled.sql.effects import effect_of, sets_a_time_limit
-from django_pooled.sql.session_state import graver, hides_what_it_does
+from django_pooled.sql.session_state import ends_with_session, graver, hides_what_it_does
 
 from . import psycopg_private
 from .beginning import begin
@@ -63,6 +63,9 @@ class Owner(Protocol):
 
     def pin(self, connection: PooledConnection, state: str) -> None:
         """A statement on *connection* gives its session *state*, or may do so."""
+
+    def note_write(self, connection: PooledConnection) -> None:
+        """A statement on *connection* changes something, or may do so."""
 
     def replace(self, connection: PooledConnection) -> PooledConnection:
         """Return another one in place of *connection*, if that was lost and nothing needs it."""
@@ -251,9 +254,16 @@ class PooledConnection(psycopg.Connection[Any]):
             self.drew = self.drew or effect.draws
             if not effect.writes and self.autocommit:
                 self.may_have_begun = True
+            if not effect.controls:
+                self._note_write(effect)
         if self.observer is None:
             return None
         return self.observer.see(query, effect, carries=carries, locked=locked)
+
+    def _note_write(self, effect: Effect) -> None:
+        owner = None if self.owner is None else self.owner()
+        if owner is not None and not (effect.leaves and ends_with_session(effect.leaves)):
+            owner.note_write(self)
 
     def _note_state(self, query: object, state: str, locked: bool) -> None:
         if self.session.clears_state and self.session.was_written and not self.drew:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["ADVISORY_LOCK", "graver", "hides_what_it_does", "outlives_discard"]
+__all__ = ["ADVISORY_LOCK", "ends_with_session", "graver", "hides_what_it_does", "outlives_discard"]
 
 ADVISORY_LOCK = "ADVISORY LOCK"
 """One that lasts as long as its session, or the release of one."""
 
 _HIDDEN = frozenset({"CALL", "DO", "EXTENSION", "PREPARE", "function", "unknown"})
 _GRAVITIES = {"LOAD": 4, "REPLICATION": 4, **dict.fromkeys(_HIDDEN, 3), "DBLINK": 2, "SEED": 2}
+
+_OF_THE_SESSION = frozenset(
+    {
+        *(ADVISORY_LOCK, "DISCARD", "LISTEN", "LOAD", "ROLE", "SEED", "SEQUENCE", "SET"),
+        *("TEMPORARY", "WITH HOLD"),
+    }
+)
 
 
 def graver(one: str | None, other: str | None) -> str | None:
@@ -28,3 +35,8 @@ def outlives_discard(state: str) -> bool:
 
 def _gravity(state: str | None) -> int:
     return 0 if state is None else _GRAVITIES.get(state, 1)
+
+
+def ends_with_session(state: str) -> bool:
+    """Tell whether a statement that leaves this kind of state changes nothing else."""
+    return state in _OF_THE_SESSION

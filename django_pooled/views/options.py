@@ -12,10 +12,7 @@ from django_pooled.retry.decorator import retry_transaction
 if TYPE_CHECKING:
     from django_pooled.retry.policy import TransactionOptions
 
-__all__ = ["DEADLINE", "SAFE", "SiteOptions"]
-
-SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""The methods of requests that are not meant to change anything (RFC 9110, section 9.2.1)."""
+__all__ = ["DEADLINE", "SiteOptions"]
 
 DEADLINE = 8.0
 """Seconds from the first attempt after which no other is started.

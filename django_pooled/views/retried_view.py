@@ -15,8 +15,8 @@ from django_pooled.backend.wrapper import DatabaseWrapper
 from django_pooled.retry.callables import refuse_what_cannot_be_run_again
 
 from .marks import class_of, leaves_method_alone
+from .methods import SAFE
 from .notice import Notice
-from .options import SAFE
 from .restarted_call import RestartedCall
 
 if TYPE_CHECKING:
