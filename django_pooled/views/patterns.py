@@ -40,9 +40,9 @@ def retry_requests(
     stay what they are for ``reverse()``, ``resolve()``, middleware and tools. Nearer the view the
     call that counts: patterns that were given to this function already keep their options.
 
-    Left alone are views that are decorated by ``retry_transaction``, that are marked by `no_retry`
-    or by Django's ``non_atomic_requests``, and async ones. So is a response's stream: it is read
-    after the transaction. A template response that Django renders later is rendered in another
+    Left alone are views that are decorated by ``retry_transaction``, that are marked by
+    ``no_retry`` or by Django's ``non_atomic_requests``, and async ones. So is a response's stream:
+    it is read after the transaction. A template response that Django renders later is rendered in another
     transaction of the same kind.
 
     A GET that writes after all is run again without a transaction of ours, and a warning names it;
@@ -52,8 +52,8 @@ def retry_requests(
         urlpatterns: What ``path()``, ``re_path()`` and ``i18n_patterns()`` return.
         methods: "safe": GET, HEAD, OPTIONS and TRACE, in READ ONLY transactions; other requests are
             handled as before. "all": other requests too, in transactions that may write.
-        options: As for ``retry_transaction``. `deadline` is 8 s if left out. `read_only=False` lets
-            requests of safe methods write.
+        options: As for ``retry_transaction``. ``deadline`` is 8 s if left out.
+            ``read_only=False`` lets requests of safe methods write.
 
     Raises:
         TypeError, ValueError: An argument that cannot work.

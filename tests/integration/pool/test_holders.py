@@ -81,8 +81,10 @@ def holding(alias: str, *what: Any) -> Iterator[None]:
         running = [threads.submit(run, each) for each in what]
         try:
             wait_until(
-                lambda: any(p.in_use == len(what) for p in registry.snapshots() if p.alias == alias)
-                or any(each.done() for each in running),
+                lambda: (
+                    any(p.in_use == len(what) for p in registry.snapshots() if p.alias == alias)
+                    or any(each.done() for each in running)
+                ),
                 timeout=60.0,
             )
             yield

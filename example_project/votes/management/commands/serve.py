@@ -184,7 +184,7 @@ def _welcome(host: str, here: address.Address, key: str, *, embedded: bool, debu
     hint = "" if embedded else " (with the same DATABASE_URL)"
     lines = [
         f"\n  Tabs or spaces?  {site}\n",
-        "  Watch the pools in a browser; whoever has this address comes in:",
+        "  A sign-in link for the live page of the pools:",
         f"    {site}pools/enter/?key={key}\n",
         f"  Watch them in a second terminal{hint}:",
         f"    {poolstats}\n",
