@@ -42,8 +42,8 @@ def retry_requests(
 
     Left alone are views that are decorated by ``retry_transaction``, that are marked by
     ``no_retry`` or by Django's ``non_atomic_requests``, and async ones. So is a response's stream:
-    it is read after the transaction. A template response that Django renders later is rendered in another
-    transaction of the same kind.
+    it is read after the transaction. A template response that Django renders later is rendered in
+    another transaction of the same kind.
 
     A GET that writes after all is run again without a transaction of ours, and a warning names it;
     so is a view that takes a session advisory lock in a transaction that writes.
