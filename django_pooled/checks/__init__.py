@@ -10,6 +10,7 @@ from __future__ import annotations
 from .celery_worker import check_celery
 from .databases import check_databases
 from .error_handler import check_error_handler
+from .retried_urls import check_retried_urls
 from .versions import check_versions
 from .workers import check_workers
 
@@ -19,6 +20,7 @@ __all__ = [
     "check_celery",
     "check_databases",
     "check_error_handler",
+    "check_retried_urls",
     "check_versions",
     "check_workers",
 ]
@@ -27,5 +29,12 @@ __all__ = [
 TAG = "django_pooled"
 """For ``manage.py check --tag django_pooled``."""
 
-REGISTERED = (check_databases, check_error_handler, check_versions, check_workers, check_celery)
+REGISTERED = (
+    check_databases,
+    check_error_handler,
+    check_retried_urls,
+    check_versions,
+    check_workers,
+    check_celery,
+)
 """What the app registers."""

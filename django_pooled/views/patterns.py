@@ -62,9 +62,12 @@ def retry_requests(
     return [site.pattern(entry) for entry in urlpatterns]
 
 
-def site_options(entry: object) -> SiteOptions | None:
-    """Return the options with which a URL pattern was given to `retry_requests`, if it was."""
-    found: SiteOptions | None = getattr(entry, "__dict__", {}).get(_OPTIONS)
+def site_options(entry: object) -> tuple[SiteOptions, ...]:
+    """Return the options of each call of `retry_requests` that was given a URL pattern.
+
+    The first is the one that counts.
+    """
+    found: tuple[SiteOptions, ...] = getattr(entry, "__dict__", {}).get(_OPTIONS, ())
     return found
 
 
@@ -98,7 +101,7 @@ class _Site:
                 match.func = self.view(match.func)
             return match
 
-        vars(copied).setdefault(_OPTIONS, self._options)
+        vars(copied)[_OPTIONS] = (*site_options(entry), self._options)
         copied.resolve = resolve_retried  # type: ignore[method-assign]
         return copied
 

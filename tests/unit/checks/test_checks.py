@@ -14,9 +14,16 @@ import pytest
 from django.conf import settings as django_settings
 from django.core.management import call_command
 from django.http import HttpResponse
+from django.urls import include, path
 
-from django_pooled.checks import check_databases, check_error_handler, check_versions
+from django_pooled.checks import (
+    check_databases,
+    check_error_handler,
+    check_retried_urls,
+    check_versions,
+)
 from django_pooled.middleware import DatabaseUnavailableMiddleware
+from django_pooled.urls import retry_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -254,6 +261,38 @@ def test_w005_is_silent_where_it_has_nothing_to_say(
     settings.MIDDLEWARE = middleware
     settings.ROOT_URLCONF = urls
     assert ids(check_error_handler()) == []
+
+
+def answer(request: HttpRequest) -> HttpResponse:
+    return HttpResponse()
+
+
+def urls_of(urlpatterns: list[Any]) -> URLs:
+    return URLs(urlpatterns=urlpatterns)
+
+
+@pytest.mark.parametrize("using", ["default", "native", "replica"])
+def test_e005_finds_urls_that_are_retried_on_no_database_of_ours(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, using: str
+) -> None:
+    monkeypatch.setitem(settings.DATABASES, "native", {"ENGINE": NATIVE})
+    retried = retry_requests([path("a/", answer)], using=using)
+    settings.ROOT_URLCONF = urls_of([path("shop/", include(retried)), path("b/", answer)])
+    found = check_retried_urls()
+    assert ids(found) == ([] if using == "default" else ["E005"])
+    assert using == "default" or using in found[0].msg
+
+
+def test_w021_finds_urls_that_are_retried_twice(settings: Settings) -> None:
+    once = retry_requests([path("a/", answer)])
+    settings.ROOT_URLCONF = urls_of(retry_requests([*once, path("b/", include(once))]))
+    assert ids(check_retried_urls()) == ["W021"]
+
+
+@pytest.mark.parametrize("urls", [None, "shop.no_such_urls"])
+def test_urls_that_cannot_be_loaded_are_left_to_django(settings: Settings, urls: Any) -> None:
+    settings.ROOT_URLCONF = urls
+    assert check_retried_urls() == []
 
 
 def test_versions_in_order_are_silent() -> None:
