@@ -32,6 +32,7 @@ INSTALLED_APPS = [
     "faults",  # before the dashboard, whose page it extends
     "django_pooled",
     "django_pooled.dashboard",
+    "django_pooled.tokens",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.humanize",

@@ -54,10 +54,11 @@ def page(request: HttpRequest) -> HttpResponse:
     return render(request, "votes/page.html", context)
 
 
-# After a crash the server can't tell whether the COMMIT that it never answered was done. Here it
-# may be done again: the token counts once.
+# The page's script sends a vote again until it is answered, with the same key: the answer is stored
+# together with the vote. Without the script there is no key. Then the token counts once, so after
+# a crash a COMMIT that the server never answered may be done again.
 @never_cache
-@retry_transaction(commit_check="idempotent")
+@retry_transaction(idempotency_key="Idempotency-Key", commit_check="idempotent")
 def vote(request: HttpRequest) -> HttpResponse:
     """Cast one vote; repeated with the same token, the answer is the same and the count too."""
     if request.method != "POST":

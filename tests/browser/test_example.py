@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from selenium.webdriver.common.keys import Keys
 
 from tests.browser.chromium import browser
-from tests.sites.example import Site, descendants, new_folder, serving
+from tests.sites.example import Site, Visitor, descendants, new_folder, serving
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.browser.chromium import Browser
+    from tests.servers.fault_proxy import FaultProxy
 
 __all__ = ["browser"]
+
+
+class Address(NamedTuple):
+    """Where a proxy leads."""
+
+    host: str
+    port: int
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +91,37 @@ def test_click_on_a_button_of_the_voting_page_is_a_vote(voter: Browser) -> None:
     soon(lambda: "Your vote for tabs is counted" in voter.text("main"))
     assert voter.find("[data-tally=tabs]").get_attribute("data-count") == str(before + 1)
     assert voter.complaints() == []
+
+
+def test_vote_whose_answer_is_lost_is_sent_again_and_counted_once(
+    browser: Browser, site: Site, make_proxy: Callable[[Address], FaultProxy]
+) -> None:
+    proxy = make_proxy(Address("127.0.0.1", site.port))
+    browser.resize(1280)
+    browser.open(f"http://127.0.0.1:{proxy.port}/")
+    before = count(site, "tabs")
+    proxy.delay(2.0)
+
+    browser.find("button[value=tabs]").click()
+    # It is counted, and the answer is still on its way.
+    soon(lambda: count(site, "tabs") == before + 1)
+    # Chromium itself sends a request again whose connection is lost, if it gets another one.
+    proxy.down()
+    proxy.cut()
+    soon(lambda: "Sending the vote again" in browser.text("[data-sending]"))
+    proxy.delay(0.0)
+    proxy.forward()
+
+    soon(lambda: "Your vote for tabs is counted." in browser.text("main"))
+    assert re.search(r"It was sent \d+ times, and counted once\.", browser.text(".notice"))
+    assert count(site, "tabs") == before + 1
+    assert all("net::ERR_CONNECTION" in complaint for complaint in browser.complaints())
+
+
+def count(site: Site, candidate: str) -> int:
+    """Return the tally of a candidate, as the site itself has it."""
+    with Visitor(site.port) as someone:
+        return someone.open().tallies[candidate]
 
 
 def test_no_vote_is_lost_or_doubled_while_everything_breaks(operator: Browser, site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.proof.callers import supported
 from tests.proof.crashes import ENDS, PLACES, SETTINGS
 from tests.proof.loads import MODES
 from tests.proof.peers import PEERS
+from tests.proof.resends import resend
 from tests.proof.runs import HISTORY_SETTINGS, bank, crash, list_append, promote, strike
 from tests.servers.emulated_servers import EMULATIONS
 from tests.servers.postgresql import versions
@@ -135,3 +137,19 @@ def test_who_runs_again_is_found_out_by_the_balances_and_by_the_lists(
     assert any("is there 2 times" in words for words in balances.wrong)
     lists = list_append(server, "(run again)", "SERIALIZABLE", 5.0)
     assert any(words.startswith("G1a") for words in lists.wrong)
+
+
+def test_each_request_with_a_key_is_done_once_and_always_answered_the_same(
+    servers: Servers,
+) -> None:
+    proof = resend(servers, 60)
+    assert proof.wrong == []
+    assert proof.notes["replayed"] > 60
+    for fault in ("cut between client and site", "worker killed", "server killed"):
+        assert proof.notes[fault] > 0
+    assert proof.notes["standby promoted"] == 1
+
+
+def test_requests_without_keys_are_found_to_be_done_more_than_once(servers: Servers) -> None:
+    proof = resend(servers, 20, header="Another-Header")
+    assert any(re.search(r"is there \d+ times", words) for words in proof.wrong)
