@@ -33,8 +33,11 @@ class SiteOptions:
     writes: TransactionOptions | None
     """For all others; None if they are left alone."""
 
+    rehearse: bool
+    """Whether views are called once, and what they do outside the database is logged."""
+
     @classmethod
-    def parse(cls, methods: str, options: TransactionOptions) -> SiteOptions:
+    def parse(cls, methods: str, rehearse: bool, options: TransactionOptions) -> SiteOptions:
         """Read the arguments of `retry_requests`.
 
         Raises:
@@ -45,6 +48,8 @@ class SiteOptions:
                 f"retry_requests(methods={methods!r}); expected 'safe' (GET, HEAD, OPTIONS and "
                 f"TRACE, in READ ONLY transactions) or 'all'"
             )
+        if not isinstance(rehearse, bool):
+            raise TypeError(f"retry_requests(rehearse={rehearse!r}); expected True or False")
         if methods == "all" and options.get("read_only"):
             raise ValueError(
                 "retry_requests(methods='all', read_only=True): requests that write could not; "
@@ -61,7 +66,7 @@ class SiteOptions:
         reads: Any = {"read_only": True, **common}
         for name in keyed:
             del reads[name]
-        writes = {**common, "read_only": None} if methods == "all" else None
+        writes: Any = {**common, "read_only": None} if methods == "all" else None
         # It checks them, and names one that it does not know.
         retry_transaction(**common)
-        return cls(common.get("using", DEFAULT_DB_ALIAS), reads, writes)  # type: ignore[arg-type]
+        return cls(common.get("using", DEFAULT_DB_ALIAS), reads, writes, rehearse)

@@ -31,6 +31,7 @@ def retry_requests(
     /,
     *,
     methods: Literal["safe", "all"] = "safe",
+    rehearse: bool = False,
     **options: Unpack[TransactionOptions],
 ) -> list[URLPattern | URLResolver]:
     """Run every view under these URL patterns as ``retry_transaction`` runs a decorated one.
@@ -58,7 +59,7 @@ def retry_requests(
     Raises:
         TypeError, ValueError: An argument that cannot work.
     """
-    site = _Site(SiteOptions.parse(methods, options))
+    site = _Site(SiteOptions.parse(methods, rehearse, options))
     return [site.pattern(entry) for entry in urlpatterns]
 
 

@@ -17,12 +17,15 @@ from django_pooled.retry.callables import refuse_what_cannot_be_run_again
 from .marks import class_of, leaves_method_alone
 from .methods import SAFE
 from .notice import Notice
+from .rehearsed_call import RehearsedCall
 from .restarted_call import RestartedCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from django.http import HttpRequest
+
+    from django_pooled.retry.policy import TransactionOptions
 
     from .options import SiteOptions
 
@@ -84,16 +87,27 @@ class _Calls:
         self._notice = Notice(".".join(name), options.using)
         self._left_alone: dict[str, bool] = {}
         """By method."""
-        self._reads = RestartedCall(view, name, options.reads, self._notice)
-        self._renders = RestartedCall(_render, name, options.reads, self._notice)
-        self._writes: RestartedCall | None = None
+        self._reads = self._call(view, name, options.reads, options)
+        self._renders = self._call(_render, name, options.reads, options)
+        self._writes: RestartedCall | RehearsedCall | None = None
         if options.writes is not None:
             try:
                 refuse_what_cannot_be_run_again(view)
             except TypeError as refusal:
                 self._notice.tell(str(refusal))
             else:
-                self._writes = RestartedCall(view, name, options.writes, self._notice)
+                self._writes = self._call(view, name, options.writes, options)
+
+    def _call(
+        self,
+        function: Callable[..., Any],
+        name: tuple[str, str],
+        transactions: TransactionOptions,
+        options: SiteOptions,
+    ) -> RestartedCall | RehearsedCall:
+        if options.rehearse:
+            return RehearsedCall(function, name, transactions)
+        return RestartedCall(function, name, transactions, self._notice)
 
     def answer(self, request: HttpRequest, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         method = request.method or "GET"
