@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from asgiref.sync import iscoroutinefunction
 
 from django_pooled.backend.non_atomic import is_non_atomic
+from django_pooled.integrations import ninja
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,13 +72,7 @@ def _is_marked(function: object) -> bool:
 def _function_for(view: Callable[..., Any], method: str) -> object:
     cls, name = class_of(view), method.lower()
     if cls is None:
-        # Ninja has a view for each path, bound to an object with its operations.
-        operations = getattr(getattr(view, "__self__", None), "operations", None)
-        for operation in operations if isinstance(operations, list) else ():
-            if method in getattr(operation, "methods", ()):
-                function: object = getattr(operation, "view_func", None)
-                return function
-        return None
+        return ninja.function_for(view, method)
     # Django REST framework's ViewSets.
     actions = getattr(view, "actions", None)
     if isinstance(actions, dict):

@@ -12,6 +12,7 @@ from django.template.response import SimpleTemplateResponse
 from django_pooled.backend.django_private import is_block_of_test_case
 from django_pooled.backend.non_atomic import non_atomic
 from django_pooled.backend.wrapper import DatabaseWrapper
+from django_pooled.integrations import ninja
 from django_pooled.retry.callables import refuse_what_cannot_be_run_again
 
 from .marks import class_of, leaves_method_alone
@@ -183,7 +184,7 @@ def _obstacle(wrapper: object) -> str | None:
 
 def _name_of(view: Callable[..., Any]) -> tuple[str, str]:
     """Return the module and the name of a view, or of its class."""
-    named: Any = class_of(view) or view
+    named: Any = class_of(view) or ninja.function_for(view) or view
     if not hasattr(named, "__qualname__"):
         named = type(named)
     return named.__module__, named.__qualname__

@@ -8,9 +8,17 @@ from django.urls import include, path
 from operators import views as operators
 from votes import views
 
+from django_pooled.urls import retry_requests
+
 urlpatterns = [
-    path("", views.page, name="page"),
-    path("vote/", views.vote, name="vote"),
+    # Every page that reads or writes votes, also one that is added and not decorated.
+    *retry_requests(
+        [
+            path("", views.page, name="page"),
+            path("vote/", views.vote, name="vote"),
+        ]
+    ),
+    # These have to answer while the database is away.
     path("pools/enter/", operators.enter, name="enter"),
     *([path("pools/", include("faults.urls"))] if settings.DEBUG else []),
     path("pools/", include("django_pooled.dashboard.urls")),
