@@ -30,7 +30,7 @@ from django_pooled.integrations import tenants, uwsgi
 from django_pooled.integrations.celery import closes_around_a_task
 from django_pooled.pool import registry
 from django_pooled.pool.connection import PooledConnection
-from django_pooled.pool.deadline import grace
+from django_pooled.pool.deadline import current, grace
 
 from . import foreign_options
 from .addresses import refuse_addresses
@@ -272,6 +272,14 @@ class DatabaseWrapper(Replacement):
             end()
         finally:
             connection.end_announced()
+
+    def run_and_clear_commit_hooks(self) -> None:
+        # They belong to what is committed, also if its deadline has ended meanwhile.
+        if not self.run_on_commit or current.get() is None:
+            super().run_and_clear_commit_hooks()
+            return
+        with grace():
+            super().run_and_clear_commit_hooks()
 
     def set_rollback(self, rollback: bool) -> None:
         super().set_rollback(rollback)

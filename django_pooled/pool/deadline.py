@@ -171,13 +171,17 @@ retry_deadline = deadline
 
 
 @contextmanager
-def grace() -> Iterator[None]:
-    """Let what ends something take its time in this block, even if the deadline has ended."""
+def grace(seconds: float = GRACE) -> Iterator[None]:
+    """Let what ends something take its time in this block, even if the deadline has ended.
+
+    Args:
+        seconds: The least that it has.
+    """
     present = current.get()
-    if present is None or present.left >= GRACE:
+    if present is None or present.left >= seconds:
         yield
         return
-    longer = Deadline(GRACE)
+    longer = Deadline(seconds)
     longer._reason = present.reason
     token = current.set(longer)
     try:

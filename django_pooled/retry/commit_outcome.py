@@ -15,6 +15,7 @@ from django_pooled.diagnostics.redaction import told
 from django_pooled.errors import PoolClosed, PoolError
 from django_pooled.integrations import tenants
 from django_pooled.pool.backoff import Backoff
+from django_pooled.pool.deadline import grace
 from django_pooled.sql.sqlstates import is_connection_lost
 
 from .phase import Phase
@@ -76,9 +77,11 @@ def inquire(
     try:
         tenants.follow(wrapper, asking)
         times = 0
-        while (outcome := _ask_once(asking, commit_check, lost, was_sent, deadline)) is None:
-            times += 1
-            sleep(_ASK_AGAIN.wait(times))
+        # The request's deadline leaves as much time.
+        with grace(GRACE):
+            while (outcome := _ask_once(asking, commit_check, lost, was_sent, deadline)) is None:
+                times += 1
+                sleep(_ASK_AGAIN.wait(times))
         # The connection may be lost after its answer; then the next use connects.
         if outcome is Phase.COMMITTED and is_idle(asking):
             wrapper.adopt_connection(asking)

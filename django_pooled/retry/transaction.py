@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from time import monotonic
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -19,7 +18,6 @@ from django_pooled.backend.commit import (
 )
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.errors import AmbiguousCommit
-from django_pooled.pool.deadline import GRACE, current, grace
 from django_pooled.sql.sqlstates import is_refusal, psycopg_error
 
 from .commit_outcome import inquire
@@ -142,18 +140,14 @@ class Transaction:
             # It can be run again.
             outcome = Phase.FAILED
         else:
-            deadline = self.deadline
-            if current.get() is not None:
-                deadline = max(deadline, monotonic() + GRACE)
-            with grace():
-                outcome = inquire(
-                    wrapper,
-                    check,
-                    self.abandoned,
-                    was_sent=was_sent,
-                    deadline=deadline,
-                    sleep=self.policy.sleep,
-                )
+            outcome = inquire(
+                wrapper,
+                check,
+                self.abandoned,
+                was_sent=was_sent,
+                deadline=self.deadline,
+                sleep=self.policy.sleep,
+            )
         self.phase = outcome
         log = logger.warning if outcome is Phase.UNKNOWN else logger.info
         log(

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import psycopg
 import pytest
 from django.db import OperationalError, connections
-from django.db.transaction import atomic
+from django.db.transaction import atomic, on_commit
 from psycopg.pq import TransactionStatus
 
 from django_pooled import (
+    AmbiguousCommit,
     CheckoutTimeout,
     DeadlineExceeded,
     deadline,
@@ -414,3 +415,49 @@ def test_limits_that_cannot_work_are_refused_at_decoration(
 ) -> None:
     with pytest.raises((TypeError, ValueError), match=words):
         retry_transaction(**options)
+
+
+@pytest.fixture
+def slow_commit(server: EmbeddedServer, make_database: MakeDatabase) -> str:
+    """A database whose COMMIT takes as many seconds as the row says that was inserted."""
+    alias = make_database(server)
+    ask(
+        alias,
+        "DROP TABLE IF EXISTS slowly; CREATE TABLE slowly (seconds float);"
+        "CREATE OR REPLACE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_sleep(NEW.seconds); RETURN NULL; END';"
+        "CREATE CONSTRAINT TRIGGER slowly AFTER INSERT ON slowly INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION slowly()",
+    )
+    return alias
+
+
+def test_a_commit_that_was_sent_in_time_has_a_little_longer(slow_commit: str) -> None:
+    alias, called_back = slow_commit, []
+
+    def body() -> None:
+        ask(alias, "INSERT INTO slowly VALUES (0.4)")
+        on_commit(lambda: called_back.append(ask(alias, "SELECT 42")), using=alias)
+
+    for call in (atomic(using=alias)(body), retry_transaction(using=alias)(body)):
+        with deadline(0.2):
+            call()
+            assert deadline.left() == 0.0
+    assert called_back == [42, 42]
+    assert ask(alias, "SELECT count(*) FROM slowly") == 2
+
+
+def test_a_commit_that_takes_too_long_is_told_truly(slow_commit: str) -> None:
+    alias = slow_commit
+
+    def body() -> None:
+        ask(alias, "INSERT INTO slowly VALUES (2.0)")
+
+    with pytest.raises(AmbiguousCommit) as caught, deadline(0.2):
+        atomic(using=alias)(body)()
+    assert isinstance(caught.value.__cause__, DeadlineExceeded)
+    with deadline(0.2):
+        # It asks the server what became of it.
+        retry_transaction(using=alias)(body)()
+    assert ask(alias, "SELECT count(*) FROM slowly") == 2
+    assert deadlines(alias) == {"closed": 2}
