@@ -1,4 +1,4 @@
-"""For tests: faults to order, sessions to end, repeated requests, no waits between attempts."""
+"""For tests: faults to order, sessions and deadlines to end, repeated requests, no waits."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from .backend.django_private import is_block_of_test_case
 from .backend.parameters import resolved
 from .pool.connection import PooledConnection
+from .pool.deadline import Deadline
 from .pool.socket_check import look_at
 from .replay.stored_responses import REPLAYED
 from .retry.attempt import Attempt
@@ -27,7 +28,13 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.http import HttpResponse
 
-__all__ = ["fail_next_transaction", "no_waiting", "repeated", "terminate_backend"]
+__all__ = [
+    "end_deadlines_at_once",
+    "fail_next_transaction",
+    "no_waiting",
+    "repeated",
+    "terminate_backend",
+]
 
 Moment = Literal["begin", "body", "commit", "answer"]
 R = TypeVar("R")
@@ -163,6 +170,21 @@ def fail_next_transaction(
 
 def _is_in_test_case(wrapper: BaseDatabaseWrapper) -> bool:
     return any(map(is_block_of_test_case, wrapper.atomic_blocks))
+
+
+@contextmanager
+def end_deadlines_at_once() -> Iterator[None]:
+    """Have each `django_pooled.deadline` that begins in this block end at once, in any thread.
+
+    So do those of ``DeadlineMiddleware``. The first statement or checkout after that is refused for
+    real, and what follows is as after any deadline. In a ``TestCase`` too.
+    """
+    before = Deadline.are_over
+    Deadline.are_over = True
+    try:
+        yield
+    finally:
+        Deadline.are_over = before
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from .celery_worker import check_celery
 from .databases import check_databases
+from .deadlines import check_deadlines
 from .error_handler import check_error_handler
 from .retried_urls import check_retried_urls
 from .versions import check_versions
@@ -19,6 +20,7 @@ __all__ = [
     "TAG",
     "check_celery",
     "check_databases",
+    "check_deadlines",
     "check_error_handler",
     "check_retried_urls",
     "check_versions",
@@ -33,6 +35,7 @@ REGISTERED = (
     check_databases,
     check_error_handler,
     check_retried_urls,
+    check_deadlines,
     check_versions,
     check_workers,
     check_celery,

@@ -143,7 +143,7 @@ class DeadlineMiddleware(MiddlewareMixin):
         if seconds < self.settings.minimum:
             return self._too_little(request, seconds)
         is_gone = _is_gone_by(request) if self.settings.cancel_on_disconnect else None
-        token = current.set(Deadline(seconds, current.get(), is_gone))
+        token = current.set(Deadline.begin(seconds, is_gone))
         try:
             response: HttpResponseBase = self.get_response(request)
             return response
@@ -155,7 +155,7 @@ class DeadlineMiddleware(MiddlewareMixin):
         seconds = self._seconds_of(request)
         if seconds < self.settings.minimum:
             return self._too_little(request, seconds)
-        made = Deadline(seconds, current.get())
+        made = Deadline.begin(seconds)
         token = current.set(made)
         try:
             if not self.settings.cancel_on_disconnect:

@@ -8,10 +8,13 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakMethod
 
+from psycopg.pq import TransactionStatus
+
 from django_pooled.diagnostics.call_site import quoted
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.stats.snapshot import ConnectionFigures
 
+from .cancellation import cancel
 from .checkout import Checkout
 from .holders import activities, holders
 from .thread_exit import Threads
@@ -201,6 +204,18 @@ class Checkouts:
                 "connection_held", alias=self._alias, seconds=held, where=str(checkout.where)
             ),
         )
+
+    def cancel_statements(self) -> int:
+        """Ask the server to cancel what is under way, but for a COMMIT; return how much that is."""
+        found = [
+            connection
+            for connection in self.connections()
+            if connection.pgconn.transaction_status == TransactionStatus.ACTIVE
+            and not connection.session.is_committing
+        ]
+        for connection in found:
+            cancel(connection)
+        return len(found)
 
     def wait_for_other_threads(self, timeout: float) -> None:
         """Wait until other threads have no connection in use, at most *timeout* seconds."""

@@ -328,7 +328,11 @@ class PooledConnection(psycopg.Connection[Any]):
     def commit(self) -> None:
         """As psycopg's."""
         self.announce("COMMIT")
-        super().commit()
+        self.session.is_committing = True
+        try:
+            super().commit()
+        finally:
+            self.session.is_committing = False
 
     def rollback(self) -> None:
         """As psycopg's."""

@@ -8,7 +8,7 @@ from functools import wraps
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,6 +40,9 @@ class Deadline:
 
     __slots__ = ("_outer", "_reason", "_until", "is_gone")
 
+    are_over: ClassVar[bool] = False
+    """Whether those that begin have ended already; `django_pooled.testing` sets it."""
+
     def __init__(
         self,
         seconds: float,
@@ -50,6 +53,14 @@ class Deadline:
         self._outer = outer
         self._reason = f"the deadline of {seconds:g} s ended"
         self.is_gone: Callable[[], bool] | None = is_gone or (outer.is_gone if outer else None)
+
+    @classmethod
+    def begin(cls, seconds: float, is_gone: Callable[[], bool] | None = None) -> Deadline:
+        """Make one for a block or a request, within the present one."""
+        made = cls(seconds, current.get(), is_gone)
+        if cls.are_over:
+            made._until = monotonic()
+        return made
 
     @property
     def until(self) -> float:
@@ -125,7 +136,7 @@ class deadline(AbstractContextManager[None]):  # noqa: N801 - used as a function
     def __enter__(self) -> None:
         if self._token is not None:
             raise RuntimeError("this deadline has begun; make another one for another block")
-        self._token = current.set(Deadline(self._seconds, current.get()))
+        self._token = current.set(Deadline.begin(self._seconds))
 
     def __exit__(
         self,

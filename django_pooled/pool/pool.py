@@ -30,7 +30,7 @@ from .checkouts import Checkouts, described
 from .connect_errors import AttemptFailed
 from .connector import Connector
 from .custom_check import CustomCheck
-from .deadline import current
+from .deadline import GRACE, current
 from .events import Events
 from .eviction import Eviction
 from .garbage_collection import collect_garbage
@@ -325,18 +325,22 @@ class Pool:
         self.checkin(connection)
         return True
 
-    def close(self, timeout: float = 5.0) -> None:
+    def close(self, timeout: float = 5.0, *, cancel: bool = False) -> None:
         """Refuse checkouts, close what is idle, and let other threads finish what is in use.
 
         A connection that is still in use after that, or by this thread, is closed at its checkin.
 
         Args:
             timeout: Seconds to wait for both.
+            cancel: Whether to cancel the statements that are under way after that, and give their
+                threads a second more. A COMMIT is not cancelled.
         """
         deadline = monotonic() + timeout
         self._pool.close(timeout)
         self._pool.take_back_found()
         self._checkouts.wait_for_other_threads(max(0.0, deadline - monotonic()))
+        if cancel and self._checkouts.cancel_statements():
+            self._checkouts.wait_for_other_threads(GRACE)
 
     def abandon(self) -> None:
         """Forget a pool inherited through fork(); its sockets and locks are the parent's."""

@@ -76,18 +76,20 @@ def close_pools_of(alias: str, timeout: float = 5.0, server: str | None = None) 
         pool.close(timeout)
 
 
-def close_all(timeout: float = 5.0) -> None:
+def close_all(timeout: float = 5.0, *, cancel: bool = False) -> None:
     """Close every pool of this process, as at its exit.
 
     Args:
         timeout: Seconds, in all, that other threads have to finish what they have in use.
+        cancel: Whether statements that they have under way after that are cancelled on the server,
+            which would go on with them, for as long as they take. A COMMIT is not cancelled.
     """
     deadline = monotonic() + timeout
     with _lock:
         pools = list(_pools.values())
         _pools.clear()
     for pool in pools:
-        pool.close(max(0.05, deadline - monotonic()))
+        pool.close(max(0.05, deadline - monotonic()), cancel=cancel)
 
 
 def snapshots() -> list[PoolSnapshot]:

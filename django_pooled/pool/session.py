@@ -76,7 +76,7 @@ class Session:
         """Time limits that the session has outside of transactions, in milliseconds, as last seen;
         0 for none."""
         self.is_committing: bool = False
-        """Whether COMMIT is part of the message that is under way, which is not cancelled then."""
+        """Whether COMMIT is under way, alone or in a message with more, and not to be cancelled."""
         self.cancelled_at: float | None = None
         """When the statement under way was cancelled, since the deadline had ended."""
         self.count: Callable[[str, str], object] = _nowhere

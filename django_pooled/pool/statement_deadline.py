@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -37,9 +38,13 @@ _WORDS: dict[How, str] = {
     "closed": "amid a statement; the server did not answer, and the connection was closed",
 }
 
-# psycopg looks for Ctrl-C as often.
+# psycopg looks for Ctrl-C as often; near the deadline, and after it, more often.
 _INTERVAL = 0.1
-_SHORTEST = 0.01
+_SHORT_INTERVAL = 0.01
+_NEAR = 0.11
+
+_NOT_YET = object()
+"""In place of a result."""
 
 # query_canceled, by a request or by statement_timeout; transaction_timeout.
 _ENDED_BY_THE_SERVER = frozenset({"57014", "25P04"})
@@ -77,18 +82,19 @@ def wait_within(
     ends = session.is_committing or ends_something(generator)
     if not ends and not sends_nothing_new(generator):
         refuse_if_ended(session, deadline)
-    if session.cancelled_at is not None and not _is_under_way(connection):
-        session.cancelled_at = None
-    interval = min(interval or _INTERVAL, max(_SHORTEST, deadline.left))
-    limited = _ending if ends else _cancelling
+    exchange = _Exchange(connection, session, deadline, generator, ends)
+    near = deadline.until - _NEAR
     try:
-        return wait(limited(connection, session, deadline, generator), interval=interval, **options)
+        result = wait(exchange.part(near), interval=interval or _INTERVAL, **options)
+        if result is _NOT_YET:
+            result = wait(exchange.part(inf), interval=_SHORT_INTERVAL, **options)
     except DeadlineExceeded:
         raise
     except psycopg.Error as error:
         if error.sqlstate in _ENDED_BY_THE_SERVER and deadline.has_ended:
             raise _exceeded(session, deadline, "cancelled") from error
         raise
+    return result
 
 
 def refuse_if_ended(session: Session, deadline: Deadline) -> None:
@@ -101,67 +107,86 @@ def refuse_if_ended(session: Session, deadline: Deadline) -> None:
         raise _exceeded(session, deadline, "refused")
 
 
-def _cancelling(
-    connection: psycopg.Connection[Any],
-    session: Session,
-    deadline: Deadline,
-    generator: PQGen[RV],
-) -> PQGen[RV]:
-    """Resume *generator*; after the deadline, cancel what it waits for, and then give it up."""
-    given_up_at = None
-    state: Any = None
-    while True:
-        now = monotonic()
-        if state == READY_NONE and deadline.is_gone is not None and deadline.is_gone():
+class _Exchange:
+    """One exchange with the server, which is waited for in one part or in two.
+
+    Args:
+        connection: Where.
+        session: Its session.
+        deadline: The present one.
+        generator: What psycopg waits for.
+        ends: Whether it ends something, and is not cancelled.
+    """
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        session: Session,
+        deadline: Deadline,
+        generator: PQGen[Any],
+        ends: bool,
+    ) -> None:
+        self._connection = connection
+        self._session = session
+        self._deadline = deadline
+        self._generator = generator
+        self._wanted: Any = None  # what the generator waits for, once it has begun
+        self._given_up_at: float | None = None
+        if ends:
+            self._given_up_at = max(deadline.until, monotonic()) + GRACE
+        elif not self._is_under_way:
+            session.cancelled_at = None
+
+    def part(self, until: float) -> PQGen[Any]:
+        """Resume the generator, and return its result; `_NOT_YET` if it has none by *until*."""
+        state: Any = None
+        while True:
+            self._look(is_silent=state == READY_NONE)
+            if state == READY_NONE and monotonic() >= until:
+                return _NOT_YET
+            try:
+                if self._wanted is None:
+                    self._wanted = next(self._generator)
+                elif state is not None:
+                    self._wanted = self._generator.send(state)
+                # Else psycopg begins anew to wait for the same.
+            except StopIteration as end:
+                return end.value
+            state = yield self._wanted
+
+    def _look(self, *, is_silent: bool) -> None:
+        """Cancel what is under way after the deadline; a while later, give it up.
+
+        Raises:
+            DeadlineExceeded: It is given up.
+        """
+        deadline = self._deadline
+        if is_silent and deadline.is_gone is not None and deadline.is_gone():
             deadline.end("the client has gone")
-        if now >= deadline.until and _is_under_way(connection):
-            if given_up_at is None:
-                given_up_at = _cancelled_at(connection, session) + GRACE
-            if now >= given_up_at:
-                connection.pgconn.finish()
-                raise _exceeded(session, deadline, "closed")
-        elif now >= deadline.until and state == READY_NONE:
-            # Nothing is under way: it waits for notifications.
-            raise _exceeded(session, deadline, "refused")
-        try:
-            wanted = next(generator) if state is None else generator.send(state)
-        except StopIteration as end:
-            result: RV = end.value
-            return result
-        state = yield wanted
+        now = monotonic()
+        if self._given_up_at is None:
+            if now < deadline.until:
+                return
+            if self._is_under_way:
+                self._given_up_at = self._cancelled_at() + GRACE
+            elif is_silent:
+                # It waits for notifications.
+                raise _exceeded(self._session, deadline, "refused")
+        if self._given_up_at is not None and now >= self._given_up_at and self._is_under_way:
+            self._connection.pgconn.finish()
+            raise _exceeded(self._session, deadline, "closed")
 
+    def _cancelled_at(self) -> float:
+        """Cancel it, once; return when that was done, in the far past if it failed."""
+        session = self._session
+        if session.cancelled_at is None:
+            understood = cancel_within(self._connection, GRACE)
+            session.cancelled_at = monotonic() if understood else -inf
+        return session.cancelled_at
 
-def _cancelled_at(connection: psycopg.Connection[Any], session: Session) -> float:
-    """Cancel what is under way, once; return when that was done, in the far past if it failed."""
-    if session.cancelled_at is None:
-        understood = cancel_within(connection, GRACE)
-        session.cancelled_at = monotonic() if understood else float("-inf")
-    return session.cancelled_at
-
-
-def _ending(
-    connection: psycopg.Connection[Any],
-    session: Session,
-    deadline: Deadline,
-    generator: PQGen[RV],
-) -> PQGen[RV]:
-    """Resume *generator*, and give it up some time after the deadline."""
-    given_up_at = max(deadline.until, monotonic()) + GRACE
-    state: Any = None
-    while True:
-        try:
-            wanted = next(generator) if state is None else generator.send(state)
-        except StopIteration as end:
-            result: RV = end.value
-            return result
-        state = yield wanted
-        if state == READY_NONE and monotonic() >= given_up_at:
-            connection.pgconn.finish()
-            raise _exceeded(session, deadline, "closed")
-
-
-def _is_under_way(connection: psycopg.Connection[Any]) -> bool:
-    return connection.pgconn.transaction_status == TransactionStatus.ACTIVE
+    @property
+    def _is_under_way(self) -> bool:
+        return self._connection.pgconn.transaction_status == TransactionStatus.ACTIVE
 
 
 def _exceeded(session: Session, deadline: Deadline, how: How) -> DeadlineExceeded:

@@ -22,6 +22,7 @@ from django_pooled import (
     run_transaction,
 )
 from django_pooled.pool.registry import snapshots
+from django_pooled.testing import end_deadlines_at_once
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -461,3 +462,62 @@ def test_a_commit_that_takes_too_long_is_told_truly(slow_commit: str) -> None:
         retry_transaction(using=alias)(body)()
     assert ask(alias, "SELECT count(*) FROM slowly") == 2
     assert deadlines(alias) == {"closed": 2}
+
+
+def test_a_pool_that_closes_can_cancel_what_is_under_way(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=2)
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        connection = pool.checkout()
+        try:
+            connection.execute(SLEEPS)
+        except psycopg.Error as error:
+            errors.append(error)
+        finally:
+            pool.checkin(connection)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: under_way(server) == 1)
+    pool.close(timeout=0.1, cancel=True)
+    thread.join(30.0)
+    assert [type(error) for error in errors] == [psycopg.errors.QueryCanceled]
+    assert under_way(server) == 0
+
+
+def test_a_pool_that_closes_cancels_no_commit(
+    server: EmbeddedServer, slow_commit: str, make_pool: MakePool
+) -> None:
+    pool, began = make_pool(server, max_size=1), threading.Event()
+
+    def run() -> None:
+        connection = pool.checkout()
+        connection.autocommit = False
+        connection.execute("INSERT INTO slowly VALUES (1.0)")
+        began.set()
+        connection.commit()
+        pool.checkin(connection)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    began.wait()
+    sleep(0.2)
+    pool.close(timeout=0.1, cancel=True)
+    thread.join(30.0)
+    assert ask(slow_commit, "SELECT count(*) FROM slowly") == 1
+
+
+def test_tests_can_have_deadlines_end_at_once(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server)
+    ask(alias, "SELECT 1")
+    with end_deadlines_at_once():
+        with pytest.raises(DeadlineExceeded, match="the deadline of 60 s ended"), deadline(60.0):
+            in_a_block(alias, "SELECT 1")
+        assert ask(alias, "SELECT 42") == 42
+    with deadline(60.0):
+        assert ask(alias, "SELECT 42") == 42

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.test import TransactionTestCase
 from typing_extensions import assert_type
 
-from django_pooled.testing import fail_next_transaction, no_waiting
+from django_pooled.testing import end_deadlines_at_once, fail_next_transaction, no_waiting
 from shop.views import pay_once
 
 
@@ -19,3 +19,7 @@ class PayTests(TransactionTestCase):
     def test_a_lost_answer_is_found_out(self) -> None:
         with fail_next_transaction(None, phase="answer", times=2, using="default"):
             pay_once(1)
+
+    def test_a_deadline_ends(self) -> None:
+        with end_deadlines_at_once() as nothing:
+            assert_type(nothing, None)

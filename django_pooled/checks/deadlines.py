@@ -1,0 +1,85 @@
+"""Is the deadline of requests set, sound, and around all of them: E006, W022, W023."""
+
+from __future__ import annotations
+
+from inspect import isclass
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error
+from django.core.checks import Warning as CheckWarning
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+__all__ = ["check_deadlines"]
+
+SETTING = "POOLED_DEADLINE"
+MIDDLEWARE = "django_pooled.middleware.DeadlineMiddleware"
+
+
+def check_deadlines(**kwargs: object) -> list[CheckMessage]:
+    """Check that the setting can work, and that other middleware is within the deadline.
+
+    What neither uses the database nor answers by itself may come first, but whether that is so
+    can't be seen from outside.
+    """
+    place = _place_of_middleware()
+    if place is None:
+        if not hasattr(settings, SETTING):
+            return []
+        return [
+            CheckWarning(
+                f"{SETTING} is set, and {MIDDLEWARE} is not installed: no request has a deadline.",
+                hint=f"Add {MIDDLEWARE!r} to MIDDLEWARE, as its first.",
+                id="django_pooled.W023",
+            )
+        ]
+    from django_pooled.middleware.deadline import DeadlineSettings
+
+    try:
+        DeadlineSettings.read()
+    except ImproperlyConfigured as error:
+        return [Error(str(error), id="django_pooled.E006")]
+    before = [path for path in settings.MIDDLEWARE[:place] if path in _IN_THE_DATABASE]
+    if not before:
+        return []
+    return [
+        CheckWarning(
+            f"{MIDDLEWARE} comes after {', '.join(before)}: what they do in the database has no "
+            f"deadline.",
+            hint=f"Place {MIDDLEWARE!r} first in MIDDLEWARE.",
+            id="django_pooled.W022",
+        )
+    ]
+
+
+_IN_THE_DATABASE = frozenset(
+    {
+        "django.contrib.sessions.middleware.SessionMiddleware",
+        "django.contrib.auth.middleware.AuthenticationMiddleware",
+        "django.contrib.auth.middleware.LoginRequiredMiddleware",
+        "django.contrib.auth.middleware.RemoteUserMiddleware",
+        "django.contrib.sites.middleware.CurrentSiteMiddleware",
+        "django.contrib.flatpages.middleware.FlatpageFallbackMiddleware",
+        "django.contrib.redirects.middleware.RedirectFallbackMiddleware",
+        "django.middleware.cache.UpdateCacheMiddleware",
+        "django.middleware.cache.FetchFromCacheMiddleware",
+    }
+)
+"""Django's own middleware that may use the database."""
+
+
+def _place_of_middleware() -> int | None:
+    # Without psycopg, the check that says so still has to run.
+    try:
+        from django_pooled.middleware.deadline import DeadlineMiddleware
+    except ImportError:
+        return None
+    for place, path in enumerate(settings.MIDDLEWARE):
+        try:
+            candidate = import_string(path)
+        except ImportError:
+            # Django fails on it at start-up.
+            continue
+        if isclass(candidate) and issubclass(candidate, DeadlineMiddleware):
+            return place
+    return None
