@@ -69,16 +69,12 @@ _IN_THE_DATABASE = frozenset(
 
 
 def _place_of_middleware() -> int | None:
-    # Without psycopg, the check that says so still has to run.
-    try:
-        from django_pooled.middleware.deadline import DeadlineMiddleware
-    except ImportError:
-        return None
     for place, path in enumerate(settings.MIDDLEWARE):
         try:
             candidate = import_string(path)
-        except ImportError:
-            # Django fails on it at start-up.
+            from django_pooled.middleware.deadline import DeadlineMiddleware
+        except (ImportError, ImproperlyConfigured):
+            # Django fails on it at start-up. Without psycopg, the check that says so has to run.
             continue
         if isclass(candidate) and issubclass(candidate, DeadlineMiddleware):
             return place

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Mode = Literal["session", "transaction"]
 
 SLEEPS = "SELECT pg_sleep(60)"
-COMPUTES = "SELECT count(*) FROM generate_series(1, 4000000000)"
+COMPUTES = "SELECT count(*) FROM (SELECT generate_series(1, 4000000000)) AS numbers"
 LONG = {"pg_sleep": SLEEPS, "a computation": COMPUTES}
 
 in_both_modes = pytest.mark.parametrize("mode", ["session", "transaction"])

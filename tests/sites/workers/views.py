@@ -53,7 +53,7 @@ def add(request: HttpRequest, name: str) -> JsonResponse:
 
 LONG = {
     "sleep": "SELECT pg_sleep(25)",
-    "compute": "SELECT count(*) FROM generate_series(1, 4000000000)",
+    "compute": "SELECT count(*) FROM (SELECT generate_series(1, 4000000000)) AS numbers",
 }
 
 
