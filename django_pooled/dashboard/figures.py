@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["content"]
 
 _OF_A_SERVER = (
-    *("error", "version", "standby", "max_connections", "reserved", "used", "free"),
+    *("error", "failure", "version", "standby", "max_connections", "reserved", "used", "free"),
     *("states", "blocked", "longest_idle_in_transaction"),
 )
 """The figures of a server: counts, and nothing of single sessions."""

@@ -12,6 +12,7 @@ from psycopg.pq import TransactionStatus
 
 from django_pooled.diagnostics.call_site import quoted
 from django_pooled.diagnostics.log_fields import event_fields
+from django_pooled.diagnostics.redaction import one_line
 from django_pooled.stats.snapshot import ConnectionFigures
 
 from .cancellation import cancel
@@ -196,9 +197,10 @@ class Checkouts:
 
     def _log_overdue(self, checkout: Checkout, held: float) -> None:
         logger.warning(
-            "pool %r: a connection is in use for %.1f s, checked out at:\n%s",
+            "pool %r: a connection has been in use for %.1f s%s, checked out at:\n%s",
             self._alias,
             held,
+            f" by {one_line(activity)}" if (activity := activities([checkout])[0]) else "",
             "".join(map(quoted, checkout.stack or [checkout.where])),
             extra=event_fields(
                 "connection_held", alias=self._alias, seconds=held, where=str(checkout.where)

@@ -10,7 +10,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django_pooled.diagnostics.redaction import told
 from django_pooled.sql.sqlstates import FULL, history, is_connection_lost, psycopg_error
 
-__all__ = ["AttemptFailed", "AttemptHung", "is_mistake", "is_permanent_refusal", "is_server_full"]
+__all__ = [
+    "AttemptFailed",
+    "AttemptHung",
+    "answer_in",
+    "is_mistake",
+    "is_permanent_refusal",
+    "is_server_full",
+]
 
 # libpq hands over no SQLSTATE for errors while connecting, only the server's or its own words
 # (PQerrorMessage). Waiting does not help with these. All others, those of a server with
@@ -64,6 +71,32 @@ _FULL = re.compile(
     | [Mm]ax\ client\ connections\ reached
     """,
     re.VERBOSE,
+)
+
+# The first that fits: the more general ones come later.
+_ANSWERS = (
+    (_FULL, "is full (53300)"),
+    (
+        re.compile(r"(password|SASL) authentication failed|no password supplied"),
+        "refuses this role's password (28P01)",
+    ),
+    (re.compile(r'role ".*" does not exist|no such user'), "does not know this role"),
+    (
+        re.compile(
+            r"authentication failed|pg_hba\.conf|not permitted to log in|login rejected"
+            r"|permission denied for database"
+        ),
+        "refuses this role",
+    ),
+    (
+        re.compile(r'database ".*" does not exist|no such database'),
+        "does not exist on its server (3D000)",
+    ),
+    (
+        re.compile(r"starting up|not yet accepting connections|in recovery mode"),
+        "is starting (57P03)",
+    ),
+    (re.compile(r"shutting down"), "is shutting down (57P03)"),
 )
 
 # What no network brings about: an error in the project's code or settings.
@@ -154,3 +187,13 @@ def is_server_full(error: BaseException) -> bool:
         return found.sqlstate == FULL
     text = str(found)
     return bool(_FULL.search(text)) and not _TRANSIENT.search(text)
+
+
+def answer_in(text: str) -> str:
+    """Say how a database has answered, by the text of an error while opening a connection.
+
+    Returns:
+        What follows the database's name: "is full (53300)", or "does not answer" if it is nothing
+        that is known.
+    """
+    return next((words for fits, words in _ANSWERS if fits.search(text)), "does not answer")

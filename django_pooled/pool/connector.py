@@ -106,6 +106,7 @@ class Connector:
         self._credentials_change = credentials_change
         self._closing = threading.Event()
         self._trouble = False
+        self._trouble_since = 0.0  # with trouble: the moment of the first failure
         self._suspected = False
         self._when_refused = replace(backoff, maximum=max(backoff.maximum, LONGEST_WHEN_REFUSED))
         self._refusals = 0  # permanent ones since the last success
@@ -267,15 +268,21 @@ class Connector:
             self._trouble = self._suspected = False
             self._refusals, self._refusal = 0, None
         if was_in_trouble:
-            logger.info(
-                "pool %r: connected again",
+            outage = monotonic() - self._trouble_since
+            # As visible as its beginning: without it, a log tells of an outage that never ends.
+            logger.warning(
+                "pool %r: connected again after %.1f s",
                 self._name,
-                extra=event_fields("connected_again", alias=self._name, seconds=took),
+                outage,
+                extra=event_fields(
+                    "connected_again", alias=self._name, seconds=took, outage=outage
+                ),
             )
         self._opened(took)
 
     def _failed(self, error: Exception) -> None:
         if not self._trouble:
+            self._trouble_since = monotonic()
             logger.warning(
                 "pool %r: cannot connect: %s",
                 self._name,

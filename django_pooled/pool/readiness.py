@@ -115,6 +115,7 @@ class Readiness:
         self._lock = threading.RLock()  # guards the check
         self._check: ReadinessCheck | None = None
         self._last = State.READY
+        self._not_ready_since = 0.0  # while the last one does not serve
         self._doubted_at = float("-inf")  # Older signs of life do not count.
 
     def check(self, timeout: float, ping: Ping) -> ReadinessCheck:
@@ -170,12 +171,16 @@ class Readiness:
     def _note(self, state: State) -> State:
         if state is not self._last and not (state.serves and self._last.serves):
             if state.serves:
-                logger.info(
-                    "pool %r: ready again",
+                outage = monotonic() - self._not_ready_since
+                logger.warning(
+                    "pool %r: ready again after %.1f s",
                     self._alias,
-                    extra=event_fields("ready", alias=self._alias),
+                    outage,
+                    extra=event_fields("ready", alias=self._alias, outage=outage),
                 )
             else:
+                if self._last.serves:
+                    self._not_ready_since = monotonic()
                 logger.warning(
                     "pool %r: not ready: %s",
                     self._alias,

@@ -7,12 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-import psycopg
 from psycopg.pq import ConnStatus
 
 from django_pooled.errors import DeadlineExceeded
 from django_pooled.pool.connection import PooledConnection
-from django_pooled.sql.sqlstates import CONNECTION_LOST, READ_ONLY, SERIALIZATION, UNKNOWN_OUTCOME
+from django_pooled.sql.sqlstates import (
+    CONNECTION_LOST,
+    READ_ONLY,
+    SERIALIZATION,
+    UNKNOWN_OUTCOME,
+    named,
+)
 
 __all__ = ["Classification", "Failure", "RetryOn", "classify"]
 
@@ -62,13 +67,7 @@ class Failure:
     @property
     def description(self) -> str:
         """The failure in words, such as 'serialization failure (40001)'."""
-        if self.sqlstate is None:
-            return "the connection was lost"
-        try:
-            name = psycopg.errors.lookup(self.sqlstate).__name__
-        except KeyError:
-            name = "Error"
-        return f"{re.sub('(?<=[a-z])(?=[A-Z])', ' ', name).lower()} ({self.sqlstate})"
+        return "connection lost" if self.sqlstate is None else named(self.sqlstate)
 
     @property
     def reason(self) -> str:

@@ -156,8 +156,8 @@ class Loop(Generic[R]):
         wait = policy.backoff.wait(number)
         is_worth_another = failure is not None and self._is_worth_another(attempt, failure, error)
         refusal = self._refusal(attempt, number, wait) if is_worth_another else None
-        if refusal is not None:
-            report.refused(error, number, refusal)
+        if refusal is not None and failure is not None:
+            report.refused(error, failure, number, refusal)
         if failure is None or not is_worth_another or refusal is not None:
             if self._check.has_guessed:
                 # It would read as if nothing had happened.
@@ -227,13 +227,13 @@ class Loop(Generic[R]):
         """Return why there is no further attempt; None if there is, and the budget has paid."""
         pool = attempt.pool
         if number == self._policy.max_attempts:
-            return Refusal("attempts", "that was the last of max_attempts")
+            return Refusal("attempts", None)
         if monotonic() + wait >= self._deadline:
-            return Refusal("deadline", "another would begin after the deadline")
+            return Refusal("deadline", "the deadline comes before another attempt")
         if obstacle := self._obstacle(attempt):
             return Refusal("other", obstacle)
         if pool is not None and not budget_of(pool).take(self._function):
-            return Refusal("budget", "its part of the retry budget of this process is spent")
+            return Refusal("budget", "its share of this process's retry budget is spent")
         return None
 
     def _obstacle(self, attempt: Attempt) -> str | None:

@@ -28,8 +28,8 @@ class Refusal(NamedTuple):
 
     reason: str
     """For programs: 'attempts', 'deadline', 'budget' or 'other', as counters have it."""
-    sentence: str
-    """For people."""
+    sentence: str | None
+    """For people; None where the number of attempts tells it."""
 
 
 class Report:
@@ -76,20 +76,19 @@ class Report:
         if self._restarted_for is not None and self.pool is not None:
             self.pool.record.add("restarted", (self._restarted_for, outcome))
 
-    def refused(self, error: Exception, number: int, refusal: Refusal) -> None:
+    def refused(self, error: Exception, failure: Failure, number: int, refusal: Refusal) -> None:
         """No other attempt follows, for a reason that the error is given as a note."""
         if self.pool is not None:
             self.pool.record.add("refused_restarts", refusal.reason)
         elapsed = monotonic() - self._started
         attempts = "1 attempt" if number == 1 else f"{number} attempts"
-        note = (
-            f"retry_transaction: {attempts} failed in {elapsed:.2f} s; "
-            f"not restarted: {refusal.sentence}"
-        )
+        what = f"{self.name} failed after {attempts} in {elapsed:.2f} s: {failure.description}"
+        if refusal.sentence is not None:
+            what += f"; not restarted: {refusal.sentence}"
         logger.warning(
             "database %r: %s",
             self._alias,
-            note,
+            what,
             extra=event_fields(
                 "transaction_failed",
                 alias=self._alias,
@@ -101,4 +100,4 @@ class Report:
             ),
         )
         if sys.version_info >= (3, 11):  # pragma: no branch - Python 3.10 has no notes
-            error.add_note(note)
+            error.add_note(f"retry_transaction: {what}")

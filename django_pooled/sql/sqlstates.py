@@ -27,6 +27,7 @@ __all__ = [
     "is_refusal",
     "is_server_away",
     "is_stale_plan",
+    "named",
     "psycopg_error",
     "sqlstate_of",
 ]
@@ -70,6 +71,16 @@ def sqlstate_of(error: BaseException | None) -> str | None:
     """Return the five-character SQLSTATE that *error* carries, through Django's wrapping."""
     found = psycopg_error(error)
     return found.sqlstate if found is not None else None
+
+
+def named(sqlstate: str) -> str:
+    """Return an SQLSTATE with its name, as psycopg has it: "serialization failure (40001)"."""
+    try:
+        name = psycopg.errors.lookup(sqlstate).__name__
+    except KeyError:
+        return f"error {sqlstate}"
+    words = re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    return f"{words.replace('read only sql', 'read-only')} ({sqlstate})"
 
 
 def is_connection_lost(error: BaseException | None) -> bool:

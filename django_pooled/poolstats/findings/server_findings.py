@@ -31,7 +31,7 @@ SCARCE = 0.1
 def of_server(overview: Overview, name: str, server: ServerView) -> Iterator[Finding]:
     """Yield what is wrong with a server, on which the quoted databases are, or worth a note."""
     if server.error is not None:
-        sentence = f"The database {name} does not answer: {server.error}"
+        sentence = f"The database {name} {server.failure}: {server.error}"
         yield Finding(Level.CRITICAL, sentence, "away", "database")
         return
     yield from _room(overview, name, server)

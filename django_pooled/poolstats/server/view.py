@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from django_pooled.pool.connect_errors import answer_in
+
 from .probe import NoAnswer, Probe
 from .sessions import Session, find_blockers, find_sessions
 
@@ -69,6 +71,11 @@ class ServerView:
     pooler: bool = False
     """Whether a pooler such as PgBouncer is in between: it hands sessions from client to client, so
     that their names and numbers say nothing about processes."""
+
+    @property
+    def failure(self) -> str | None:
+        """The error in a few words, as "is full (53300)" or "does not answer"."""
+        return None if self.error is None else answer_in(self.error)
 
     def __post_init__(self) -> None:
         # No field, since that would be in every dictionary that is made of this.

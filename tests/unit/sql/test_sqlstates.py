@@ -11,11 +11,12 @@ from psycopg import errors
 from django_pooled.errors import CheckoutTimeout, Gauges
 from django_pooled.pool.connect_errors import (
     AttemptFailed,
+    answer_in,
     is_mistake,
     is_permanent_refusal,
     is_server_full,
 )
-from django_pooled.sql.sqlstates import is_connection_lost, is_server_away, sqlstate_of
+from django_pooled.sql.sqlstates import is_connection_lost, is_server_away, named, sqlstate_of
 
 
 def wrapped(error: Exception, by: type[Exception] = OperationalError) -> Exception:
@@ -243,3 +244,37 @@ def test_settings_that_are_wrong_stay_so_whatever_led_to_that() -> None:
 def test_what_the_project_brings_says_itself_whether_waiting_helps(permanent: bool) -> None:
     failure = AttemptFailed("the check", errors.InvalidPassword(), permanent=permanent)
     assert is_permanent_refusal(failure) is permanent
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "words"),
+    [
+        ("40P01", "deadlock detected (40P01)"),
+        ("25006", "read-only transaction (25006)"),
+        ("57P01", "admin shutdown (57P01)"),
+        ("53300", "too many connections (53300)"),
+        ("XY123", "error XY123"),
+    ],
+)
+def test_an_sqlstate_is_told_with_its_name(sqlstate: str, words: str) -> None:
+    assert named(sqlstate) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ('FATAL: password authentication failed for user "shop"', "refuses this role's password"),
+        ("connection to server failed: fe_sendauth: no password supplied", "refuses this role's p"),
+        ('FATAL: role "shop" does not exist', "does not know this role"),
+        ('FATAL: no pg_hba.conf entry for host "10.0.0.1"', "refuses this role"),
+        ('FATAL: database "shop" does not exist', "does not exist on its server (3D000)"),
+        ("FATAL: sorry, too many clients already", "is full (53300)"),
+        ("FATAL: remaining connection slots are reserved for roles", "is full (53300)"),
+        ("FATAL: the database system is starting up", "is starting (57P03)"),
+        ("FATAL: the database system is shutting down", "is shutting down (57P03)"),
+        ("connection failed: Connection refused", "does not answer"),
+        ("nothing came within 3 s", "does not answer"),
+    ],
+)
+def test_a_server_that_refuses_is_not_said_to_be_silent(text: str, answer: str) -> None:
+    assert answer_in(text).startswith(answer)

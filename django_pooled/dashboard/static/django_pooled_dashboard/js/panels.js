@@ -154,7 +154,7 @@ Pools.panels.server = (server) => {
     return box;
   }
   if (server.error) {
-    box.append(make("p", "alert", `does not answer: ${server.error}`));
+    box.append(make("p", "alert", `${server.failure}: ${server.error}`));
     return box;
   }
   title.append(make("span", "faint", ` PostgreSQL ${server.version}${server.standby ? ", a standby" : ""}`));
