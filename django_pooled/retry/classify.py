@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from psycopg.pq import ConnStatus
 
@@ -18,6 +19,9 @@ from django_pooled.sql.sqlstates import (
     UNKNOWN_OUTCOME,
     named,
 )
+
+if TYPE_CHECKING:
+    import psycopg
 
 __all__ = ["Classification", "Failure", "RetryOn", "classify"]
 

@@ -267,8 +267,13 @@ def test_a_stopped_server_is_told_at_once_and_so_is_its_return(
         assert {state(alias, timeout=30.0) for _ in range(3)} == {"server away"}
         own_server.start()
         wait_until(lambda: state(alias) == "ready")
-    told = [record.getMessage() for record in caplog.records if "ready" in record.getMessage()]
-    assert told == [f"pool '{alias}': not ready: server away", f"pool '{alias}': ready again"]
+    told = [r for r in caplog.records if getattr(r, "event", None) in ("ready", "not_ready")]
+    assert [record.levelname for record in told] == ["WARNING", "WARNING"]
+    outage = told[1].outage  # type: ignore[attr-defined]
+    assert [record.getMessage() for record in told] == [
+        f"pool '{alias}': not ready: server away",
+        f"pool '{alias}': ready again after {outage:.1f} s",
+    ]
 
 
 def test_fifty_probes_during_an_outage_make_no_attempt_beyond_the_pool_s_own(
