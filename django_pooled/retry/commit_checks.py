@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .transaction_id import CommitRecord
     from .transaction_status import TransactionIdentity
 
-__all__ = ["CHECKS", "ByCaller", "CommitCheck"]
+__all__ = ["CHECKS", "ByCaller", "CommitCheck", "status_by_row"]
 
 logger = logging.getLogger("django_pooled.retry")
 
@@ -169,17 +169,38 @@ class _ByToken(CommitCheck):
     def find(self, connection: PooledConnection, lost: TransactionIdentity | None) -> CommitStatus:
         if self.record is None:
             return commit_status(connection, lost)
+        return status_by_row(self._is_there, connection, lost)
+
+    def _is_there(self, connection: PooledConnection) -> bool:
         try:
             self._token.claim(connection)
         except psycopg.errors.UniqueViolation:
+            return True
+        return False
+
+
+def status_by_row(
+    is_there: Callable[[PooledConnection], bool],
+    connection: PooledConnection,
+    lost: TransactionIdentity | None,
+) -> CommitStatus:
+    """Return the status of a transaction that has left a row, if it was committed.
+
+    Args:
+        is_there: Looks for the row, and locks it.
+        connection: Where to look.
+        lost: The transaction.
+    """
+    try:
+        if is_there(connection):
             return CommitStatus.COMMITTED
-        except psycopg.errors.LockNotAvailable:
-            return CommitStatus.IN_PROGRESS
-        except psycopg.errors.ReadOnlySqlTransaction:
-            return CommitStatus.NOT_YET
-        # Logical replication may still bring it to another cluster.
-        is_foreign = relation_of(connection, lost) is Relation.FOREIGN
-        return CommitStatus.FOREIGN if is_foreign else CommitStatus.NOT_COMMITTED
+    except psycopg.errors.LockNotAvailable:
+        return CommitStatus.IN_PROGRESS
+    except psycopg.errors.ReadOnlySqlTransaction:
+        return CommitStatus.NOT_YET
+    # Logical replication may still bring it to another cluster.
+    is_foreign = relation_of(connection, lost) is Relation.FOREIGN
+    return CommitStatus.FOREIGN if is_foreign else CommitStatus.NOT_COMMITTED
 
 
 class _Never(CommitCheck):

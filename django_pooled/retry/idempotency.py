@@ -12,7 +12,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
 
-import psycopg
 from psycopg.pq import TransactionStatus
 
 from django_pooled.diagnostics.log_fields import event_fields
@@ -24,10 +23,10 @@ from django_pooled.replay.responses import asks_for_rollback, refuse_coroutine
 from django_pooled.replay.stored_responses import REPLAYED, finished, made_again, parts_of, problem
 from django_pooled.tokens.idempotency import KEY_SWEEP, KeptResponse, KeyRow, refuse_without_app
 
-from .commit_checks import CommitCheck
+from .commit_checks import CommitCheck, status_by_row
 from .loop import Loop, Seams
 from .phase import Phase
-from .transaction_status import CommitStatus, Relation, commit_status, relation_of
+from .transaction_status import commit_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from django_pooled.replay.idempotency import IdempotencyOptions
 
     from .attempt import Attempt
-    from .transaction_status import TransactionIdentity
+    from .transaction_status import CommitStatus, TransactionIdentity
 
 __all__ = ["UNDER_WAY", "KeyedLoop", "KeyedRequest", "keyed_request"]
 
@@ -246,16 +245,7 @@ class _ByKey(CommitCheck):
         row = self._keyed.row
         if row is None or not row.is_claimed:
             return commit_status(connection, lost)
-        try:
-            if row.was_committed(connection):
-                return CommitStatus.COMMITTED
-        except psycopg.errors.LockNotAvailable:
-            return CommitStatus.IN_PROGRESS
-        except psycopg.errors.ReadOnlySqlTransaction:
-            return CommitStatus.NOT_YET
-        # Logical replication may still bring it to another cluster.
-        is_foreign = relation_of(connection, lost) is Relation.FOREIGN
-        return CommitStatus.FOREIGN if is_foreign else CommitStatus.NOT_COMMITTED
+        return status_by_row(row.was_committed, connection, lost)
 
 
 def keyed_request(
