@@ -1,4 +1,4 @@
-"""What a thread is busy with: the view, task or command that a connection is in use for."""
+"""The view, task or command that a thread runs, and that its connection is in use for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _is_off = False  # guarded by the lock: whether collection has to be turned on a
 
 
 def activities_of(threads: Iterable[int]) -> dict[int, str | None]:
-    """Name what threads of this process are busy with now, by a look at their stacks.
+    """Name the views, tasks and commands that threads of this process run now, by their stacks.
 
     It costs those threads nothing: they keep no record of it.
 

@@ -1,4 +1,4 @@
-"""Names what the running code is for, for SQL comments and for ``poolstats --connections``."""
+"""Names the running view or task for SQL comments and ``poolstats --connections``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["NameViewMiddleware", "name_celery_tasks"]
 
 
 class NameViewMiddleware(MiddlewareMixin):
-    """Have what a view does go by the view's name, as ``votes.views.cast``.
+    """Give all that a view does the view's name, as ``votes.views.cast``.
 
     Works under WSGI and ASGI, without another thread. The name is there from the moment that
     Django knows the view until the response has been made: what the body of a streaming response
@@ -74,7 +74,7 @@ _outer: ContextVar[tuple[str | None, ...]] = ContextVar("django_pooled.naming", 
 
 
 def name_celery_tasks() -> None:
-    """Have what Celery's tasks do go by the task's name, as ``celery votes.tasks.count``.
+    """Give all that a task of Celery does the task's name, as ``celery votes.tasks.count``.
 
     To be called once, in the module that makes the Celery application.
     """

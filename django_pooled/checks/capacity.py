@@ -1,4 +1,4 @@
-"""Do the connections that all processes may open fit into what the server admits: W010."""
+"""Compares the connections that all processes may open with the server's limits: W010."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Neighbour(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """What bounds the connections of several databases together."""
+    """A limit on the connections of several databases together."""
 
     words: str
     connections: int
     databases: dict[str, PoolOptions]
-    """Those whose pools are bounded by it."""
+    """The databases whose pools it limits."""
 
 
 class Demand(NamedTuple):

@@ -69,7 +69,7 @@ def _app() -> Any:
 
 def _conf_of(app: Any) -> Any:
     try:
-        # Read on first use, from whatever the project wrote.
+        # Read on first use, from the project's own module.
         app.conf.get(_REUSE)
     except Exception:
         # The worker ends with the same error, and says more about it.

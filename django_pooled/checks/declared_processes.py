@@ -27,7 +27,7 @@ class Workers(NamedTuple):
     """Processes that something will start on one host or in one container."""
 
     source: str
-    """What says so."""
+    """The setting or variable that says so."""
     processes: int
     threads: int | None
     """Of each process, that run the site's code; None where nothing says it."""

@@ -1,4 +1,4 @@
-"""Are the errors that no middleware sees answered, too: W005."""
+"""Checks that errors which no middleware sees are answered too: W005."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HANDLER500 = "django_pooled.middleware.handler500"
 def check_error_handler(**kwargs: object) -> list[CheckMessage]:
     """Check that errors which no middleware can see are answered too: W005.
 
-    An error handler of the project's own is left in peace: whether it calls
+    The project's own error handler is not judged: whether it calls
     ``unavailable_response()`` can't be seen from outside.
     """
     root = getattr(settings, "ROOT_URLCONF", None)

@@ -1,4 +1,4 @@
-"""What ends a pool's sessions behind its back: W011."""
+"""Timeouts of others that end a pool's sessions: W011."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PgBouncer tells of its settings, where it lets the site's role on to its console."""
+"""PgBouncer's own settings, if it lets the site's role use its console."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PoolerFacts:
 def ask_console(connection: psycopg.Connection[Any]) -> PoolerFacts | None:
     """Ask the pooler that *connection* leads to; None if it tells this role nothing.
 
-    It tells those who are in its ``stats_users`` or ``admin_users``.
+    It tells roles that are in its ``stats_users`` or ``admin_users``.
     """
     info = connection.info
     address: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What does not hold where another pooler holds the sessions: W012 to W015, and W018."""
+"""Features that do not work behind another pooler: W012 to W015, and W018."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one connection can find out about the server, and about what may stand before it."""
+"""Facts about the server, and a pooler before it, that one connection can find out."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def ask_server(connection: psycopg.Connection[Any]) -> ServerFacts:
     """Ask the server, in a few round trips.
 
     A pooler answers a client's login itself, with a number of its own making for the backend.
-    Its mode can't be seen from one connection: as long as nobody else is served, PgBouncer gives
-    a client the same backend in both of them. Its console tells, to whom it lets in.
+    Its mode can't be seen from one connection: as long as it has no other client, PgBouncer gives
+    a client the same backend in both of them. Its console tells the roles that may use it.
     """
     row = connection.execute(_SERVER).fetchone()
     assert row is not None

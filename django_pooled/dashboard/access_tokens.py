@@ -24,9 +24,9 @@ def issue(request: HttpRequest) -> str:
     """Return a token for the user of a request.
 
     Args:
-        request: One whose user may watch: the caller has checked that.
+        request: Its user may watch; the caller has checked that.
     """
-    # The user is for people who find one; it is not checked.
+    # The user is there for people who find a token; it is not checked.
     return signing.dumps({"user": str(request.user.pk)}, salt=_SALT)
 
 

@@ -21,7 +21,7 @@ _OF_A_SERVER = (
     *("error", "failure", "version", "standby", "max_connections", "reserved", "used", "free"),
     *("states", "blocked", "longest_idle_in_transaction"),
 )
-"""The figures of a server: counts, and nothing of single sessions."""
+"""The figures of a server: counts, without single sessions."""
 
 
 def content(snapshot: Snapshot) -> dict[str, Any]:

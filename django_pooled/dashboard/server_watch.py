@@ -59,7 +59,7 @@ class ServerWatch:
         return self._thread is not None
 
     def want(self) -> float:
-        """Begin to ask, and return the moment of that, for `latest`."""
+        """Begin to ask, and return that moment, for `latest`."""
         with self._changed:
             moment = monotonic()
             self._wanted = True
@@ -71,7 +71,7 @@ class ServerWatch:
         return moment
 
     def latest(self, since: float, timeout: float) -> Answer:
-        """Return an answer to a question asked since then, or after a while the one before.
+        """Return an answer to a question asked since then, or after *timeout* the one before.
 
         Args:
             since: What `want` returned.

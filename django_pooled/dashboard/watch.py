@@ -63,7 +63,7 @@ class Watch:
         self._lock = threading.Lock()
         self._latest: Snapshot | None = None
         self._until = 0.0
-        """When the latest is too old for others."""
+        """The moment at which the latest snapshot is too old for other viewers."""
         self._earlier: list[Overview] = []
         self._aliases = pooled_aliases()
         # Wrappers of its own: those in django.db.connections belong to a thread.
@@ -88,10 +88,10 @@ class Watch:
     def _take(self) -> Snapshot:
         taken = time()
         asked = [server.want() for server in self._servers]
-        # Of this user alone, for root too: other users may answer anything.
+        # Of this user alone, also for root: other users may answer anything.
         collection = collect_all(stats_dirs(self._aliases), PROCESSES, uid=this_user())
         if os.getpid() not in {report.pid for report in collection.reports}:
-            # Where nothing is published, this process is shown all the same.
+            # This process is shown even if nothing is published.
             own = process_report(registry.snapshots())
             collection.reports += [own] if own.pools else []
         collection.reports = of_site(collection.reports, databases(self._aliases))
@@ -116,7 +116,7 @@ class Watch:
 _watch: Watch | None = None
 _owner = os.getpid()
 _inherited: list[Watch] = []
-"""Those of a parent, kept for ever after a fork: their connections and threads are its own."""
+"""The watches of parents, never freed: their connections and threads are the parents'."""
 
 
 def snapshot() -> Snapshot:

@@ -1,4 +1,4 @@
-"""Which line is the project's own: neither a library's, Django's, nor that of what watches it."""
+"""Finds the project's own line: not a library's, Django's, or a monitoring tool's."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Line", "caller", "callers", "quoted"]
 
-# Since Python 3.12; without it each frame on the way has to become an object, to be asked.
+# Since Python 3.12; before, each frame on the way has to become an object.
 _module_at = getattr(sys, "_getframemodulename", None)
 
-# Never a project's, wherever they are: Django and this package may be checked out beside it.
+# Never a project's, wherever they lie: Django and this package may be checked out beside it.
 _PASSED_OVER = frozenset({"django", "django_pooled", "contextlib", "asgiref", "threading"})
 
-# What wraps database calls, or functions at large; asked where a project is installed as they are.
+# Packages that wrap database calls or functions; consulted if the project is installed as they are.
 _WATCHERS = frozenset(
     {
         "aws_xray_sdk",
@@ -95,7 +95,7 @@ def caller(above: int = 0) -> Line:
     """
     depth = above + 1
     if _module_at is not None:
-        # A decorator may have copied that name from what it decorates; the frame's own settles it.
+        # A decorator may have copied that name from the function; the frame's own name decides.
         while _top(module := _module_at(depth)) in _PASSED_OVER:
             depth += 1
         if module is None:

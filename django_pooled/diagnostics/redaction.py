@@ -1,4 +1,4 @@
-"""What may be told of text from outside: no password, no row, nothing that forges a line."""
+"""Makes text from outside fit for logs and messages: no password, no row, no forged line."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ __all__ = [
 MASK = "***"
 
 LONGEST = 8000
-"""Characters of a text that are looked at; the rest of it is left out."""
+"""Characters of a text that are read; the rest is left out."""
 
 LONGEST_LINE = 2000
-"""Characters of a line that is made of it."""
+"""Characters of the line that is made of a text."""
 
 SHORTEST_SECRET = 4
 """Characters; a shorter one, masked wherever it occurs, would leave nothing to read."""
@@ -56,7 +56,7 @@ ASSIGNMENT = rf"\b({_NAMES}\s*=\s*){_VALUE}()"
 _CREDENTIALS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        # The user and password of an address, up to its last @: nobody escapes those within.
+        # The user and password of an address, up to its last @: those within are rarely escaped.
         r"(://)\S+(@)",
         r"""(://)[^\s:/@"']*:[^"'\n]*(@)""",
         USERINFO,

@@ -1,4 +1,4 @@
-"""Names that other packages make no promise about, asked for as this one is loaded."""
+"""Asks for private names of other packages as this package is loaded."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Need(NamedTuple):
 
 
 def require(distribution: str, needs: Iterable[Need]) -> None:
-    """Refuse to start with a release of another package that has changed its inside.
+    """Refuse to start with a release of another package whose private names have changed.
 
-    A name that is gone would otherwise be found out in the middle of a transaction.
+    Otherwise a missing name would be noticed in the middle of a transaction.
 
     Args:
         distribution: The package's name on PyPI.
-        needs: What is used of it.
+        needs: The names that are used.
 
     Raises:
         ImproperlyConfigured: Names are gone: which ones, and what each is for.

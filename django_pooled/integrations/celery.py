@@ -1,4 +1,4 @@
-"""Recognises the calls of Celery's Django fixup: those that start Django, and around each task.
+"""Recognises calls of Celery's Django fixup: when it starts Django, and around each task.
 
 It starts Django in the handler of a signal, and Celery only logs what that raises: a worker would
 go on without its tasks. And it closes every pool that it finds in settings before and after each

@@ -46,7 +46,7 @@ _current: _Instrumentation | None = None
 
 
 def instrument(meter_provider: MeterProvider | None = None) -> None:
-    """Report the pools of this process, those that are still to be opened too.
+    """Report the pools of this process, including those that are opened later.
 
     A pool goes by its option ``name``, or by its alias. May be called in the settings, before a
     fork, and more than once: while it reports, another call changes nothing.
@@ -104,7 +104,7 @@ class _Instrumentation:
 
     def _observer(self, gauge: Gauge) -> Callable[[CallbackOptions], Iterator[Observation]]:
         def observe(options: CallbackOptions) -> Iterator[Observation]:
-            # Two pools of one name, while settings change, are one to the outside.
+            # While settings change there may be two pools of one name: they are reported as one.
             sums: Counter[tuple[tuple[str, str], ...]] = Counter()
             for pool in [] if self._ended else registry.snapshots():
                 for attributes, number in gauge(pool):

@@ -1,4 +1,4 @@
-"""The page that Prometheus scrapes: the process that is asked answers for its siblings too."""
+"""The page that Prometheus scrapes; any process of the site answers for all of them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def prometheus(request: HttpRequest) -> HttpResponse:
     Raises:
         ImproperlyConfigured: prometheus_client is not installed.
     """
-    # Only here: a project that has no such page does without prometheus_client.
+    # Not above: projects without this page need no prometheus_client.
     from django_pooled.poolstats.prometheus import as_openmetrics, as_text
 
     from .exposition import by_process, summed

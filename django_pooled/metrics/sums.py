@@ -1,4 +1,4 @@
-"""Sums of counters that never go down: what a pool had counted stays when the pool has gone."""
+"""Sums of counters that never go down: they keep the counts of pools that have gone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SeenPool:
 
 @dataclass
 class Sums:
-    """What the pools of a site have counted, those that have gone included.
+    """The counts of all pools of a site, including those that have gone.
 
     Prometheus takes a counter that goes down for one that began anew, and adds what it shows
     to what was before: so a sum over processes must not fall when one of them ends.
@@ -51,7 +51,7 @@ class Sums:
     """The sum of all others, by alias."""
 
     def update(self, seen: SitePools) -> None:
-        """Take in what was seen, and add pools that have gone to the retired."""
+        """Take in a look, and add pools that have gone to the retired."""
         living = {row.pool.id: row for row in seen.pools}
         for identity, entry in list(self.entries.items()):
             if identity not in living and self._is_gone(entry, seen):

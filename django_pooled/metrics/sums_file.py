@@ -48,7 +48,7 @@ _WRITE = os.O_WRONLY | os.O_CREAT | _CAREFULLY
 
 
 def is_kept(folder: StrPath | None, site: str) -> bool:
-    """Tell whether the site keeps sums: where it does not, nobody scrapes it.
+    """Tell whether the site keeps sums; if not, it is not scraped.
 
     Args:
         folder: The ``stats_dir`` option, None for the default folder.
@@ -88,7 +88,7 @@ def open_sums(folder: StrPath | None, site: str, patience: float) -> Iterator[Su
             if mine:
                 _write(descriptor, name, sums)
         finally:
-            # Closed alone, it would last as long as a child that was forked meanwhile.
+            # Without this the lock would last as long as a child that was forked meanwhile.
             fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
     finally:
@@ -153,7 +153,7 @@ def _parse(content: Any) -> Sums:
             alias=str(entry["alias"]),
             host=str(entry["host"]),
             pid=int(entry["pid"]),
-            # One of the future, after a clock was set, would never be forgotten.
+            # An entry of the future, after a clock was set, would never be forgotten.
             seen=seen if (seen := float(entry["seen"])) <= now else now,
             counts=parse_counters(entry["counts"], "counts"),
         )

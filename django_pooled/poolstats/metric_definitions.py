@@ -30,7 +30,7 @@ class Gauge(NamedTuple):
     key: str
     text: str
     combine: Callable[[Iterable[float]], float] = sum
-    """Makes one figure of those of several pools that have the same labels."""
+    """Combines the figures of several pools with the same labels."""
     none: float | None = None
     """The figure of a pool that has None; without one, there is no sample."""
 
@@ -43,7 +43,7 @@ class ByKind(NamedTuple):
     labels: tuple[str, ...]
     text: str
     always: tuple[str, ...] = ()
-    """Kinds that are there from the start, so that their first occurrence is an increase."""
+    """Kinds with samples from the start, so that their first occurrence is an increase."""
 
 
 GAUGES = (

@@ -81,7 +81,7 @@ def of_pools(sources: Iterable[Source], *, openmetrics: bool = False) -> list[Me
     by_labels: dict[tuple[tuple[str, str], ...], list[Source]] = {}
     for source in sources:
         by_labels.setdefault(tuple(source.labels.items()), []).append(source)
-    # add_metric() leaves out the labels at the end that it has no values for.
+    # add_metric() leaves out labels at the end for which it gets no values.
     names = max((tuple(name for name, _ in labels) for labels in by_labels), key=len, default=())
     merged = [
         _Merged(
@@ -197,7 +197,7 @@ def _family(kind: Any, name: str, text: str, labels: Sequence[str]) -> Any:
 
 
 def _bound(bound: float, openmetrics: bool) -> str:
-    # Without the noise of binary fractions, or a query would not find it.
+    # Without the noise of binary fractions, so that queries find it.
     text = f"{bound:g}"
     return f"{text}.0" if openmetrics and text.isdigit() else text
 

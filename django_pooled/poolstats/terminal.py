@@ -1,4 +1,4 @@
-"""A terminal with a screen of its own and single keys, restored whatever ends the program."""
+"""A terminal with a screen of its own and single keys; it is restored at any end of the program."""
 
 from __future__ import annotations
 

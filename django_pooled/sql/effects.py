@@ -1,4 +1,4 @@
-"""What a statement does, as far as its text shows it; and the worst of what it does not show."""
+"""The effects of a statement by its text; where the text does not show them, the worst ones."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Effect(NamedTuple):
 
 
 def effect_of(query: object) -> Effect:
-    """Return what the text of *query* shows, and the worst where it does not show it.
+    """Return the effects that the text of *query* shows, and the worst where it shows none.
 
     The text does not show what a trigger, a view, an operator, a cast, a default or a policy calls.
     """

@@ -203,7 +203,7 @@ POSTGIS: frozenset[str] = frozenset(f"st_{name}" for name in _POSTGIS.split())
 """The functions of PostGIS, and of its rasters, that go by standard names."""
 
 READS: frozenset[str] = frozenset(f"{_READS} {_READS_OF_EXTENSIONS}".split())
-"""What neither writes anything nor leaves anything in the session."""
+"""Functions that write nothing and leave nothing in the session."""
 
 WRITES: frozenset[str] = frozenset(_WRITES.split())
-"""What leaves nothing in the session but writes, notifies, locks, or reaches other sessions."""
+"""Functions that write, notify, lock or reach other sessions, and leave nothing in their own."""

@@ -37,7 +37,7 @@ SERIALIZATION = frozenset({"40001", "40P01"})
 """serialization_failure and deadlock_detected: the same transaction can succeed if run again."""
 
 UNKNOWN_OUTCOME = frozenset({"08007", "40003"})
-"""transaction_resolution_unknown and statement_completion_unknown: whoever says so can't tell."""
+"""transaction_resolution_unknown and statement_completion_unknown: the server itself can't tell."""
 
 CONNECTION_LOST = frozenset({"57P01", "57P02", "57P03", "57P05"})
 """admin_shutdown, crash_shutdown, cannot_connect_now, idle_session_timeout.

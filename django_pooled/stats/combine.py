@@ -20,7 +20,7 @@ __all__ = ["combine", "total"]
 def combine(one: Counters, other: Counters, how: Callable[[Any, Any], Any]) -> Counters:
     """Return counters whose figures are made of those of two others.
 
-    The longest of the durations is that of both together, whatever is done to the figures.
+    The longest of the durations is always that of both together.
 
     Args:
         one: Counters of a pool.

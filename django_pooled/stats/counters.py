@@ -1,4 +1,4 @@
-"""What one pool did since it was opened, written down by many threads."""
+"""The counters of one pool since it was opened, written by many threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The socket on which a process answers what its pools are doing."""
+"""The socket on which a process reports its pools."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _publisher: _Publisher | None = None
 
 
 def start(folder: StrPath | None, report: Callable[[], ProcessReport]) -> None:
-    """Answer from now on whoever asks for this process's pools.
+    """Answer questions about this process's pools from now on.
 
     Only the first call in a process does anything. Where a socket can't be had, a debug line
     says why and the process goes on without: statistics never cost a request.
@@ -86,7 +86,7 @@ def stop() -> None:
 def after_fork_in_child() -> None:
     """Let go of the parent's socket, which stays the parent's: its name is not removed."""
     global _lock
-    # A thread of the parent may have held it at the fork, and nobody is left to release it.
+    # A thread of the parent may have held it at the fork, and cannot release it here.
     _lock = threading.RLock()
     _forget()
 
@@ -106,7 +106,7 @@ def default_folder(folder: StrPath | None) -> Path:
 
 
 def _first_usable(folder: StrPath | None, use: Callable[[Path, int], T]) -> T:
-    """Do something in the first candidate that lets it be done; it gets path and descriptor."""
+    """Call a function with path and descriptor of the first candidate in which it succeeds."""
     reason: OSError | None = None
     for path in socket_folder.candidates(folder, os.geteuid()):
         try:
@@ -124,7 +124,7 @@ def _first_usable(folder: StrPath | None, use: Callable[[Path, int], T]) -> T:
 def _forget() -> None:
     global _started_by, _publisher
     if _publisher is not None:
-        # The copy of a listening socket keeps connections coming that nobody would answer
+        # The copy of a listening socket keeps connections coming, which are not answered
         # once the parent is dead.
         with contextlib.suppress(OSError):
             _publisher.listener.close()
@@ -221,7 +221,7 @@ def _encode(report: Callable[[], ProcessReport]) -> bytes:
     try:
         return json.dumps(report().as_json()).encode()
     except Exception as error:
-        # The thread has to outlive whatever is wrong with one report.
+        # The thread has to survive an error in one report.
         logger.debug(
             "The pool statistics could not be put together.",
             exc_info=stand_in(error),
@@ -231,12 +231,12 @@ def _encode(report: Callable[[], ProcessReport]) -> bytes:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what dead processes left, so that recycled workers don't pile up sockets."""
+    """Remove sockets of dead processes, so that recycled workers don't pile them up."""
     try:
         descriptor = socket_folder.open_folder(folder, os.geteuid())
         try:
             for entry in socket_folder.entries(descriptor):
-                # Living neighbours are not woken; what they left is swept once they ended.
+                # Living neighbours are not woken; their sockets are swept once they have ended.
                 if not socket_folder.process_exists(entry.pid):
                     socket_folder.remove_abandoned(folder, descriptor, entry)
         finally:

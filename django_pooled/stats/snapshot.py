@@ -1,4 +1,4 @@
-"""How the pools of this process stand: snapshots, and the report that poolstats reads."""
+"""Snapshots of the pools of this process, and the report that poolstats reads."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class PoolSnapshot:
     name: str = ""
     """The option ``name``, or the alias."""
     id: str = ""
-    """Tells the pool from every other one, of this process or any other, that is or has been."""
+    """Tells the pool from all others, of any process and any time."""
 
     def as_json(self) -> dict[str, Any]:
         """Return everything in values that JSON can carry, the counters beside the rest."""
@@ -98,7 +98,7 @@ class PoolSnapshot:
 
 @dataclass(frozen=True)
 class ProcessReport:
-    """What one process answers to ``poolstats``."""
+    """The answer of one process to ``poolstats``."""
 
     version: int
     pid: int

@@ -74,7 +74,7 @@ class FolderRefused(PermissionError):
 
 
 class Peer(NamedTuple):
-    """Who is at the other end of a socket."""
+    """The process at the other end of a socket."""
 
     pid: int
     """0 where the process is in a container that this one can't see into."""
@@ -88,7 +88,7 @@ class Entry(NamedTuple):
     pid: int
     """As its process sees itself, in its own container perhaps."""
     listens: bool
-    """False while the process is still at setting it up."""
+    """False while the process is still setting it up."""
     identity: tuple[int, int] = (0, 0)
     """Device and inode: the same for all names of one socket."""
 
@@ -146,9 +146,9 @@ def prepare(path: Path) -> int:
 
 
 def open_folder(path: Path, uid: int) -> int:
-    """Open a folder after making sure that it is a user's own and closed to everyone else.
+    """Open a folder after making sure that it is a user's own and closed to all others.
 
-    Whoever looks inside goes through the file descriptor: in a shared ``/tmp`` the name may
+    Access goes through the file descriptor: in a shared ``/tmp`` the name may
     be given to something else at any moment.
 
     Raises:
@@ -186,7 +186,7 @@ def _refuse_unless_private(path: Path, found: os.stat_result, uid: int) -> None:
 def reachable(path: Path, descriptor: int) -> str:
     """Return a path for connect(), which takes no file descriptor of a folder.
 
-    On Linux it leads through the descriptor, so that nobody can put another folder in the place
+    On Linux it leads through the descriptor, so that no other folder can be put in the place
     of the one that was opened.
 
     Args:
@@ -227,7 +227,7 @@ def entries(descriptor: int) -> Iterator[Entry]:
 
 
 def remove_abandoned(path: Path, descriptor: int, entry: Entry) -> bool:
-    """Remove a socket on which nobody listens any more, whoever has its pid now.
+    """Remove a socket on which no process listens any more, even if its pid is in use again.
 
     Returns:
         Whether the socket is gone.
@@ -265,7 +265,7 @@ def process_exists(pid: int) -> bool:
 
 
 def peer_of(connection: socket.socket) -> Peer | None:
-    """Return who is at the other end, None where the platform does not say."""
+    """Return the process at the other end, None where the platform does not tell."""
     if sys.platform != "linux":
         return None
     # struct ucred, unix(7): for the side that connected it names the process that listens.

@@ -1,4 +1,4 @@
-"""Folders on whose way no other user can put anything: no link, no folder of his own."""
+"""Folders whose path no other user can change, by a link or a folder."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["NotTrusted", "make_folder", "refuse_planted_links"]
 MOST_LINKS = 40
 """As many as the kernel follows."""
 
-# Enough to go on from there, also where what is inside may not be listed.
+# Enough to go on from there, even if the folder may not be listed.
 _OPEN = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_CLOEXEC", 0)
 _FOLDER = _OPEN | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 class NotTrusted(PermissionError):
-    """Another user could put something of his in the place of a folder; the message says where."""
+    """Another user could replace a folder of the path; the message says where."""
 
     def __init__(self, message: str) -> None:
         super().__init__(errno.EPERM, message)
@@ -37,7 +37,7 @@ def make_folder(path: Path, trusted: Collection[int], mode: int, *, missing: boo
     """Make a folder, and those above it that are missing, after a look at the whole way to it.
 
     It goes down from folder to folder, through open ones, so that nothing can be exchanged behind
-    its back. Once it has returned, the path can be used: nobody but the trusted can change it.
+    its back. Once it has returned, the path can be used: only the trusted users can change it.
 
     Args:
         path: Of the folder.
@@ -47,7 +47,7 @@ def make_folder(path: Path, trusted: Collection[int], mode: int, *, missing: boo
         missing: Whether to make what is missing.
 
     Raises:
-        NotTrusted: Somebody else can change the way; the message says where.
+        NotTrusted: Another user can change the path; the message says where.
         OSError: A folder can't be made, or is missing.
     """
     if sys.platform != "win32":
@@ -110,10 +110,10 @@ def _look(here: int, name: str, mode: int | None) -> os.stat_result:
     except FileNotFoundError:
         if mode is None:
             raise
-    # Somebody may have been faster: what is there then is looked at as everything else.
+    # Another process may have been faster: the folder is then checked like the others.
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=here)
-        # The mask has a say in the other.
+        # mkdir() applies the umask.
         os.chmod(name, mode, dir_fd=here)
     return os.stat(name, dir_fd=here, follow_symlinks=False)
 

@@ -106,14 +106,14 @@ class Command(BaseCommand):
                 with Terminal(writer(self.stdout.fileno())) as screen:
                     Watch(observer, options["watch"], self._layout(options)).run(screen)
             except Ended as signalled:  # pragma: no cover - such an end writes no figures
-                # The terminal is as it was: now end as whoever sent the signal expects.
+                # The terminal is as it was: now end as the sender of the signal expects.
                 signal.signal(signalled.number, signal.SIG_DFL)
                 os.kill(os.getpid(), signalled.number)
         else:
             self._repeat(observer, options)
 
     def _repeat(self, observer: Observer, options: Mapping[str, Any]) -> None:
-        """Write one look below the other, for a file or a program."""
+        """Write looks below each other, for a file or a program."""
         previous: Overview | None = None
         while True:
             overview = observer.take()

@@ -1,4 +1,4 @@
-"""Why no connection is left: is the application, the pool or the database the trouble?"""
+"""Finds out why no connection is left: because of the application, the pool or the database."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ FORGOTTEN = 60.0
 """Seconds after which a connection in use whose session is idle is reported."""
 
 CHURN = 1.0
-"""Connections opened a second from which on they are counted against the checkouts."""
+"""Connections opened a second above which they are compared with the checkouts."""
 
 BROKEN = ("dead", "error", "reset")
 """Reasons for which healthy connections are not closed."""
@@ -171,7 +171,7 @@ def _connects(overview: Overview, group: Group) -> Iterator[Finding]:
 
 
 def _churn(overview: Overview, row: PoolRow) -> float:
-    """Return how many connections a second are opened that checkouts are too few for."""
+    """Return how many connections a second are opened, if the checkouts do not account for them."""
     connects = row.counters.connects
     # The first ones fill the pool.
     if connects <= row.pool.max_size or connects * 10 < row.counters.checkouts:

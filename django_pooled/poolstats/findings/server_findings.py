@@ -25,7 +25,7 @@ LONG_BLOCK = 5.0
 """Seconds after which a session that waits for a lock is reported."""
 
 SCARCE = 0.1
-"""Share of max_connections below which what is free is called scarce."""
+"""Share of max_connections below which the free ones are called scarce."""
 
 
 def of_server(overview: Overview, name: str, server: ServerView) -> Iterator[Finding]:

@@ -28,7 +28,7 @@ class Measure(NamedTuple):
     what: str
     """Completes the help "This or more"."""
     replaces: str = ""
-    """The kind of finding that thresholds for this take the place of."""
+    """The kind of finding that thresholds for this replace."""
 
 
 MEASURES = {
@@ -45,7 +45,7 @@ MEASURES = {
 
 
 class Limit(NamedTuple):
-    """The values from which it is a warning or critical; None for never."""
+    """The values from which a measure is a warning or critical; None for never."""
 
     warn: float | None
     critical: float | None

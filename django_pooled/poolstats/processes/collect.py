@@ -100,7 +100,7 @@ def collect_all(
 class _User:
     limits: UserLimits
     questions: deque[Question] = field(default_factory=deque)
-    """Those that have not been asked."""
+    """The questions that have not been asked."""
 
 
 def _find(

@@ -62,7 +62,7 @@ class Layout:
     hint: str = "--processes shows all"
     """How to see more processes."""
     paint: Callable[[Level, str], str] = _unpainted
-    """Colours the word that says how bad a finding is."""
+    """Colours the word for the level of a finding."""
 
 
 def as_table(
