@@ -53,6 +53,8 @@ def retry_requests(
         urlpatterns: What ``path()``, ``re_path()`` and ``i18n_patterns()`` return.
         methods: "safe": GET, HEAD, OPTIONS and TRACE, in READ ONLY transactions; other requests are
             handled as before. "all": other requests too, in transactions that may write.
+        rehearse: Whether to make no second attempts, and to log what they would repeat outside of
+            the database.
         options: As for ``retry_transaction``. ``deadline`` is 8 s if left out.
             ``read_only=False`` lets requests of safe methods write.
 
