@@ -177,7 +177,9 @@ class KeyRow:
                     f"VALUES (%s, %s, %s, pg_catalog.now()) ON CONFLICT (digest) DO NOTHING",
                     [self.digest, self.fingerprint, self.token],
                 )
-                # Under the same key there may be the row of another call by now.
+                if cursor.rowcount:
+                    return False
+                # Under the key there may be the row of another call by now.
                 row = cursor.execute(
                     f"SELECT token FROM {table} WHERE digest = %s", [self.digest]
                 ).fetchone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 
 import django
 from django.conf import settings
@@ -13,7 +14,12 @@ settings.configure(
     ALLOWED_HOSTS=["*"],
     DATABASES={"default": json.loads(os.environ["PROOF_DATABASE"])},
     INSTALLED_APPS=["django_pooled", "django_pooled.tokens"],
-    LOGGING_CONFIG=None,
+    # What was found out about each COMMIT without an answer is counted.
+    LOGGING={
+        "version": 1,
+        "handlers": {"console": {"class": "logging.StreamHandler"}},
+        "loggers": {"django_pooled.retry": {"handlers": ["console"], "level": "INFO"}},
+    },
     MIDDLEWARE=["django_pooled.middleware.DatabaseUnavailableMiddleware"],
     ROOT_URLCONF=__name__,
     SECRET_KEY="only for tests",
@@ -37,17 +43,15 @@ SLOTS = 4
     backoff=Backoff(initial=0.005, maximum=0.1),
 )
 def pay(request: HttpRequest) -> JsonResponse:
-    """Note the payment, raise a counter that others raise too, and answer with the number."""
+    """Note the payment, raise a counter that others raise too, and answer as no other run does."""
     key = request.POST["payment"]
     with connection.cursor() as cursor:
         cursor.execute("INSERT INTO done VALUES (%s)", [key])
         cursor.execute("SELECT pg_sleep(random() * 0.03)")
         cursor.execute(
-            "UPDATE counter SET value = value + 1 WHERE slot = %s RETURNING value",
-            [sum(key.encode()) % SLOTS],
+            "UPDATE counter SET value = value + 1 WHERE slot = %s", [sum(key.encode()) % SLOTS]
         )
-        (value,) = cursor.fetchone()
-    return JsonResponse({"payment": key, "value": value}, status=201)
+    return JsonResponse({"payment": key, "receipt": uuid.uuid4()}, status=201)
 
 
 urlpatterns = [path("pay", pay)]

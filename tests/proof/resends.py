@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import random
@@ -31,14 +32,14 @@ from tests.proof.crashes import value
 from tests.proof.faults import Faults
 from tests.proof.loads import Calls
 from tests.proof.promotions import operator_of
-from tests.proof.storm import rage
+from tests.proof.storm import crash, kill_backend
 from tests.proof.verdict import stored
 from tests.servers.fault_proxy import FaultProxy
 from tests.sites.workers.running import Site
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from embedded_postgres import EmbeddedServer
     from tests.servers.postgresql import Servers
@@ -48,6 +49,8 @@ __all__ = ["Resent", "resend"]
 CLIENTS = 12
 PATIENCE = 6.0
 """Seconds for which a client waits for an answer before it sends its request again."""
+EACH = 10
+"""Faults at messages from one end of the server, or of a backend, to the next."""
 GIVE_UP = 600.0
 """Seconds after which no answer is a failure of the proof."""
 
@@ -187,6 +190,9 @@ def resend(servers: Servers, number: int, *, seed: object = 0, header: str | Non
             notes["standby promoted"] += 1
             strike(clients, behind, standby, number, seed, notes)
             wait_until(lambda: not clients.busy, timeout=GIVE_UP + 2 * PATIENCE)
+        notes["message lost"] = behind.triggered()
+        found = re.findall(r"COMMIT had no answer, and is (\w+)", site.log)
+        notes.update(f"COMMIT without an answer: {outcome}" for outcome in found)
         # Without any fault, once more.
         for request in clients.requests:
             clients.send(request, port=site.port)
@@ -221,12 +227,27 @@ def strike(
     seed: object,
     notes: Counter[str],
 ) -> None:
-    """Let a storm rage between site and server until so many requests are answered."""
+    """Let faults befall what passes between site and server until so many requests are answered."""
+    chance = random.Random(f"{seed}")
     faults = Faults(proxy, server, seed)
-    turn = 0
+    ends: dict[str, Callable[[], object]] = {
+        "backend killed": lambda: kill_backend(server, chance),
+        "server stopped": lambda: server.restart(chance.choice(["fast", "immediate"])),
+        "server killed": lambda: crash(server),
+    }
+    turns = itertools.cycle(ends)
+    befallen = 0
     while clients.answered < number and clients.busy:
-        turn += 1
-        notes.update(rage(faults, server, 3.0, f"{seed} {turn}"))
+        if chance.random() < 0.1:
+            faults.terminate()
+            notes["backend terminated"] += 1
+        else:
+            faults.strike()
+        if faults.befallen() - befallen >= EACH:
+            befallen = faults.befallen()
+            end = next(turns)
+            ends[end]()
+            notes[end] += 1
     proxy.disarm()
     proxy.release()
     proxy.abandon()
@@ -237,14 +258,15 @@ def promote(primary: EmbeddedServer, standby: EmbeddedServer, proxy: FaultProxy)
     proxy.fault_at_commit("swallowed", times=3, silence=60.0)
     time.sleep(0.3)
     proxy.disarm()
+    # From here on nobody is answered by what the standby may not have.
     proxy.down()
+    proxy.cut()
     with operator_of(primary) as operator:
         position = value(operator, "SELECT pg_switch_wal()::text")
     query = f"SELECT pg_last_wal_replay_lsn() >= '{position}'::pg_lsn"
     with operator_of(standby) as operator:
         wait_until(lambda: value(operator, query), timeout=90)
         primary.kill()
-        proxy.cut()
         proxy.abandon()
         assert value(operator, "SELECT pg_promote()")
     proxy.retarget(standby.host, standby.port)
@@ -260,7 +282,7 @@ def cutting(proxy: FaultProxy, site: Site, seed: object, notes: Counter[str]) ->
         chance = random.Random(f"{seed}")
         due = time.monotonic() + 2.0
         killed: set[str] = set()
-        while not done.wait(chance.uniform(0.05, 0.6)):
+        while not done.wait(chance.uniform(0.2, 1.2)):
             if chance.random() < 0.05:
                 proxy.freeze()
                 done.wait(0.1)
