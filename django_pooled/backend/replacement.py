@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import psycopg
 from django.db import DatabaseError
 from psycopg.pq import ConnStatus
 
@@ -16,7 +17,8 @@ from .django_private import turn_autocommit_off
 from .transaction_mode import TransactionMode
 
 if TYPE_CHECKING:
-    import psycopg
+    from collections.abc import Mapping
+
     from psycopg import IsolationLevel
 
     from django_pooled.pool.connection import PooledConnection
@@ -24,6 +26,19 @@ if TYPE_CHECKING:
 __all__ = ["Replacement"]
 
 logger = logging.getLogger("django_pooled.pool")
+
+# Of those that a session may change. A name for monitoring changes nothing else.
+_REPORTED = (
+    "DateStyle",
+    "IntervalStyle",
+    "TimeZone",
+    "client_encoding",
+    "default_transaction_read_only",
+    "is_superuser",
+    "search_path",
+    "session_authorization",
+    "standard_conforming_strings",
+)
 
 
 class _Block:
@@ -128,6 +143,7 @@ class Replacement(TransactionMode):
     def _replace(self, lost: PooledConnection) -> PooledConnection:
         pool, named, cursors = self.checked_out_from, self._named_cursors, self._cursors
         block = _Block(self) if self.in_atomic_block else None
+        reported = _reported(lost)
         # None of them was used, so there is nothing to be closed with the connection.
         self._named_cursors = None
         try:
@@ -136,6 +152,8 @@ class Replacement(TransactionMode):
             self.ensure_connection()
             connection: PooledConnection = self.connection
             with self.wrap_database_errors:
+                if _reported(connection) != reported:
+                    self._refuse(lost, reported)
                 if lost.drew and connection.session.was_written:
                     # lastval() must fail, not tell what another request has drawn.
                     connection.ask("DISCARD SEQUENCES")
@@ -161,10 +179,31 @@ class Replacement(TransactionMode):
         )
         return connection
 
+    def _refuse(self, lost: PooledConnection, reported: Mapping[str, str | None]) -> NoReturn:
+        """Keep the lost connection: its session had settings that no statement's text has shown."""
+        other = [
+            name for name, value in _reported(self.connection).items() if value != reported[name]
+        ]
+        self.give_back()
+        # As after any other loss, until it is closed, at the latest at the end of the request.
+        self.connection, self.errors_occurred = lost, True
+        raise psycopg.OperationalError(
+            f"the connection is lost, and was not replaced: its session had another "
+            f"{' and '.join(other)} than a new one"
+        )
+
     def _move(self, cursor: psycopg.Cursor[Any] | None, connection: PooledConnection) -> None:
         if cursor is not None and not cursor.closed:
             psycopg_private.move_cursor(cursor, connection)
             self._remember_cursor(cursor)
+
+
+def _reported(connection: PooledConnection) -> dict[str, str | None]:
+    """Return the settings of which the server reports each change, whatever has made it.
+
+    https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-ASYNC
+    """
+    return {name: connection.info.parameter_status(name) for name in _REPORTED}
 
 
 def _is_declared(cursor: psycopg.ServerCursor[Any]) -> bool:

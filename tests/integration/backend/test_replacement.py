@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
 import pytest
-from django.db import Error, OperationalError, ProgrammingError, connections
+from django.db import (
+    Error,
+    OperationalError,
+    ProgrammingError,
+    close_old_connections,
+    connections,
+)
 from django.db.backends.signals import connection_created
 from django.db.transaction import atomic, on_commit
 from django.test.utils import CaptureQueriesContext
@@ -239,6 +245,65 @@ def test_a_session_that_a_function_may_have_changed_is_not_replaced(database: An
         ask(database, "SELECT 1")
     database.close()
     run(database, "DROP FUNCTION own()")
+
+
+@pytest.fixture
+def watchful(server: EmbeddedServer) -> Iterator[None]:
+    """A trigger changes the session's time zone, which the text of no statement shows."""
+    with psycopg.connect(**server.parameters("postgres"), autocommit=True) as admin:
+        admin.execute("""
+            CREATE FUNCTION change_zone() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                PERFORM set_config('TimeZone', 'Asia/Tokyo', false); RETURN NEW;
+            END $$
+        """)
+        admin.execute("""
+            CREATE TRIGGER change_zone BEFORE INSERT ON item
+            FOR EACH ROW EXECUTE FUNCTION change_zone()
+        """)
+        yield
+        admin.execute("DROP FUNCTION change_zone() CASCADE")
+
+
+@pytest.mark.usefixtures("watchful")
+def test_settings_that_the_server_reports_are_not_lost_in_silence(database: Any) -> None:
+    run(database, "INSERT INTO item VALUES (6)")
+    lose(database)
+    with pytest.raises(OperationalError, match="its session had another TimeZone"):
+        ask(database, "SELECT 1")
+    for _ in range(2):
+        with pytest.raises(OperationalError, match="closed"):
+            ask(database, "SELECT 1")
+    assert counters(database).replaced == 0
+    close_old_connections()
+    assert ask(database, "SELECT current_setting('TimeZone')") == "UTC"
+
+
+@pytest.mark.usefixtures("watchful")
+def test_a_block_does_not_begin_without_the_settings_that_the_server_reports(database: Any) -> None:
+    run(database, "INSERT INTO item VALUES (6)")
+    lose(database)
+    with (
+        pytest.raises(OperationalError, match="its session had another TimeZone"),
+        atomic(using=database.alias),
+    ):
+        run(database, "INSERT INTO item VALUES (7)")
+    assert database.get_autocommit()
+    assert ask(database, "SELECT count(*) FROM item") == 6
+
+
+@pytest.mark.usefixtures("watchful")
+def test_receivers_may_set_what_the_server_reports(database: Any) -> None:
+    def set_up(connection: Any, **kwargs: Any) -> None:
+        if connection.alias == database.alias:
+            run(connection, "SET TimeZone = 'Asia/Tokyo'")
+
+    connection_created.connect(set_up)
+    try:
+        run(database, "INSERT INTO item VALUES (6)")
+        lose(database)
+        assert ask(database, "SHOW TimeZone") == "Asia/Tokyo"
+    finally:
+        connection_created.disconnect(set_up)
 
 
 def test_what_psycopg_itself_was_used_for_is_not_lost_in_silence(database: Any) -> None:
