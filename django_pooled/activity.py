@@ -76,7 +76,8 @@ def name_of(function: Any) -> str:
     """
     function = getattr(function, "view_class", function)
     if not hasattr(function, "__qualname__"):
-        function = type(function)
+        # Not type(): what stands for a view under retry_requests has the class of the view.
+        function = function.__class__
     return f"{function.__module__}.{function.__qualname__}"
 
 

@@ -8,6 +8,7 @@ from asgiref.sync import iscoroutinefunction
 
 from django_pooled.backend.non_atomic import is_non_atomic
 from django_pooled.integrations import ninja
+from django_pooled.integrations.rest_framework import decorated_by_api_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,4 +80,4 @@ def _function_for(view: Callable[..., Any], method: str) -> object:
         name = actions.get(name, name)
     if name == "head" and not hasattr(cls, "head"):
         name = "get"
-    return getattr(cls, name, None)
+    return decorated_by_api_view(getattr(cls, name, None))

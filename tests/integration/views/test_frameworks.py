@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from django.test import Client
 from django.urls import include, path, resolve, reverse
 
-from django_pooled import no_retry
+from django_pooled import no_retry, retry_transaction
 from django_pooled.urls import retry_requests
 from tests.app.models import Note
 from tests.support.attempts import QUICK, Attempts, attempts
@@ -77,6 +77,18 @@ def function(request: Any) -> Response:
     return Response(read_only())
 
 
+@api_view(["GET"])
+@no_retry
+def function_alone(request: Any) -> Response:
+    return Response(read_only())
+
+
+@api_view(["GET"])
+@retry_transaction(backoff=QUICK, read_only=False)
+def decorated(request: Any) -> Response:
+    return Response(read_only())
+
+
 router = DefaultRouter()
 router.register("notes", Notes)
 
@@ -104,6 +116,8 @@ patterns: Any = [
     path("rest/", include(router.urls)),
     path("page/", Page.as_view()),
     path("function/", function),
+    path("function/alone/", function_alone),
+    path("decorated/", decorated),
     path("ninja/", api.urls),
 ]
 urlpatterns = retry_requests(patterns, methods="all", backoff=QUICK)
@@ -133,6 +147,10 @@ def test_a_get_is_run_again_read_only(address: str) -> None:
     assert Client().get(address).json() == "on 2"
 
 
+def test_a_function_that_is_decorated_keeps_its_options() -> None:
+    assert Client().get("/decorated/").json() == "off 2"
+
+
 def test_a_post_is_run_again_and_committed_once() -> None:
     assert Client().post("/rest/notes/", {"text": "rest"}).status_code == 201
     assert attempts.number == 2
@@ -141,7 +159,7 @@ def test_a_post_is_run_again_and_committed_once() -> None:
     assert list(Note.objects.order_by("pk").values_list("text", flat=True)) == ["rest", "ninja"]
 
 
-@pytest.mark.parametrize("address", ["/rest/notes/alone/", "/ninja/alone/"])
+@pytest.mark.parametrize("address", ["/rest/notes/alone/", "/function/alone/", "/ninja/alone/"])
 def test_one_action_or_operation_can_be_left_alone(address: str) -> None:
     with pytest.raises(OperationalError):
         Client().get(address)

@@ -30,6 +30,7 @@ from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 
 from django_pooled import no_retry, retry_transaction
+from django_pooled.activity import name_of
 from django_pooled.urls import retry_requests
 from django_pooled.views.retried_view import RetriedView
 
@@ -117,6 +118,11 @@ def test_a_view_has_all_attributes_of_the_original(address: str) -> None:
     assert getattr(ours, "__name__", None) == getattr(theirs, "__name__", None)
     assert inspect.signature(ours) == inspect.signature(theirs)
     assert repr(ours) == repr(theirs)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_view_goes_by_its_own_name(address: str) -> None:
+    assert name_of(match(address, RETRIED).func) == name_of(match(address, BARE).func)
 
 
 def test_an_attribute_that_is_set_later_is_seen_too(monkeypatch: pytest.MonkeyPatch) -> None:
