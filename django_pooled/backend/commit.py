@@ -110,6 +110,6 @@ def is_known_to_have_failed(wrapper: BaseDatabaseWrapper, error: BaseException) 
 def ambiguous(wrapper: BaseDatabaseWrapper) -> AmbiguousCommit:
     """Make the error for a COMMIT of which it cannot be told whether it was done."""
     return AmbiguousCommit(
-        f"database {wrapper.alias!r}: the connection was lost while COMMIT was under way, and "
-        f"whether the transaction was committed cannot be told"
+        f"database {wrapper.alias!r}: the connection was lost during COMMIT: it is "
+        f"unknown whether the transaction was committed"
     )

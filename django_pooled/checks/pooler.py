@@ -45,13 +45,13 @@ def check_pooler(
 def _two_pools(alias: str, pooler: PoolerFacts | None) -> CheckMessage:
     if pooler is None:
         what = "PgBouncer or another pooler"
-        but = ", and how many connections it admits can't be seen from here."
+        but = ". How many connections it admits is unknown."
     else:
         what, but = f"PgBouncer in {pooler.pool_mode} mode", "."
     return CheckWarning(
-        f"DATABASES[{alias!r}] leads to {what}: it pools what is pooled already{but}",
-        hint="Set OPTIONS['pool'] to False, or lead to the server itself. Silence this if both "
-        "are meant; docs/deploy/pgbouncer.md has the settings of both.",
+        f"DATABASES[{alias!r}] connects through {what}: connections are pooled twice{but}",
+        hint="Set OPTIONS['pool'] to False, or connect to the server itself. Silence this if "
+        "both are intended; docs/deploy/pgbouncer.md has the settings of both.",
         id="django_pooled.W012",
     )
 

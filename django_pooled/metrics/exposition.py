@@ -55,7 +55,7 @@ def summed(timeout: float, *, openmetrics: bool = False) -> Exposition:
             sums.update(site_pools)
     except OSError as error:
         logger.debug(
-            "The metrics are not added up: %s",
+            "cannot add up the metrics of all processes: %s",
             told(error),
             extra=event_fields("not_summed", error=error),
         )

@@ -34,7 +34,7 @@ def write_last_figures() -> None:
                 sums.update(site.own())
     except OSError as error:
         logger.debug(
-            "The last figures were not written down: %s",
+            "cannot write the last figures of this process: %s",
             told(error),
             extra=event_fields("farewell_failed", error=error),
         )

@@ -103,7 +103,7 @@ def _lock(lock: int, patience: float) -> bool:
         except BlockingIOError:
             if monotonic() >= deadline:
                 logger.debug(
-                    "The ledger of the metrics is held by another process.",
+                    "another process holds the ledger of the metrics",
                     extra=event_fields("ledger_held"),
                 )
                 return False
@@ -137,7 +137,7 @@ def _read(descriptor: int, name: str) -> Sums:
         RecursionError,
     ) as error:
         logger.debug(
-            "The ledger of the metrics is begun anew, since it can't be read: %s",
+            "started a new ledger of the metrics, since the old one cannot be read: %s",
             told(error),
             extra=event_fields("ledger_begun_anew", error=error),
         )

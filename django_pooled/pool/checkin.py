@@ -136,8 +136,8 @@ class Checkin:
             return
         connection.owner = connection.observer = None
         logger.warning(
-            "pool %r: a thread ended with a connection checked out at %s; it goes back now. "
-            "Close it with connections.close_all() at the end of the thread.",
+            "pool %r: took back a connection of a thread that has ended, checked out at %s. "
+            "Call connections.close_all() at the end of the thread.",
             self._alias,
             checkout.where,
             extra=event_fields(
@@ -154,8 +154,7 @@ class Checkin:
                 return False
             checkout.returning = True
         logger.warning(
-            "pool %r: a connection checked out at %s was dropped without being closed; "
-            "it goes back now.",
+            "pool %r: took back a connection that was dropped without close(), checked out at %s",
             self._alias,
             checkout.where,
             extra=event_fields(

@@ -15,7 +15,7 @@ __all__ = ["CHECK", "DESCRIPTION", "OVER", "add_arguments", "refuse_without_effe
 
 DESCRIPTION = """\
 Shows what the connection pools of all processes on this host are doing now, and how the server
-counts its sessions. Processes of the same user are asked, by root those of all users. The site's
+counts its sessions. The processes of this user are asked; for root, those of all users. The site's
 pools are only read; the command opens one connection of its own for each database.
 """
 
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 dest=f"{word}_{name}",
                 type=_number,
                 metavar="N",
-                help=f"This or more {measure.what} is {level}.".replace("%", "%%"),
+                help=f"{level.capitalize()} from N {measure.what}.".replace("%", "%%"),
             )
 
 
@@ -108,7 +108,7 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
         "--over",
         type=_seconds,
         metavar="SECONDS",
-        help="Look twice, so many seconds apart: counts and waits are then those in between, not "
+        help="Look twice, that many seconds apart: counts and waits are then those in between, not "
         f"since the pools were opened. A threshold for waits makes it {OVER:g}.",
     )
 

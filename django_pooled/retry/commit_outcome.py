@@ -130,7 +130,7 @@ def _ask_once(
 
 def _unresolved(asking: DatabaseWrapper, why: object) -> Phase:
     logger.warning(
-        "database %r: a COMMIT stays unresolved: %s",
+        "database %r: cannot find out whether a COMMIT took effect: %s",
         asking.alias,
         told(why) if isinstance(why, Exception) else why,
         extra=event_fields(

@@ -53,7 +53,7 @@ def roll_back_prepared(wrapper: DatabaseWrapper, identity: TransactionIdentity |
             connection.ask(sql.SQL("ROLLBACK PREPARED {}").format(gid).as_string(connection))
     except (psycopg.Error, Error) as error:
         logger.warning(
-            "database %r: whether a transaction stays prepared cannot be told",
+            "database %r: cannot tell whether a transaction is still prepared",
             wrapper.alias,
             extra=event_fields("prepared_stays", alias=wrapper.alias, error=error),
         )

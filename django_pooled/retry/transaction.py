@@ -151,7 +151,7 @@ class Transaction:
         self.phase = outcome
         log = logger.warning if outcome is Phase.UNKNOWN else logger.info
         log(
-            "database %r: COMMIT had no answer, and is %s",
+            "database %r: the answer to COMMIT was lost; the transaction is %s",
             wrapper.alias,
             outcome.value,
             extra=event_fields("commit_resolved", alias=wrapper.alias, outcome=outcome.value),

@@ -67,7 +67,7 @@ def start(folder: StrPath | None, report: Callable[[], ProcessReport]) -> None:
             # RuntimeError: no thread can be started, or not any more at exit.
         except (OSError, RuntimeError) as error:
             logger.debug(
-                "The pool statistics of this process are not published: %s",
+                "cannot publish the pool statistics of this process: %s",
                 told(error),
                 extra=event_fields("not_published", error=error),
             )
@@ -175,7 +175,7 @@ class _Publisher:
                     self.answer(connection)
                 except OSError as error:
                     logger.debug(
-                        "A reader of the pool statistics went away: %s",
+                        "a reader of the pool statistics went away: %s",
                         told(error),
                         extra=event_fields("reader_gone", error=error),
                     )
@@ -184,7 +184,7 @@ class _Publisher:
         peer = socket_folder.peer_of(connection)
         if peer is not None and peer.uid not in (0, os.geteuid()):
             logger.debug(
-                "User %d may not read the pool statistics.",
+                "user %d may not read the pool statistics",
                 peer.uid,
                 extra=event_fields("reader_refused", uid=peer.uid),
             )
@@ -223,7 +223,7 @@ def _encode(report: Callable[[], ProcessReport]) -> bytes:
     except Exception as error:
         # The thread has to survive an error in one report.
         logger.debug(
-            "The pool statistics could not be put together.",
+            "cannot collect the pool statistics",
             exc_info=stand_in(error),
             extra=event_fields("report_failed", error=error),
         )
@@ -243,7 +243,7 @@ def _sweep(folder: Path) -> None:
             os.close(descriptor)
     except OSError as error:
         logger.debug(
-            "Sockets of ended processes could not be swept: %s",
+            "cannot remove sockets of processes that have ended: %s",
             told(error),
             extra=event_fields("sweep_failed", error=error),
         )

@@ -161,7 +161,7 @@ def test_a_read_whose_commit_was_lost_is_run_again(bank: Bank) -> None:
 
 def test_commit_check_raise_leaves_it_to_the_caller(bank: Bank) -> None:
     bank.proxy.fault_at_commit("answer_lost")
-    with pytest.raises(AmbiguousCommit, match="cannot be told") as ambiguous:
+    with pytest.raises(AmbiguousCommit, match="it is unknown whether") as ambiguous:
         retry_transaction(using=bank.alias, commit_check="raise", backoff=QUICK)(bank.deposit)()
     assert isinstance(ambiguous.value, OperationalError)
     assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 0)
@@ -232,7 +232,7 @@ def test_what_is_idempotent_is_run_again_where_it_cannot_be_told(
     assert (lone.attempts, lone.balance, lone.called_back) == (2, 2, 1)
     # Taken for failed is not found to have failed.
     assert lone.lost_commits == {"unknown": 1}
-    assert "COMMIT had no answer, and is unknown" in caplog.text
+    assert "the answer to COMMIT was lost; the transaction is unknown" in caplog.text
 
 
 @pytest.mark.usefixtures("crash_before_asking")
@@ -1096,7 +1096,8 @@ def test_who_may_not_ask_the_server_learns_nothing(
     bank.proxy.fault_at_commit("answer_lost")
     with pytest.raises(AmbiguousCommit):
         retry_transaction(using=bank.alias, backoff=QUICK)(bank.deposit)()
-    assert "a COMMIT stays unresolved: permission denied for function pg_xact_status" in caplog.text
+    why = "permission denied for function pg_xact_status"
+    assert f"cannot find out whether a COMMIT took effect: {why}" in caplog.text
     assert (bank.attempts, bank.balance, bank.called_back) == (1, 1, 0)
 
 
@@ -1146,5 +1147,8 @@ def test_a_standby_is_asked_again_until_the_deadline(
     lone.proxy.fault_at_commit("answer_lost")
     with pytest.raises(AmbiguousCommit):
         retry_transaction(using=lone.alias, backoff=QUICK, deadline=1.0)(lone.deposit)()
-    assert "a COMMIT stays unresolved: the transaction is not yet known" in caplog.text
+    assert (
+        "cannot find out whether a COMMIT took effect: the transaction is not yet known"
+        in caplog.text
+    )
     assert (lone.attempts, lone.balance, lone.called_back) == (1, 1, 0)

@@ -85,7 +85,7 @@ def _trouble(
     long = [one for one in held if one.connection["since"] >= long_from]
     if len(long) * 2 < len(held):
         some = f"only {len(long)} of {len(held)} are" if long else "none is"
-        return "pool", f"{some} held for long, so max_size is small for what there is to do."
+        return "pool", f"{some} held for long, so max_size is too small for the load."
     sessions = [one.session for one in long if one.session is not None]
     waiting = [session for session in sessions if session.asks_nothing]
     if waiting and len(waiting) * 2 >= len(long):
@@ -95,7 +95,7 @@ def _trouble(
     if sessions:
         active = [session for session in sessions if not session.asks_nothing]
         slowest = max(session.since or 0.0 for session in active)
-        what = f"{_part(active, long)} at a query"
+        what = f"{_part(active, long)} running a query"
         return "database", f"{what}, the longest for {duration(slowest)}."
     if server is not None and server.error is not None:
         return "database", "it does not answer."

@@ -40,7 +40,7 @@ SHORT, LONG = 0.1, 1.0
 REMEDIES = {
     "idle": "a larger min_size or max_idle would keep them.",
     "lifetime": "max_lifetime is short.",
-    "dead": "something cuts them while they are idle.",
+    "dead": "they are closed from outside while they are idle.",
     "error": "they break while in use.",
     "reset": "they can't be reset when they are given back.",
     "drained": "pools are closed, or the server is demoted again and again.",
@@ -146,7 +146,7 @@ def _forgotten(overview: Overview, group: Group) -> Iterator[Finding]:
         verb, they = ("is", "it was") if len(found) == 1 else ("are", "they were")
         where = f" ({connection['where']})" if connection["where"] else ""
         sentence = (
-            f"{what} {verb} in use without a question to the database, the longest for "
+            f"{what} {verb} in use without a query, the longest for "
             f"{duration(quiet)}{name_connection(connection)}{where} in {name_process([row])}: "
             f"perhaps {they} forgotten."
         )

@@ -39,8 +39,8 @@ def of_server(overview: Overview, name: str, server: ServerView) -> Iterator[Fin
     yield from _blocked(overview, name, server)
     if server.pooler:
         sentence = (
-            f"A pooler stands before the server of {name}: which of its sessions serves which "
-            f"connection or process can't be seen."
+            f"A pooler stands before the server of {name}: it is unknown which of its "
+            f"sessions serves which connection or process."
         )
         yield Finding(Level.FINE, sentence, "pooler")
     else:

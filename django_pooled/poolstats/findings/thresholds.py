@@ -26,7 +26,7 @@ class Measure(NamedTuple):
     unit: str
     """Of the performance data: "s" and "%" are those that monitoring systems know."""
     what: str
-    """Completes the help "This or more"."""
+    """Completes the help "Warning from N"."""
     replaces: str = ""
     """The kind of finding that thresholds for this replace."""
 

@@ -91,7 +91,7 @@ def parse_counters(value: object, path: str) -> Counters:
 
 
 def _refuse(constant: str) -> float:
-    raise InvalidAnswer(f"{constant} is no number")
+    raise InvalidAnswer(f"{constant} is not a number")
 
 
 def _count(value: Any, path: str) -> int:

@@ -333,7 +333,7 @@ def test_a_wrapper_that_threads_share_outlives_the_one_that_checked_out(
     wrappers.clear()
     gc.collect()
     wait_until(lambda: snapshot(alias).in_use == 0 and snapshot(alias).counters.reclaimed == 1)
-    assert "was dropped without being closed" in caplog.text
+    assert "that was dropped without close()" in caplog.text
 
 
 def test_a_wrapper_that_no_other_thread_may_use_lets_go_when_its_thread_ends(

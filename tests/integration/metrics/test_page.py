@@ -367,7 +367,7 @@ def test_a_file_of_sums_that_cannot_be_read_is_begun_anew(
     sums_file_of(stats_dir, site).write_bytes(content)
     with caplog.at_level(logging.DEBUG, "django_pooled.metrics"):
         assert samples(scrape())["checkouts_total"] == {("default",): 7}
-    assert "is begun anew, since it can't be read" in caplog.text
+    assert "started a new ledger of the metrics, since the old one cannot be read" in caplog.text
     assert json.loads(sums_file_of(stats_dir, site).read_bytes())["version"] == 1
 
 
@@ -402,7 +402,7 @@ def test_a_file_of_sums_is_read_but_not_written_while_somebody_holds_it(
         ):
             assert set(sums.entries) == {"a"}
             sums.update(look(pool("b")))
-    assert "is held by another process" in caplog.text
+    assert "another process holds the ledger of the metrics" in caplog.text
     assert sums_file_of(stats_dir, site).read_bytes() == before
 
 
@@ -553,7 +553,7 @@ def test_the_end_of_a_process_is_not_held_up_by_a_folder_that_is_lost(
     publisher.default_folder(stats_dir).chmod(0o755)
     with caplog.at_level(logging.DEBUG, "django_pooled.metrics"):
         write_last_figures()
-    assert "The last figures were not written down: " in caplog.text
+    assert "cannot write the last figures of this process: " in caplog.text
 
 
 # The site

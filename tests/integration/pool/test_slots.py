@@ -95,7 +95,7 @@ def test_a_connection_that_is_dropped_goes_back_and_stays_open(
     counters = pool.snapshot().counters
     assert (counters.connects, counters.checkouts, counters.checkins) == (1, 3, 3)
     assert counters.reclaimed == 3
-    assert caplog.text.count("was dropped without being closed") == 3
+    assert caplog.text.count("that was dropped without close()") == 3
     assert "tests.integration.pool.test_slots.test_a_connection_that_is_dropped" in caplog.text
 
 

@@ -528,7 +528,7 @@ def parent_of_a_careless_child() -> None:
 
 def test_a_thread_of_a_child_that_leaves_its_connection_loses_only_its_own(database: str) -> None:
     (line,) = run(parent_of_a_careless_child, database).splitlines()
-    assert f"a thread ended with a connection checked out at {__name__}.query:" in line
+    assert f"a connection of a thread that has ended, checked out at {__name__}.query:" in line
 
 
 # Threads that never give back

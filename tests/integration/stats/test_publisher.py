@@ -654,5 +654,8 @@ def test_a_socket_that_cannot_get_its_name_leaves_nothing_behind(
     with monkeypatch.context() as patch, caplog.at_level(logging.DEBUG, "django_pooled"):
         patch.setattr(os, "rename", refuse)
         publishing.start(str(stats_dir), lambda: process_report([]))
-    assert "are not published: [Errno 28] No space left" in caplog.text
+    assert (
+        "cannot publish the pool statistics of this process: [Errno 28] No space left"
+        in caplog.text
+    )
     assert list(private.iterdir()) == []

@@ -105,7 +105,7 @@ def test_queries_that_take_long_are_the_databases_trouble() -> None:
     finding = the(starved(active(50), active(51, 7.0), idle(52)), "waiting")
     assert finding.trouble == "database"
     assert finding.sentence.endswith(
-        "The trouble is the database: 2 of 3 sessions are at a query, the longest for 8.0 s."
+        "The trouble is the database: 2 of 3 sessions are running a query, the longest for 8.0 s."
     )
 
 
@@ -113,7 +113,7 @@ def test_connections_that_are_in_use_for_a_moment_only_are_too_few() -> None:
     finding = the(starved(active(50), active(51), ages=[0.2, 0.1]), "waiting")
     assert finding.trouble == "pool"
     assert finding.sentence.endswith(
-        "none is held for long, so max_size is small for what there is to do."
+        "none is held for long, so max_size is too small for the load."
     )
     sessions = [active(50 + number) for number in range(4)]
     finding = the(starved(*sessions, ages=[9.0, 0.2, 0.1, 0.1]), "waiting")
@@ -320,7 +320,7 @@ def test_a_connection_in_use_that_asks_nothing_for_long_is_told() -> None:
     finding = the(forgotten(3), "forgotten")
     assert finding == Finding(
         Level.FINE,
-        '2 connections of "default" are in use without a question to the database, the longest '
+        '2 connections of "default" are in use without a query, the longest '
         "for 312 s by jobs.run (jobs.run:7) in process 4121 (gunicorn): perhaps they were "
         "forgotten.",
         "forgotten",
@@ -463,8 +463,8 @@ def test_a_pooler_in_between_is_told_and_numbers_of_sessions_are_not_trusted() -
     assert told(look) == [
         (
             Level.FINE,
-            'A pooler stands before the server of "default": which of its sessions serves which '
-            "connection or process can't be seen.",
+            'A pooler stands before the server of "default": it is unknown which of its '
+            "sessions serves which connection or process.",
         )
     ]
 

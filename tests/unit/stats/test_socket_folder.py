@@ -106,5 +106,5 @@ def test_a_folder_that_is_gone_is_left_unswept_with_a_word_of_why(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     publisher._sweep(stats_dir / "gone")
-    [record] = [found for found in caplog.records if "could not be swept" in found.getMessage()]
+    [record] = [found for found in caplog.records if "cannot remove sockets" in found.getMessage()]
     assert "No such file" in record.getMessage()
