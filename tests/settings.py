@@ -7,17 +7,17 @@ from typing import Any
 
 import dj_database_url
 
-SECRET_KEY = "only for tests"
-USE_TZ = True
-ALLOWED_HOSTS = ["*"]
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+from tests.sites.common_settings import (  # noqa: F401
+    ADMIN_APPS,
+    ALLOWED_HOSTS,
+    DEFAULT_AUTO_FIELD,
+    SECRET_KEY,
+    USE_TZ,
+)
+
 ROOT_URLCONF = "tests.urls"
 INSTALLED_APPS = [
-    "django.contrib.admin",
-    "django.contrib.auth",
-    "django.contrib.contenttypes",
-    "django.contrib.messages",
-    "django.contrib.sessions",
+    *ADMIN_APPS,
     "django_pooled",
     "django_pooled.tokens",
     "tests.app",

@@ -16,13 +16,11 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode
 
@@ -35,7 +33,8 @@ from tests.proof.promotions import operator_of
 from tests.proof.storm import crash, kill_backend
 from tests.proof.verdict import stored
 from tests.servers.fault_proxy import FaultProxy
-from tests.sites.workers.running import Site
+from tests.sites.workers.running import Site, serving
+from tests.support.threads import in_background
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -296,13 +295,8 @@ def cutting(proxy: FaultProxy, site: Site, seed: object, notes: Counter[str]) ->
                 os.kill(int(worker), signal.SIGKILL)
                 notes["worker killed"] += 1
 
-    thread = threading.Thread(target=cut)
-    thread.start()
-    try:
+    with in_background(cut, done):
         yield
-    finally:
-        done.set()
-        thread.join()
 
 
 @contextlib.contextmanager
@@ -327,14 +321,9 @@ def site_of(server: EmbeddedServer, proxy: FaultProxy, header: str | None) -> It
     env.pop("DJANGO_SETTINGS_MODULE", None)
     if header is not None:
         env["PROOF_HEADER"] = header
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["gunicorn", "--workers=2", "--threads=6", "--bind=127.0.0.1:0", "--timeout=120"]
-        command += ["tests.proof.payments:application"]
-        migrate = [sys.executable, "-m", "tests.proof.payments"]
-        subprocess.run(migrate, cwd=ROOT, env=env, check=True, timeout=60)
-        site = Site(command, {**env, "HOME": folder}, Path(folder) / "log")
-        try:
-            assert site.port
-            yield site
-        finally:
-            site.kill()
+    command = ["gunicorn", "--workers=2", "--threads=6", "--bind=127.0.0.1:0", "--timeout=120"]
+    command += ["tests.proof.payments:application"]
+    migrate = [sys.executable, "-m", "tests.proof.payments"]
+    subprocess.run(migrate, cwd=ROOT, env=env, check=True, timeout=60)
+    with serving(command, env) as site:
+        yield site

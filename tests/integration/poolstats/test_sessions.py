@@ -20,6 +20,7 @@ from django_pooled.poolstats.processes.collect import Collection
 from django_pooled.poolstats.server.view import ServerProbe, ServerView
 from django_pooled.stats.snapshot import process_report
 from tests.servers import pgbouncer
+from tests.support.threads import in_background
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -76,13 +77,8 @@ def in_a_thread(alias: str, statement: str, until: threading.Event) -> Iterator[
         finally:
             connections[alias].close()
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
+    with in_background(work, until):
         yield
-    finally:
-        until.set()
-        thread.join(60.0)
 
 
 def kinds(look: Callable[[], Overview]) -> list[str]:

@@ -21,6 +21,7 @@ from django.views.generic import FormView
 
 from django_pooled import retry_transaction
 from tests.app.models import Ballot, Counter
+from tests.sites.common_settings import ADMIN_MIDDLEWARE
 from tests.support.attempts import attempts, fail_with, retried
 
 if TYPE_CHECKING:
@@ -163,11 +164,7 @@ def test_a_form_that_is_given_is_saved_again_as_a_new_one() -> None:
 @pytest.fixture
 def administrator(settings: Any) -> Client:
     """A client that is logged in to the admin site."""
-    settings.MIDDLEWARE = [
-        "django.contrib.sessions.middleware.SessionMiddleware",
-        "django.contrib.auth.middleware.AuthenticationMiddleware",
-        "django.contrib.messages.middleware.MessageMiddleware",
-    ]
+    settings.MIDDLEWARE = ADMIN_MIDDLEWARE
     client = Client()
     client.force_login(User.objects.create_superuser("ada"))
     return client

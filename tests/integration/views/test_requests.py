@@ -11,6 +11,7 @@ from django.db.transaction import atomic
 from django.test import AsyncClient, Client, TestCase
 
 from tests.app.models import Note
+from tests.sites.common_settings import ADMIN_MIDDLEWARE, ADMIN_TEMPLATES
 from tests.support.attempts import Attempts, fail_with
 
 if TYPE_CHECKING:
@@ -51,24 +52,8 @@ def atomic_requests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def client(settings: Any) -> Client:
-    settings.MIDDLEWARE = [
-        "django.contrib.sessions.middleware.SessionMiddleware",
-        "django.contrib.auth.middleware.AuthenticationMiddleware",
-        "django.contrib.messages.middleware.MessageMiddleware",
-    ]
-    settings.TEMPLATES = [
-        {
-            "BACKEND": "django.template.backends.django.DjangoTemplates",
-            "APP_DIRS": True,
-            "OPTIONS": {
-                "context_processors": [
-                    "django.template.context_processors.request",
-                    "django.contrib.auth.context_processors.auth",
-                    "django.contrib.messages.context_processors.messages",
-                ]
-            },
-        }
-    ]
+    settings.MIDDLEWARE = ADMIN_MIDDLEWARE
+    settings.TEMPLATES = ADMIN_TEMPLATES
     return Client()
 
 

@@ -7,19 +7,20 @@ import os
 
 import dj_database_url
 
-SECRET_KEY = "only for tests"
-USE_TZ = True
-ALLOWED_HOSTS = ["*"]
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+from tests.sites.common_settings import (  # noqa: F401
+    ADMIN_APPS,
+    ADMIN_TEMPLATES,
+    ALLOWED_HOSTS,
+    DEFAULT_AUTO_FIELD,
+    SECRET_KEY,
+    USE_TZ,
+)
+
 ROOT_URLCONF = "tests.sites.dashboard.urls"
 WSGI_APPLICATION = "tests.sites.dashboard.wsgi.application"
 STATIC_URL = "static/"
 INSTALLED_APPS = [
-    "django.contrib.admin",
-    "django.contrib.auth",
-    "django.contrib.contenttypes",
-    "django.contrib.messages",
-    "django.contrib.sessions",
+    *ADMIN_APPS,
     "django.contrib.staticfiles",
     "django_pooled",
     "django_pooled.dashboard",
@@ -32,19 +33,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
 ]
-TEMPLATES = [
-    {
-        "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "APP_DIRS": True,
-        "OPTIONS": {
-            "context_processors": [
-                "django.template.context_processors.request",
-                "django.contrib.auth.context_processors.auth",
-                "django.contrib.messages.context_processors.messages",
-            ]
-        },
-    }
-]
+TEMPLATES = ADMIN_TEMPLATES
 # What a poll would trip over if it used the database at all.
 SESSION_SAVE_EVERY_REQUEST = True
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

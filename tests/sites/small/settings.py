@@ -7,11 +7,14 @@ from typing import Any
 
 import dj_database_url
 
+from tests.sites.common_settings import (  # noqa: F401
+    ALLOWED_HOSTS,
+    DEFAULT_AUTO_FIELD,
+    SECRET_KEY,
+    USE_TZ,
+)
+
 ENGINE = os.environ["ENGINE"]
-SECRET_KEY = "only for tests"
-USE_TZ = True
-ALLOWED_HOSTS = ["*"]
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 ROOT_URLCONF = "tests.sites.small.urls"
 STATIC_URL = "static/"
 # The app as well, without which `check --database` has something to say.

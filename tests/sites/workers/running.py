@@ -33,6 +33,7 @@ __all__ = [
     "database",
     "environment",
     "gunicorn",
+    "serving",
     "uvicorn",
 ]
 
@@ -186,7 +187,8 @@ class Site:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], env: dict[str, str]) -> Iterator[Site]:
+def serving(command: list[str], env: dict[str, str]) -> Iterator[Site]:
+    """Run a server until the end of the block."""
     with tempfile.TemporaryDirectory() as folder:
         # gunicorn keeps a socket in the home folder.
         site = Site(command, {**env, "HOME": folder}, Path(folder) / "log")
@@ -201,13 +203,13 @@ def gunicorn(url: str, *options: str, **pool: object) -> contextlib.AbstractCont
     """Run the site under gunicorn with two workers, loaded before they are forked."""
     command = ["gunicorn", "--preload", "--workers=2", "--bind=127.0.0.1:0"]
     command += ["--config=python:tests.sites.workers.gunicorn_conf", *options]
-    return _running([*command, "tests.sites.workers.wsgi"], environment(url, **pool))
+    return serving([*command, "tests.sites.workers.wsgi"], environment(url, **pool))
 
 
 def uvicorn(url: str, *options: str, **pool: object) -> contextlib.AbstractContextManager[Site]:
     """Run the site under uvicorn, in one process."""
     command = ["uvicorn", "--host=127.0.0.1", "--port=0", "--lifespan=off", *options]
-    return _running([*command, "tests.sites.workers.asgi:application"], environment(url, **pool))
+    return serving([*command, "tests.sites.workers.asgi:application"], environment(url, **pool))
 
 
 def complains_not(site: Site) -> None:

@@ -7,10 +7,13 @@ import os
 
 import dj_database_url
 
-SECRET_KEY = "only for tests"
-USE_TZ = True
-ALLOWED_HOSTS = ["*"]
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+from tests.sites.common_settings import (  # noqa: F401
+    ALLOWED_HOSTS,
+    DEFAULT_AUTO_FIELD,
+    SECRET_KEY,
+    USE_TZ,
+)
+
 ROOT_URLCONF = "tests.sites.workers.urls"
 WSGI_APPLICATION = "tests.sites.workers.wsgi.application"
 INSTALLED_APPS = ["django_pooled", "tests.app"]
