@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from django.db.backends.base.base import BaseDatabaseWrapper
-    from django.http import HttpResponse
-
 __all__ = [
     "end_deadlines_at_once",
     "fail_next_transaction",
@@ -202,9 +200,7 @@ def no_waiting() -> Iterator[list[float]]:
         Seams.sleep = before
 
 
-def repeated(
-    send: Callable[..., HttpResponse], *args: Any, key: str | None = None, **kwargs: Any
-) -> HttpResponse:
+def repeated(send: Callable[..., R], *args: Any, key: str | None = None, **kwargs: Any) -> R:
     """Send a request twice with one idempotency key, as a client does that got no answer.
 
     Args:
@@ -221,7 +217,8 @@ def repeated(
         AssertionError: The second response is not the first one, stored and sent again.
     """
     headers = {"Idempotency-Key": f'"{key or uuid.uuid4()}"', **(kwargs.pop("headers", None) or {})}
-    first, second = (send(*args, headers=headers, **kwargs) for _ in range(2))
+    answers: list[Any] = [send(*args, headers=headers, **kwargs) for _ in range(2)]
+    first, second = answers
     if second.headers.get(REPLAYED) != "true" or REPLAYED in first.headers:
         raise AssertionError(
             f"the repeat was not answered with the stored response: the first answer was "
@@ -229,10 +226,11 @@ def repeated(
             f"{second.headers.get(REPLAYED)!r}; is the view decorated with idempotency_key, and "
             f"was its transaction committed?"
         )
-    answers = [(answer.status_code, answer.content) for answer in (first, second)]
-    if answers[0] != answers[1]:
-        raise AssertionError(f"the repeat was answered {answers[1]}, and the first {answers[0]}")
-    return first
+    contents = [(answer.status_code, answer.content) for answer in answers]
+    if contents[0] != contents[1]:
+        raise AssertionError(f"the repeat was answered {contents[1]}, and the first {contents[0]}")
+    response: R = first
+    return response
 
 
 def terminate_backend(*, using: str = DEFAULT_DB_ALIAS, timeout: float = 10.0) -> None:

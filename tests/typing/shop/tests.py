@@ -5,7 +5,12 @@ from __future__ import annotations
 from django.test import TransactionTestCase
 from typing_extensions import assert_type
 
-from django_pooled.testing import end_deadlines_at_once, fail_next_transaction, no_waiting
+from django_pooled.testing import (
+    end_deadlines_at_once,
+    fail_next_transaction,
+    no_waiting,
+    repeated,
+)
 from shop.views import pay_once
 
 
@@ -23,3 +28,7 @@ class PayTests(TransactionTestCase):
     def test_a_deadline_ends(self) -> None:
         with end_deadlines_at_once() as nothing:
             assert_type(nothing, None)
+
+    def test_a_repeat_gets_the_stored_response(self) -> None:
+        response = repeated(self.client.post, "/pay/", {"amount": "7"}, key="a-key")
+        assert_type(response.status_code, int)
