@@ -17,7 +17,8 @@ def is_ours(settings_dict: Mapping[str, Any]) -> bool:
     # The system checks import this module where psycopg is missing, to say so.
     from .wrapper import DatabaseWrapper
 
-    wrapper = load_backend(settings_dict["ENGINE"]).DatabaseWrapper
+    # psqlextra's makes a wrapper of ours while it is imported, and has none of its own until then.
+    wrapper = getattr(load_backend(settings_dict["ENGINE"]), "DatabaseWrapper", None)
     return isinstance(wrapper, type) and issubclass(wrapper, DatabaseWrapper)
 
 
