@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from django_pooled.pool import psycopg_private
+from django_pooled.pool import psycopg_pipeline, psycopg_private
 from django_pooled.pool.connection import PooledConnection
 
 from . import django_private as django
@@ -34,7 +34,7 @@ else:
 _IDLE, _UNKNOWN = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
 
 
-class _Observed(_AnyCursor):
+class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
     """Announces each statement to the connection."""
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
@@ -43,17 +43,18 @@ class _Observed(_AnyCursor):
         if connection is None:
             super().execute(query, params, **options)
             return self
+        if connection.control is not None and connection.has_to_wait(self, query):
+            return self
         thread = get_ident()
         try:
             carries = connection.observer is not None and self._carries(connection)
-            addition = connection.announce(query, carries=carries)
+            addition = self.addition = connection.announce(query, carries=carries)
             connection.announced_by = thread
-            if addition is not None:
-                query = query + addition
             super().execute(query, params, **options)
             if connection.observer is not None:
                 connection.observer.seen(self, addition, locked=False)
         finally:
+            self.addition = ()
             if connection.announced_by == thread:
                 connection.announced_by = 0
         return self
@@ -91,7 +92,7 @@ class _Observed(_AnyCursor):
             connection.announced_by = get_ident()
             yield
             if connection.observer is not None:
-                connection.observer.seen(self, None, locked=False)
+                connection.observer.seen(self, (), locked=False)
         finally:
             connection.end_announced()
 

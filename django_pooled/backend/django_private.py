@@ -59,7 +59,7 @@ require(
         ),
         Need(
             postgresql.DatabaseWrapper,
-            "_commit _rollback _savepoint_commit _savepoint_rollback",
+            "_commit _rollback _savepoint _savepoint_commit _savepoint_rollback",
             "know how a transaction ends",
         ),
         Need(postgresql.DatabaseWrapper, "_set_autocommit", "begin a block on a new connection"),

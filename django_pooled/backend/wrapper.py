@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ from django_pooled.integrations.celery import closes_around_a_task
 from django_pooled.pool import registry
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.pool.deadline import current, grace
+from django_pooled.pool.psycopg_pipeline import IS_SUPPORTED
+from django_pooled.pool.transaction_control import Control, TransactionControl
 
 from . import foreign_options
 from .addresses import refuse_addresses
@@ -45,10 +47,11 @@ from .sql_comments import Commenter
 from .transaction_mode_cursors import for_transaction_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from django_pooled.pool.pool import Pool
+    from django_pooled.pool.transaction_control import Kind
 
     from .transaction_hooks import TransactionHooks
 
@@ -149,6 +152,7 @@ class DatabaseWrapper(Replacement):
             pool = self._lookup.pool(self, conn_params)
             connection: Any = pool.checkout()
             self.checked_out_from = pool
+            connection.carries = pool.options.pipeline and IS_SUPPORTED
         else:
             foreign_options.refuse_leftovers(self.alias, self.settings_dict)
             connection = PooledConnection.connect(**resolved(conn_params))
@@ -267,6 +271,9 @@ class DatabaseWrapper(Replacement):
         if not isinstance(connection, PooledConnection):
             end()
             return
+        if connection.control is not None:
+            # The savepoints end with the transaction.
+            connection.control.sent()
         connection.announced_by = get_ident()
         try:
             end()
@@ -286,8 +293,12 @@ class DatabaseWrapper(Replacement):
         if self.attempt is not None:
             self.attempt.set_rollback(rollback)
 
+    def _savepoint(self, sid: str) -> None:
+        with self._expecting("SAVEPOINT", sid, self.ops.savepoint_create_sql):
+            super()._savepoint(sid)  # type: ignore[misc]
+
     def _savepoint_rollback(self, sid: str) -> None:
-        send = partial(super()._savepoint_rollback, sid)  # type: ignore[misc]
+        send = partial(self._roll_back_savepoint, sid)
         # A deadline of the block that is undone must not break the transaction around it.
         with grace():
             if self.attempt is None:
@@ -296,13 +307,39 @@ class DatabaseWrapper(Replacement):
                 self.attempt.roll_back_savepoint(send)
 
     def _savepoint_commit(self, sid: str) -> None:
-        send = partial(super()._savepoint_commit, sid)  # type: ignore[misc]
+        send = partial(self._release_savepoint, sid)
         # Django releases one that was rolled back to as well.
         with grace():
             if self.attempt is None:
                 send()
             else:
                 self.attempt.release_savepoint(send)
+
+    def _roll_back_savepoint(self, sid: str) -> None:
+        with self._expecting("ROLLBACK", sid, self.ops.savepoint_rollback_sql):
+            super()._savepoint_rollback(sid)  # type: ignore[misc]
+
+    def _release_savepoint(self, sid: str) -> None:
+        with self._expecting("RELEASE", sid, self.ops.savepoint_commit_sql):
+            super()._savepoint_commit(sid)  # type: ignore[misc]
+
+    @contextmanager
+    def _expecting(
+        self, kind: Kind, savepoint: str, statement_for: Callable[[str], str]
+    ) -> Iterator[None]:
+        """Within the block, Django executes a statement that may wait for the next one."""
+        connection = self.connection
+        if not isinstance(connection, PooledConnection) or not connection.carries:
+            yield
+            return
+        control = connection.control
+        if control is None:
+            control = connection.control = TransactionControl()
+        control.expected = Control(kind, savepoint, statement_for(savepoint))
+        try:
+            yield
+        finally:
+            control.expected = None
 
     def abandon_block(self) -> None:
         """Leave every atomic block; the transaction is rolled back as the connection goes back."""

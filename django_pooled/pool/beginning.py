@@ -15,10 +15,11 @@ from . import psycopg_private
 from .deadline import GRACE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import psycopg
     from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGresult
 
     from .deadline import Deadline
     from .session import Session
@@ -37,12 +38,35 @@ _SHOWN = re.compile(r"(\d+)(us|ms|s|min|h|d)?")
 class Beginning(NamedTuple):
     """What begins a transaction."""
 
-    message: str
-    """One or more statements, sent as one message."""
+    statements: tuple[str, ...]
+    """BEGIN, and what follows it in the same message."""
     asked: tuple[str, ...]
     """The settings that its results after the first show."""
     wanted: dict[str, int]
     """Milliseconds of each limit, whatever the session has."""
+    known: dict[str, int]
+    """Those that the session has, as last seen."""
+
+    @property
+    def is_foreseen(self) -> bool:
+        """Whether its answer is expected to change nothing, so that nothing has to wait for it."""
+        return all(name in self.known for name in self.asked)
+
+    def corrections(self, results: Sequence[PGresult]) -> str | None:
+        """Take note of what the session has; return what is to be sent after it, if anything.
+
+        Args:
+            results: Those of the statements.
+        """
+        corrections = []
+        for place, name in enumerate(self.asked, 1):
+            shown = results[place].get_value(0, 0)
+            own = _milliseconds_shown(shown.decode()) if shown is not None else 0
+            wanted = self.wanted[name]
+            if _shorter(wanted, own) != _shorter(wanted, self.known.get(name, 0)):
+                corrections.append(_set(name, _shorter(wanted, own)))
+            self.known[name] = own
+        return "; ".join(corrections) or None
 
 
 def beginning_of(
@@ -79,40 +103,25 @@ def beginning_of(
     known = session.time_limits
     for name, value in wanted.items():
         statements.append(_set(name, _shorter(value, known.get(name, 0))))
-    return Beginning("; ".join(statements), tuple(asked), wanted)
+    return Beginning(tuple(statements), tuple(asked), wanted, known)
 
 
 def begin(
-    connection: psycopg.Connection[Any],
-    session: Session,
-    time_limits: Mapping[str, float],
-    deadline: Deadline | None,
-    wait: Callable[[PQGen[Any]], Any],
+    connection: psycopg.Connection[Any], beginning: Beginning, wait: Callable[[PQGen[Any]], Any]
 ) -> None:
     """Begin a transaction.
 
     Args:
         connection: Whose; its lock is held.
-        session: Its session.
-        time_limits: As above.
-        deadline: The present one, if there is one.
+        beginning: Its beginning.
         wait: psycopg's own `wait` of the connection.
 
     Raises:
         psycopg.Error: The server's, or the connection's.
     """
-    beginning = beginning_of(connection, session, time_limits, deadline)
-    results = psycopg_private.send(connection, wait, beginning.message)
-    corrections, known = [], session.time_limits
-    for place, name in enumerate(beginning.asked, 1):
-        shown = results[place].get_value(0, 0)
-        own = _milliseconds_shown(shown.decode()) if shown is not None else 0
-        wanted = beginning.wanted[name]
-        if _shorter(wanted, own) != _shorter(wanted, known.get(name, 0)):
-            corrections.append(_set(name, _shorter(wanted, own)))
-        known[name] = own
-    if corrections:
-        psycopg_private.send(connection, wait, "; ".join(corrections))
+    results = psycopg_private.send(connection, wait, "; ".join(beginning.statements))
+    if correction := beginning.corrections(results):
+        psycopg_private.send(connection, wait, correction)
 
 
 def _set(name: str, milliseconds: int) -> str:

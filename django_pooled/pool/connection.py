@@ -15,14 +15,14 @@ from django_pooled.diagnostics.redaction import scrub
 from django_pooled.sql.effects import effect_of, sets_a_time_limit
 from django_pooled.sql.session_state import ends_with_session, graver, hides_what_it_does
 
-from . import psycopg_private
-from .beginning import begin
+from . import psycopg_pipeline, psycopg_private
+from .beginning import begin, beginning_of
 from .deadline import current
 from .session import Session
 from .statement_deadline import refuse_if_ended, wait_within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from weakref import ref
 
     from psycopg.abc import PQGen
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from django_pooled.sql.effects import Effect
 
     from .deadline import Deadline
+    from .transaction_control import TransactionControl
 
 __all__ = ["UNKNOWN", "Observer", "Owner", "PooledConnection", "Unknown", "Use"]
 
@@ -87,8 +88,8 @@ class Use(Protocol):
 class Observer(Protocol):
     """Sees each statement on a connection, before it is sent and after it was run."""
 
-    def see(self, query: object, effect: Effect, *, carries: bool, locked: bool) -> str | None:
-        """Take note of *query*, and return what should be sent along with it, if anything.
+    def see(self, query: object, effect: Effect, *, carries: bool, locked: bool) -> Sequence[str]:
+        """Take note of *query*, and return the statements that should be sent along after it.
 
         Args:
             query: As a cursor got it, or `UNKNOWN`.
@@ -101,7 +102,7 @@ class Observer(Protocol):
         """
 
     def seen(
-        self, cursor: psycopg.Cursor[Any] | None, addition: str | None, *, locked: bool
+        self, cursor: psycopg.Cursor[Any] | None, addition: Sequence[str], *, locked: bool
     ) -> None:
         """The statement has been run.
 
@@ -115,6 +116,15 @@ class Observer(Protocol):
         """
 
 
+class _WaitingInfo(psycopg.ConnectionInfo):
+    """Of a connection with savepoints that wait for BEGIN, which waits for a statement."""
+
+    @property
+    def transaction_status(self) -> TransactionStatus:
+        status = super().transaction_status
+        return TransactionStatus.INTRANS if status == TransactionStatus.IDLE else status
+
+
 RV = TypeVar("RV")
 
 
@@ -122,7 +132,7 @@ def _gone() -> psycopg.InterfaceError:
     return psycopg.InterfaceError("the connection went back to its pool")
 
 
-class PooledConnection(psycopg.Connection[Any]):
+class PooledConnection(psycopg_pipeline.CarryingConnection):
     """A connection opened by a pool.
 
     Each checkout of a session gets an object of its own. When it comes back, `renewed` makes the
@@ -229,8 +239,10 @@ class PooledConnection(psycopg.Connection[Any]):
         psycopg_private.succeed(self, new, made)
         return new
 
-    def announce(self, query: object, *, carries: bool = False, locked: bool = False) -> str | None:
-        """A statement is about to be run; return another one to be sent along, if there is one.
+    def announce(
+        self, query: object, *, carries: bool = False, locked: bool = False
+    ) -> Sequence[str]:
+        """A statement is about to be run; return those to be sent along after it.
 
         Args:
             query: As a cursor got it, or `UNKNOWN`.
@@ -244,8 +256,10 @@ class PooledConnection(psycopg.Connection[Any]):
         if self._given_back:
             raise _gone()
         if self.announced_by == get_ident() or (self.owner is None and not self.in_use):
-            return None
+            return ()
         effect = effect_of(query)
+        if self.control is not None and (effect.controls or effect.ends is not False):
+            self.control.forget(query)
         if effect.leaves is not None:
             # Also where the session is not cleared: its caller relies on what it has set.
             self._note_state(query, effect.leaves, locked)
@@ -257,7 +271,7 @@ class PooledConnection(psycopg.Connection[Any]):
             if not effect.controls:
                 self._note_write(effect)
         if self.observer is None:
-            return None
+            return ()
         return self.observer.see(query, effect, carries=carries, locked=locked)
 
     def _note_write(self, effect: Effect) -> None:
@@ -266,6 +280,8 @@ class PooledConnection(psycopg.Connection[Any]):
             owner.note_write(self)
 
     def _note_state(self, query: object, state: str, locked: bool) -> None:
+        # It may set other ones, and the next transaction must not rely on those.
+        self.session.time_limits.clear()
         if self.session.clears_state and self.session.was_written and not self.drew:
             self._forget_sequences(state, locked)
         owner = None if self.owner is None else self.owner()
@@ -347,6 +363,8 @@ class PooledConnection(psycopg.Connection[Any]):
         """
         if self._given_back:
             raise _gone()
+        if self.control is not None and self.control.is_waiting:
+            self._send_waiting(self.control, gen)
         if self.announced_by == get_ident() or psycopg_private.is_silent(gen):
             if current.get() is None and self.time_limits is None:
                 return super().wait(gen, *args, **kwargs)
@@ -358,7 +376,7 @@ class PooledConnection(psycopg.Connection[Any]):
             psycopg_private.begin(self, super().wait)
         result = self._wait_within_limits(gen, *args, **kwargs)
         if self.observer is not None:
-            self.observer.seen(None, None, locked=True)
+            self.observer.seen(None, (), locked=True)
         return result
 
     def _wait_within_limits(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
@@ -370,14 +388,48 @@ class PooledConnection(psycopg.Connection[Any]):
         if (deadline or self.time_limits) and psycopg_private.begins_a_transaction(self, gen):
             if deadline is not None:
                 refuse_if_ended(self.session, deadline)
-            limits, wait = self.time_limits or {}, partial(self._exchange, deadline)
-            begin(self, self.session, limits, deadline, wait)
-        return self._exchange(deadline, gen, *args, **kwargs)
+            beginning = beginning_of(self, self.session, self.time_limits or {}, deadline)
+            if not psycopg_pipeline.sends_due(gen):
+                begin(self, beginning, partial(self._exchange, deadline))
+            else:
+                self.beginning = beginning
+        try:
+            return self._exchange(deadline, gen, *args, **kwargs)
+        finally:
+            self.beginning = None
 
     def _exchange(self, deadline: Deadline | None, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
         if deadline is None:
             return super().wait(gen, *args, **kwargs)
         return wait_within(self, self.session, deadline, gen, super().wait, *args, **kwargs)
+
+    def has_to_wait(self, cursor: psycopg.Cursor[Any], query: object) -> bool:
+        """Tell whether a statement of a cursor waits for the next one, and is done for now.
+
+        Only what Django is about to do for an ``atomic`` block does: see `TransactionControl`.
+        """
+        control = self.control
+        if control is None or control.expected is None or psycopg_private.is_piping(self):
+            return False
+        self.refuse_if_given_back()
+        answer = control.waits(query, self.pgconn.transaction_status)
+        if answer is not None:
+            psycopg_pipeline.seem_executed(cursor, str(query), answer.encode())
+        return answer is not None
+
+    def _send_waiting(self, control: TransactionControl, gen: PQGen[Any]) -> None:
+        """Send what waits for a statement, unless *gen* does, or makes it needless."""
+        if psycopg_pipeline.ends_transaction(gen):
+            control.sent()
+        elif not psycopg_pipeline.takes_along(gen):
+            self._wait_within_limits(self.send_due())
+
+    @property
+    def info(self) -> psycopg.ConnectionInfo:
+        """As psycopg's, for which a savepoint that waits is set."""
+        if self.control is not None and self.control.is_waiting:
+            return _WaitingInfo(self.pgconn)
+        return super().info
 
     @contextmanager
     def pipeline(self) -> Iterator[psycopg.Pipeline]:
@@ -388,7 +440,7 @@ class PooledConnection(psycopg.Connection[Any]):
         with super().pipeline() as pipeline:
             yield pipeline
         if observer is not None and self.observer is observer:
-            observer.seen(None, None, locked=False)
+            observer.seen(None, (), locked=False)
 
     def ask(self, question: str, *, locked: bool = False) -> list[PGresult]:
         """Run statements of ours between those of the user, without being observed.
@@ -401,6 +453,8 @@ class PooledConnection(psycopg.Connection[Any]):
             psycopg.Error: The server's answer, or the loss of the connection.
         """
         with nullcontext() if locked else self.lock:
+            if self.control is not None and self.control.is_waiting:
+                self._wait_within_limits(self.send_due())
             if current.get() is not None and (self.in_use or self.owner is not None):
                 return psycopg_private.run(self, partial(self._exchange, current.get()), question)
             return psycopg_private.run(self, super().wait, question)

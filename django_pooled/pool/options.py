@@ -107,6 +107,8 @@ class PoolOptions:
     """Folder of the sockets that `manage.py poolstats` asks."""
     application_name: bool = _option(True, FLAG)
     """Whether sessions are named 'django PID@HOST' in pg_stat_activity."""
+    pipeline: bool = _option(True, FLAG)
+    """Whether BEGIN, SAVEPOINT and RELEASE travel in one message with the next statement."""
     sql_comments: bool | str = _option(
         False,
         Expected(

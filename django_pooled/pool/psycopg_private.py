@@ -32,6 +32,7 @@ __all__ = [
     "is_piping",
     "is_silent",
     "move_cursor",
+    "name_of",
     "run",
     "send",
     "sends_nothing_new",
@@ -66,7 +67,7 @@ def _require() -> None:
             Need(connection, "_start_query lock wait", "begin a transaction"),
             Need(connection, "_get_tx_start_command", "begin a transaction with time limits"),
             Need(cursor, "_conn _pgconn _last_query", "run a cursor on another connection"),
-            Need(cursor, "_results _query", "take the answer to a question of ours away"),
+            Need(cursor, "_results", "take the answer to a question of ours away"),
             Need(conninfo, "timeout_from_conninfo", "know the time limit of a connect"),
             Need(generators, "execute", "run a command under the connection's lock"),
         ),
@@ -132,6 +133,8 @@ _ENDS = frozenset(
 _BEGINS = frozenset(
     {
         "BaseCursor._execute_gen",
+        "CarryingConnection.send_due",
+        "CarryingCursor._carrying_gen",
         "BaseCursor._executemany_gen_no_pipeline",
         "BaseCursor._stream_send_gen",
         "BaseCursor._start_copy_gen",
@@ -142,18 +145,18 @@ _BEGINS = frozenset(
 
 def is_silent(generator: Generator[Any, Any, Any]) -> bool:
     """Tell whether psycopg sends no statement that has not been seen by waiting for *generator*."""
-    return _name_of(generator) in _SILENT
+    return name_of(generator) in _SILENT
 
 
 def sends_nothing_new(generator: Generator[Any, Any, Any]) -> bool:
     """Tell whether *generator* at most goes on with a statement that has begun."""
-    name = _name_of(generator)
+    name = name_of(generator)
     return name in _SILENT and name not in _FETCHES
 
 
 def ends_something(generator: Generator[Any, Any, Any]) -> bool:
     """Tell whether *generator* ends a transaction, a block, a pipeline or a cursor."""
-    return _name_of(generator) in _ENDS
+    return name_of(generator) in _ENDS
 
 
 def begins_a_transaction(
@@ -164,16 +167,17 @@ def begins_a_transaction(
         not connection._autocommit
         and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
         and connection._pipeline is None
-        and _name_of(generator) in _BEGINS
+        and name_of(generator) in _BEGINS
     )
 
 
 def works_with_savepoints(generator: Generator[Any, Any, Any]) -> bool:
     """Tell whether *generator* begins or ends a block of psycopg's own ``transaction()``."""
-    return _name_of(generator) in _SAVEPOINTS
+    return name_of(generator) in _SAVEPOINTS
 
 
-def _name_of(generator: Generator[Any, Any, Any]) -> str:
+def name_of(generator: Generator[Any, Any, Any]) -> str:
+    """Return by what psycopg calls what it is about to do."""
     # Generators that are compiled, as psycopg_c's are, have it too.
     return getattr(generator, "__qualname__", "?")
 
@@ -313,15 +317,12 @@ def move_cursor(cursor: psycopg.Cursor[Any], connection: psycopg.Connection[Any]
     cursor._last_query = None
 
 
-def take_results(cursor: psycopg.Cursor[Any], count: int, addition: str = "") -> PGresult:
+def take_results(cursor: psycopg.Cursor[Any], count: int) -> PGresult:
     """Take the last *count* results away from a cursor, and return the first of them.
 
-    What was added to a statement, and its results, do not concern the caller of the statement:
-    the text is taken away too, since Django logs a statement as the cursor has it. psycopg has
-    no public way to look at another result than the current one without leaving that.
+    The results of what was added to a statement do not concern the caller of the statement.
+    psycopg has no public way to look at another result than the current one without leaving that.
     """
     first = cursor._results[-count]
     del cursor._results[-count:]
-    if addition and cursor._query is not None:
-        cursor._query.query = cursor._query.query.removesuffix(addition.encode())
     return first

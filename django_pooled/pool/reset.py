@@ -148,6 +148,7 @@ class Reset:
         if left is not None and outlives_discard(left):
             _clear_what_discard_leaves(connection, left)
         connection.session.was_written = False
+        connection.session.time_limits.clear()
         self._configure(connection)
 
 

@@ -15,7 +15,7 @@ from django_pooled.pool.connection import PooledConnection
 from .watched_cursors import WatchedCursors, leaves_rows_alone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import psycopg
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -105,15 +105,15 @@ class _Observer:
         if self._connection.observer is self:
             self._connection.observer = self._outer
 
-    def see(self, query: object, effect: Effect, *, carries: bool, locked: bool) -> str | None:
+    def see(self, query: object, effect: Effect, *, carries: bool, locked: bool) -> Sequence[str]:
         if not leaves_rows_alone("postgresql", query):
             self._note()
         if self._outer is None:
-            return None
+            return ()
         return self._outer.see(query, effect, carries=carries, locked=locked)
 
     def seen(
-        self, cursor: psycopg.Cursor[object] | None, addition: str | None, *, locked: bool
+        self, cursor: psycopg.Cursor[object] | None, addition: Sequence[str], *, locked: bool
     ) -> None:
         if self._outer is not None:
             self._outer.seen(cursor, addition, locked=locked)

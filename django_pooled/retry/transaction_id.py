@@ -15,7 +15,7 @@ from .server_identity import learned_of, questions_for
 from .transaction_status import TransactionIdentity, read_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import psycopg
 
@@ -107,8 +107,8 @@ class TransactionWatch:
             # Within a pipeline it could not be asked.
             self._verify(locked)
 
-    def see(self, query: object, effect: Effect, *, carries: bool, locked: bool) -> str | None:
-        """Take note of *query*, and return what to send along with it, if anything.
+    def see(self, query: object, effect: Effect, *, carries: bool, locked: bool) -> Sequence[str]:
+        """Take note of *query*, and return the statements to send along after it.
 
         Raises:
             TransactionManagementError: It ends the transaction, or one before it did.
@@ -134,23 +134,22 @@ class TransactionWatch:
         if effect.leaves == ADVISORY_LOCK:
             self.took_session_lock = True
         if self.identity is not None or not self.asks or effect.reads or effect.controls:
-            return None
+            return ()
         if carries and isinstance(query, str) and not effect.precedes:
             return self._addition(is_plain_write=effect.writes)
         self.has_to_ask = True
-        return None
+        return ()
 
     def seen(
-        self, cursor: psycopg.Cursor[Any] | None, addition: str | None, *, locked: bool
+        self, cursor: psycopg.Cursor[Any] | None, addition: Sequence[str], *, locked: bool
     ) -> None:
         """A statement has been run: take the answer to what was sent along with it.
 
         Raises:
             TransactionManagementError: It has ended the transaction.
         """
-        if addition is not None and cursor is not None:
-            statements = 1 if self.record is None else 2
-            answer = take_results(cursor, statements, addition)
+        if addition and cursor is not None:
+            answer = take_results(cursor, len(addition))
             self.identity = read_identity(self._connection, answer)
             if self.identity is None and cursor.rowcount > 0:
                 # Rows of a foreign server, whose transaction ends with this one.
@@ -202,20 +201,19 @@ class TransactionWatch:
             if question is not None:
                 self.identity = read_identity(self._connection, answers[0]) or self.identity
 
-    def _addition(self, *, is_plain_write: bool) -> str | None:
+    def _addition(self, *, is_plain_write: bool) -> Sequence[str]:
         learned: Learned | None = self._connection.session.learned
         if learned is None or learned.server is None:
-            return None
+            return ()
         questions = learned.server.questions
         question = questions.full if learned.backend is None else questions.quick
         if question is None:
-            return None
+            return ()
         if not is_plain_write:
             # Rows of a foreign server and NOTIFY lead to an id only in COMMIT, when it is too late
             # to ask: "no id" must not be taken for "has written nothing".
             question = questions.assigning or question
-        # On a line of its own, since the statement may end in a comment.
-        return f"\n;{question}" + (f";\n{self.record.insertion}" if self.record else "")
+        return (question,) if self.record is None else (question, self.record.insertion)
 
     def _identify(self, locked: bool) -> None:
         """Find out what tells this transaction from the next one of the session."""

@@ -221,6 +221,13 @@ class FaultProxy:
         """Return what was hit so far, in order."""
         return [Hit(*hit) for hit in self._do("hits")]
 
+    def round_trips(self) -> int:
+        """Return how often a client has sent something after the server had.
+
+        What starts and ends a connection counts, too.
+        """
+        return int(self._do("round_trips"))
+
     def connects(self) -> list[float]:
         """Return ``time.monotonic()`` of each connection accepted so far."""
         return list(self._do("connects"))

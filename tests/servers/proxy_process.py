@@ -34,6 +34,7 @@ class Link:
         self._up: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
         self._down: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
         self.reset = False
+        self._client_was_last = False
         self.task = asyncio.ensure_future(self._run())
 
     async def _run(self) -> None:
@@ -50,9 +51,9 @@ class Link:
             tasks += [
                 asyncio.ensure_future(coroutine)
                 for coroutine in (
-                    self._receive(self._client, self._up, self._filter.from_client),
+                    self._receive(self._client, self._up, self._count_from_client),
                     self._deliver(self._up, self._server),
-                    self._receive(self._server, self._down, self._filter.from_server),
+                    self._receive(self._server, self._down, self._count_from_server),
                     self._deliver(self._down, self._client),
                 )
             ]
@@ -78,6 +79,16 @@ class Link:
                 if not keep_server:
                     close_socket(self._server, reset=self.reset)
                 self._proxy.links.discard(self)
+
+    def _count_from_client(self, data: bytes) -> bytes:
+        # However many pieces the network makes of a message.
+        self._proxy.round_trips += not self._client_was_last
+        self._client_was_last = True
+        return self._filter.from_client(data)
+
+    def _count_from_server(self, data: bytes) -> bytes:
+        self._client_was_last = False
+        return self._filter.from_server(data)
 
     async def _receive(
         self,
@@ -146,6 +157,7 @@ class Proxy:
         self.thawed = asyncio.Event()
         self.links: set[Link] = set()
         self.kept: list[Kept] = []
+        self.round_trips = 0
         self._port = port
         self._listener: socket.socket | None = None
         self._connects: list[float] = []
@@ -256,6 +268,9 @@ class Proxy:
 
     async def do_hits(self) -> list[tuple[int, int, float]]:
         return self._hits
+
+    async def do_round_trips(self) -> int:
+        return self.round_trips
 
     async def do_connects(self) -> list[float]:
         return self._connects

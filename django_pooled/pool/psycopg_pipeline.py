@@ -1,0 +1,325 @@
+"""A statement and the transaction control before it, in one message of libpq's pipeline mode.
+
+What is private of psycopg and needed for it; the rest is in psycopg_private.py. In psycopg a cursor
+first begins the transaction, in a round trip, and then sends its statement: here it takes BEGIN
+along. Pipeline mode has the server parse and run each command by itself, so an error of the
+statement leaves the transaction as if the commands had come one by one.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import generators, pq
+from psycopg.client_cursor import ClientCursorMixin
+
+from django_pooled.diagnostics.required_names import Need, require
+
+from .psycopg_private import name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from psycopg._queries import PostgresQuery
+    from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGconn, PGresult
+
+    from .beginning import Beginning
+    from .transaction_control import TransactionControl
+
+    # The class that the mixin below is for.
+    _AnyCursor = psycopg.Cursor[Any]
+else:
+    _AnyCursor = object
+
+__all__ = [
+    "IS_SUPPORTED",
+    "CarryingConnection",
+    "CarryingCursor",
+    "ends_transaction",
+    "is_one_statement",
+    "seem_executed",
+    "sends_due",
+    "takes_along",
+]
+
+IS_SUPPORTED: bool = psycopg.Pipeline.is_supported()
+"""Whether libpq has pipeline mode: since its version 14."""
+
+_IDLE, _INTRANS = pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS
+
+require(
+    "psycopg",
+    (
+        Need(
+            psycopg.Connection,
+            "_check_connection_ok _get_tx_start_command _start_query",
+            "send BEGIN with a statement",
+        ),
+        Need(
+            psycopg.Cursor,
+            "_execute_gen _maybe_prepare_gen _execute_send _check_results _set_results",
+            "send BEGIN with a statement",
+        ),
+        Need(psycopg.Cursor, "_reset _convert_query", "have SAVEPOINT wait for a statement"),
+        Need(generators, "execute fetch_many send", "send several commands in one message"),
+    ),
+)
+
+# Beside those that may be more than one statement, COPY is left out, which libpq has no way out of
+# in pipeline mode.
+_CARRIED = re.compile(
+    rb"[\s(]*(?:select|insert|update|delete|merge|with|values|table"
+    rb"|set|lock|truncate|create|alter|drop)\b",
+    re.IGNORECASE,
+)
+_QUOTED = re.compile(rb"""'[^']*'|"[^"]*\"""")
+_SPECIAL = re.compile(rb"""[;$'"]""")
+
+
+def is_one_statement(query: bytes, *, has_parameters: bool) -> bool:
+    """Tell whether *query* is certainly one statement, and not of a kind that must go alone.
+
+    The extended protocol takes no more than one, and reads ``$1`` as a parameter.
+    """
+    if not _CARRIED.match(query):
+        return False
+    if has_parameters or (b";" not in query and b"$" not in query):
+        return True
+    if b"\\" in query or b"--" in query or b"/*" in query:
+        # Where a literal ends could not be told that easily.
+        return False
+    return not _SPECIAL.search(_QUOTED.sub(b"", query).rstrip(b"; \t\r\n"))
+
+
+_ENDS = frozenset({"BaseConnection._commit_gen", "BaseConnection._rollback_gen"})
+
+
+def ends_transaction(generator: Generator[Any, Any, Any]) -> bool:
+    """Tell whether psycopg ends the transaction, and all savepoints with it, by *generator*."""
+    return name_of(generator) in _ENDS
+
+
+def sends_due(generator: Generator[Any, Any, Any]) -> bool:
+    """Tell whether *generator* sends what is due, with a statement or without one."""
+    return takes_along(generator) or name_of(generator) == "CarryingConnection.send_due"
+
+
+def takes_along(generator: Generator[Any, Any, Any]) -> bool:
+    """Tell whether *generator* sends what is due before its statement."""
+    return name_of(generator) == "CarryingCursor._carrying_gen"
+
+
+class CarryingConnection(psycopg.Connection[Any]):
+    """psycopg's connection, which can leave transaction control to a cursor's next statement."""
+
+    carries: bool = False
+    """Whether statements take along what the transaction needs before them."""
+
+    control: TransactionControl | None = None
+    """What waits for the next statement."""
+
+    beginning: Beginning | None = None
+    """In place of BEGIN alone, for the exchange under way."""
+
+    _carried: Sequence[bytes] | None = None
+    """What the statement under way takes along; empty once that has been sent. Guarded by psycopg's
+    lock of the connection."""
+
+    @property
+    def has_due(self) -> bool:
+        """Whether the server has to run anything before the next statement."""
+        status = self.pgconn.transaction_status
+        if status == _INTRANS:
+            return self.control is not None and self.control.is_waiting
+        return status == _IDLE and not self._autocommit
+
+    def due(self) -> Sequence[bytes]:
+        """Return the commands that the server has to run before any other statement."""
+        status = self.pgconn.transaction_status
+        waiting = () if self.control is None else self.control.waiting
+        if status == _INTRANS:
+            return waiting
+        if status != _IDLE or self._autocommit:
+            return ()
+        if self.beginning is None:
+            return [self._get_tx_start_command(), *waiting]
+        return [*map(str.encode, self.beginning.statements), *waiting]
+
+    def send_due(self) -> PQGen[None]:
+        """Send what is due, in a message of its own.
+
+        Raises:
+            psycopg.Error: The server's, or the connection's.
+        """
+        if commands := self.due():
+            yield from self._send(commands)
+
+    def _send(self, commands: Sequence[bytes]) -> PQGen[None]:
+        self._sending()
+        self.pgconn.send_query(b"; ".join(commands))
+        results = yield from generators.execute(self.pgconn)
+        for result in results:
+            _raise_error_of(self, result)
+        yield from self._began(results)
+
+    def _began(self, results: Sequence[PGresult]) -> PQGen[None]:
+        """Correct the time limits of a transaction that has begun, if that is needed."""
+        beginning, self.beginning = self.beginning, None
+        if beginning is not None and (correction := beginning.corrections(results)):
+            yield from self._send([correction.encode()])
+
+    def _sending(self) -> None:
+        """What was due is sent now."""
+        if self.control is not None:
+            self.control.sent()
+        self._check_connection_ok()
+
+    def _start_query(self) -> PQGen[None]:
+        if self._carried is None:
+            yield from super()._start_query()
+
+
+class CarryingCursor(_AnyCursor):
+    """psycopg's cursor, whose ``execute()`` takes along what is due on its connection."""
+
+    addition: Sequence[str] = ()
+    """Statements to be sent along after that of ``execute()``; their results are the cursor's last.
+    """
+
+    def _execute_gen(self, *args: Any, **options: Any) -> PQGen[None]:
+        connection = self._conn
+        # Called with the lock held.
+        if (
+            isinstance(connection, CarryingConnection)
+            and connection.carries
+            and connection._pipeline is None
+            and connection.has_due
+        ):
+            return self._carrying_gen(connection, *args, **options)
+        return super()._execute_gen(*args, **options)
+
+    def _carrying_gen(
+        self, connection: CarryingConnection, *args: Any, **options: Any
+    ) -> PQGen[None]:
+        commands = connection._carried = connection.due()
+        try:
+            yield from super()._execute_gen(*args, **options)
+        except Exception:
+            if connection._carried:
+                # psycopg has begun the transaction before it looks at the parameters.
+                yield from connection._send(commands)
+            raise
+        finally:
+            connection._carried = None
+
+    def _maybe_prepare_gen(
+        self, pgq: PostgresQuery, *, prepare: bool | None = None, binary: bool | None = None
+    ) -> PQGen[None]:
+        connection = self._conn
+        if isinstance(connection, CarryingConnection) and connection._carried:
+            commands = connection._carried
+            connection._carried = ()
+            # psycopg.ClientCursor has put the parameters into the text.
+            binds = bool(pgq.params) and not isinstance(self, ClientCursorMixin)
+            beginning = connection.beginning
+            can_follow = beginning is None or beginning.is_foreseen
+            if (
+                can_follow
+                and connection.prepare_threshold is None
+                and is_one_statement(pgq.query, has_parameters=binds)
+            ):
+                yield from self._pipelined_gen(connection, commands, pgq, binary)
+                return
+            yield from connection._send(commands)
+        if not self.addition:
+            yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+            return
+        # On a line of its own, since the statement may end in a comment.
+        query, pgq.query = pgq.query, b"\n;".join((pgq.query, *map(str.encode, self.addition)))
+        try:
+            yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+        finally:
+            # Django logs a statement as the cursor has it.
+            pgq.query = query
+
+    def _pipelined_gen(
+        self,
+        connection: CarryingConnection,
+        commands: Sequence[bytes],
+        pgq: PostgresQuery,
+        binary: bool | None,
+    ) -> PQGen[None]:
+        connection._sending()
+        pgconn = connection.pgconn
+        pgconn.enter_pipeline_mode()
+        refusal = None
+        for command in commands:
+            pgconn.send_query_params(command, None)
+        try:
+            self._execute_send(pgq, force_extended=True, binary=binary)
+        except Exception as error:
+            # A format that the cursor does not have, for instance.
+            refusal = error
+        else:
+            for statement in self.addition:
+                pgconn.send_query_params(statement.encode(), None)
+        pgconn.pipeline_sync()
+        # Nothing may be raised before the end of the message was read.
+        results = yield from _results_of_message(pgconn)
+        for result in results[: len(commands)]:
+            _raise_error_of(connection, result)
+        if refusal is not None:
+            raise refusal
+        begun, results = results[: len(commands)], results[len(commands) :]
+        self._check_results(results)
+        self._set_results(results)
+        yield from connection._began(begun)
+
+
+def _results_of_message(pgconn: PGconn) -> PQGen[list[PGresult]]:
+    """Read the results of what was sent, one for each command, and leave pipeline mode.
+
+    Raises:
+        psycopg.Error: The connection was lost, and the server has not said why.
+    """
+    yield from generators.send(pgconn)
+    results: list[PGresult] = []
+    while True:
+        try:
+            found = yield from generators.fetch_many(pgconn)
+        except psycopg.Error:
+            if not any(result.status == pq.ExecStatus.FATAL_ERROR for result in results):
+                raise
+            found = []
+        if found and found[0].status == pq.ExecStatus.PIPELINE_SYNC:
+            pgconn.exit_pipeline_mode()
+            return results
+        results += found
+        if not found or pgconn.status != pq.ConnStatus.OK:
+            # The session has ended, with these last words.
+            pgconn.finish()
+            return results
+
+
+def _raise_error_of(connection: psycopg.Connection[Any], result: PGresult) -> None:
+    if result.status == pq.ExecStatus.FATAL_ERROR:
+        raise psycopg.errors.error_from_result(result, encoding=connection.info.encoding)
+
+
+def seem_executed(cursor: psycopg.Cursor[Any], query: str, tag: bytes) -> None:
+    """Have *cursor* look as after *query*, which has no rows and was not sent.
+
+    Args:
+        cursor: Of any class.
+        query: One statement without parameters.
+        tag: What the server answers to it.
+    """
+    cursor._reset()
+    cursor._tx = psycopg.adapt.Transformer(cursor)
+    cursor._query = cursor._convert_query(query)
+    cursor._set_results([cursor._pgconn.make_empty_result(pq.ExecStatus.COMMAND_OK)])
+    cursor._statusmessage = tag
+    cursor._last_query = None
