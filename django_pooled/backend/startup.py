@@ -102,8 +102,10 @@ def _left_by_django(alias: str, entry: Mapping[str, Any]) -> list[str]:
         return []
     options = dict(entry.get("OPTIONS", {}))
     address = dict.fromkeys(("USER", "PASSWORD", "HOST", "PORT"), "")
-    stand_in = kind({"NAME": "any", "TIME_ZONE": None, "OPTIONS": options, **address}, alias)
-    params = postgresql.DatabaseWrapper.get_connection_params(stand_in)
+    stand_in: Any = postgresql.DatabaseWrapper(
+        {"NAME": "any", "TIME_ZONE": None, "OPTIONS": options, **address}, alias
+    )
+    params = stand_in.get_connection_params()
     return [name for name in options if name in params]
 
 

@@ -75,6 +75,7 @@ _FULL = re.compile(
 
 # The first that fits: the more general ones come later.
 _ANSWERS = (
+    (re.compile(r"too many connections for role"), "has no connection left for this role (53300)"),
     (_FULL, "is full (53300)"),
     (
         re.compile(r"(password|SASL) authentication failed|no password supplied"),

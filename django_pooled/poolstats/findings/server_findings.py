@@ -55,7 +55,7 @@ def _room(overview: Overview, name: str, server: ServerView) -> Iterator[Finding
         if server.free:
             level, what = Level.WARNING, f"has room for {server.free} more connections"
         else:
-            level, what = Level.CRITICAL, "is full"
+            level, what = Level.CRITICAL, "is full (53300)"
         sentence = f"The server of {name} {what}: {room}{_most(server)}."
         yield Finding(level, sentence, "room", "database")
         return

@@ -281,6 +281,32 @@ def test_an_unknown_user_is_refused(site: Site) -> None:
     assert 'no user "nobody-here"' in site.poolstats("--user", "nobody-here", code=1)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("PASSWORD 'rotated'", "refuses this role's password (28P01): "),
+        ("NOLOGIN", "refuses this role: "),
+        ("CONNECTION LIMIT 0", "has no connection left for this role (53300): "),
+        ("RENAME TO moved_clerk", ""),  # To a stranger the server tells no more than that.
+    ],
+)
+def test_a_database_that_refuses_is_not_said_to_be_silent(
+    site: Site, server: EmbeddedServer, change: str, words: str
+) -> None:
+    site.databases["default"].update(USER="clerk", PASSWORD="first")
+    with psycopg.connect(**server.parameters("postgres"), autocommit=True) as admin:
+        admin.execute("CREATE ROLE clerk LOGIN PASSWORD 'first'")
+        try:
+            assert "refuses" not in site.poolstats()
+            admin.execute(f"ALTER ROLE clerk {change}")
+            told = " ".join(site.poolstats("--check", code=2).split())
+        finally:
+            admin.execute("DROP ROLE IF EXISTS clerk")
+            admin.execute("DROP ROLE IF EXISTS moved_clerk")
+    assert f'The database "default" {words}' in told
+    assert "does not answer" not in told
+
+
 def test_with_the_database_away_the_processes_are_still_shown(
     site: Site, server: EmbeddedServer, proxy: FaultProxy
 ) -> None:

@@ -367,7 +367,7 @@ def test_commits_that_stay_unknown_are_told() -> None:
     [
         (10, Level.FINE, None),
         (90, Level.WARNING, "has room for 7 more connections: 90 of 100 connections are used"),
-        (97, Level.CRITICAL, "is full: 97 of 100 connections are used and 3 reserved."),
+        (97, Level.CRITICAL, "is full (53300): 97 of 100 connections are used and 3 reserved."),
     ],
 )
 def test_a_server_short_of_connections_is_told(used: int, level: Level, words: str | None) -> None:
@@ -383,8 +383,8 @@ def test_a_full_server_tells_who_has_the_connections() -> None:
     sessions += [Session(9, "psql", "idle"), Session(10, "", "idle"), Session(11, "", "idle")]
     look = overview(process(pool(max_size=1)), servers=[server_of(*sessions, max_connections=8)])
     assert the(look, "room").sentence == (
-        'The server of "default" is full: 8 of 8 connections are used, 5 by processes on web-2, '
-        '2 by "unnamed", 1 by "psql".'
+        'The server of "default" is full (53300): 8 of 8 connections are used, 5 by processes on '
+        'web-2, 2 by "unnamed", 1 by "psql".'
     )
 
 

@@ -269,6 +269,8 @@ def test_an_sqlstate_is_told_with_its_name(sqlstate: str, words: str) -> None:
         ('FATAL: no pg_hba.conf entry for host "10.0.0.1"', "refuses this role"),
         ('FATAL: database "shop" does not exist', "does not exist on its server (3D000)"),
         ("FATAL: sorry, too many clients already", "is full (53300)"),
+        ('FATAL: too many connections for database "shop"', "is full (53300)"),
+        ('FATAL: too many connections for role "shop"', "has no connection left for this role"),
         ("FATAL: remaining connection slots are reserved for roles", "is full (53300)"),
         ("FATAL: the database system is starting up", "is starting (57P03)"),
         ("FATAL: the database system is shutting down", "is shutting down (57P03)"),
