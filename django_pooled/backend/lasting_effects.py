@@ -22,7 +22,7 @@ class LastingEffects:
     __slots__ = ("_pending", "possible")
 
     def __init__(self) -> None:
-        self.possible = False
+        self.possible: bool = False
         """Whether something may have taken effect since the request began."""
         self._pending = False
 

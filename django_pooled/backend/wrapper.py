@@ -87,6 +87,9 @@ class DatabaseWrapper(Replacement):
 
     closings: int
 
+    lasting_effects: LastingEffects
+    """What the request may have changed for good."""
+
     attempt: TransactionHooks | None = None
     """Set by retry_transaction for as long as one attempt of a transaction lasts."""
 
