@@ -90,7 +90,7 @@ def beginning_of(
         if "statement_timeout" not in limits:
             asked.append("statement_timeout")
         limits["statement_timeout"] = min(left, limits.get("statement_timeout", left))
-        if connection.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
+        if connection.pgconn.server_version >= _TRANSACTION_TIMEOUT_SINCE:
             # It ends the session, and is for a client that does not send anything any more.
             asked.append("transaction_timeout")
             limits["transaction_timeout"] = left + 2 * GRACE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
 import pytest
-from django.db import OperationalError, connections
+from django.db import DatabaseError, OperationalError, connections
 from django.db.transaction import atomic, on_commit
 from psycopg.pq import TransactionStatus
 
@@ -21,6 +21,7 @@ from django_pooled import (
     retry_transaction,
     run_transaction,
 )
+from django_pooled.pool import beginning
 from django_pooled.pool.registry import snapshots
 from django_pooled.testing import end_deadlines_at_once
 from tests.support.waiting import wait_until
@@ -526,3 +527,48 @@ def test_tests_can_have_deadlines_end_at_once(
         assert ask(alias, "SELECT 42") == 42
     with deadline(60.0):
         assert ask(alias, "SELECT 42") == 42
+
+
+def test_the_session_of_a_client_that_vanishes_from_its_transaction_is_ended_by_the_server(
+    shared_server: EmbeddedServer, make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alias = make_database(shared_server)
+    ask(alias, "SELECT 1")
+    has_limit = connections[alias].connection.info.server_version >= 170000
+
+    def limit_of_transaction() -> int:
+        query = "SELECT setting::int FROM pg_settings WHERE name = 'transaction_timeout'"
+        return int(ask(alias, query) or 0)
+
+    with deadline(60.0), atomic(using=alias):
+        assert (30_000 < limit_of_transaction() <= 62_000) is has_limit
+    if has_limit:
+        ask(alias, "SET transaction_timeout = '9s'")
+        for _ in range(2):
+            with deadline(60.0), atomic(using=alias):
+                assert limit_of_transaction() == 9000
+        ask(alias, "RESET transaction_timeout")
+
+    @atomic(using=alias)
+    def dawdle() -> None:
+        ask(alias, "SELECT 1")
+        sleep(0.5)
+        ask(alias, "SELECT 1")
+
+    monkeypatch.setattr(beginning, "GRACE", -0.4)
+    ended = pytest.raises(DatabaseError, match="transaction timeout")
+    with ended if has_limit else nullcontext(), deadline(1.0):
+        dawdle()
+
+
+def test_before_libpq_17_the_request_to_cancel_has_a_thread_of_its_own(
+    server: EmbeddedServer, make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psycopg.capabilities, "has_cancel_safe", lambda: False)
+    alias = make_database(server)
+    pid = ask(alias, "SELECT pg_backend_pid()")
+    for _ in range(3):
+        with pytest.raises(DeadlineExceeded, match="cancelled"), deadline(0.2):
+            ask(alias, COMPUTES)
+        assert ask(alias, "SELECT pg_backend_pid()") == pid
+    assert under_way(server) == 0

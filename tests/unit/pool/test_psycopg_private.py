@@ -24,7 +24,16 @@ HOMES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(psycopg_private._SILENT | psycopg_private._SAVEPOINTS))
+NAMES = (
+    psycopg_private._SILENT
+    | psycopg_private._SAVEPOINTS
+    | psycopg_private._FETCHES
+    | psycopg_private._ENDS
+    | psycopg_private._BEGINS
+)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
 def test_psycopg_still_waits_for_generators_of_these_names(name: str) -> None:
     home, _, method = name.rpartition(".")
     found = getattr(HOMES[home], method) if home else getattr(generators, method)
