@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import signal
 import socket
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
@@ -118,3 +121,22 @@ def test_the_query_of_a_client_that_has_gone_is_cancelled(
         client.close()
         wait_until(lambda: under_way(server) == 0)
         site.at_rest(1 if how.startswith("uvicorn") else 2)
+
+
+@pytest.mark.parametrize("how", ["sync", "gthread"])
+def test_a_worker_of_gunicorns_that_has_to_stop_cancels_what_is_under_way(
+    server: EmbeddedServer, database: str, tmp_path: Path, how: str
+) -> None:
+    page = Path(__file__).resolve().parents[3] / "docs" / "deploy" / "gunicorn.md"
+    blocks = re.findall("```python\n(.*?)```", page.read_text(), re.DOTALL)
+    [settings] = [block for block in blocks if "stop_and_cancel" in block]
+    # That of the site says what its master does, which is of no interest here.
+    conf = tmp_path / "gunicorn.conf.py"
+    conf.write_text(settings)
+    options = (f"--worker-class={how}", "--graceful-timeout=4", f"--config={conf}")
+    with running.gunicorn(database, *options) as site:
+        with contextlib.closing(site.request("/long/autocommit/compute")):
+            wait_until(lambda: under_way(server) == 1)
+            site.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: under_way(server) == 0, timeout=20.0)
+            site.process.wait(20.0)
