@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextvars import Token
-    from types import TracebackType
 
 __all__ = ["GRACE", "Deadline", "current", "deadline", "ends_at", "grace", "retry_deadline"]
 
@@ -138,12 +137,7 @@ class deadline(AbstractContextManager[None]):  # noqa: N801 - used as a function
             raise RuntimeError("this deadline has begun; make another one for another block")
         self._token = current.set(Deadline.begin(self._seconds))
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         token, self._token = self._token, None
         if token is not None:  # pragma: no branch - told to mypy
             current.reset(token)

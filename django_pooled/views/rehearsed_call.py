@@ -61,13 +61,7 @@ class RehearsedCall:
     def __call__(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], otherwise: Callable[[], Any]
     ) -> Any:
-        """Make the call.
-
-        Args:
-            args: Positional arguments.
-            kwargs: Keyword arguments.
-            otherwise: Not used; see `RestartedCall`.
-        """
+        """Make the call, as `RestartedCall` does; *otherwise* is not used."""
         return self._called(*args, **kwargs)
 
     def _writes(self) -> list[str]:

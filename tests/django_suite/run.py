@@ -8,10 +8,11 @@ import os
 import platform
 import subprocess
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.support.programs import run_into
 
 from .outcomes import Outcomes
 from .releases import CACHE, ROOT, Release, ReleaseError
@@ -66,8 +67,7 @@ class Run:
         python = self.release.environment(self.constraints)
         mode = (options or {}).get("pool", {}).get("pool_mode", "")
         log = CACHE / f"{self.release.name}-{engine}{mode and '-'}{mode}.log"
-        started = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder, log.open("wb") as output:
+        with tempfile.TemporaryDirectory() as folder:
             record = Path(folder, "record.json")
             command = [
                 *(
@@ -78,16 +78,8 @@ class Run:
                 ),
                 *(f"--parallel={self.parallel}", *self.arguments, *self.labels),
             ]
-            subprocess.run(
-                command,
-                cwd=self.release.sources / "tests",
-                env=self._variables(engine, options or {}, record),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-            seconds = time.monotonic() - started
+            variables = self._variables(engine, options or {}, record)
+            _, seconds = run_into(log, command, cwd=self.release.sources / "tests", env=variables)
             if not record.exists():
                 raise ReleaseError(f"the suite broke off; its output is in {log}")
             found = json.loads(record.read_text())

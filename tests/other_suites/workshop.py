@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from typing import TYPE_CHECKING, Any
 
 from tests.django_suite.outcomes import Outcomes
 from tests.django_suite.releases import ROOT
+from tests.support.programs import run_into
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,20 +115,9 @@ class Workshop:
             "DJANGO_SUITE_RECORD": str(record),
             "PYTHONPATH": str(self._suite.path),
         }
-        started = time.monotonic()
-        with log.open("wb") as output:
-            ended = subprocess.run(
-                [self.interpreter, *self._suite.command, *(labels or [self._suite.label])],
-                cwd=self.source,
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-        seconds = time.monotonic() - started
+        command = [str(self.interpreter), *self._suite.command, *(labels or [self._suite.label])]
+        status, seconds = run_into(log, command, cwd=self.source, env=variables)
         if not record.exists():
-            status = ended.returncode
             raise SuiteError(f"the suite broke off with status {status}; its output is in {log}")
         found = json.loads(record.read_text())
         return Outcomes(found["tests"], {"engine": engine}, seconds, found["details"])

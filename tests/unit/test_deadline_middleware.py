@@ -57,14 +57,11 @@ urlpatterns = [
 
 
 @pytest.fixture(autouse=True)
-def site(settings: Settings) -> Settings:
-    settings.DEBUG = False
-    settings.ROOT_URLCONF = __name__
-    settings.MIDDLEWARE = [MIDDLEWARE]
-    settings.TEMPLATES = []
-    settings.ALLOWED_HOSTS = ["*"]
-    settings.POOLED_DEADLINE = {"seconds": 60.0}
-    return settings
+def site(bare_site: Settings) -> Settings:
+    bare_site.ROOT_URLCONF = __name__
+    bare_site.MIDDLEWARE = [MIDDLEWARE]
+    bare_site.POOLED_DEADLINE = {"seconds": 60.0}
+    return bare_site
 
 
 class Browser:

@@ -216,13 +216,10 @@ def querying_context_processor(request: HttpRequest) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def site(settings: Settings) -> Settings:
-    settings.DEBUG = False
-    settings.ROOT_URLCONF = __name__
-    settings.MIDDLEWARE = [MIDDLEWARE]
-    settings.TEMPLATES = []
-    settings.ALLOWED_HOSTS = ["*"]
-    return settings
+def site(bare_site: Settings) -> Settings:
+    bare_site.ROOT_URLCONF = __name__
+    bare_site.MIDDLEWARE = [MIDDLEWARE]
+    return bare_site
 
 
 class Browser:
