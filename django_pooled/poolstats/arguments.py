@@ -27,8 +27,9 @@ exit codes of --check:
                transactions restarted again and again; less than 10 % of the server's
                connections free; a session that idles in its transaction for over a minute or
                waits for a lock for over five seconds; something that could not be read
-  2  critical  waiters for over a second while all connections are in use; a database that
-               does not answer; a server without a free connection
+  2  critical  waiters for over a second while all connections are in use; no connection in any
+               process while connecting fails; with --over, as many checkouts that failed as
+               succeeded; a database that does not answer; a server without a free connection
   3  unknown   no process with an open pool could be reached, or the settings or options of the
                command are wrong
 Without --check the exit code is always 0. A threshold replaces the rule for the same thing.

@@ -98,7 +98,7 @@ def _trouble(
         what = f"{_part(active, long)} running a query"
         return "database", f"{what}, the longest for {duration(slowest)}."
     if server is not None and server.error is not None:
-        return "database", "it does not answer."
+        return "database", f"it {server.failure}."
     return "", ""
 
 

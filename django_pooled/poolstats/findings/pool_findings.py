@@ -115,7 +115,9 @@ def _failures(overview: Overview, group: Group) -> Iterator[Finding]:
             f'{name_process(failed)} failed to connect to "{group.name}", '
             f"last {failure.age:.0f} s ago: {brief(failure.error)}"
         )
-        yield Finding(Level.WARNING, sentence[0].upper() + sentence[1:], "connect", "database")
+        # Waiters or not: without a connection, each request fails.
+        level = Level.WARNING if any(row.pool.size for row in group.rows) else Level.CRITICAL
+        yield Finding(level, sentence[0].upper() + sentence[1:], "connect", "database")
     if overview.seconds is None:
         # Counted since the pool was opened, they may be long over.
         return
@@ -123,7 +125,8 @@ def _failures(overview: Overview, group: Group) -> Iterator[Finding]:
     if group.failed:
         what = f'{many(group.failed, "checkout")} for "{group.name}" failed'
         sentence = f"{what} {span}: {kinds(failed_checkouts(group.counters))}."
-        yield Finding(Level.WARNING, sentence, "failed")
+        level = Level.CRITICAL if group.failed >= group.counters.checkouts else Level.WARNING
+        yield Finding(level, sentence, "failed")
     broken = {kind: group.counters.closed[kind] for kind in BROKEN}
     if number := sum(broken.values()):
         what = f'{many(number, "connection")} of "{group.name}" broke'

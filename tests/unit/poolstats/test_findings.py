@@ -259,6 +259,34 @@ def test_a_connect_error_is_told_while_it_is_fresh() -> None:
     assert told(overview(process(pool(**{**failed, "last_error_age": 100.0})))) == []
 
 
+def test_a_connect_error_is_critical_while_no_process_has_a_connection() -> None:
+    failed: dict[str, Any] = {"last_error": "refused", "last_error_age": 8.0}
+    none: dict[str, Any] = {**failed, "size": 0, "idle": 0}
+    one, other = process(pool(**none)), process(pool(**none), pid=4122)
+    assert the(overview(one, other), "connect").level is Level.CRITICAL
+    served = process(pool(), pid=4123)
+    assert the(overview(one, other, served), "connect").level is Level.WARNING
+    old = process(pool(**{**none, "last_error_age": 75.0}))
+    assert told(overview(old)) == []
+
+
+@pytest.mark.parametrize(
+    ("failed", "succeeded", "level"),
+    [
+        (34, 0, Level.CRITICAL),
+        (5, 5, Level.CRITICAL),
+        (5, 6, Level.WARNING),
+    ],
+)
+def test_checkouts_are_critical_if_as_many_fail_as_succeed(
+    failed: int, succeeded: int, level: Level
+) -> None:
+    look = later({"checkouts": 0}, {"refused": failed, "checkouts": succeeded})
+    [finding] = [each for each in findings.find(overview(), look) if each.kind == "failed"]
+    assert finding.level is level
+    assert finding.sentence.startswith(f'{failed} checkouts for "default" failed in the last 10 s')
+
+
 def test_failures_and_broken_connections_are_told_of_the_last_seconds_only() -> None:
     figures: dict[str, Any] = {
         "timeouts": 2,
