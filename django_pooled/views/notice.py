@@ -1,4 +1,4 @@
-"""The log record of a view that is run without restarts."""
+"""The log record of a view that does not fit its transaction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger("django_pooled.retry")
 
 
 class Notice:
-    """Tells once, for one view, that it is left alone.
+    """Tells once, for one view, that it is run in another way.
 
     Args:
         name: The view's name.
@@ -24,11 +24,16 @@ class Notice:
         self._using = using
         self._told = False
 
-    def tell(self, reason: str) -> None:
-        """Log the *reason*, unless one was logged before."""
+    def tell(self, reason: str, instead: str = "without restarts") -> None:
+        """Log the *reason*, unless one was logged before.
+
+        Args:
+            reason: Why it does not fit.
+            instead: How it was run.
+        """
         if not self._told:
             self._told = True
             logger.warning(
-                "%s was run without restarts: %s", self._name, reason,
+                "%s was run %s: %s", self._name, instead, reason,
                 extra=event_fields("left_alone", alias=self._using, function=self._name),
             )  # fmt: skip

@@ -47,7 +47,8 @@ class RestartedCall:
         function: What is called.
         name: The view's module and name.
         options: Of its transactions.
-        notice: Tells that the view is left alone.
+        notice: Tells of a call that does not fit.
+        writes: How a call that should only read and writes is made: with restarts, or without.
     """
 
     def __init__(
@@ -56,8 +57,16 @@ class RestartedCall:
         name: tuple[str, str],
         options: TransactionOptions,
         notice: Notice,
+        *,
+        writes: bool = False,
     ) -> None:
         self._notice = notice
+        self._instead = "in a transaction that may write" if writes else "without restarts"
+        self._remedy = (
+            "Give retry_requests read_only=False, or mark it @no_retry"
+            if writes
+            else "Mark it @no_retry, or give retry_requests methods='all' or read_only=False"
+        )
         self._using = options.get("using", "default")
         self._reads_only = options.get("read_only") is True
         self._misfits = 0
@@ -99,7 +108,7 @@ class RestartedCall:
             self._misfits = 0
             return result
         self._misfits += 1
-        self._notice.tell(str(found))
+        self._notice.tell(str(found), self._instead)
         try:
             inputs.restore()
         except CannotReplay:
@@ -120,8 +129,7 @@ class RestartedCall:
                 if failure.sqlstate == READ_ONLY:
                     return (
                         f"it writes in a request that should only read ({told(failure.error)}). "
-                        f"Mark it @no_retry, or give retry_requests methods='all' or "
-                        f"read_only=False"
+                        f"{self._remedy}"
                     )
         elif attempt.watch is not None and attempt.watch.took_session_lock:
             return (

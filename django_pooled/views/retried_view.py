@@ -108,7 +108,8 @@ class _Calls:
     ) -> RestartedCall | RehearsedCall:
         if options.rehearse:
             return RehearsedCall(function, name, transactions)
-        return RestartedCall(function, name, transactions, self._notice)
+        writes = function is self.view and options.writes is not None
+        return RestartedCall(function, name, transactions, self._notice, writes=writes)
 
     def answer(self, request: HttpRequest, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         method = request.method or "GET"

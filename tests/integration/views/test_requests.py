@@ -168,9 +168,14 @@ def test_all_methods_are_retried_on_request(client: Client) -> None:
     assert texts() == ["POST"]
 
 
-def test_a_get_that_writes_is_retried_where_all_methods_are(client: Client) -> None:
+def test_a_get_that_writes_is_retried_where_all_methods_are(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
     assert client.get("/all/write/").content == b"True 2"
     assert texts() == ["GET"]
+    [sentence] = told(caplog)
+    assert "was run in a transaction that may write" in sentence
+    assert "read_only=False" in sentence
 
 
 @pytest.mark.usefixtures("calm")
