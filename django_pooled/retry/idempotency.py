@@ -145,15 +145,31 @@ class KeyedRequest:
             return
         if self._pool is not None:
             self._pool.record.add("idempotency_keys", outcome)
-        shown = row.digest.hex()[:12]
-        logger.log(
-            logging.DEBUG if outcome == "stored" else logging.INFO,
-            "database %r: %s: idempotency key %s: %s",
-            wrapper.alias, self._name, shown, _WORDS[outcome],
-            extra=event_fields(
-                f"idempotency_{outcome}", alias=wrapper.alias, function=self._name, key=shown
-            ),
-        )  # fmt: skip
+        alias, name, key = wrapper.alias, self._name, row.digest.hex()[:12]
+        if outcome == "stored":
+            logger.debug(
+                "database %r: %s: idempotency key %s: the response is stored",
+                alias, name, key,
+                extra=event_fields("idempotency_stored", alias=alias, function=name, key=key),
+            )  # fmt: skip
+        elif outcome == "replayed":
+            logger.info(
+                "database %r: %s: idempotency key %s: the stored response is sent again",
+                alias, name, key,
+                extra=event_fields("idempotency_replayed", alias=alias, function=name, key=key),
+            )  # fmt: skip
+        elif outcome == "mismatch":
+            logger.info(
+                "database %r: %s: idempotency key %s: refused, it was used for another request",
+                alias, name, key,
+                extra=event_fields("idempotency_mismatch", alias=alias, function=name, key=key),
+            )  # fmt: skip
+        else:
+            logger.info(
+                "database %r: %s: idempotency key %s: refused, another request with it is under way",
+                alias, name, key,
+                extra=event_fields("idempotency_conflict", alias=alias, function=name, key=key),
+            )  # fmt: skip
 
     def _run(self, wrapper: DatabaseWrapper, row: KeyRow, view: Callable[[], Any]) -> Any:
         response = view()
@@ -171,14 +187,6 @@ class KeyedRequest:
         row.store(wrapper, KeptResponse(*parts_of(response, self._name)))
         self._outcome = "stored"
         return response
-
-
-_WORDS = {
-    "stored": "the response is stored",
-    "replayed": "the stored response is sent again",
-    "mismatch": "refused, it was used for another request",
-    "conflict": "refused, another request with it is under way",
-}
 
 
 class KeyedLoop(Loop[R]):
