@@ -166,7 +166,7 @@ class KeyedRequest:
             )  # fmt: skip
         else:
             logger.info(
-                "database %r: %s: idempotency key %s: refused, another request with it is under way",
+                "database %r: %s: idempotency key %s: refused, one with it is under way",
                 alias, name, key,
                 extra=event_fields("idempotency_conflict", alias=alias, function=name, key=key),
             )  # fmt: skip

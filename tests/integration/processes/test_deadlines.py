@@ -134,9 +134,11 @@ def test_a_worker_of_gunicorns_that_has_to_stop_cancels_what_is_under_way(
     conf = tmp_path / "gunicorn.conf.py"
     conf.write_text(settings)
     options = (f"--worker-class={how}", "--graceful-timeout=4", f"--config={conf}")
-    with running.gunicorn(database, *options) as site:
-        with contextlib.closing(site.request("/long/autocommit/compute")):
-            wait_until(lambda: under_way(server) == 1)
-            site.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: under_way(server) == 0, timeout=20.0)
-            site.process.wait(20.0)
+    with (
+        running.gunicorn(database, *options) as site,
+        contextlib.closing(site.request("/long/autocommit/compute")),
+    ):
+        wait_until(lambda: under_way(server) == 1)
+        site.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: under_way(server) == 0, timeout=20.0)
+        site.process.wait(20.0)
