@@ -62,7 +62,7 @@ class Eviction:
         self.in_doubt: bool = False
         """Whether a write has been refused, so that `note_use` may learn something."""
         self._lock = threading.RLock()  # guards all below
-        self._read_only: set[Place] = set()
+        self._read_only: dict[Place, float] = {}  # since when
         self._drained: dict[Place | str, float] = {}  # when, by what the drain was for
         self._spared: dict[Place | str, float] = {}  # until when there is no other
         self._replaced = 0  # one by one, since the last of them led to a server that can write
@@ -91,14 +91,25 @@ class Eviction:
         with self._lock:
             if connection.session.opened_at >= self._replaced_at:
                 self._replaced, self._replace_at = 0, NEVER
-            can_write_again = place in self._read_only
-            self._read_only.discard(place)
+            since = self._read_only.pop(place, None)
             self.in_doubt = bool(self._read_only or self._replaced)
-        if can_write_again:
+        if since is not None:
             # Its address leads to another server by now, and the others are on the one before.
             self._evict(
                 lambda other: other.place == place and other.server_is_read_only,
                 f"{READ_ONLY}: opened while {place[0]}:{place[1]} was read-only",
+            )
+            outage = monotonic() - since
+            logger.warning(
+                "pool %r: %s:%s can write again after %.1f s",
+                *(self._alias, *place, outage),
+                extra=event_fields(
+                    "server_writable",
+                    alias=self._alias,
+                    host=place[0],
+                    port=place[1],
+                    outage=outage,
+                ),
             )
 
     def note_closed(self, connection: PooledConnection) -> None:
@@ -113,7 +124,7 @@ class Eviction:
         place, now, opened_at = connection.place, monotonic(), connection.session.opened_at
         with self._lock:
             is_news = place not in self._read_only and self._may_drain(place, now)
-            self._read_only.add(place)
+            self._read_only.setdefault(place, now)
             self.in_doubt = True
             if not is_news:
                 if opened_at <= self._drained.get(place, NEVER):

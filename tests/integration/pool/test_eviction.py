@@ -144,8 +144,13 @@ def test_a_server_that_can_write_again_and_turns_read_only_again_loses_them_agai
             wait_until(lambda: not write(pool))
             let_write(own_server, True)
             wait_until(lambda: write(pool))
+            assert write(pool)  # The server tells with an answer, which the next use looks at.
             time.sleep(2.0)  # a drain of one connection counts for as long
     assert len(logged(caplog, "server_read_only")) == 2
+    ends = logged(caplog, "server_writable")
+    assert len(ends) == 2
+    for line in ends:
+        assert f"127.0.0.1:{own_server.port} can write again after " in line
 
 
 def test_only_a_drain_that_would_come_too_soon_is_left_out(
