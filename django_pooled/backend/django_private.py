@@ -1,4 +1,4 @@
-"""What is private of Django and needed here, each with the reason.
+"""Private names of Django that are needed here, each with the reason.
 
 A name that is gone is found out as this module is loaded; when what a name stands for changes, the
 tests of this module fail.

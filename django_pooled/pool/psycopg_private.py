@@ -1,6 +1,6 @@
-"""What is private of psycopg and needed here, each with the reason.
+"""Private names of psycopg that are needed here, each with the reason.
 
-What is private of psycopg_pool is in queue.py. A name that is gone is found out as this module is
+Those of psycopg_pool are in queue.py. A name that is gone is found out as this module is
 loaded; when what a name stands for changes, the tests of this module fail.
 """
 

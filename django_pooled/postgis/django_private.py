@@ -1,4 +1,4 @@
-"""What is private of Django's GIS backend and needed here, with the reason.
+"""The private name of Django's GIS backend that is needed here, with the reason.
 
 A name that is gone is found out as this module is loaded.
 """

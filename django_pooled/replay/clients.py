@@ -1,4 +1,4 @@
-"""Whether the client of a request still waits for the response."""
+"""Tells whether the client of a request still waits for the response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is private of Django and needed to restore inputs, each with the reason.
+"""Private names of Django that are needed to restore inputs, each with the reason.
 
 They are attributes of objects and not of classes, so that only tests can tell when one changes:
 tests/integration/replay/test_requests.py and test_responses.py.

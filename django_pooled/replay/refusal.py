@@ -11,7 +11,7 @@ class CannotReplay(Exception):
     """The inputs of a function are no longer what its first attempt saw.
 
     Args:
-        reason: For the people who read the log, as the end of a sentence.
+        reason: The end of a sentence in the log.
     """
 
     def __init__(self, reason: str) -> None:

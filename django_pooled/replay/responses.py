@@ -1,4 +1,4 @@
-"""What the result of a function says about its transaction."""
+"""Reads what the result of a function says about its transaction."""
 
 from __future__ import annotations
 
