@@ -5,10 +5,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from inspect import isasyncgenfunction, isgeneratorfunction
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
+
+from asgiref.sync import iscoroutinefunction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
