@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +20,7 @@ from django.db.backends.signals import connection_created
 from django.db.transaction import atomic, on_commit
 from django.test.utils import CaptureQueriesContext
 
-from django_pooled import CheckoutTimeout, registry, retry_transaction
+from django_pooled import CheckoutTimeout, deadline, registry, retry_transaction
 from django_pooled.testing import terminate_backend
 from tests.support.waiting import wait_until
 
@@ -511,6 +512,19 @@ def test_what_a_sequence_has_drawn_for_another_request_is_not_told(database: Any
     finally:
         database.close()
         run(database, "DROP SEQUENCE numbers")
+
+
+@pytest.mark.parametrize("in_a_block", [False, True])
+def test_a_deadline_holds_on_the_other_connection(any_mode: Any, in_a_block: bool) -> None:
+    with deadline(60.0):
+        block = atomic(using=any_mode.alias) if in_a_block else nullcontext()
+        with block, any_mode.cursor() as cursor:
+            lose(any_mode)
+            cursor.execute("SELECT current_setting('statement_timeout')")
+            limited = cursor.fetchone()[0]
+        assert (limited != "0") is in_a_block
+        assert ask(any_mode, "SELECT 42") == 42
+    assert counters(any_mode).replaced == 1
 
 
 def test_without_another_connection_the_error_says_so(
