@@ -152,7 +152,7 @@ class Replacement(TransactionMode):
             self.ensure_connection()
             connection: PooledConnection = self.connection
             with self.wrap_database_errors:
-                if _reported(connection) != reported:
+                if reported and _reported(connection) != reported:
                     self._refuse(lost, reported)
                 if lost.drew and connection.session.was_written:
                     # lastval() must fail, not tell what another request has drawn.
@@ -202,8 +202,13 @@ def _reported(connection: PooledConnection) -> dict[str, str | None]:
     """Return the settings of which the server reports each change, whatever has made it.
 
     https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-ASYNC
+
+    Of a connection that was closed on this side, by psycopg's own ``close()``, none is known.
     """
-    return {name: connection.info.parameter_status(name) for name in _REPORTED}
+    try:
+        return {name: connection.info.parameter_status(name) for name in _REPORTED}
+    except psycopg.OperationalError:
+        return {}
 
 
 def _is_declared(cursor: psycopg.ServerCursor[Any]) -> bool:

@@ -332,6 +332,15 @@ def test_characteristics_of_the_next_transaction_are_not_lost_in_silence(
     database.close()
 
 
+def test_a_connection_that_was_closed_by_hand_is_replaced(any_mode: Any) -> None:
+    with any_mode.cursor() as cursor:
+        any_mode.connection.close()
+        cursor.execute("SELECT 42")
+        assert cursor.fetchone() == (42,)
+    assert ask(any_mode, "SELECT 42") == 42
+    any_mode.close()
+
+
 def test_the_isolation_level_of_the_settings_is_there_again(
     server: EmbeddedServer, make_database: MakeDatabase
 ) -> None:
