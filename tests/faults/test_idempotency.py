@@ -111,6 +111,33 @@ def test_a_commit_whose_answer_was_lost_is_found_by_its_key(shop: Shop) -> None:
     assert shop.payments == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "pool"),
+    [({"server_side_binding": True}, {}), ({}, {"pool_mode": "transaction"})],
+    ids=["parameters bound by the server", "transaction mode"],
+)
+def test_it_is_found_however_statements_and_connections_travel(
+    shared_server: EmbeddedServer,
+    own_database: str,
+    make_proxy: Callable[[EmbeddedServer], FaultProxy],
+    make_database: MakeDatabase,
+    options: dict[str, Any],
+    pool: dict[str, Any],
+) -> None:
+    proxy = make_proxy(shared_server)
+    alias = make_database(
+        shared_server, through=proxy, database=own_database, options=options, max_size=2, **pool
+    )
+    shop = Shop(alias, shared_server, own_database, proxy)
+    for kind in ("refused", "answer_lost"):
+        proxy.fault_at_commit(kind)
+        sent = make.post("/pay/", headers={"Idempotency-Key": kind})
+        response = shop.view(sent)
+        assert "Idempotency-Replayed" not in response
+        assert shop.view(sent).content == response.content
+    assert (proxy.triggered(), shop.runs, shop.payments, shop.called_back) == (2, 3, 2, 2)
+
+
 @pytest.mark.parametrize("kind", ["refused", "stranded"])
 def test_a_commit_that_never_arrived_is_run_again(shop: Shop, kind: Any) -> None:
     shop.proxy.fault_at_commit(kind)
