@@ -190,8 +190,8 @@ def resend(servers: Servers, number: int, *, seed: object = 0, header: str | Non
             strike(clients, behind, standby, number, seed, notes)
             wait_until(lambda: not clients.busy, timeout=GIVE_UP + 2 * PATIENCE)
         notes["message lost"] = behind.triggered()
-        found = re.findall(r"COMMIT had no answer, and is (\w+)", site.log)
-        notes.update(f"COMMIT without an answer: {outcome}" for outcome in found)
+        found = re.findall(r"answer to COMMIT was lost; the transaction is (\w+)", site.log)
+        notes.update(f"answer to COMMIT lost: {outcome}" for outcome in found)
         # Without any fault, once more.
         for request in clients.requests:
             clients.send(request, port=site.port)

@@ -148,6 +148,8 @@ def test_each_request_with_a_key_is_done_once_and_always_answered_the_same(
     for fault in ("cut between client and site", "worker killed", "server killed"):
         assert proof.notes[fault] > 0
     assert proof.notes["standby promoted"] == 1
+    for outcome in ("committed", "failed"):
+        assert proof.notes[f"answer to COMMIT lost: {outcome}"] > 0
 
 
 def test_requests_without_keys_are_found_to_be_done_more_than_once(servers: Servers) -> None:
