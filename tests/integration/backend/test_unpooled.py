@@ -10,7 +10,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import close_old_connections, connections
 
-from django_pooled import registry, retry_transaction
+from django_pooled import DeadlineExceeded, deadline, registry, retry_transaction
 from django_pooled.base import DatabaseWrapper
 from django_pooled.testing import fail_next_transaction, no_waiting
 
@@ -112,3 +112,10 @@ def test_transactions_are_restarted_and_lost_commits_resolved_all_the_same(
         assert work() == 2
     assert (before_commit.struck, after_commit.struck) == (1, 1)
     assert ask(unpooled, "SELECT array_agg(attempt)::text FROM unpooled_note") == "{2}"
+
+
+def test_a_deadline_holds_without_a_pool_too(unpooled: DatabaseWrapper) -> None:
+    pid = ask(unpooled, "SELECT pg_backend_pid()")
+    with pytest.raises(DeadlineExceeded), deadline(0.3):
+        ask(unpooled, "SELECT pg_sleep(60)")
+    assert ask(unpooled, "SELECT pg_backend_pid()") == pid
