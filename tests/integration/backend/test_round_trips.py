@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 from django.db import connections
+from django.db.transaction import atomic
 
+from tests.servers.postgresql import versions
 from tests.support.transaction_shapes import SHAPES, count
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from embedded_postgres import EmbeddedServer
     from tests.servers.fault_proxy import FaultProxy
     from tests.support.pools import MakeDatabase
@@ -49,3 +54,35 @@ def test_djangos_engine_is_counted_right(
     alias = make_database(server, proxy, database=of_test_database())
     connections.settings[alias].update(ENGINE="django.db.backends.postgresql", OPTIONS={})
     assert count(SHAPES[name], alias, proxy) == SHAPES[name].on_django
+
+
+def test_the_log_of_the_server_has_a_line_for_each_statement(
+    make_server: Callable[..., EmbeddedServer], make_database: MakeDatabase
+) -> None:
+    server = make_server(settings={"log_statement": "all", "log_line_prefix": ""})
+    alias = make_database(server)
+    with atomic(using=alias), atomic(using=alias), connections[alias].cursor() as cursor:
+        cursor.execute("SELECT %s", ["here; and there"])
+    lines = [line for line in server.log().splitlines() if line.startswith("LOG:")]
+    texts = [re.sub(r".*?(?:execute <unnamed>|statement): ", "", line) for line in lines]
+    found = [re.sub(r"s\d+_x\d+", "s", text) for text in texts]
+    assert found[-4:] == ["BEGIN", 'SAVEPOINT "s"', "SELECT 'here; and there'", "COMMIT"]
+
+
+def test_pg_stat_statements_counts_each_statement_by_itself(
+    make_server: Callable[..., EmbeddedServer], make_database: MakeDatabase
+) -> None:
+    if "15" not in versions():
+        pytest.skip("the embedded PostgreSQL comes without pg_stat_statements")
+    server = make_server("15", settings={"shared_preload_libraries": "pg_stat_statements"})
+    alias = make_database(server)
+    with connections[alias].cursor() as cursor:
+        cursor.execute("CREATE EXTENSION pg_stat_statements")
+        for number in range(3):
+            with atomic(using=alias), atomic(using=alias):
+                cursor.execute("SELECT %s::int AS counted", [number])
+        cursor.execute(
+            "SELECT query, calls FROM pg_stat_statements"
+            " WHERE query LIKE '%counted' OR query = 'BEGIN' ORDER BY query"
+        )
+        assert cursor.fetchall() == [("BEGIN", 3), ("SELECT $1::int AS counted", 3)]
