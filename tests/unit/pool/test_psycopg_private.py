@@ -10,7 +10,7 @@ import pytest
 from psycopg import Pipeline, _connection_base, _cursor_base, generators
 from psycopg import transaction as psycopg_transaction
 
-from django_pooled.pool import psycopg_private
+from django_pooled.pool import psycopg_pipeline, psycopg_private
 
 HOMES: dict[str, Any] = {
     "BaseConnection": _connection_base.BaseConnection,
@@ -21,6 +21,9 @@ HOMES: dict[str, Any] = {
         kind for kind in psycopg.ServerCursor.__mro__ if kind.__name__ == "ServerCursorMixin"
     ),
     "BaseTransaction": psycopg_transaction.BaseTransaction,
+    # Ours, by which statements are sent along with others.
+    "CarryingConnection": psycopg_pipeline.CarryingConnection,
+    "CarryingCursor": psycopg_pipeline.CarryingCursor,
 }
 
 
