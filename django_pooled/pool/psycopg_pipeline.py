@@ -321,5 +321,6 @@ def seem_executed(cursor: psycopg.Cursor[Any], query: str, tag: bytes) -> None:
     cursor._tx = psycopg.adapt.Transformer(cursor)
     cursor._query = cursor._convert_query(query)
     cursor._set_results([cursor._pgconn.make_empty_result(pq.ExecStatus.COMMAND_OK)])
+    # Before psycopg 3.3 the message is the result's, and libpq makes none: it is None there.
     cursor._statusmessage = tag
     cursor._last_query = None

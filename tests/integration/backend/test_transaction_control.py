@@ -705,7 +705,10 @@ def wrappers_see_each_statement(engine: Engine) -> None:
             statement += " /* why */"
         found = execute(statement, parameters, many, context)
         cursor = context["cursor"].cursor
-        seen.append((cursor.rowcount, cursor.description is None, cursor.statusmessage))
+        seen.append((cursor.rowcount, cursor.description is None))
+        if hasattr(psycopg.Cursor, "_statusmessage"):
+            # Before psycopg 3.3 it cannot be set without a message of the server's.
+            seen.append(cursor.statusmessage)
         return found
 
     with engine.wrapper.execute_wrapper(wrap), engine.atomic():
