@@ -8,6 +8,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
+from django.db.backends.dummy.base import DatabaseWrapper as NoDatabase
+from django.db.utils import load_backend
 from django.urls import URLResolver, get_resolver
 
 from django_pooled.backend.databases import is_ours
@@ -57,8 +59,13 @@ def _refusal(alias: str) -> CheckMessage:
 
 
 def _is_ours(alias: str) -> bool:
+    entry = settings.DATABASES.get(alias)
+    if entry is None:
+        return False
     try:
-        return alias in settings.DATABASES and is_ours(settings.DATABASES[alias])
+        # No database, or a stand-in for one that is configured while the site runs: it says so.
+        is_stand_in = issubclass(load_backend(entry["ENGINE"]).DatabaseWrapper, NoDatabase)
+        return is_stand_in or is_ours(entry)
     except ImproperlyConfigured:
         # Django reports an ENGINE that cannot be loaded, at each use.
         return True
