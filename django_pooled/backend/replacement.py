@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import psycopg
 from django.db import DatabaseError
-from psycopg.pq import ConnStatus
+from psycopg.pq import ConnStatus, TransactionStatus
 
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.pool import psycopg_private
@@ -122,7 +122,7 @@ class Replacement(TransactionMode):
             and not self.closed_in_transaction
             and not any(self.savepoint_ids)
         )
-        return (in_autocommit or is_unbegun) and ending_of(connection) is not None
+        return (in_autocommit or is_unbegun) and _has_ended(connection)
 
     def _may_be_used_here(self) -> bool:
         try:
@@ -209,6 +209,20 @@ def _reported(connection: PooledConnection) -> dict[str, str | None]:
         return {name: connection.info.parameter_status(name) for name in _REPORTED}
     except psycopg.OperationalError:
         return {}
+
+
+def _has_ended(connection: PooledConnection) -> bool:
+    """Look at the socket, unless another thread that shares the connection is using it.
+
+    Its answer would be read here, and it would wait for that for ever.
+    """
+    if not connection.lock.acquire(blocking=False):
+        return False
+    try:
+        is_idle = connection.pgconn.transaction_status == TransactionStatus.IDLE
+        return is_idle and ending_of(connection) is not None
+    finally:
+        connection.lock.release()
 
 
 def _is_declared(cursor: psycopg.ServerCursor[Any]) -> bool:
