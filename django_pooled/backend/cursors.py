@@ -12,11 +12,12 @@ from psycopg.pq import TransactionStatus
 
 from django_pooled.pool import psycopg_pipeline, psycopg_private
 from django_pooled.pool.connection import PooledConnection
+from django_pooled.sql.effects import REMEMBERED_LENGTH, effect_of, effect_of_text
 
 from . import django_private as django
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from typing_extensions import Self
 
@@ -37,24 +38,54 @@ _IDLE, _UNKNOWN = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
 class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
     """Announces each statement to the connection."""
 
+    _can_carry = False
+    """Whether another statement can be sent along with one, in one message."""
+
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """As psycopg's; its results are those of *query* alone."""
-        connection = self._observing()
-        if connection is None:
-            super().execute(query, params, **options)
-            return self
+        connection: Any = self._conn
+        thread = get_ident()
+        if (
+            self._closed
+            or not isinstance(connection, PooledConnection)
+            or connection.announced_by == thread
+            or (status := connection.pgconn.transaction_status) == _UNKNOWN
+            or (
+                status == _IDLE
+                and (
+                    (is_readable := connection.session.is_readable) is None
+                    # As in `_observing`.
+                    or is_readable()
+                )
+            )
+        ):
+            connection = self._observing()
+            if connection is None:
+                super().execute(query, params, **options)
+                return self
         if connection.control is not None and connection.has_to_wait(self, query):
             return self
-        thread = get_ident()
+        # It is asked of every statement, and most have been seen before.
+        effect = (
+            effect_of_text(query)
+            if type(query) is str and len(query) <= REMEMBERED_LENGTH
+            else effect_of(query)
+        )
+        addition: Sequence[str] = ()
         try:
-            carries = connection.observer is not None and self._carries(connection)
-            addition = self.addition = connection.announce(query, carries=carries)
+            if connection.observer is not None:
+                # A pipeline takes one statement at a time.
+                carries = self._can_carry and not psycopg_private.is_piping(connection)
+                addition = self.addition = connection.announce(query, effect, carries=carries)
+            elif effect.leaves is not None or not effect.reads or connection.control is not None:
+                connection.announce(query, effect)
             connection.announced_by = thread
             super().execute(query, params, **options)
             if connection.observer is not None:
                 connection.observer.seen(self, addition, locked=False)
         finally:
-            self.addition = ()
+            if addition:
+                self.addition = ()
             if connection.announced_by == thread:
                 connection.announced_by = 0
         return self
@@ -130,17 +161,11 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
             psycopg_private.move_cursor(self, present)
         return present
 
-    def _carries(self, connection: PooledConnection) -> bool:
-        """Tell whether another statement can be sent along with one, in one message."""
-        return False
-
 
 class _Carrying(_ClientCursor):
     """Can send along what the connection's observer adds to a statement."""
 
-    def _carries(self, connection: PooledConnection) -> bool:
-        # A pipeline takes one statement at a time.
-        return not psycopg_private.is_piping(connection)
+    _can_carry = True
 
 
 class Cursor(_Carrying, _Observed, django.Cursor):

@@ -28,48 +28,41 @@ class PoolLookup:
 
     Django connects in two steps, from settings to parameters and from parameters to a connection,
     and a backend built on this one may change the parameters in between. So both steps are
-    remembered: to compare takes a tenth of the time of working them out.
+    remembered, each with what it followed from: to compare takes a tenth of the time of working
+    them out. The process counts too: not every fork() calls hooks.
     """
 
     def __init__(self) -> None:
-        # Each with its result, in one assignment, since threads may share a wrapper. The process
-        # counts too: not every fork() calls hooks.
-        self._settings: tuple[tuple[object, ...], dict[str, Any]] | None = None
-        self._target: tuple[tuple[object, ...], Pool] | None = None
+        # Each in one assignment, since threads may share a wrapper.
+        self.parameters: tuple[tuple[object, ...], dict[str, Any]] | None = None
+        """Settings, name of the time zone, time zone, process; and psycopg's parameters for them.
 
-    def parameters(
+        A site with USE_TZ and one without may have the same name for their time zone."""
+        self.pool: tuple[tuple[object, ...], Pool] | None = None
+        """Parameters, name of the time zone, role, process; and the pool for them."""
+
+    def work_out(
         self, wrapper: DatabaseWrapper, work_out: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
-        """Return psycopg's parameters for the settings as they are now.
+        """Have psycopg's parameters worked out for the settings as they are now."""
+        # Settings may be changed in place.
+        settings = copied(wrapper.settings_dict)
+        key = (settings, wrapper.timezone_name, wrapper.timezone, os.getpid())
+        parameters = work_out()
+        self.parameters = (key, parameters)
+        return dict(parameters)
 
-        Args:
-            wrapper: Whose settings they are.
-            work_out: Works them out.
-        """
-        settings = wrapper.settings_dict
-        # A site with USE_TZ and one without may have the same name for their time zone.
-        others = (wrapper.timezone_name, wrapper.timezone, os.getpid())
-        last = self._settings
-        if last is None or last[0] != (settings, *others):
-            parameters = work_out()
-            # Settings may be changed in place.
-            last = self._settings = ((copied(settings), *others), parameters)
-        return dict(last[1])
-
-    def pool(self, wrapper: DatabaseWrapper, parameters: dict[str, Any]) -> Pool:
+    def find(self, wrapper: DatabaseWrapper, parameters: dict[str, Any]) -> Pool:
         """Return the open pool for these parameters; made, if there is none in this process."""
         role = wrapper.settings_dict["OPTIONS"].get("assume_role")
-        target = (parameters, wrapper.timezone_name, role, os.getpid())
-        last = self._target
-        if last is None or last[1].closed or last[0] != target:
-            key = (fingerprint(parameters), *target[1:3])
-            pool = registry.pool_for(wrapper.alias, key, partial(_make_pool, wrapper, parameters))
-            last = self._target = (target, pool)
-        return last[1]
+        key = (fingerprint(parameters), wrapper.timezone_name, role)
+        pool = registry.pool_for(wrapper.alias, key, partial(_make_pool, wrapper, parameters))
+        self.pool = ((parameters, *key[1:], os.getpid()), pool)
+        return pool
 
     def forget(self) -> None:
         """After fork(): the pool is the parent's."""
-        self._settings = self._target = None
+        self.parameters = self.pool = None
 
 
 def _make_pool(wrapper: DatabaseWrapper, parameters: dict[str, Any]) -> Pool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import ref
 
 import psycopg
 from django.db import DatabaseError
@@ -168,7 +169,7 @@ class Replacement(TransactionMode):
         self._named_cursors = named
         for cursor in named or ():
             psycopg_private.move_cursor(cursor, connection)
-        for reference in cursors or ():
+        for reference in cursors:
             self._move(reference(), connection)
         if pool is not None:  # pragma: no branch - told to mypy
             pool.record.add("replaced")
@@ -195,7 +196,7 @@ class Replacement(TransactionMode):
     def _move(self, cursor: psycopg.Cursor[Any] | None, connection: PooledConnection) -> None:
         if cursor is not None and not cursor.closed:
             psycopg_private.move_cursor(cursor, connection)
-            self._remember_cursor(cursor)
+            self._cursors.append(ref(cursor))
 
 
 def _reported(connection: PooledConnection) -> dict[str, str | None]:

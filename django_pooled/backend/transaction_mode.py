@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 import psycopg
 from django.db.backends.postgresql import base as postgresql
@@ -20,6 +19,8 @@ from .django_private import register_tzloader
 from .transaction_mode_cursors import for_transaction_mode
 
 if TYPE_CHECKING:
+    from weakref import ref
+
     from django_pooled.pool.pool import Pool
 
     from .transaction_mode_cursors import TransactionModeCursor
@@ -30,9 +31,6 @@ __all__ = ["TransactionMode"]
 _UNDER_WAY = (TransactionStatus.ACTIVE, TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 _TIMESTAMPTZ = types["timestamptz"].oid
-
-_CURSORS = 100
-"""Cursors of a connection after which those that are gone are forgotten."""
 
 
 class TransactionMode(postgresql.DatabaseWrapper):
@@ -49,11 +47,12 @@ class TransactionMode(postgresql.DatabaseWrapper):
 
     _keeps = 0  # how many blocks are connecting, whose statements must not give it back
     _named_cursors: list[psycopg.ServerCursor[Any]] | None = None
-    _cursors: list[ref[psycopg.Cursor[Any]]] | None = None
+    _cursors: list[ref[psycopg.Cursor[Any]]]
     """In session mode those of one connection; in transaction mode they change connections."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._cursors = []
         # Threads may share a wrapper, as with Django's live server: one must not give back what
         # another is about to use. Held while a cursor gets a connection, and while one goes back.
         self._connection_lock = threading.RLock()
@@ -69,10 +68,6 @@ class TransactionMode(postgresql.DatabaseWrapper):
                 super().connect()
             finally:
                 self._keeps -= 1
-
-    def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
-        super().set_autocommit(autocommit, *args, **kwargs)
-        self.give_back_if_idle()
 
     def close(self) -> None:
         """As Django's; a cursor that was made before gets no connection afterwards."""
@@ -103,20 +98,8 @@ class TransactionMode(postgresql.DatabaseWrapper):
         self.give_back()
         return True
 
-    def create_cursor(self, name: str | None = None) -> Any:
-        with self._connection_lock:
-            if self.connection is None:
-                self._connect_and_keep()
-            cursor = super().create_cursor(None) if name is None else self._named_cursor(name)
-            pool = self.checked_out_from
-            if pool is not None:
-                if pool.transaction_mode:
-                    cursor.source, cursor.made_after = self, self.closings
-                elif name is None:
-                    self._remember_cursor(cursor)
-            return cursor
-
-    def _named_cursor(self, name: str) -> Any:
+    def make_named_cursor(self, name: str) -> Any:
+        """Make a server-side cursor on the present connection."""
         # As Django's, which makes a cursor of its own class, whose connection would not see what
         # it sends: holdable in autocommit, since it is used outside of a transaction then.
         binds_on_server = self.settings_dict["OPTIONS"].get("server_side_binding") is True
@@ -133,19 +116,11 @@ class TransactionMode(postgresql.DatabaseWrapper):
         self._named_cursors = [*still_open, cursor]
         return cursor
 
-    def _remember_cursor(self, cursor: psycopg.Cursor[Any]) -> None:
-        cursors = self._cursors
-        if cursors is None:
-            cursors = self._cursors = []
-        elif len(cursors) >= _CURSORS:
-            cursors[:] = [each for each in cursors if each() is not None]
-        cursors.append(ref(cursor))
-
     def has_open_cursors(self) -> bool:
         """Tell whether there are cursors that may need the present connection again."""
         if self.has_server_side_cursors():
             return True
-        connection, cursors = self.connection, [each() for each in self._cursors or ()]
+        connection, cursors = self.connection, [each() for each in self._cursors]
         return any(
             cursor is not None and not cursor.closed and cursor.connection is connection
             for cursor in cursors
@@ -186,7 +161,7 @@ class TransactionMode(postgresql.DatabaseWrapper):
         with self._connection_lock:
             if cursor.made_after != self.closings:
                 raise psycopg.InterfaceError("the cursor's connection went back to its pool")
-            self._connect_and_keep()
+            self.connect_and_keep()
             connection: PooledConnection = self.connection
             cursor.move_to(connection)
             return connection
@@ -241,7 +216,8 @@ class TransactionMode(postgresql.DatabaseWrapper):
         if self.checked_out_from is not None and isinstance(self.connection, PooledConnection):
             self.checked_out_from.note_error(self.connection, error)
 
-    def _connect_and_keep(self) -> None:
+    def connect_and_keep(self) -> None:
+        """Connect, and have no statement run meanwhile give the connection back."""
         # Others may have put more into ensure_connection(), statements whose end gives it back.
         self._keeps += 1
         try:

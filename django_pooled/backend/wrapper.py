@@ -19,6 +19,7 @@ if (_missing := missing_package()) is not None:
 
 import psycopg
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql import base as postgresql
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
@@ -28,7 +29,7 @@ from psycopg.pq import ConnStatus
 from django_pooled.errors import DeadlineExceeded, PoolError
 from django_pooled.integrations import tenants, uwsgi
 from django_pooled.integrations.celery import closes_around_a_task
-from django_pooled.pool import registry
+from django_pooled.pool import psycopg_private, registry
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.pool.deadline import current, grace
 from django_pooled.pool.psycopg_pipeline import IS_SUPPORTED
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DatabaseWrapper"]
 
+_CURSORS = 100
+"""Cursors of a connection after which those that are gone are forgotten."""
+
 # The "type: ignore"s below stand where django-stubs does not know a method that Django has.
 
 
@@ -77,6 +81,17 @@ class _ErrorWatch(DatabaseErrorWrapper):
                 self.wrapper.note_error(exc_value)
             if not issubclass(exc_type, DeadlineExceeded):
                 super().__exit__(exc_type, exc_value, traceback)
+
+
+class _PoolOfSettings:
+    """The attribute `pool` of wrappers that have no connection of a pool, which they set."""
+
+    def __get__(self, wrapper: DatabaseWrapper | None, kind: type) -> Any:
+        if wrapper is None:
+            return self
+        if wrapper.connection is not None or not wrapper.is_pooled:
+            return wrapper.checked_out_from
+        return wrapper._lookup.find(wrapper, wrapper.get_connection_params())
 
 
 class DatabaseWrapper(Replacement):
@@ -110,23 +125,23 @@ class DatabaseWrapper(Replacement):
         """
         return self.alias != NO_DB_ALIAS and self.settings_dict["OPTIONS"].get("pool") is not False
 
-    @property
-    def pool(self) -> Pool | None:
-        """The pool of this wrapper's connection; without one, the pool that its settings lead to.
+    pool: Pool | None = _PoolOfSettings()  # type: ignore[assignment]
+    """The pool of this wrapper's connection; without one, the pool that its settings lead to.
 
-        None where `is_pooled` is false. Django asks before it configures a connection, since
-        those of a pool have been configured when they were opened.
-        """
-        if self.connection is not None or not self.is_pooled:
-            return self.checked_out_from
-        return self._lookup.pool(self, self.get_connection_params())
+    None where `is_pooled` is false. Django asks before it configures a connection, since
+    those of a pool have been configured when they were opened.
+    """
 
     def get_connection_params(self) -> dict[str, Any]:
         # Those of a backend behind this one, or of a patch of Django's, may follow from anything.
         behind = getattr(super().get_connection_params, "__func__", None)
         if getattr(behind, "__globals__", None) is not vars(postgresql):
             return self._work_out_params()
-        return self._lookup.parameters(self, self._work_out_params)
+        known = self._lookup.parameters
+        now = (self.settings_dict, self.timezone_name, self.timezone, os.getpid())
+        if known is not None and known[0] == now:
+            return dict(known[1])
+        return self._lookup.work_out(self, self._work_out_params)
 
     def _work_out_params(self) -> dict[str, Any]:
         # Before Django's own look at them: it quotes a NAME that is too long.
@@ -144,17 +159,23 @@ class DatabaseWrapper(Replacement):
 
     @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        sets_isolation_level = "isolation_level" in self.settings_dict["OPTIONS"]
+        options = self.settings_dict["OPTIONS"]
+        sets_isolation_level = "isolation_level" in options
         # Before the checkout, so that a wrong level costs no connection.
         self.isolation_level = (
             isolation_level_of(self.alias, self.settings_dict)
             if sets_isolation_level
             else IsolationLevel.READ_COMMITTED
         )
-        if self.is_pooled:
-            pool = self._lookup.pool(self, conn_params)
+        if self.alias != NO_DB_ALIAS and options.get("pool") is not False:
+            known = self._lookup.pool
+            now = (conn_params, self.timezone_name, options.get("assume_role"), os.getpid())
+            if known is not None and known[0] == now and not known[1].closed:
+                pool = known[1]
+            else:
+                pool = self._lookup.find(self, conn_params)
             connection: Any = pool.checkout()
-            self.checked_out_from = pool
+            self.checked_out_from = self.pool = pool
             connection.carries = pool.options.pipeline and IS_SUPPORTED
         else:
             foreign_options.refuse_leftovers(self.alias, self.settings_dict)
@@ -166,24 +187,28 @@ class DatabaseWrapper(Replacement):
         return connection
 
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
-        connection = self.connection
+        connection, pool = self.connection, self.checked_out_from
+        if not autocommit:
+            self.lasting_effects.begin()
+            if pool is not None and connection.pgconn.status != ConnStatus.OK:
+                # An error has shown that it is lost: a transaction on it would fail.
+                connection = self.replace(connection)
         # Atomic.__exit__ ends a transaction whose connection was lost with set_autocommit(True),
         # for which Django would connect anew: with the server away, a long wait whose error
         # replaces the one that matters. The next use connects, and starts in autocommit. And a
         # connection of a pool is in autocommit when it is checked out.
         is_so = self._starts_in_autocommit if connection is None else connection.autocommit
-        if not autocommit:
-            self.lasting_effects.begin()
         if not (autocommit and is_so):
             super().set_autocommit(autocommit, *args, **kwargs)
-            return
-        self.validate_no_atomic_block()
-        self.autocommit = True
-        if self.run_commit_hooks_on_set_autocommit_on:
-            # With the connection lost, another one has found the transaction committed.
-            self.run_and_clear_commit_hooks()
-            self.run_commit_hooks_on_set_autocommit_on = False
-        self.give_back_if_idle()
+        else:
+            self.validate_no_atomic_block()
+            self.autocommit = True
+            if self.run_commit_hooks_on_set_autocommit_on:
+                # With the connection lost, another one has found the transaction committed.
+                self.run_and_clear_commit_hooks()
+                self.run_commit_hooks_on_set_autocommit_on = False
+        if self.checked_out_from is not None and self.checked_out_from.transaction_mode:
+            self.give_back_if_idle()
 
     def close_if_unusable_or_obsolete(self) -> None:
         # At both ends of a request: back to the pool, which checks the connection itself.
@@ -193,15 +218,27 @@ class DatabaseWrapper(Replacement):
         self.closings += 1
         super().close_if_unusable_or_obsolete()
 
-    def close_if_health_check_failed(self) -> None:
-        # Before a cursor is made or a transaction begun. A pool checks its connections itself; one
-        # that an error has shown to be lost would fail what comes next.
-        connection = self.connection
-        if self.checked_out_from is not None:
-            if connection is not None and connection.pgconn.status != ConnStatus.OK:
+    # Where PostgreSQL's asks for the pool, which checks its connections itself.
+    close_if_health_check_failed = BaseDatabaseWrapper.close_if_health_check_failed
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        with self._connection_lock:
+            connection = self.connection
+            if connection is None:
+                self.connect_and_keep()
+            elif connection.pgconn.status != ConnStatus.OK and self.checked_out_from is not None:
+                # An error has shown that it is lost.
                 self.replace(connection)
-        elif connection is not None:
-            super().close_if_health_check_failed()
+            cursor = super().create_cursor(None) if name is None else self.make_named_cursor(name)
+            pool = self.checked_out_from
+            if pool is not None:
+                if pool.transaction_mode:
+                    cursor.source, cursor.made_after = self, self.closings
+                elif name is None:
+                    self._cursors.append(ref(cursor))
+                    if len(self._cursors) >= _CURSORS:
+                        self._cursors = [each for each in self._cursors if each() is not None]
+            return cursor
 
     def get_autocommit(self) -> bool:
         # Without a checkout: in transaction mode the connection would stay until a statement.
@@ -241,7 +278,7 @@ class DatabaseWrapper(Replacement):
 
     def forget_connection(self) -> None:
         """After fork(): forget the parent's connection, without telling the server."""
-        self.connection = self.checked_out_from = None
+        self._part()
         self._lookup.forget()
         self.in_atomic_block = self.needs_rollback = False
         self.savepoint_ids, self.atomic_blocks, self.run_on_commit = [], [], []
@@ -277,11 +314,12 @@ class DatabaseWrapper(Replacement):
         if connection.control is not None:
             # The savepoints end with the transaction.
             connection.control.sent()
-        connection.announced_by = get_ident()
+        thread = connection.announced_by = get_ident()
         try:
             end()
         finally:
-            connection.end_announced()
+            if connection.announced_by == thread:
+                connection.announced_by = 0
 
     def run_and_clear_commit_hooks(self) -> None:
         # They belong to what is committed, also if its deadline has ended meanwhile.
@@ -374,7 +412,8 @@ class DatabaseWrapper(Replacement):
     def adopt_connection(self, other: DatabaseWrapper) -> None:
         """Take over the connection of *other*, which has none afterwards."""
         self.connection, self.checked_out_from = other.connection, other.checked_out_from
-        other.connection = other.checked_out_from = None
+        self.pool = self.checked_out_from
+        other._part()
         if isinstance(self.connection, PooledConnection):  # pragma: no branch - told to mypy
             self.connection.owner = ref(self)
 
@@ -393,21 +432,34 @@ class DatabaseWrapper(Replacement):
             return False
         if self.allow_thread_sharing:
             return True
-        self.connection = self.checked_out_from = None
+        self._part()
         return False
 
+    def _part(self) -> None:
+        """Forget the connection, and its pool with it."""
+        self.connection = self.checked_out_from = None
+        vars(self).pop("pool", None)
+
     def _close(self) -> None:
-        connection, pool = self.connection, self.checked_out_from
-        if not isinstance(connection, PooledConnection) or pool is None:
+        pool = self.checked_out_from
+        if pool is None or not isinstance(self.connection, PooledConnection):
             super()._close()  # type: ignore[misc]
             return
         try:
             if self._named_cursors is not None:
                 self.close_named_cursors()
         finally:
-            self.connection = self.checked_out_from = connection.observer = connection.owner = None
-            self._cursors = None
-            pool.checkin(connection)
+            for each in self._cursors:
+                cursor = each()
+                if cursor is not None and cursor.closed:
+                    # It is of no use any more, but would keep the connection from being used again.
+                    psycopg_private.part(cursor)
+            cursor = None
+            # The pool makes another object for the session if anything still refers to this one.
+            holder = [self.connection]
+            self.connection, self.checked_out_from, self._cursors = None, None, []
+            del self.pool
+            pool.checkin_from(holder)
 
 
 def _after_fork_in_child() -> None:

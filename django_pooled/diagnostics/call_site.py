@@ -102,11 +102,13 @@ def caller(above: int = 0) -> Line:
             depth = above + 1
     frame: FrameType | None = sys._getframe(depth)
     while frame is not None:
-        # As `_is_own`, without a call for each frame.
-        if not _is_library(frame.f_code.co_filename):
-            module = frame.f_globals.get("__name__", "?")
-            if _top(module) not in _PASSED_OVER:
-                return Line(frame.f_code, module, frame.f_lasti)
+        code = frame.f_code
+        # Without a call for each frame: a stack has many, of few files.
+        own = _own_files.get(code.co_filename)
+        if own is None:
+            own = _own_files[code.co_filename] = _is_own(frame)
+        if own:
+            return Line(code, frame.f_globals.get("__name__", "?"), frame.f_lasti)
         frame = frame.f_back
     return _without_own_code(sys._getframe(above + 1))
 
@@ -150,6 +152,18 @@ def _line(frame: FrameType) -> Line:
 @lru_cache(maxsize=1024)
 def _top(module: object) -> str:
     return module.partition(".")[0] if isinstance(module, str) else ""
+
+
+class _Files(dict[str, bool]):
+    """Whether a file is the project's own, by its name."""
+
+    def __setitem__(self, name: str, own: bool) -> None:
+        # Code that is made at run time has such a name, which may be another module's as well.
+        if not name.startswith("<"):
+            super().__setitem__(name, own)
+
+
+_own_files = _Files()
 
 
 # A stack has hundreds of lines and a process some thousand files: each is looked at once.

@@ -1,4 +1,4 @@
-"""How a connection comes back: given back, left behind by its thread, or dropped by its user."""
+"""How a connection comes back that is not as new, was left behind by its thread, or dropped."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logger = logging.getLogger("django_pooled.pool")
 
 
 class Checkin:
-    """Resets the connections of one pool and gives them back, or closes them.
+    """Resets connections of one pool and gives them back, or closes them; see `Pool.checkin`.
 
     Args:
         alias: The pool's alias, for log lines.
@@ -71,13 +71,8 @@ class Checkin:
         self._events = events
         self._record = record
 
-    def __call__(self, connection: PooledConnection) -> None:
-        """Give a connection back; see `Pool.checkin`."""
-        checkout = self._checkouts.claim(connection)
-        if checkout is not None:
-            self._end(checkout, connection)
-
-    def _end(self, checkout: Checkout, connection: PooledConnection) -> None:
+    def end(self, checkout: Checkout, connection: PooledConnection) -> None:
+        """End a checkout, which only this caller has claimed, and renew or close its connection."""
         kept = False
         # From here on no user can reach the session. The reset works on the new object, since a
         # generator that is kept may hold the lock of the old one.
@@ -131,9 +126,13 @@ class Checkin:
         if owner is not None and owner.keeps(connection):
             # It goes back when it is not referred to any more.
             return
-        if self._checkouts.claim(connection) is None:
-            # Its finalizer has handed it over already.
+        try:
+            # As `PooledConnection.claim`; it may serve another checkout by now.
+            connection.uses.remove(checkout)
+        except ValueError:
+            # Its user has given it back after all, or its finalizer has handed it over.
             return
+        checkout.returning = True
         connection.owner = connection.observer = None
         logger.warning(
             "pool %r: took back a connection of a thread that has ended, checked out at %s. "
@@ -145,7 +144,7 @@ class Checkin:
             ),
         )
         self._record.add("reclaimed")
-        self._end(checkout, connection)
+        self.end(checkout, connection)
 
     def take_back(self, checkout: Checkout, connection: PooledConnection) -> bool:
         """Take back a connection that is not referred to any more; see `Home`."""
@@ -166,7 +165,7 @@ class Checkin:
         if connection.pinned_by is None:
             # Its cursors were not closed, and more may have been under way.
             connection.pinned_by = "dropped"
-        self._end(checkout, connection)
+        self.end(checkout, connection)
         return True
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import count
-from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 from weakref import ref
 
@@ -43,6 +42,7 @@ class Checkout:
     Args:
         connection: The connection.
         asked: The monotonic moment at which the thread began to wait for it.
+        now: The monotonic moment at which it gets it.
         thread: The thread.
         home: Takes the connection back; holds the pool while a connection is in use.
         leak_after: Seconds after which it is logged first, with its stack; None for never.
@@ -66,6 +66,7 @@ class Checkout:
         self,
         connection: PooledConnection,
         asked: float,
+        now: float,
         thread: Thread,
         home: Home,
         leak_after: float | None,
@@ -73,14 +74,14 @@ class Checkout:
         self.number: int = next(_numbers)
         self.connection: ref[PooledConnection] = ref(connection)
         self.home: Home = home
-        self.since: float = monotonic()
-        self.waited: float = self.since - asked
-        self.where: Line = caller(above=4)  # Past Usage.begin() and Pool.checkout().
+        self.since: float = now
+        self.waited: float = now - asked
+        self.where: Line = caller(above=2)  # Past Pool.checkout().
         self.stack: list[Line] | None = None
         if leak_after is not None:
             self.due: float = self.since + leak_after
             """When it is logged next."""
-            self.stack = callers(above=4)
+            self.stack = callers(above=2)
         self.thread: Thread = thread
         self.activity: str | None = current.get()
         """The view, task or command that it is for, once that is known; see `holders`."""

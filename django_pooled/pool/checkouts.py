@@ -16,18 +16,17 @@ from django_pooled.diagnostics.redaction import one_line
 from django_pooled.stats.snapshot import ConnectionFigures
 
 from .cancellation import cancel
-from .checkout import Checkout
 from .holders import activities, holders
 from .thread_exit import Threads
 
 if TYPE_CHECKING:
     from django_pooled.stats.counters import Counters, Record
 
-    from .checkout import Home
+    from .checkout import Checkout
     from .connection import PooledConnection
     from .thread_exit import Thread
 
-__all__ = ["Checkouts", "described"]
+__all__ = ["FOLD", "Checkouts", "described"]
 
 logger = logging.getLogger("django_pooled.pool")
 
@@ -70,44 +69,35 @@ class Checkouts:
         self._lock = lock
         self._record = record
         self._leak_after = leak_after
-        # By number. A checkout is added without the lock, under a key of its own. The lock guards
-        # what is taken away, which is counted first.
-        self._open: dict[int, Checkout] = {}
+        self.open: dict[int, Checkout] = {}
+        """Those under way, by number. One is added without the lock, under a key of its own. The
+        lock guards what is taken away, which is counted first."""
         self._inherited: list[PooledConnection] = []  # the parent process's; kept for good
-        self._threads = Threads(WeakMethod(self._thread_ended))
+        self.threads: Threads = Threads(WeakMethod(self._thread_ended))
         self._changed = threading.Condition(lock)
-        self._watched = False  # whether a thread waits for a change; guarded by the lock
+        self.watched: bool = False
+        """Whether a thread waits for the end of one; guarded by the lock."""
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self.open)
 
     def connections(self) -> list[PooledConnection]:
         """The connections in use now."""
         return [
             connection
-            for checkout in list(self._open.values())
+            for checkout in list(self.open.values())
             if not checkout.returning and (connection := checkout.connection()) is not None
         ]
 
-    def begin(self, connection: PooledConnection, asked: float, home: Home) -> float:
-        """Note that this thread has checked out *connection*.
-
-        Args:
-            connection: What it got.
-            asked: The monotonic moment at which it began to ask for one.
-            home: The pool.
-
-        Returns:
-            How many seconds that took.
-        """
-        checkout = Checkout(connection, asked, self._threads.this, home, self._leak_after)
+    def begin(self, connection: PooledConnection, checkout: Checkout) -> None:
+        """Note that a connection is in use."""
         connection.uses.append(checkout)
-        self._open[checkout.number] = checkout
-        return checkout.waited
+        self.open[checkout.number] = checkout
+        connection.in_use = True
 
     def describe(self) -> list[ConnectionFigures]:
         """Describe the connections in use now, and those that are being given back."""
-        checkouts = list(self._open.values())
+        checkouts = list(self.open.values())
         return [
             described(connection, checkout, activity)
             for checkout, activity in zip(checkouts, activities(checkouts), strict=True)
@@ -116,52 +106,46 @@ class Checkouts:
 
     def holders(self, max_size: int) -> str | None:
         """Say who holds the connections in use; see `holders.holders`."""
-        return holders(list(self._open.values()), max_size)
+        return holders(list(self.open.values()), max_size)
 
     def counters(self) -> Counters:
         """Return the counters of the record, and in them what is in use now."""
         return self._record.counters(self._waits)
 
     def _waits(self) -> list[float]:
-        self._fold()
-        return [checkout.waited for checkout in list(self._open.values())]
-
-    def claim(self, connection: PooledConnection) -> Checkout | None:
-        """Begin to give a connection back.
-
-        Returns:
-            Its checkout, for `end`; None if it was not checked out, or is being given back already.
-        """
-        use = connection.claim()
-        checkout = self._open.get(use.number) if use is not None else None
-        if checkout is not None:
-            checkout.returning = True
-        return checkout
+        self.fold()
+        return [checkout.waited for checkout in list(self.open.values())]
 
     def end(self, checkout: Checkout, now: float, kept: bool) -> None:
         """Note and count the end of a checkout; under the pool's lock. Twice does no harm.
 
         Args:
-            checkout: What `claim` returned.
+            checkout: One that has ended.
             now: The monotonic moment.
             kept: Whether the connection goes back, and is not closed.
         """
-        noted = self._record.ended(checkout.number, checkout.waited, now - checkout.since, kept)
-        self._open.pop(checkout.number, None)
-        if noted >= FOLD:
-            self._fold()
-        if self._watched:
+        ends = self._record.book[1]
+        ends[checkout.number] = (checkout.waited, now - checkout.since, kept)
+        self.open.pop(checkout.number, None)
+        if len(ends) >= FOLD or self.watched:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count the ends that were noted, and tell the thread that waits; under the lock."""
+        self.fold()
+        if self.watched:
             self._changed.notify_all()
 
-    def _fold(self) -> None:
-        # Under the lock. An exception may have kept an end that is counted from being taken away.
-        for number in list(self._record.noted):
-            self._open.pop(number, None)
+    def fold(self) -> None:
+        """Count the ends that were noted; under the pool's lock."""
+        # An exception may have kept one of them from being taken away.
+        for number in list(self._record.book[1]):
+            self.open.pop(number, None)
         self._record.fold()
 
     def is_current(self, checkout: Checkout) -> bool:
         """Tell whether that checkout has not ended; its connection may have had others since."""
-        return checkout.number in self._open
+        return checkout.number in self.open
 
     def end_lost(self) -> int:
         """End the checkouts whose connection has been freed; return how many there were.
@@ -171,8 +155,8 @@ class Checkouts:
         """
         now = monotonic()
         with self._lock:
-            self._fold()
-            lost = [c for c in list(self._open.values()) if c.connection() is None]
+            self.fold()
+            lost = [c for c in list(self.open.values()) if c.connection() is None]
             for checkout in lost:
                 self._record.add("reclaimed")
                 self.end(checkout, now, kept=False)
@@ -186,7 +170,7 @@ class Checkouts:
         """
         assert self._leak_after is not None
         now, pause = monotonic(), self._leak_after
-        for checkout in list(self._open.values()):
+        for checkout in list(self.open.values()):
             if checkout.due <= now:
                 held = now - checkout.since
                 while checkout.due <= now:
@@ -221,15 +205,15 @@ class Checkouts:
 
     def wait_for_other_threads(self, timeout: float) -> None:
         """Wait until other threads have no connection in use, at most *timeout* seconds."""
-        mine, deadline = self._threads.this, monotonic() + timeout
+        mine, deadline = self.threads.this, monotonic() + timeout
 
         def is_over() -> bool:
             self.end_lost()
-            left = list(self._open.values())
+            left = list(self.open.values())
             return all(checkout.thread is mine and not checkout.returning for checkout in left)
 
         with self._changed:
-            self._watched = True
+            self.watched = True
             # A connection that is dropped from now on is freed without notice.
             while not is_over() and (left := deadline - monotonic()) > 0:
                 self._changed.wait(min(left, 0.1))
@@ -242,12 +226,12 @@ class Checkouts:
         self._lock, self._changed = lock, threading.Condition(lock)
         self._inherited += [
             connection
-            for checkout in self._open.values()
+            for checkout in self.open.values()
             if (connection := checkout.connection()) is not None
         ]
-        self._open = {}
+        self.open = {}
 
     def _thread_ended(self, thread: Thread) -> None:
-        for checkout in list(self._open.values()):
+        for checkout in list(self.open.values()):
             if checkout.thread is thread:
                 checkout.home.left_behind(checkout)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from django_pooled.sql.effects import Effect
 
     from .deadline import Deadline
+    from .psycopg_private import AsMade
     from .transaction_control import TransactionControl
 
 __all__ = ["UNKNOWN", "Observer", "Owner", "PooledConnection", "Unknown", "Use"]
@@ -135,52 +136,37 @@ def _gone() -> psycopg.InterfaceError:
 class PooledConnection(psycopg_pipeline.CarryingConnection):
     """A connection opened by a pool.
 
-    Each checkout of a session gets an object of its own. When it comes back, `renewed` makes the
-    object for the next checkout, and the old one is closed for good: cursors, generators and blocks
-    that are kept beyond a request cannot reach the transaction of another one, and everything that
-    was set on the object (adapters, row factory, handlers) goes with it. A ``pgconn`` that was
-    taken from it before is out of reach.
+    No object serves a checkout that was changed by an earlier one, or that anything still refers
+    to: when it comes back, `renewed` makes another for its session, and it is closed for good. So
+    cursors, generators and blocks that are kept beyond a request cannot reach the transaction of
+    another one, and everything that was set on the object (adapters, row factory, handlers) goes
+    with it. A ``pgconn`` that was taken from it before is out of reach.
     """
 
-    session: Session
-
-    owner: ref[Owner] | None = None
-    """Its user, while it is in use."""
-
-    pinned_by: str | None = None
-    """The session state that a statement has left, or may have left; cleared at the checkin."""
-
-    relied_on: str | None = None
-    """The same, without time limits: only waits depend on those."""
-
-    observer: Observer | None = None
-    """Sees the statements of an attempt under retry_transaction."""
-
-    in_use: bool = False
-    """Whether it is checked out, by a wrapper or by code that asks the pool itself."""
-
-    wrote: bool = False
-    """Whether anything was sent, since the checkout, that does more than read."""
-
-    drew: bool = False
-    """Whether any of it may have drawn a value from a sequence."""
-
-    may_have_begun: bool = False
-    """Whether a statement in autocommit, since the checkout, may have begun a transaction."""
-
-    statements: int = 0
-    """In transaction mode, how many statements of cursors need it."""
-
-    time_limits: Mapping[str, float] | None = None
-    """Seconds of the limits that the next transaction gets, by the names of their settings."""
-
-    replaced_by: PooledConnection | None = None
-    """The connection that has taken its place, and its statements, after it was lost."""
-
-    announced_by: int = 0
-    """The thread whose next calls were announced; psycopg lets several threads use a connection."""
-
-    _given_back = False
+    # Whatever else is an attribute is psycopg's or the user's: see `as_made`.
+    __slots__ = (
+        "_carried",
+        "_given_back",
+        "_pool",
+        "announced_by",
+        "as_made",
+        "beginning",
+        "carries",
+        "control",
+        "drew",
+        "in_use",
+        "may_have_begun",
+        "observer",
+        "owner",
+        "pinned_by",
+        "relied_on",
+        "replaced_by",
+        "session",
+        "statements",
+        "time_limits",
+        "uses",
+        "wrote",
+    )
 
     @classmethod
     def connect(cls, *args: Any, **kwargs: Any) -> Self:
@@ -213,9 +199,38 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
             # Now, since a closed connection does not tell.
             session.backend_pid = pgconn.backend_pid
             self.add_notice_handler(session.notice)
-        self.session = session
+        self.session: Session = session
+        # As in the class above.
+        self._carried, self.carries, self.control, self.beginning = None, False, None, None
+        self.as_made: AsMade | None = None
+        """How this object was when the pool made it for a session that came back."""
         self.uses: list[Use] = []
         """Its checkout, until that is claimed by `claim`; empty while it is idle."""
+        self.in_use: bool = False
+        """Whether it is checked out, by a wrapper or by code that asks the pool itself."""
+        self.owner: ref[Owner] | None = None
+        """Its user, while it is in use."""
+        self.observer: Observer | None = None
+        """Sees the statements of an attempt under retry_transaction."""
+        self.announced_by: int = 0
+        """The thread whose next calls were announced; psycopg lets several use a connection."""
+        self.statements: int = 0
+        """In transaction mode, how many statements of cursors need it."""
+        self.wrote: bool = False
+        """Whether anything was sent, since the checkout, that does more than read."""
+        self.may_have_begun: bool = False
+        """Whether a statement in autocommit, since the checkout, may have begun a transaction."""
+        self.time_limits: Mapping[str, float] | None = None
+        """Seconds of the limits that the next transaction gets, by the names of their settings."""
+        self.replaced_by: PooledConnection | None = None
+        """The connection that has taken its place, and its statements, after it was lost."""
+        self.drew: bool = False
+        """Whether any of it may have drawn a value from a sequence."""
+        self.pinned_by: str | None = None
+        """Session state that a statement has left, or may have left; cleared at the checkin."""
+        self.relied_on: str | None = None
+        """The same, without time limits: only waits depend on those."""
+        self._given_back = False
 
     def remember_configuration(self) -> None:
         """Have every later object of this session begin as this one is now."""
@@ -237,15 +252,22 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         new.pinned_by = self.pinned_by
         self._given_back = True
         psycopg_private.succeed(self, new, made)
+        new.as_made = psycopg_private.as_made(new)
         return new
 
     def announce(
-        self, query: object, *, carries: bool = False, locked: bool = False
+        self,
+        query: object,
+        effect: Effect | None = None,
+        *,
+        carries: bool = False,
+        locked: bool = False,
     ) -> Sequence[str]:
         """A statement is about to be run; return those to be sent along after it.
 
         Args:
             query: As a cursor got it, or `UNKNOWN`.
+            effect: What its text shows, where the caller has asked for that already.
             carries: Whether something can be sent along.
             locked: Whether psycopg's lock of the connection is held.
 
@@ -257,7 +279,8 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
             raise _gone()
         if self.announced_by == get_ident() or (self.owner is None and not self.in_use):
             return ()
-        effect = effect_of(query)
+        if effect is None:
+            effect = effect_of(query)
         if self.control is not None and (effect.controls or effect.ends is not False):
             self.control.forget(query)
         if effect.leaves is not None:
@@ -268,16 +291,12 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
             self.drew = self.drew or effect.draws
             if not effect.writes and self.autocommit:
                 self.may_have_begun = True
-            if not effect.controls:
-                self._note_write(effect)
+            owner = None if self.owner is None or effect.controls else self.owner()
+            if owner is not None and not (effect.leaves and ends_with_session(effect.leaves)):
+                owner.note_write(self)
         if self.observer is None:
             return ()
         return self.observer.see(query, effect, carries=carries, locked=locked)
-
-    def _note_write(self, effect: Effect) -> None:
-        owner = None if self.owner is None else self.owner()
-        if owner is not None and not (effect.leaves and ends_with_session(effect.leaves)):
-            owner.note_write(self)
 
     def _note_state(self, query: object, state: str, locked: bool) -> None:
         # It may set other ones, and the next transaction must not rely on those.
@@ -343,7 +362,8 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
 
     def commit(self) -> None:
         """As psycopg's."""
-        self.announce("COMMIT")
+        if self.announced_by != get_ident():
+            self.announce("COMMIT")
         self.session.is_committing = True
         try:
             super().commit()
@@ -365,11 +385,12 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
             raise _gone()
         if self.control is not None and self.control.is_waiting:
             self._send_waiting(self.control, gen)
-        if self.announced_by == get_ident() or psycopg_private.is_silent(gen):
+        name = getattr(gen, "__qualname__", "?")
+        if self.announced_by == get_ident() or name in psycopg_private.SILENT:
             if current.get() is None and self.time_limits is None:
                 return super().wait(gen, *args, **kwargs)
             return self._wait_within_limits(gen, *args, **kwargs)
-        savepoints = psycopg_private.works_with_savepoints(gen)
+        savepoints = name in psycopg_private.SAVEPOINTS
         self.announce(_SAVEPOINTS if savepoints else UNKNOWN, locked=True)
         if savepoints and self.observer is not None:
             # Else psycopg takes the block for the whole transaction, and commits at its end.
@@ -462,7 +483,7 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
     def __del__(self) -> None:  # type: ignore[override]
         # psycopg_pool's mark of a connection that is not idle. No code refers to it any more, so
         # none can use it or give it back.
-        pool = None if self._given_back else getattr(self, "_pool", None)
+        pool = None if getattr(self, "_given_back", True) else getattr(self, "_pool", None)
         if pool is not None:
             pool.found(self)
         elif getattr(self, "session", None) is None or self.session.slot is None:

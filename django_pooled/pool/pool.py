@@ -11,6 +11,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakMethod
 
+from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
+
 from django_pooled.diagnostics.redaction import told
 from django_pooled.errors import (
     CheckoutTimeout,
@@ -20,13 +22,14 @@ from django_pooled.errors import (
     PoolError,
     PoolExhausted,
 )
-from django_pooled.signals import connection_checked_out
+from django_pooled.signals import connection_checked_in, connection_checked_out
 from django_pooled.stats.counters import Record
 from django_pooled.stats.snapshot import PoolSnapshot
 
 from . import queue
 from .checkin import Checkin
-from .checkouts import Checkouts, described
+from .checkout import Checkout
+from .checkouts import FOLD, Checkouts, described
 from .connect_errors import AttemptFailed
 from .connector import Connector
 from .custom_check import CustomCheck
@@ -37,6 +40,7 @@ from .garbage_collection import collect_garbage
 from .idle_checks import IdleChecks
 from .opener import CONNECT_TIMEOUT, Opener
 from .readiness import Readiness
+from .references import ALONE, references_to
 from .reset import Reset
 from .time_limit import LeftBehind
 
@@ -102,6 +106,8 @@ class Pool:
         self.server = server
         self.transaction_mode: bool = options.pool_mode == "transaction"
         """Whether a checkout lasts for a transaction, and not for a request."""
+        self.closed: bool = True
+        """Whether it refuses checkouts: not opened yet, or closed for good."""
         self._lock = threading.RLock()
         """Guards the idle connections and the waiters (see `queue`), which slots are taken, the
         ends of checkouts, and the sums. Reentrant, since a signal handler may check out too."""
@@ -111,6 +117,9 @@ class Pool:
         self._made_at = monotonic()
         self._id = os.urandom(8).hex()
         reset = Reset(alias, options.reset, self.transaction_mode, configure, assume_role)
+        self._always_resets = reset.always_acts
+        # Seconds after which a checkout asks the server, or the project's own check.
+        self._trusted_for = options.check_after if options.check is None else 0.0
         # None of its parts holds the pool: closed and let go of, it is freed at once, and not
         # when the garbage collector comes by.
         self._events = events = Events(self.record, type(self), alias, options.name or alias)
@@ -179,13 +188,9 @@ class Pool:
     def open(self) -> None:
         """Start the workers and open ``min_size`` connections; without effect on an open pool."""
         self._pool.open()
+        self.closed = False
         if self.options.leak_after is not None:
             self._pool.repeat(WeakMethod(self._checkouts.log_overdue), self.options.leak_after)
-
-    @property
-    def closed(self) -> bool:
-        """Whether it refuses checkouts: not opened yet, or closed for good."""
-        return self._pool.closed
 
     def checkout(self) -> PooledConnection:
         """Take a connection that is alive; wait for one, within ``timeout`` seconds in all.
@@ -208,10 +213,38 @@ class Pool:
                 # Before it queues, and also where one is idle: nothing could be sent on it.
                 self.record.add("timeouts")
                 raise self._too_late(limit, started)
+        checkouts = self._checkouts
         while True:
             connection = self._pool.take_idle() or self._wait(started, deadline)
-            if self._begin(connection, started, deadline):
-                return connection
+            try:
+                now, session, pgconn = monotonic(), connection.session, connection.pgconn
+                if (
+                    pgconn.status != ConnStatus.OK
+                    or session.doomed_by is not None
+                    or now >= session.expires_at
+                    or now - session.idle_since >= self._trusted_for
+                    or session.is_readable is None
+                    # Without a round trip: an idle connection has nothing to read.
+                    or session.is_readable()
+                ):
+                    unusable = self._idle_checks.unusable(connection, deadline)
+                    if unusable is not None:
+                        self._pool.discard(connection, unusable)
+                        continue
+                    now = monotonic()
+                if self._eviction.in_doubt:
+                    self._eviction.note_use(connection)
+                thread, leak_after = checkouts.threads.this, self.options.leak_after
+                checkout = Checkout(connection, started, now, thread, self._checkin, leak_after)
+                connection.uses.append(checkout)
+                checkouts.open[checkout.number] = checkout
+            except BaseException:
+                self._pool.discard(connection, "error")
+                raise
+            connection.in_use = True
+            if connection_checked_out.receivers:
+                self._events.checked_out(checkout.waited)
+            return connection
 
     def checkin(self, connection: PooledConnection) -> None:
         """Give a connection back, in whatever state; from any thread. A second time is no error.
@@ -219,26 +252,63 @@ class Pool:
         An open transaction is rolled back. A connection that broke, or on which the server
         said that it is going away or read-only, is closed instead.
         """
-        self._checkin(connection)
+        self.checkin_from([connection])
 
-    def _begin(self, connection: PooledConnection, started: float, deadline: float) -> bool:
-        """Check a connection that was idle out, or close it if it is not usable; tell which."""
+    def checkin_from(self, holder: list[PooledConnection]) -> None:
+        """Give a connection back to which its user does not refer any more; as `checkin`.
+
+        Args:
+            holder: The connection, which is taken out.
+        """
+        connection = holder.pop()
+        checkouts, session, pgconn = self._checkouts, connection.session, connection.pgconn
         try:
-            unusable = self._idle_checks.unusable(connection, deadline)
-            if unusable is None:
-                if self._eviction.in_doubt:
-                    self._eviction.note_use(connection)
-                waited = self._checkouts.begin(connection, started, self._checkin)
-        except BaseException:
-            self._pool.discard(connection, "error")
-            raise
-        if unusable is not None:
-            self._pool.discard(connection, unusable)
-            return False
-        connection.in_use = True
-        if connection_checked_out.receivers:
-            self._events.checked_out(waited)
-        return True
+            # As `PooledConnection.claim`. A parent process's is not among those of this one.
+            checkout = checkouts.open[connection.uses.pop().number]
+        except (IndexError, KeyError):
+            return
+        checkout.returning = True
+        connection.owner = connection.observer = None
+        connection.in_use = False
+        if connection.wrote:
+            session.was_written = True
+            connection.wrote = connection.drew = False
+        made = connection.as_made
+        if not (
+            made is not None
+            and pgconn.transaction_status == TransactionStatus.IDLE
+            and pgconn.pipeline_status == PipelineStatus.OFF
+            and session.doomed_by is None
+            and connection.pinned_by is None
+            and not self._always_resets
+            and not self.closed
+            # No cursor, generator or user can reach it, and nothing was changed on it.
+            and references_to(connection) == ALONE
+            and vars(connection) == made.attributes
+            and list(map(vars, made.parts)) == made.attributes_of_parts
+            and connection.prepare_threshold == made.prepare_threshold
+            and connection.prepared_max == made.prepared_max
+        ):
+            self._checkin.end(checkout, connection)
+            return
+        # What was set since the checkout; see the test that compares with a new object.
+        connection.relied_on = connection.time_limits = connection.replaced_by = None
+        connection.control = connection.beginning = None
+        connection.may_have_begun, connection.announced_by, connection.statements = False, 0, 0
+        # If an exception ends this early, its finalizer finds it.
+        connection.uses.append(checkout)
+        now = monotonic()
+        with self._lock:
+            # Counted before it is given: whatever comes in between, it has one user.
+            ends = self.record.book[1]
+            ends[checkout.number] = (checkout.waited, now - checkout.since, True)
+            checkouts.open.pop(checkout.number, None)
+            if len(ends) >= FOLD or checkouts.watched:
+                checkouts.settle()
+            connection.uses.clear()
+            self._pool.give(connection, now)
+        if connection_checked_in.receivers:
+            self._events.checked_in(now - checkout.since, kept=True)
 
     def _wait(self, started: float, deadline: float) -> PooledConnection:
         cause: BaseException | None
@@ -320,7 +390,19 @@ class Pool:
         if connection is None:
             return None
         connection.session.idle_since = float("-inf")  # So only a round trip tells.
-        if not self._begin(connection, started, started + self.options.check_timeout):
+        try:
+            deadline = started + self.options.check_timeout
+            unusable = self._idle_checks.unusable(connection, deadline)
+            if unusable is None:
+                thread, now = self._checkouts.threads.this, monotonic()
+                leak_after = self.options.leak_after
+                checkout = Checkout(connection, started, now, thread, self._checkin, leak_after)
+                self._checkouts.begin(connection, checkout)
+        except BaseException:
+            self._pool.discard(connection, "error")
+            raise
+        if unusable is not None:
+            self._pool.discard(connection, unusable)
             return False
         self.checkin(connection)
         return True
@@ -336,6 +418,7 @@ class Pool:
                 threads a second more. A COMMIT is not cancelled.
         """
         deadline = monotonic() + timeout
+        self.closed = True
         self._pool.close(timeout)
         self._pool.take_back_found()
         self._checkouts.wait_for_other_threads(max(0.0, deadline - monotonic()))
@@ -344,6 +427,7 @@ class Pool:
 
     def abandon(self) -> None:
         """Forget a pool inherited through fork(); its sockets and locks are the parent's."""
+        self.closed = True
         self._lock = threading.RLock()
         self._pool.abandon()
         self.record.abandon(self._lock)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 from psycopg import conninfo, generators, pq
-from psycopg.adapt import AdaptersMap
+from psycopg.adapt import AdaptersMap, Transformer
 
 from django_pooled.diagnostics.required_names import Need, require
 
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
 __all__ = [
+    "SAVEPOINTS",
+    "SILENT",
+    "AsMade",
     "Configuration",
+    "as_made",
     "begin",
     "begin_command",
     "begins_a_transaction",
@@ -30,15 +34,14 @@ __all__ = [
     "ends_something",
     "forget_prepared",
     "is_piping",
-    "is_silent",
     "move_cursor",
     "name_of",
+    "part",
     "run",
     "send",
     "sends_nothing_new",
     "succeed",
     "take_results",
-    "works_with_savepoints",
 ]
 
 
@@ -51,21 +54,30 @@ def _closed_pgconn() -> PGconn:
 
 
 _CLOSED = _closed_pgconn()
+_CLOSED_CONNECTION: psycopg.Connection[Any] = psycopg.Connection(_CLOSED)
+
+
+# Attributes of a connection, and of its adapters, that are changed in place.
+_LISTS = ("_notice_handlers", "_notify_handlers", "_notifies_backlog")
+_TABLES = ("_dumpers", "_dumpers_by_oid", "_loaders")
 
 
 def _require() -> None:
-    connection: psycopg.Connection[Any] = psycopg.Connection(_CLOSED)
+    connection = _CLOSED_CONNECTION
     cursor = psycopg.Cursor(connection)
     require(
         "psycopg",
         (
             Need(connection, "_adapters _notice_handlers _notify_handlers", "keep configuration"),
+            Need(connection, "_notifies_backlog", "tell what was changed on a connection"),
+            Need(connection.adapters, " ".join(_TABLES), "tell what was changed on a connection"),
             Need(connection, "_autocommit _closed pgconn", "hand a session to a new object"),
             Need(connection, "_prepared", "know what a session has prepared"),
             Need(connection._prepared, "clear _to_flush", "forget what DISCARD has removed"),
             Need(connection, "_pipeline", "tell a pipeline"),
             Need(connection, "_start_query lock wait", "begin a transaction"),
             Need(connection, "_get_tx_start_command", "begin a transaction with time limits"),
+            Need(psycopg.Cursor, "_closed _tx", "part a closed cursor from its connection"),
             Need(cursor, "_conn _pgconn _last_query", "run a cursor on another connection"),
             Need(cursor, "_results", "take the answer to a question of ours away"),
             Need(conninfo, "timeout_from_conninfo", "know the time limit of a connect"),
@@ -87,10 +99,9 @@ def connect_timeout_of(parameters: Mapping[str, Any]) -> float:
     return float(conninfo.timeout_from_conninfo(given))
 
 
-# psycopg tells what it is about to do only by the generator that it waits for. These send nothing
-# of their own accord (setters, the end of what was begun), or go on with a statement that was seen
-# when it began: the rows of a cursor, the data of a COPY.
-_SILENT = frozenset(
+# psycopg tells what it is about to do only by the generator that it waits for: by its qualified
+# name, which those have too that are compiled, as psycopg_c's are.
+SILENT = frozenset(
     {
         "BaseConnection._set_autocommit_gen",
         "BaseConnection._set_isolation_level_gen",
@@ -113,8 +124,11 @@ _SILENT = frozenset(
     }
 )
 
-_SAVEPOINTS = frozenset({"BaseTransaction._enter_gen", "BaseTransaction._exit_gen"})
+"""Generators that send nothing of their own accord (setters, the end of what was begun), or go on
+with a statement that was seen when it began: the rows of a cursor, the data of a COPY."""
 
+SAVEPOINTS = frozenset({"BaseTransaction._enter_gen", "BaseTransaction._exit_gen"})
+"""Generators that begin or end a block of psycopg's own ``transaction()``."""
 
 _FETCHES = frozenset({"ServerCursorMixin._fetch_gen", "ServerCursorMixin._scroll_gen"})
 
@@ -143,15 +157,10 @@ _BEGINS = frozenset(
 )
 
 
-def is_silent(generator: Generator[Any, Any, Any]) -> bool:
-    """Tell whether psycopg sends no statement that has not been seen by waiting for *generator*."""
-    return name_of(generator) in _SILENT
-
-
 def sends_nothing_new(generator: Generator[Any, Any, Any]) -> bool:
     """Tell whether *generator* at most goes on with a statement that has begun."""
     name = name_of(generator)
-    return name in _SILENT and name not in _FETCHES
+    return name in SILENT and name not in _FETCHES
 
 
 def ends_something(generator: Generator[Any, Any, Any]) -> bool:
@@ -169,11 +178,6 @@ def begins_a_transaction(
         and connection._pipeline is None
         and name_of(generator) in _BEGINS
     )
-
-
-def works_with_savepoints(generator: Generator[Any, Any, Any]) -> bool:
-    """Tell whether *generator* begins or ends a block of psycopg's own ``transaction()``."""
-    return name_of(generator) in _SAVEPOINTS
 
 
 def name_of(generator: Generator[Any, Any, Any]) -> str:
@@ -235,8 +239,42 @@ def succeed(
     for name in ("_pool", "_created_at", "_expire_at"):
         if hasattr(old, name):
             setattr(new, name, getattr(old, name))
+    # Has it remember the text of BEGIN, as it does at the first transaction.
+    new._get_tx_start_command()
     old._closed = True
     old.pgconn = _CLOSED
+
+
+class AsMade(NamedTuple):
+    """What a connection object had for attributes when it was made, and what its parts had."""
+
+    attributes: dict[str, Any]
+    parts: tuple[object, ...]
+    attributes_of_parts: list[dict[str, Any]]
+    prepare_threshold: int | None
+    prepared_max: int | None
+
+
+def as_made(connection: psycopg.Connection[Any]) -> AsMade:
+    """Describe *connection*, which was just made, so that each change of it can be seen.
+
+    An object and each of its parts are unchanged as long as their ``vars()`` equal these, but for
+    the memory of prepared statements, which is the session's. What is changed in place is copied;
+    what adapters share with others is copied by psycopg before it changes.
+    """
+    adapters = connection.adapters
+    types = adapters.types
+    attributes, inner = dict(vars(connection)), dict(vars(adapters))
+    for described, names in ((attributes, _LISTS), (inner, _TABLES)):
+        for name in names:
+            described[name] = described[name].copy()
+    return AsMade(
+        attributes,
+        (adapters, types),
+        [inner, dict(vars(types))],
+        connection.prepare_threshold,
+        connection.prepared_max,
+    )
 
 
 def forget_prepared(connection: psycopg.Connection[Any]) -> None:
@@ -315,6 +353,13 @@ def move_cursor(cursor: psycopg.Cursor[Any], connection: psycopg.Connection[Any]
     cursor._pgconn = connection.pgconn
     # Else the next statement, if it is the same, would be adapted for the old connection.
     cursor._last_query = None
+
+
+def part(cursor: psycopg.Cursor[Any]) -> None:
+    """Have a closed cursor refer to its connection no more; its statement can still be read."""
+    cursor._conn, cursor._pgconn, cursor._tx = _CLOSED_CONNECTION, _CLOSED, Transformer()
+    if cursor._query is not None:
+        cursor._query._tx = cursor._tx
 
 
 def take_results(cursor: psycopg.Cursor[Any], count: int) -> PGresult:

@@ -296,18 +296,21 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 look_for_lost(started if is_last else None)
                 look_at = deadline if is_last else min(now + PATIENCE, last_look_at)
 
-    def give(self, connection: PooledConnection, now: float) -> bool:
+    def give(self, connection: PooledConnection, now: float) -> None:
         """Hand a connection that came back to the next waiter, or keep it; as putconn().
 
-        Returns whether it was kept, and not closed since the pool is.
+        It is closed at the end of its lifetime, or if the pool was closed. Called under the lock.
         """
-        kept = not self._closed
-        connection.session.idle_since = now
-        if now >= connection.session.expires_at:
+        session = connection.session
+        session.idle_since = now
+        if now >= session.expires_at:
             self.discard(connection, "lifetime")
-        else:
+        elif self._waiting or self._closed:
             self._add_to_pool(connection)
-        return kept
+        else:
+            # As `_add_to_pool`.
+            self._pool.append(connection)
+            connection._pool = None
 
     def _leave(self, waiter: Waiter) -> None:
         # Connections are handed over under this lock, so from here on none is handed to it.

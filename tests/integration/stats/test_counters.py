@@ -265,12 +265,12 @@ def test_counters_that_were_read_stay_as_they_were() -> None:
     lock = threading.RLock()
     record = Record(lock)
     with lock:
-        record.ended(1, waited=0.5, used=1.0, kept=True)
+        record.book[1][1] = (0.5, 1.0, True)
         record.fold()
     record.add("restarted", ("40001", "committed"))
     seen = record.counters(list)
     with lock:
-        record.ended(1, waited=0.5, used=1.0, kept=True)
+        record.book[1][1] = (0.5, 1.0, True)
         record.fold()
     record.add("restarted", ("40001", "committed"))
     assert (seen.checkouts, seen.wait.count, seen.restarted["40001", "committed"]) == (1, 1, 1)
@@ -280,7 +280,7 @@ def test_what_is_in_use_counts_among_the_checkouts() -> None:
     lock = threading.RLock()
     record = Record(lock)
     with lock:
-        record.ended(1, waited=0.5, used=1.0, kept=False)
+        record.book[1][1] = (0.5, 1.0, False)
         record.fold()
     seen = record.counters(lambda: [2.0, 1.0])
     assert (seen.checkouts, seen.checkins, seen.discarded) == (3, 0, 1)

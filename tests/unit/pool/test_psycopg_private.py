@@ -28,8 +28,8 @@ HOMES: dict[str, Any] = {
 
 
 NAMES = (
-    psycopg_private._SILENT
-    | psycopg_private._SAVEPOINTS
+    psycopg_private.SILENT
+    | psycopg_private.SAVEPOINTS
     | psycopg_private._FETCHES
     | psycopg_private._ENDS
     | psycopg_private._BEGINS

@@ -233,13 +233,13 @@ def test_the_worst_of_several_statements_counts() -> None:
 
 
 def test_long_statements_are_judged_and_not_remembered() -> None:
-    effects._remembered.cache_clear()
+    effects.effect_of_text.cache_clear()
     rows = ", ".join(["(%s, %s)"] * 2000)
     assert effect_of(f"INSERT INTO t (a, b) VALUES {rows}").leaves is None
     assert effect_of(f"INSERT INTO t (a, b) VALUES {rows}, (%s, months(1))").leaves == "function"
-    assert effects._remembered.cache_info().currsize == 0
+    assert effects.effect_of_text.cache_info().currsize == 0
     assert effect_of("SELECT 1").leaves is None
-    assert effects._remembered.cache_info().currsize == 1
+    assert effects.effect_of_text.cache_info().currsize == 1
 
 
 def test_the_text_of_a_statement_is_that_of_every_form_that_psycopg_takes() -> None:
