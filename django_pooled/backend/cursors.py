@@ -61,7 +61,11 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
         ):
             connection = self._observing()
             if connection is None:
-                super().execute(query, params, **options)
+                self.begin_carrying()
+                try:
+                    super().execute(query, params, **options)
+                finally:
+                    self.end_carrying()
                 return self
         if connection.control is not None and connection.has_to_wait(self, query):
             return self
@@ -72,6 +76,8 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
             else effect_of(query)
         )
         addition: Sequence[str] = ()
+        # Else nothing is due before a statement.
+        takes_along = not connection.autocommit or connection.control is not None
         try:
             if connection.observer is not None:
                 # A pipeline takes one statement at a time.
@@ -80,11 +86,14 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
             elif effect.leaves is not None or not effect.reads or connection.control is not None:
                 connection.announce(query, effect)
             connection.announced_by = thread
+            if takes_along or addition:
+                self.begin_carrying()
             super().execute(query, params, **options)
             if connection.observer is not None:
                 connection.observer.seen(self, addition, locked=False)
         finally:
-            if addition:
+            if takes_along or addition:
+                self.end_carrying()
                 self.addition = ()
             if connection.announced_by == thread:
                 connection.announced_by = 0

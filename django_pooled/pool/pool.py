@@ -294,6 +294,7 @@ class Pool:
         # What was set since the checkout; see the test that compares with a new object.
         connection.relied_on = connection.time_limits = connection.replaced_by = None
         connection.control = connection.beginning = None
+        connection.carries = False
         connection.may_have_begun, connection.announced_by, connection.statements = False, 0, 0
         # If an exception ends this early, its finalizer finds it.
         connection.uses.append(checkout)

@@ -177,9 +177,10 @@ class CarryingConnection(psycopg.Connection[Any]):
             self.control.sent()
         self._check_connection_ok()
 
-    def _start_query(self) -> PQGen[None]:
-        if self._carried is None:
-            yield from super()._start_query()
+
+def _nothing() -> PQGen[None]:
+    """In place of psycopg's BEGIN, which the statement takes along."""
+    yield from ()
 
 
 class CarryingCursor(_AnyCursor):
@@ -189,7 +190,21 @@ class CarryingCursor(_AnyCursor):
     """Statements to be sent along after that of ``execute()``; their results are the cursor's last.
     """
 
-    def _execute_gen(self, *args: Any, **options: Any) -> PQGen[None]:
+    def begin_carrying(self) -> None:
+        """Have the next ``execute()`` take along what is due, and the addition.
+
+        For that one, since most statements have nothing to take along: psycopg's own methods are
+        shadowed by attributes of this object.
+        """
+        self._execute_gen = self._taking_along_gen  # type: ignore[method-assign]
+        self._maybe_prepare_gen = self._sending_gen  # type: ignore[method-assign]
+
+    def end_carrying(self) -> None:
+        """Have the next statements go alone."""
+        for name in ("_execute_gen", "_maybe_prepare_gen"):
+            vars(self).pop(name, None)
+
+    def _taking_along_gen(self, *args: Any, **options: Any) -> PQGen[None]:
         connection = self._conn
         # Called with the lock held.
         if (
@@ -205,6 +220,7 @@ class CarryingCursor(_AnyCursor):
         self, connection: CarryingConnection, *args: Any, **options: Any
     ) -> PQGen[None]:
         commands = connection._carried = connection.due()
+        connection._start_query = _nothing  # type: ignore[method-assign]
         try:
             yield from super()._execute_gen(*args, **options)
         except Exception:
@@ -214,8 +230,9 @@ class CarryingCursor(_AnyCursor):
             raise
         finally:
             connection._carried = None
+            del connection._start_query
 
-    def _maybe_prepare_gen(
+    def _sending_gen(
         self, pgq: PostgresQuery, *, prepare: bool | None = None, binary: bool | None = None
     ) -> PQGen[None]:
         connection = self._conn
