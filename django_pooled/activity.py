@@ -38,7 +38,11 @@ def activities_of(threads: Iterable[int]) -> dict[int, str | None]:
     wanted = set(threads)
     # CPython makes the frames of all threads, even if one is asked for.
     frames = _frames_of_all() if wanted else {}
-    return {thread: _activity_in(frames.get(thread)) for thread in wanted}
+    try:
+        return {thread: _activity_in(frames.get(thread)) for thread in wanted}
+    finally:
+        # This frame is one of them, and would hold itself and its callers.
+        frames.clear()
 
 
 def _activity_in(frame: FrameType | None) -> str | None:
