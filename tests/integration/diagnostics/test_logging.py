@@ -271,7 +271,7 @@ def spend_the_budget(alias: str) -> None:
 
 def write_elsewhere(alias: str) -> None:
     with connections["default"].cursor() as cursor:
-        cursor.execute("CREATE TEMPORARY TABLE IF NOT EXISTS elsewhere ()")
+        cursor.execute("CREATE TABLE elsewhere ()")
 
 
 @pytest.mark.django_db
