@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import contextmanager
 from functools import lru_cache
 from threading import get_ident
@@ -185,11 +186,40 @@ class ServerBindingCursor(_Observed, django.ServerBindingCursor):
     """The cursor of ``server_side_binding``: one statement in a message."""
 
 
-class NamedCursor(_Observed, django.ServerSideCursor):
+class _Named(_Observed):
+    """Can be closed at any moment, since a generator that reads it is closed as it is freed."""
+
+    def close(self) -> None:
+        """As psycopg's, unless this thread holds the connection's lock: it would wait for itself.
+
+        It does if the garbage collector frees the cursor in the midst of a statement. The server
+        closes it at the end of the transaction, or of the session.
+        """
+        connection: Any = self._conn
+        if connection.lock.locked() and _is_used_below(connection, self):
+            psycopg.Cursor.close(self)
+        else:
+            super().close()
+
+
+def _is_used_below(connection: object, cursor: object) -> bool:
+    """Tell whether this thread is inside a call of the connection, or of another cursor of its."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        user = frame.f_locals.get("self")
+        if user is connection:
+            return True
+        if isinstance(user, psycopg.Cursor) and user is not cursor and user._conn is connection:
+            return True
+        frame = frame.f_back
+    return False
+
+
+class NamedCursor(_Named, django.ServerSideCursor):
     """The named cursor for parameters that psycopg puts into the statement."""
 
 
-class ServerBindingNamedCursor(_Observed, django.CursorMixin, psycopg.ServerCursor[Any]):
+class ServerBindingNamedCursor(_Named, django.CursorMixin, psycopg.ServerCursor[Any]):
     """The named cursor of ``server_side_binding``."""
 
 
@@ -202,5 +232,9 @@ def observed(kind: type[Any]) -> type[Any]:
         return ServerBindingCursor
     if issubclass(kind, _Observed) or not issubclass(kind, psycopg.Cursor):
         return kind
-    mixins = (_Carrying, _Observed) if issubclass(kind, psycopg.ClientCursor) else (_Observed,)
+    mixins: tuple[type[Any], ...] = (_Observed,)
+    if issubclass(kind, psycopg.ServerCursor):
+        mixins = (_Named,)
+    elif issubclass(kind, psycopg.ClientCursor):
+        mixins = (_Carrying, _Observed)
     return type(f"Observed{kind.__name__}", (*mixins, kind), {"__module__": kind.__module__})

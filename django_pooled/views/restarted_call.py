@@ -102,19 +102,18 @@ class RestartedCall:
         inputs = Inputs(_NOTHING, args, kwargs)
         try:
             result = inputs.run(partial(self._retried, *args, **kwargs))
-        except _LeftAlone as misfit:
-            found = misfit
+        except _LeftAlone as found:
+            self._misfits += 1
+            self._notice.tell(str(found), self._instead)
+            try:
+                inputs.restore()
+            except CannotReplay:
+                if found.__cause__ is not None:
+                    raise found.__cause__ from None
+                raise
         else:
             self._misfits = 0
             return result
-        self._misfits += 1
-        self._notice.tell(str(found), self._instead)
-        try:
-            inputs.restore()
-        except CannotReplay:
-            if found.__cause__ is not None:
-                raise found.__cause__ from None
-            raise
         return otherwise()
 
     def _misfit(self, result: object) -> str | None:

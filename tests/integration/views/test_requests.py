@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.db import OperationalError, connection
 from django.db.transaction import atomic
-from django.test import AsyncClient, Client, TestCase
+from django.http import HttpRequest, StreamingHttpResponse
+from django.test import AsyncClient, Client, RequestFactory, TestCase
+from django.urls import path
 
+from django_pooled.urls import retry_requests
 from tests.app.models import Note
 from tests.sites.common_settings import ADMIN_MIDDLEWARE, ADMIN_TEMPLATES
 from tests.support.attempts import Attempts, fail_with
@@ -247,6 +252,29 @@ def test_a_stream_goes_on_reading_its_cursor(
     response: Any = client.get("/streams/")
     assert b"".join(response.streaming_content) == b"abc"
     assert "server-side cursor" in told(caplog)[0]
+
+
+@pytest.mark.usefixtures("calm")
+def test_a_cursor_of_the_attempt_that_did_not_fit_is_not_left_to_the_garbage_collector() -> None:
+    Note.objects.bulk_create(Note(text=letter) for letter in "abc")
+    opened: list[weakref.ref[Any]] = []
+    alive: list[bool] = []
+
+    def view(request: HttpRequest) -> StreamingHttpResponse:
+        alive.extend(rows() is not None for rows in opened)
+        rows = Note.objects.order_by("pk").iterator(chunk_size=1)
+        next(rows)
+        opened.append(weakref.ref(rows))
+        return StreamingHttpResponse(note.text for note in rows)
+
+    (pattern,) = retry_requests([path("", view)])
+    match = pattern.resolve("")
+    gc.disable()
+    try:
+        match.func(RequestFactory().get("/"))  # type: ignore[union-attr]
+    finally:
+        gc.enable()
+    assert alive == [False]
 
 
 @pytest.mark.usefixtures("calm")
