@@ -137,9 +137,11 @@ class IdempotencyOptions:
 
     def digest_of(self, request: HttpRequest, key: str) -> bytes:
         """Return what the key is stored as: the same key of another user has another digest."""
-        scope = _scope_of(request) if self.scope is None else self.scope(request)
-        kind = "" if self.scope is None else "given"
-        return _digest([kind.encode(), repr(scope).encode(), key.encode()])
+        if self.scope is None:
+            kind, scope = "", repr(_scope_of(request))
+        else:
+            kind, scope = "given", repr(_given(self.scope(request)))
+        return _digest([kind.encode(), scope.encode(), key.encode()])
 
 
 def request_among(args: Sequence[object], kwargs: Mapping[str, object]) -> HttpRequest:
@@ -172,7 +174,8 @@ def fingerprint_of(request: HttpRequest) -> bytes:
     if request.method == "POST" and request.content_type in _FORMS:
         for name, values in request.POST.lists():
             if name != "csrfmiddlewaretoken":
-                parts += [b"field", name.encode(), *(value.encode() for value in values)]
+                for value in values:
+                    parts += [b"field", name.encode(), value.encode()]
         for name, files in request.FILES.lists():
             for file in files:
                 parts += [b"file", name.encode(), *_file(file)]
@@ -208,6 +211,22 @@ def _parse(value: str) -> str:
     raise BadKey(
         "A key is one string of visible ASCII characters, such as "
         '"8e03978e-40d5-43e8-bc93-6894a57f9324", with the quotes or without.'
+    )
+
+
+def _given(scope: object) -> str | int | None:
+    """Return what a callable says of whose a key is, if it is the same for each repeat.
+
+    Raises:
+        TypeError: It is an object, whose repr() may be another one each time.
+    """
+    if scope is None or isinstance(scope, int):
+        return scope
+    if isinstance(scope, str):
+        return str(scope)
+    raise TypeError(
+        f"idempotency_scope returned a {type(scope).__name__}; expected a string, a number or "
+        f"None, such as request.user.pk, or str() of it"
     )
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.http import HttpResponse, JsonResponse
+from django.http import (
+    HttpResponse,
+    HttpResponsePermanentRedirect,
+    HttpResponseRedirect,
+    JsonResponse,
+)
 from django.http.response import HttpResponseBase
 from django.template.response import SimpleTemplateResponse
 
@@ -27,6 +32,13 @@ _HOP_BY_HOP = frozenset(
 )
 # Cookies are kept beside the headers, unless they are set by hand; they are secrets of one client.
 _NOT_STORED = _HOP_BY_HOP | {"set-cookie", "date"}
+
+_REDIRECTS: dict[int, type[HttpResponse]] = {
+    301: HttpResponsePermanentRedirect,
+    302: HttpResponseRedirect,
+    307: HttpResponseRedirect,
+    308: HttpResponsePermanentRedirect,
+}
 
 
 def finished(response: object, name: str) -> HttpResponse:
@@ -94,8 +106,14 @@ def _refuse_unfinished(response: SimpleTemplateResponse, name: str) -> None:
 
 
 def made_again(status: int, headers: Iterable[tuple[str, str]], body: bytes) -> HttpResponse:
-    """Make the response again."""
-    response = HttpResponse(body, status=status)
+    """Make the response again: a redirect as one, for its ``url`` and the class that it is of."""
+    headers = list(headers)
+    kind = _REDIRECTS.get(status, HttpResponse)
+    if not any(name.lower() == "location" for name, _ in headers):
+        kind = HttpResponse
+    # Not by its own __init__(): that refuses schemes which a subclass may have let pass.
+    response = kind.__new__(kind)
+    HttpResponse.__init__(response, body, status=status)
     del response.headers["Content-Type"]
     for name, value in headers:
         response.headers[name] = value

@@ -88,8 +88,15 @@ class KeyedRequest:
         """Read the request; its body may still be on the way."""
         self._fingerprint = fingerprint_of(self.request)
 
-    def answer(self, wrapper: DatabaseWrapper, view: Callable[[], Any]) -> Any:
+    def answer(
+        self, wrapper: DatabaseWrapper, view: Callable[[], Any], *, joins: bool = False
+    ) -> Any:
         """Answer the request in the wrapper's transaction: with what is stored, or by the view.
+
+        Args:
+            wrapper: In a transaction.
+            view: Called without arguments.
+            joins: Whether the transaction is that of a call around this one.
 
         Returns:
             A response, or UNDER_WAY.
@@ -101,6 +108,9 @@ class KeyedRequest:
         claim = row.claim(wrapper, self._options.expiry)
         if claim.is_new:
             return self._run(wrapper, row, view)
+        if claim.is_in_use_here and joins:
+            # The call around this one stores what it makes of the response.
+            return view()
         if claim.response is None:
             return UNDER_WAY
         if not claim.is_same_request:
@@ -121,7 +131,7 @@ class KeyedRequest:
         """Answer the request in the transaction of the decorated call around this one."""
         refuse_without_app(wrapper.alias)
         self.read()
-        response = self.answer(wrapper, view)
+        response = self.answer(wrapper, view, joins=True)
         if response is UNDER_WAY:
             response = self.refuse_as_under_way()
         self.note_outcome(wrapper)

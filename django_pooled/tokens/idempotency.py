@@ -76,7 +76,9 @@ class Claim(NamedTuple):
     is_same_call: bool = False
     """Whether the call itself has left it, in an attempt before."""
     response: KeptResponse | None = None
-    """None, unless it is stored: another transaction is under way."""
+    """None, unless it is stored: another transaction is under way, or this one."""
+    is_in_use_here: bool = False
+    """Whether a call around this one has claimed it in the same transaction."""
 
 
 class KeyRow:
@@ -129,8 +131,7 @@ class KeyRow:
             return Claim()
         fingerprint, token, status, headers, body = found
         if status is None:
-            # It is this transaction's own: a view that calls itself.
-            return Claim()
+            return Claim(is_in_use_here=True)
         return Claim(
             is_same_request=bytes(fingerprint) == self.fingerprint,
             is_same_call=token == self.token,

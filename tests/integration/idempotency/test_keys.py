@@ -10,11 +10,20 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import IntegrityError, connection, connections, transaction
 from django.db.models import F
-from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http import (
+    FileResponse,
+    HttpRequest,
+    HttpResponse,
+    HttpResponsePermanentRedirect,
+    HttpResponseRedirect,
+    JsonResponse,
+    StreamingHttpResponse,
+)
 from django.template import engines
 from django.template.response import TemplateResponse
 from django.test import RequestFactory, TestCase
 from django.utils.decorators import method_decorator
+from django.utils.functional import SimpleLazyObject
 from django.views import View
 
 from django_pooled import Backoff, registry, retry_transaction, run_transaction
@@ -71,6 +80,26 @@ def test_a_replay_has_no_cookies_and_nothing_about_the_connection() -> None:
     assert "Connection" not in replay
     row = IdempotencyKey.objects.get()
     assert "secret" not in str(row.headers)
+
+
+@pytest.mark.parametrize("kind", [HttpResponseRedirect, HttpResponsePermanentRedirect])
+def test_a_replayed_redirect_is_one_for_middleware_and_tests_too(kind: type[Any]) -> None:
+    class ToAnApp(kind):  # type: ignore[misc]
+        allowed_schemes = ("shop",)
+
+    view = keyed(lambda request: ToAnApp("shop://thanks/7"))
+    first, replay = (view(request_with()) for _ in range(2))
+    assert replay["Idempotency-Replayed"] == "true"
+    assert isinstance(replay, kind)
+    assert replay.status_code == first.status_code
+    assert replay.url == "shop://thanks/7"
+
+
+def test_an_answer_with_the_status_of_a_redirect_needs_no_address() -> None:
+    view = keyed(lambda request: HttpResponse("nowhere", status=302))
+    first, replay = (view(request_with()) for _ in range(2))
+    assert (replay.status_code, replay.content) == (first.status_code, first.content)
+    assert not hasattr(replay, "url")
 
 
 def test_nothing_in_the_table_or_the_log_tells_the_key(caplog: pytest.LogCaptureFixture) -> None:
@@ -156,6 +185,17 @@ def test_another_request_under_the_key_is_refused() -> None:
         assert keyed(pay)(other).status_code == 422
     assert Note.objects.count() == 1
     assert keyed(pay)(request_with()).status_code == 201
+
+
+def test_values_that_spell_another_field_are_another_request() -> None:
+    form = "application/x-www-form-urlencoded"
+    statuses = [
+        keyed(pay)(
+            make.post("/", body, content_type=form, headers={"Idempotency-Key": "a-key"})
+        ).status_code
+        for body in ("amount=7&amount=field&amount=tip&amount=2", "amount=7&tip=2")
+    ]
+    assert statuses == [201, 422]
 
 
 def test_a_form_with_another_boundary_and_csrf_token_is_the_same_request() -> None:
@@ -552,12 +592,26 @@ def test_a_decorated_view_within_another_stores_its_response_in_that_transaction
     assert Note.objects.count() == 1
 
 
-def test_a_view_that_calls_itself_with_its_own_key_is_refused_inside() -> None:
-    @keyed
-    def view(request: HttpRequest) -> HttpResponse:
-        return HttpResponse(str(view(request).status_code))
+def test_a_view_within_another_that_has_the_same_key_is_part_of_it() -> None:
+    class Payments(View):
+        @method_decorator(keyed)
+        def dispatch(self, *args: Any, **kwargs: Any) -> Any:
+            return super().dispatch(*args, **kwargs)
 
-    assert view(request_with()).content == b"409"
+        def post(self, request: HttpRequest) -> HttpResponse:
+            return pay(request)
+
+    @method_decorator(keyed, name="dispatch")
+    class Gifts(Payments):
+        pass
+
+    view: Any = Gifts.as_view()
+    first, second = (view(request_with()) for _ in range(2))
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert second["Idempotency-Replayed"] == "true"
+    assert second.content == first.content
+    assert Note.objects.count() == 1
+    assert IdempotencyKey.objects.count() == 1
 
 
 def test_the_first_request_costs_two_statements_and_a_replay_two_in_all(
@@ -608,6 +662,20 @@ def test_a_callable_that_returns_no_string_is_refused() -> None:
     view = retry_transaction(idempotency_key=lambda request: 7)(pay)  # type: ignore[arg-type,return-value]
     with pytest.raises(TypeError, match="returned a int"):
         view(request_with())
+
+
+@pytest.mark.parametrize(
+    ("scope", "kind"),
+    [(SimpleLazyObject(AnonymousUser), "SimpleLazyObject"), (("shop", 7), "tuple")],
+    ids=["user", "tuple"],
+)
+def test_a_scope_that_may_look_different_in_each_repeat_is_refused(scope: Any, kind: str) -> None:
+    view = retry_transaction(
+        idempotency_key="Idempotency-Key", idempotency_scope=lambda request: scope
+    )(pay)
+    with pytest.raises(TypeError, match=f"idempotency_scope returned a {kind}"):
+        view(request_with())
+    assert Note.objects.count() == 0
 
 
 def test_without_the_app_call_and_decoration_are_refused(settings: Any) -> None:
