@@ -209,7 +209,7 @@ def _is_used_below(connection: object, cursor: object) -> bool:
         user = frame.f_locals.get("self")
         if user is connection:
             return True
-        if isinstance(user, psycopg.Cursor) and user is not cursor and user._conn is connection:
+        if isinstance(user, psycopg.Cursor) and user is not cursor and user.connection is connection:
             return True
         frame = frame.f_back
     return False

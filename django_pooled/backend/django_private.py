@@ -29,6 +29,7 @@ __all__ = [
     "ServerBindingCursor",
     "ServerSideCursor",
     "is_block_of_test_case",
+    "is_refused_as_durable",
     "register_tzloader",
     "turn_autocommit_off",
 ]
@@ -95,3 +96,13 @@ def is_block_of_test_case(block: transaction.Atomic) -> bool:
     """Tell whether a TestCase has opened *block*, around a test or a class, and rolls it back."""
     # There is no public sign of it. An atomic block with durable=True looks at the same attribute.
     return bool(block._from_testcase)  # type: ignore[attr-defined]
+
+
+def is_refused_as_durable(error: BaseException | None) -> bool:
+    """Tell whether an atomic block with durable=True has refused to begin within another."""
+    # Django raises a RuntimeError without a class of its own, before anything is sent.
+    while error is not None:
+        if type(error) is RuntimeError and str(error).startswith("A durable atomic block"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

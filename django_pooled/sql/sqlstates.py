@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "ACTIVE_SQL_TRANSACTION",
     "CONNECTION_LOST",
     "FULL",
     "READ_ONLY",
@@ -52,6 +53,8 @@ FULL = "53300"
 # may raise. A time limit, or a lack of memory, says nothing of the next time.
 _REFUSALS = ("0A", "3F", "42", "55", "P0", "XX")
 
+ACTIVE_SQL_TRANSACTION = "25001"
+"""active_sql_transaction: a statement such as VACUUM, which cannot be part of a transaction."""
 READ_ONLY = "25006"
 """read_only_sql_transaction: after a failover, the sign of a demoted server."""
 

@@ -6,17 +6,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections
+from django.db.transaction import TransactionManagementError
 from django.http import FileResponse
 
+from django_pooled.backend.django_private import is_refused_as_durable
 from django_pooled.backend.wrapper import DatabaseWrapper
 from django_pooled.diagnostics.redaction import told
 from django_pooled.replay import CannotReplay, Inputs, Surroundings
 from django_pooled.retry.attempt import Attempt
 from django_pooled.retry.decorator import retry_transaction
-from django_pooled.sql.sqlstates import READ_ONLY
+from django_pooled.sql.sqlstates import ACTIVE_SQL_TRANSACTION, READ_ONLY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from django_pooled.retry.policy import TransactionOptions
 
@@ -31,7 +33,16 @@ _NOTHING = Surroundings(None)
 
 
 class _LeftAlone(Exception):
-    """The call does not fit the transaction; the message says why."""
+    """The call does not fit the transaction; the message says why.
+
+    Args:
+        reason: Why.
+        written: Other databases that the call may have written to, where that stays done.
+    """
+
+    def __init__(self, reason: str, written: Iterable[str]) -> None:
+        super().__init__(reason)
+        self.written = sorted(written)
 
 
 class RestartedCall:
@@ -76,11 +87,11 @@ class RestartedCall:
             try:
                 result = function(*args, **kwargs)
             except Exception as error:
-                if reason := self._misfit(None):
-                    raise _LeftAlone(reason) from error
+                if misfit := self._misfit(None, error):
+                    raise _LeftAlone(*misfit) from error
                 raise
-            if reason := self._misfit(result):
-                raise _LeftAlone(reason)
+            if misfit := self._misfit(result):
+                raise _LeftAlone(*misfit)
             return result
 
         # By which logs, signals and the retry budget know it.
@@ -104,6 +115,13 @@ class RestartedCall:
             result = inputs.run(partial(self._retried, *args, **kwargs))
         except _LeftAlone as found:
             self._misfits += 1
+            if found.written:
+                # Once: the next call is made without a transaction at once.
+                self._misfits = _IN_A_ROW
+                raise TransactionManagementError(
+                    f"The view was rolled back and cannot be run again: {found}. It may have "
+                    f"written to {', '.join(map(repr, found.written))}, which would be done twice."
+                ) from found.__cause__
             self._notice.tell(str(found), self._instead)
             try:
                 inputs.restore()
@@ -116,12 +134,30 @@ class RestartedCall:
             return result
         return otherwise()
 
-    def _misfit(self, result: object) -> str | None:
-        """Return why the call that has just ended does not fit its transaction; None if it does."""
+    def _misfit(
+        self, result: object, error: Exception | None = None
+    ) -> tuple[str, Iterable[str]] | None:
+        """Return why the call that has just ended does not fit its transaction; None if it does.
+
+        Besides, other databases that it may have written to.
+        """
         wrapper = connections[self._using]
         if not isinstance(wrapper, DatabaseWrapper) or not isinstance(wrapper.attempt, Attempt):
             return None
-        attempt = wrapper.attempt
+        reason = self._reason(wrapper, wrapper.attempt, result, error)
+        return None if reason is None else (reason, wrapper.attempt.written_elsewhere)
+
+    def _reason(
+        self, wrapper: DatabaseWrapper, attempt: Attempt, result: object, error: Exception | None
+    ) -> str | None:
+        if is_refused_as_durable(error):
+            return "it has a durable atomic block, which must be the outermost. Mark it @no_retry"
+        for failure in attempt.failures.seen:
+            if failure.sqlstate == ACTIVE_SQL_TRANSACTION:
+                return (
+                    f"it runs a statement that cannot be part of a transaction "
+                    f"({told(failure.error)}). Mark it @no_retry"
+                )
         if self._reads_only:
             # Also one that was swallowed: without the line it would have been done.
             for failure in attempt.failures.seen:

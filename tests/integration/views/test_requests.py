@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import OperationalError, connection
-from django.db.transaction import atomic
-from django.http import HttpRequest, StreamingHttpResponse
+from django.db import OperationalError, connection, connections
+from django.db.transaction import TransactionManagementError, atomic
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client, RequestFactory, TestCase
 from django.urls import path
 
@@ -21,6 +21,9 @@ from tests.support.attempts import Attempts, fail_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from embedded_postgres import EmbeddedServer
+    from tests.support.pools import MakeDatabase
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -275,6 +278,62 @@ def test_a_cursor_of_the_attempt_that_did_not_fit_is_not_left_to_the_garbage_col
     finally:
         gc.enable()
     assert alive == [False]
+
+
+def called_alone(view: Callable[..., Any], method: str, **options: Any) -> Any:
+    (pattern,) = retry_requests([path("", view)], **options)
+    match: Any = pattern.resolve("")
+    return lambda: match.func(RequestFactory().generic(method, "/"))
+
+
+def begins_durably() -> None:
+    with atomic(durable=True):
+        Note.objects.count()
+
+
+def vacuums() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM pg_catalog.pg_language")
+
+
+@pytest.mark.usefixtures("calm")
+@pytest.mark.parametrize(("method", "methods"), [("GET", "safe"), ("POST", "all")])
+@pytest.mark.parametrize("work", [begins_durably, vacuums])
+def test_what_cannot_be_part_of_a_transaction_is_run_as_before(
+    work: Callable[[], None], method: str, methods: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def view(request: HttpRequest) -> HttpResponse:
+        work()
+        return HttpResponse("done")
+
+    assert called_alone(view, method, methods=methods)().content == b"done"
+    assert "@no_retry" in told(caplog)[0]
+
+
+@pytest.mark.usefixtures("calm")
+@pytest.mark.parametrize(("method", "methods"), [("GET", "safe"), ("POST", "all")])
+def test_what_was_written_to_another_database_is_not_written_again(
+    method: str, methods: str, server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    other = make_database(server)
+    with connections[other].cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE written (number int)")
+
+    def view(request: HttpRequest) -> HttpResponse:
+        with connections[other].cursor() as cursor:
+            cursor.execute("INSERT INTO written VALUES (1)")
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(8), pg_advisory_unlock(8)")
+        return HttpResponse(str(Note.objects.create(text="x").pk))
+
+    call = called_alone(view, method, methods=methods)
+    with pytest.raises(TransactionManagementError, match=f"written to '{other}'"):
+        call()
+    assert call().status_code == 200
+    with connections[other].cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM written")
+        assert cursor.fetchone() == (2,)
+    assert texts() == ["x"]
 
 
 @pytest.mark.usefixtures("calm")
