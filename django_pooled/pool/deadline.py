@@ -39,7 +39,7 @@ class Deadline:
             under way.
     """
 
-    __slots__ = ("_outer", "_reason", "_until", "is_gone")
+    __slots__ = ("_outer", "_reason", "_until", "is_gone", "is_lifted")
 
     are_over: ClassVar[bool] = False
     """Whether those that begin have ended already; `django_pooled.testing` sets it."""
@@ -54,11 +54,12 @@ class Deadline:
         self._outer = outer
         self._reason = f"the deadline of {seconds:g} s ended"
         self.is_gone: Callable[[], bool] | None = is_gone or (outer.is_gone if outer else None)
+        self.is_lifted: bool = False
 
     @classmethod
     def begin(cls, seconds: float, is_gone: Callable[[], bool] | None = None) -> Deadline:
         """Make one for a block or a request, within the present one."""
-        made = cls(seconds, current.get(), is_gone)
+        made = cls(seconds, _present(), is_gone)
         if cls.are_over:
             made._until = monotonic()
         return made
@@ -84,6 +85,12 @@ class Deadline:
         outer = self._outer
         return self._reason if outer is None or self._until <= outer.until else outer.reason
 
+    def lift(self) -> None:
+        """Have it bound nothing any more, where code still has it as the present one."""
+        self.is_lifted = True
+        self._until = inf
+        self.is_gone = None if self._outer is None else self._outer.is_gone
+
     def end(self, reason: str) -> None:
         """End it now, from any thread: a statement that is under way is cancelled on the server."""
         if not self.has_ended:
@@ -93,6 +100,14 @@ class Deadline:
 
 current: ContextVar[Deadline | None] = ContextVar("django_pooled.deadline", default=None)
 """The deadline of the running code; None without one."""
+
+
+def _present() -> Deadline | None:
+    """Return the present deadline; not one whose block was left elsewhere."""
+    present = current.get()
+    while present is not None and present.is_lifted:
+        present = present._outer
+    return present
 
 
 def ends_at() -> float:
@@ -132,17 +147,30 @@ class deadline(AbstractContextManager[None]):  # noqa: N801 - used as a function
         if not seconds > 0:
             raise ValueError(f"deadline({seconds!r}); expected seconds above 0")
         self._seconds = seconds
-        self._token: Token[Deadline | None] | None = None
+        self._begun: tuple[Deadline, Token[Deadline | None]] | None = None
 
     def __enter__(self) -> None:
-        if self._token is not None:
+        if self._begun is not None:
             raise RuntimeError("this deadline has begun; make another one for another block")
-        self._token = current.set(Deadline.begin(self._seconds))
+        made = Deadline.begin(self._seconds)
+        self._begun = made, current.set(made)
 
     def __exit__(self, *_: object) -> None:
-        token, self._token = self._token, None
-        if token is not None:  # pragma: no branch - told to mypy
-            current.reset(token)
+        begun, self._begun = self._begun, None
+        if begun is None:  # pragma: no cover - told to mypy
+            return
+        made, token = begun
+        # A generator may leave its block after that of another one, which began later, or in
+        # another thread, which closes it: it must not stay, nor come back, where it began.
+        is_present = current.get() is made
+        try:
+            if is_present:
+                current.reset(token)
+                current.set(_present())
+        except ValueError:
+            is_present = False
+        if not is_present:
+            made.lift()
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function, which gets a deadline of its own for each call."""

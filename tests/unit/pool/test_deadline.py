@@ -100,6 +100,59 @@ def test_a_generator_is_refused_since_it_would_run_after_the_deadline() -> None:
             deadline(1.0)(function)
 
 
+def _numbers() -> Iterator[int]:
+    with deadline(30.0):
+        yield 1
+        yield 2
+
+
+def test_generators_that_end_in_another_order_leave_no_deadline_behind() -> None:
+    with deadline(60.0):
+        around = ends_at()
+        first, second, third = _numbers(), _numbers(), _numbers()
+        assert [next(first), next(second), next(third)] == [1, 1, 1]
+        assert ends_at() < around
+        for generator in (second, first, third):
+            assert list(generator) == [2]
+        assert ends_at() == around
+    assert current.get() is None
+
+
+def test_a_generator_that_another_thread_closes_leaves_no_deadline_behind() -> None:
+    def leave_one_behind() -> float:
+        for _ in range(3):
+            generator = _numbers()
+            next(generator)
+            thread = threading.Thread(target=generator.close)
+            thread.start()
+            thread.join()
+        with deadline(60.0):
+            left = deadline.left()
+        assert ends_at() == INFINITE
+        return left
+
+    # In a context of its own, which is left as a thread's would be.
+    assert contextvars.copy_context().run(leave_one_behind) > 30.0
+
+
+def test_an_endless_deadline_around_still_tells_that_the_client_has_gone() -> None:
+    outer = Deadline(INFINITE, is_gone=lambda: True)
+    token = current.set(outer)
+    try:
+        generators = _numbers(), _numbers()
+        for generator in generators:
+            next(generator)
+        for generator in generators:
+            generator.close()
+        assert current.get() is outer
+        with deadline(60.0):
+            present = current.get()
+            assert present is not None
+            assert present.is_gone is outer.is_gone
+    finally:
+        current.reset(token)
+
+
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
 def test_seconds_that_are_not_above_0_are_refused(seconds: float) -> None:
     with pytest.raises(ValueError, match="expected seconds above 0"):
