@@ -122,6 +122,8 @@ class Replacement(TransactionMode):
             and self.commit_on_exit
             and not self.closed_in_transaction
             and not any(self.savepoint_ids)
+            # One that was set by hand is not among those.
+            and not (connection.control is not None and connection.control.waiting)
         )
         return (in_autocommit or is_unbegun) and _has_ended(connection)
 
@@ -144,7 +146,7 @@ class Replacement(TransactionMode):
     def _replace(self, lost: PooledConnection) -> PooledConnection:
         pool, named, cursors = self.checked_out_from, self._named_cursors, self._cursors
         block = _Block(self) if self.in_atomic_block else None
-        reported = _reported(lost)
+        reported, registered = _reported(lost), psycopg_private.registered_on(lost)
         # None of them was used, so there is nothing to be closed with the connection.
         self._named_cursors = None
         try:
@@ -154,7 +156,10 @@ class Replacement(TransactionMode):
             connection: PooledConnection = self.connection
             with self.wrap_database_errors:
                 if reported and _reported(connection) != reported:
-                    self._refuse(lost, reported)
+                    self._refuse(lost, _difference(reported, _reported(connection)))
+                # After receivers of connection_created, which may register some each time.
+                if psycopg_private.registered_on(connection) != registered:
+                    self._refuse(lost, "adapters, handlers or factories were set on it")
                 if lost.drew and connection.session.was_written:
                     # lastval() must fail, not tell what another request has drawn.
                     connection.ask("DISCARD SEQUENCES")
@@ -180,18 +185,12 @@ class Replacement(TransactionMode):
         )
         return connection
 
-    def _refuse(self, lost: PooledConnection, reported: Mapping[str, str | None]) -> NoReturn:
-        """Keep the lost connection: its session had settings that no statement's text has shown."""
-        other = [
-            name for name, value in _reported(self.connection).items() if value != reported[name]
-        ]
+    def _refuse(self, lost: PooledConnection, reason: str) -> NoReturn:
+        """Keep the lost connection: it had what no statement's text has shown."""
         self.give_back()
         # As after any other loss, until it is closed, at the latest at the end of the request.
         self.connection, self.errors_occurred = lost, True
-        raise psycopg.OperationalError(
-            f"the connection is lost, and was not replaced: its session had another "
-            f"{' and '.join(other)} than a new one"
-        )
+        raise psycopg.OperationalError(f"the connection is lost, and was not replaced: {reason}")
 
     def _move(self, cursor: psycopg.Cursor[Any] | None, connection: PooledConnection) -> None:
         if cursor is not None and not cursor.closed:
@@ -224,6 +223,11 @@ def _has_ended(connection: PooledConnection) -> bool:
         return is_idle and ending_of(connection) is not None
     finally:
         connection.lock.release()
+
+
+def _difference(lost: Mapping[str, str | None], new: Mapping[str, str | None]) -> str:
+    other = [name for name, value in new.items() if value != lost[name]]
+    return f"its session had another {' and '.join(other)} than a new one"
 
 
 def _is_declared(cursor: psycopg.ServerCursor[Any]) -> bool:

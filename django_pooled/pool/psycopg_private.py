@@ -15,7 +15,7 @@ from psycopg.adapt import AdaptersMap, Transformer
 from django_pooled.diagnostics.required_names import Need, require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGconn, PGresult
@@ -37,6 +37,7 @@ __all__ = [
     "move_cursor",
     "name_of",
     "part",
+    "registered_on",
     "run",
     "send",
     "sends_nothing_new",
@@ -70,7 +71,7 @@ def _require() -> None:
         (
             Need(connection, "_adapters _notice_handlers _notify_handlers", "keep configuration"),
             Need(connection, "_notifies_backlog", "tell what was changed on a connection"),
-            Need(connection.adapters, " ".join(_TABLES), "tell what was changed on a connection"),
+            Need(connection.adapters, "_dumpers _dumpers_by_oid _loaders", "tell what was changed"),
             Need(connection, "_autocommit _closed pgconn", "hand a session to a new object"),
             Need(connection, "_prepared", "know what a session has prepared"),
             Need(connection._prepared, "clear _to_flush", "forget what DISCARD has removed"),
@@ -211,6 +212,27 @@ def configuration_of(connection: psycopg.Connection[Any]) -> Configuration:
         connection.prepare_threshold,
         connection.prepared_max,
     )
+
+
+def registered_on(connection: psycopg.Connection[Any]) -> list[object]:
+    """Describe what was set on the object of *connection*, and is not in its session.
+
+    By names, since classes that are made from a type of the database differ each time.
+    """
+    dumpers: Iterable[Any] = connection.adapters._dumpers.values()
+    loaders: Iterable[Any] = connection.adapters._loaders
+    return [
+        *map(_named, (connection.row_factory, connection.cursor_factory)),
+        _named(connection.server_cursor_factory),
+        [_named(handler) for handler in connection._notice_handlers],
+        [_named(handler) for handler in connection._notify_handlers],
+        *({key: _named(adapter) for key, adapter in kind.items()} for kind in (*dumpers, *loaders)),
+    ]
+
+
+def _named(what: object) -> str:
+    of = what if hasattr(what, "__qualname__") else type(what)
+    return f"{of.__module__}.{of.__qualname__}"
 
 
 def succeed(

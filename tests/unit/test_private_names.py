@@ -36,10 +36,11 @@ FILES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 
 THEIRS = (DatabaseWrapper, HttpRequest, QuerySet, Connection, Cursor, ConnectionPool)
 
-# Of other packages, and of the standard library, which documents the first three.
+# Of other packages, and of the standard library, which documents the first four.
 OTHERS = {
     "_replace": "namedtuple",
     "_current_frames": "sys",
+    "_is_gil_enabled": "sys; there from 3.13 on",
     "_getframe": "sys",
     "_getframemodulename": "sys",
     "_fixups": "Celery; a check finds nothing without it",

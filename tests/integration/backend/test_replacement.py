@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import nullcontext
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,8 +18,10 @@ from django.db import (
     connections,
 )
 from django.db.backends.signals import connection_created
-from django.db.transaction import atomic, on_commit
+from django.db.transaction import atomic, on_commit, savepoint, savepoint_commit
 from django.test.utils import CaptureQueriesContext
+from psycopg.rows import dict_row
+from psycopg.types.string import StrDumper, TextLoader
 
 from django_pooled import CheckoutTimeout, deadline, registry, retry_transaction
 from django_pooled.testing import terminate_backend
@@ -316,6 +319,50 @@ def test_what_psycopg_itself_was_used_for_is_not_lost_in_silence(database: Any) 
     database.close()
 
 
+@pytest.mark.parametrize(
+    "set_up",
+    [
+        lambda connection: connection.adapters.register_loader("int8", TextLoader),
+        lambda connection: connection.adapters.register_dumper(Decimal, StrDumper),
+        lambda connection: connection.add_notice_handler(print),
+        lambda connection: connection.add_notify_handler(print),
+        lambda connection: setattr(connection, "row_factory", dict_row),
+    ],
+    ids=["loader", "dumper", "notice handler", "notify handler", "row factory"],
+)
+def test_what_was_set_on_the_connection_is_not_lost_in_silence(
+    database: Any, set_up: Callable[[Any], None]
+) -> None:
+    ask(database, "SELECT 1")
+    set_up(database.connection)
+    lose(database)
+    for _ in range(2):
+        with pytest.raises(OperationalError):
+            run(database, "SELECT 1")
+    assert counters(database).replaced == 0
+    database.close()
+    assert ask(database, "SELECT 1::int8") == 1
+
+
+def test_what_receivers_set_on_each_connection_is_there_again(database: Any) -> None:
+    def set_up(connection: Any, **kwargs: Any) -> None:
+        class Loader(TextLoader):
+            pass
+
+        if connection.alias == database.alias:
+            connection.connection.adapters.register_loader("int8", Loader)
+            connection.connection.add_notice_handler(lambda diagnostic: None)
+
+    connection_created.connect(set_up)
+    try:
+        ask(database, "SELECT 1")
+        lose(database)
+        assert ask(database, "SELECT 1::int8") == "1"
+        assert counters(database).replaced == 1
+    finally:
+        connection_created.disconnect(set_up)
+
+
 @pytest.mark.parametrize("name", ["isolation_level", "read_only", "deferrable"])
 def test_characteristics_of_the_next_transaction_are_not_lost_in_silence(
     database: Any, name: str
@@ -446,6 +493,31 @@ def test_a_block_with_a_savepoint_never_continues_on_another_connection(any_mode
     with pytest.raises(Error):
         write()
     assert ask(any_mode, "SELECT count(*) FROM item") == 5
+
+
+def test_a_savepoint_by_hand_is_not_lost_in_silence(any_mode: Any) -> None:
+    def write() -> None:
+        with atomic(using=any_mode.alias):
+            savepoint(using=any_mode.alias)
+            lose(any_mode)
+            with pytest.raises(OperationalError):
+                run(any_mode, "INSERT INTO item VALUES (8)")
+            run(any_mode, "INSERT INTO item VALUES (9)")
+
+    with pytest.raises(Error):
+        write()
+    assert counters(any_mode).replaced == 0
+    assert ask(any_mode, "SELECT count(*) FROM item") == 5
+
+
+def test_a_block_whose_savepoint_has_ended_begins_on_another_connection(database: Any) -> None:
+    ask(database, "SELECT 1")
+    with atomic(using=database.alias):
+        savepoint_commit(savepoint(using=database.alias), using=database.alias)
+        lose(database)
+        run(database, "INSERT INTO item VALUES (8)")
+    assert counters(database).replaced == 1
+    assert ask(database, "SELECT count(*) FROM item") == 6
 
 
 def test_a_transaction_begun_by_hand_never_continues_on_another_connection(database: Any) -> None:
