@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import psycopg
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from django_pooled.errors import AmbiguousCommit
+from django_pooled.pool import psycopg_private
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.pool.deadline import current
 from django_pooled.pool.liveness import ending_of
@@ -95,8 +97,18 @@ def is_idle(wrapper: BaseDatabaseWrapper) -> bool:
 
 
 def is_known_to_have_failed(wrapper: BaseDatabaseWrapper, error: BaseException) -> bool:
-    """Tell whether the server itself said so: on a live connection that waits for no answer."""
+    """Tell whether the server itself said so: on a live connection that waits for no answer.
+
+    Or whether psycopg did, which refuses to send COMMIT within a block of its ``transaction()``.
+    """
     connection, found = wrapper.connection, psycopg_error(error)
+    if (
+        isinstance(found, psycopg.ProgrammingError)
+        and found.sqlstate is None
+        and isinstance(connection, PooledConnection)
+        and psycopg_private.is_in_block(connection)
+    ):
+        return True
     return (
         found is not None
         and found.sqlstate is not None

@@ -311,9 +311,7 @@ class DatabaseWrapper(Replacement):
         if not isinstance(connection, PooledConnection):
             end()
             return
-        if connection.control is not None:
-            # The savepoints end with the transaction.
-            connection.control.sent()
+        connection.end_savepoints()
         thread = connection.announced_by = get_ident()
         try:
             end()

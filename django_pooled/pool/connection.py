@@ -438,10 +438,15 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
             psycopg_pipeline.seem_executed(cursor, str(query), answer.encode())
         return answer is not None
 
+    def end_savepoints(self) -> None:
+        """The transaction ends, and its savepoints with it, unless psycopg refuses that."""
+        if self.control is not None and not psycopg_private.is_in_block(self):
+            self.control.ended()
+
     def _send_waiting(self, control: TransactionControl, gen: PQGen[Any]) -> None:
         """Send what waits for a statement, unless *gen* does, or makes it needless."""
         if psycopg_pipeline.ends_transaction(gen):
-            control.sent()
+            self.end_savepoints()
         elif not psycopg_pipeline.takes_along(gen):
             self._wait_within_limits(self.send_due())
 

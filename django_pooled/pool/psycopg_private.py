@@ -33,6 +33,7 @@ __all__ = [
     "connect_timeout_of",
     "ends_something",
     "forget_prepared",
+    "is_in_block",
     "is_piping",
     "move_cursor",
     "name_of",
@@ -76,6 +77,7 @@ def _require() -> None:
             Need(connection, "_prepared", "know what a session has prepared"),
             Need(connection._prepared, "clear _to_flush", "forget what DISCARD has removed"),
             Need(connection, "_pipeline", "tell a pipeline"),
+            Need(connection, "_num_transactions", "tell a block of transaction()"),
             Need(connection, "_start_query lock wait", "begin a transaction"),
             Need(connection, "_get_tx_start_command", "begin a transaction with time limits"),
             Need(psycopg.Cursor, "_closed _tx", "part a closed cursor from its connection"),
@@ -312,6 +314,11 @@ def forget_prepared(connection: psycopg.Connection[Any]) -> None:
 def is_piping(connection: psycopg.Connection[Any]) -> bool:
     """Tell whether the connection is within a pipeline, or at its beginning or end."""
     return connection._pipeline is not None
+
+
+def is_in_block(connection: psycopg.Connection[Any]) -> bool:
+    """Tell whether psycopg refuses COMMIT and ROLLBACK, within a block of its `transaction()`."""
+    return connection._num_transactions > 0
 
 
 def begin(connection: psycopg.Connection[Any], wait: Callable[[PQGen[Any]], Any]) -> None:

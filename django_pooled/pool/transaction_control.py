@@ -98,9 +98,14 @@ class TransactionControl:
         return [control.statement.encode() for control in self._waiting]
 
     def sent(self) -> None:
-        """What waits is being sent, or the transaction ends."""
+        """What waits is being sent."""
         self._begun = False
         self._waiting.clear()
+
+    def ended(self) -> None:
+        """The transaction ends, and its savepoints with it."""
+        self.sent()
+        self._known.clear()
 
     def forget(self, query: object) -> None:
         """A statement may have ended savepoints, or the transaction."""

@@ -575,6 +575,41 @@ def psycopgs_transaction(engine: Engine) -> None:
 
 
 @scenario
+def a_savepoint_of_an_earlier_transaction(engine: Engine) -> None:
+    with engine.atomic():
+        engine.write("one")
+        earlier = transaction.savepoint(using=engine.alias)
+    for end in (transaction.savepoint_commit, transaction.savepoint_rollback):
+        with engine.atomic():
+            engine.write("undone")
+            engine.tries(partial(end, earlier, using=engine.alias))
+            engine.state()
+            transaction.set_rollback(True, using=engine.alias)
+
+
+@scenario
+def an_end_that_psycopg_refuses(engine: Engine) -> None:
+    with engine.atomic():
+        engine.write("one")
+        for number, end in enumerate((engine.raw.commit, engine.raw.rollback)):
+            with engine.raw.transaction(), engine.atomic():
+                engine.tries(end)
+                engine.write(f"within {number}")
+            with engine.atomic():
+                engine.write(f"after {number}")
+    transaction.set_autocommit(False, using=engine.alias)
+    with engine.raw.transaction():
+        savepoint = transaction.savepoint(using=engine.alias)
+        engine.tries(partial(transaction.commit, using=engine.alias))
+        engine.write("undone")
+        transaction.savepoint_rollback(savepoint, using=engine.alias)
+        engine.write("two")
+    engine.state()
+    transaction.rollback(using=engine.alias)
+    transaction.set_autocommit(True, using=engine.alias)
+
+
+@scenario
 def psycopgs_pipeline(engine: Engine) -> None:
     for depth in range(3):
         with engine.atomic():
