@@ -206,10 +206,10 @@ def _is_used_below(connection: object, cursor: object) -> bool:
     """Tell whether this thread is inside a call of the connection, or of another cursor of its."""
     frame = inspect.currentframe()
     while frame is not None:
-        user = frame.f_locals.get("self")
-        if user is connection:
-            return True
-        if isinstance(user, psycopg.Cursor) and user is not cursor and user.connection is connection:
+        user: Any = frame.f_locals.get("self")
+        # Not isinstance(): a lazy object would query, to say which class it is of.
+        is_cursor = issubclass(type(user), psycopg.Cursor)
+        if (user.connection if is_cursor and user is not cursor else user) is connection:
             return True
         frame = frame.f_back
     return False

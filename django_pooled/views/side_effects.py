@@ -39,6 +39,8 @@ def recording() -> Iterator[dict[str, None]]:
     """
     _install()
     _watch_caches()
+    # Sets tempfile.tempdir.
+    tempfile.gettempdir()
     noted: dict[str, None] = {}
     token = _noted.set(noted)
     try:
@@ -72,7 +74,11 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
 
 def _opened(path: Any, mode: Any, flags: Any, *rest: Any) -> str | None:
     name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else None
-    if name is None or name.startswith(tempfile.gettempdir()) or "__pycache__" in name:
+    if name is None or "__pycache__" in name:
+        return None
+    # Not by gettempdir(), which opens files under a lock, to find out, and so comes here again.
+    folder = tempfile.tempdir
+    if folder and f"{name}{os.sep}".startswith(f"{os.fsdecode(folder)}{os.sep}"):
         return None
     writes = set(mode) & set("wax+") if isinstance(mode, str) else flags & _WRITING
     return f"writes to the file {name}" if writes else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -21,6 +22,7 @@ from django.test import Client
 from django.urls import path
 
 from django_pooled.urls import retry_requests
+from django_pooled.views.side_effects import recording
 from tests.app.models import Note
 
 if TYPE_CHECKING:
@@ -174,3 +176,24 @@ def test_a_view_is_called_once_and_committed(told: list[str]) -> None:
     assert Note.objects.count() == 1
     # A POST is meant to write.
     assert list(told) == []
+
+
+def test_the_folder_for_temporary_files_may_be_unknown_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Python finds it out by opening files in it.
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    found: list[str] = []
+
+    def record() -> None:
+        with recording() as effects:
+            tempfile.TemporaryFile().close()
+            monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+            (tmp_path / "temporary-not.txt").touch()
+        found.extend(effects)
+
+    recorder = threading.Thread(target=record, daemon=True)
+    recorder.start()
+    recorder.join(30.0)
+    assert not recorder.is_alive()
+    assert found == [f"writes to the file {tmp_path / 'temporary-not.txt'}"]
