@@ -107,7 +107,7 @@ class KeyedRequest:
         self._outcome, self._pool = "", wrapper.checked_out_from
         claim = row.claim(wrapper, self._options.expiry)
         if claim.is_new:
-            return self._run(wrapper, row, view)
+            return self._run(wrapper, row, view, joins)
         if claim.is_in_use_here and joins:
             # The call around this one stores what it makes of the response.
             return view()
@@ -181,13 +181,16 @@ class KeyedRequest:
                 extra=event_fields("idempotency_conflict", alias=alias, function=name, key=key),
             )  # fmt: skip
 
-    def _run(self, wrapper: DatabaseWrapper, row: KeyRow, view: Callable[[], Any]) -> Any:
+    def _run(
+        self, wrapper: DatabaseWrapper, row: KeyRow, view: Callable[[], Any], joins: bool
+    ) -> Any:
         response = view()
         refuse_coroutine(response)
         connection = wrapper.connection
         if (
             wrapper.needs_rollback
-            or asks_for_rollback(response)
+            # The call around this one may commit all the same.
+            or (asks_for_rollback(response) and not joins)
             or connection is None
             or connection.pgconn.transaction_status != TransactionStatus.INTRANS
         ):

@@ -592,6 +592,23 @@ def test_a_decorated_view_within_another_stores_its_response_in_that_transaction
     assert Note.objects.count() == 1
 
 
+def test_an_error_response_of_a_view_within_another_is_stored_if_that_one_commits() -> None:
+    @keyed
+    def inner(request: HttpRequest) -> HttpResponse:
+        response = HttpResponse(str(pay(request).status_code), status=400)
+        # As Django REST framework says that it was made of an exception.
+        response.exception = True  # type: ignore[attr-defined]
+        return response
+
+    @retry_transaction
+    def outer(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(str(inner(request).status_code))
+
+    assert [outer(request_with()).content for _ in range(2)] == [b"400", b"400"]
+    assert Note.objects.count() == 1
+    assert inner(request_with())["Idempotency-Replayed"] == "true"
+
+
 def test_a_view_within_another_that_has_the_same_key_is_part_of_it() -> None:
     class Payments(View):
         @method_decorator(keyed)
