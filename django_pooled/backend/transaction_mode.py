@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from django.db.backends.postgresql import base as postgresql
 from psycopg.postgres import types
-from psycopg.pq import Format, PipelineStatus, TransactionStatus
+from psycopg.pq import ConnStatus, Format, PipelineStatus, TransactionStatus
 
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.sql.session_state import graver
@@ -46,6 +46,7 @@ class TransactionMode(postgresql.DatabaseWrapper):
     """How often it was closed, as at the end of a request."""
 
     _keeps = 0  # how many blocks are connecting, whose statements must not give it back
+    _is_begun_by_hand = False  # whether the last statement was in a transaction without a block
     _named_cursors: list[psycopg.ServerCursor[Any]] | None = None
     _cursors: list[ref[psycopg.Cursor[Any]]]
     """In session mode those of one connection; in transaction mode they change connections."""
@@ -170,6 +171,9 @@ class TransactionMode(postgresql.DatabaseWrapper):
         """Move *cursor* to a connection that stays until `end_statement`."""
         with self._connection_lock:
             connection = self.attach(cursor)
+            if connection.pgconn.status == ConnStatus.OK:
+                is_begun = connection.pgconn.transaction_status in _UNDER_WAY
+                self._is_begun_by_hand = connection.autocommit and is_begun
             # Counted on the connection: nothing is left of the count once that has gone.
             connection.statements += 1
             return connection
@@ -194,6 +198,8 @@ class TransactionMode(postgresql.DatabaseWrapper):
                 and self._keeps == 0
                 and connection.pinned_by is None
                 and connection.pgconn.transaction_status not in _UNDER_WAY
+                # A transaction begun by hand was lost with it, and must not go on with another.
+                and not (self._is_begun_by_hand and connection.pgconn.status != ConnStatus.OK)
                 and connection.pgconn.pipeline_status == PipelineStatus.OFF
             ):
                 self.release()

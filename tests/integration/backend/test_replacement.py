@@ -520,15 +520,15 @@ def test_a_block_whose_savepoint_has_ended_begins_on_another_connection(database
     assert ask(database, "SELECT count(*) FROM item") == 6
 
 
-def test_a_transaction_begun_by_hand_never_continues_on_another_connection(database: Any) -> None:
-    run(database, "BEGIN")
-    run(database, "INSERT INTO item VALUES (6)")
-    lose(database)
+def test_a_transaction_begun_by_hand_never_continues_on_another_connection(any_mode: Any) -> None:
+    run(any_mode, "BEGIN")
+    run(any_mode, "INSERT INTO item VALUES (6)")
+    lose(any_mode)
     for _ in range(3):
         with pytest.raises(OperationalError):
-            run(database, "INSERT INTO item VALUES (7)")
-    database.close()
-    assert ask(database, "SELECT count(*) FROM item") == 5
+            run(any_mode, "INSERT INTO item VALUES (7)")
+    any_mode.close()
+    assert ask(any_mode, "SELECT count(*) FROM item") == 5
 
 
 def test_manual_transactions_never_continue_on_another_connection(database: Any) -> None:
