@@ -202,6 +202,7 @@ _NO_TEXT = _UNKNOWN._replace(ends=None)
 
 
 def _effect_of_text(text: str) -> Effect:
+    """As `effect_of`, without remembering."""
     tokens = tokens_of(text)
     if tokens is None:
         return _NO_TEXT
