@@ -35,7 +35,8 @@ def watch_others(wrapper: DatabaseWrapper, written: set[str]) -> Iterator[None]:
     meanwhile. With an engine other than ours or SQLite's, statements that bypass Django's cursors
     are not seen.
     """
-    connection_created.connect(_join, dispatch_uid=__name__)
+    # A weak reference would get one more finalizer with each call, for the life of the process.
+    connection_created.connect(_join, weak=False, dispatch_uid=__name__)
     watch = _Watch(wrapper.alias, written)
     for other in connections.all(initialized_only=True):
         watch.add(other)

@@ -230,20 +230,21 @@ def strike(
     chance = random.Random(f"{seed}")
     faults = Faults(proxy, server, seed)
     ends: dict[str, Callable[[], object]] = {
+        "server killed": lambda: crash(server),
         "backend killed": lambda: kill_backend(server, chance),
         "server stopped": lambda: server.restart(chance.choice(["fast", "immediate"])),
-        "server killed": lambda: crash(server),
     }
     turns = itertools.cycle(ends)
-    befallen = 0
+    # The first end comes with the first fault: a short run has one too.
+    due = 1
     while clients.answered < number and clients.busy:
         if chance.random() < 0.1:
             faults.terminate()
             notes["backend terminated"] += 1
         else:
             faults.strike()
-        if faults.befallen() - befallen >= EACH:
-            befallen = faults.befallen()
+        if faults.befallen() >= due:
+            due = faults.befallen() + EACH
             end = next(turns)
             ends[end]()
             notes[end] += 1

@@ -33,12 +33,23 @@ LEFT_TO_DJANGO = {
     "django_pooled.base.DatabaseWrapper.validation_class",
     ENGINE,
     f"{ENGINE}.atomic_blocks",
+    f"{ENGINE}.close_if_health_check_failed",
     f"{ENGINE}.connection",
     f"{ENGINE}.in_atomic_block",
     f"{ENGINE}.isolation_level",
     f"{ENGINE}.needs_rollback",
     f"{ENGINE}.run_on_commit",
     f"{ENGINE}.savepoint_ids",
+}
+
+# It does not look into psycopg either, and takes what is built on a class of psycopg's over one of
+# ours for unknown. Where the names are used it knows them; see the test before.
+LEFT_TO_PSYCOPG = {
+    f"{ENGINE}.checked_out_from",
+    f"{ENGINE}.keeps",
+    f"{ENGINE}.lasting_effects",
+    f"{ENGINE}.note_write",
+    f"{ENGINE}.pool",
 }
 
 pytestmark = pytest.mark.skipif(
@@ -107,4 +118,4 @@ def test_pyright_knows_the_type_of_every_public_name(python: Path) -> None:
         for name, found in public.items()
         if found["isTypeAmbiguous"] or not found["isTypeKnown"]
     }
-    assert unknown == LEFT_TO_DJANGO
+    assert unknown == LEFT_TO_DJANGO | LEFT_TO_PSYCOPG
