@@ -6,6 +6,7 @@ DJANGO_DEBUG           1 turns DEBUG on
 DJANGO_ALLOWED_HOSTS   names to answer to besides this machine's own, separated by commas
 POOL_MAX_SIZE          connections per process; 4 unless given
 POOL_TIMEOUT           seconds that a request waits for one; 15 unless given
+REQUEST_DEADLINE       seconds for all that a request does in the database; 20 unless given
 
 ``serve`` tells its workers two things more: EXAMPLE_ENTRY_KEY, with which an operator comes in, and
 EXAMPLE_CONTROL, the socket on which it takes orders from the page of the pools.
@@ -41,6 +42,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "django_pooled.middleware.DeadlineMiddleware",
     "django_pooled.middleware.DatabaseUnavailableMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -49,6 +51,9 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
+
+# Above POOL_TIMEOUT, below the 30 s after which gunicorn takes a worker for stuck.
+POOLED_DEADLINE = float(os.environ.get("REQUEST_DEADLINE") or 20)
 
 ENTRY_KEY = os.environ.get("EXAMPLE_ENTRY_KEY", "")
 LOGIN_URL = "enter"

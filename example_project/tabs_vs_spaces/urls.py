@@ -6,17 +6,19 @@ from django.conf import settings
 from django.contrib.staticfiles.views import serve
 from django.urls import include, path
 from operators import views as operators
+from psycopg import IsolationLevel
 from votes import views
 
 from django_pooled.urls import retry_requests
 
 urlpatterns = [
-    # Every page that reads or writes votes, also one that is added and not decorated.
+    # Pages that read do so from one snapshot, and are restarted. A vote is decorated itself.
     *retry_requests(
         [
             path("", views.page, name="page"),
             path("vote/", views.vote, name="vote"),
-        ]
+        ],
+        isolation_level=IsolationLevel.REPEATABLE_READ,
     ),
     # These have to answer while the database is away.
     path("pools/enter/", operators.enter, name="enter"),

@@ -9,7 +9,6 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import ensure_csrf_cookie
-from psycopg import IsolationLevel
 
 from django_pooled import retry_transaction
 
@@ -27,9 +26,8 @@ class HttpResponseSeeOther(HttpResponseRedirect):
 
 @never_cache  # Back shows a new ballot, not the one that was just used.
 @ensure_csrf_cookie
-@retry_transaction(isolation_level=IsolationLevel.REPEATABLE_READ, read_only=True)
 def page(request: HttpRequest) -> HttpResponse:
-    """Both tallies and the latest votes, read from one snapshot so that they agree."""
+    """Both tallies and the latest votes; the URLconf has them read from one snapshot."""
     tallies = dict(Tally.objects.values_list("candidate", "count"))
     latest = list(Vote.objects.order_by("-id")[:LATEST])
     if _wants_json(request):
