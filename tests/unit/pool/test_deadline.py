@@ -16,7 +16,7 @@ from django_pooled import DeadlineExceeded, deadline, retry_deadline
 from django_pooled.pool.deadline import GRACE, Deadline, current, ends_at, grace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 INFINITE = float("inf")
 
@@ -100,7 +100,7 @@ def test_a_generator_is_refused_since_it_would_run_after_the_deadline() -> None:
             deadline(1.0)(function)
 
 
-def _numbers() -> Iterator[int]:
+def _numbers() -> Generator[int, None, None]:
     with deadline(30.0):
         yield 1
         yield 2
