@@ -39,7 +39,7 @@ class LastingEffects:
         self._pending = False
 
     def commit(self) -> None:
-        """The transaction was committed."""
+        """The transaction was committed, or may have been."""
         self.possible = self.possible or self._pending
         self._pending = False
 

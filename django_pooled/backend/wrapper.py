@@ -18,7 +18,7 @@ if (_missing := missing_package()) is not None:
     raise refusal(_missing)
 
 import psycopg
-from django.db import connections
+from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql import base as postgresql
 from django.utils.asyncio import async_unsafe
@@ -26,7 +26,7 @@ from django.utils.functional import cached_property
 from psycopg import IsolationLevel
 from psycopg.pq import ConnStatus
 
-from django_pooled.errors import DeadlineExceeded, PoolError
+from django_pooled.errors import AmbiguousCommit, DeadlineExceeded, PoolError
 from django_pooled.integrations import tenants, uwsgi
 from django_pooled.integrations.celery import closes_around_a_task
 from django_pooled.pool import psycopg_private, registry
@@ -292,10 +292,16 @@ class DatabaseWrapper(Replacement):
         if self.connection is None:
             return
         send = super()._commit  # type: ignore[misc]
-        if self.attempt is None:
-            self._end_transaction(partial(commit_once, self, send))
-        else:
-            self._end_transaction(partial(self.attempt.commit, send))
+        try:
+            if self.attempt is None:
+                self._end_transaction(partial(commit_once, self, send))
+            else:
+                self._end_transaction(partial(self.attempt.commit, send))
+        except BaseException as error:
+            # Any other error of the database says that nothing was committed.
+            if isinstance(error, AmbiguousCommit) or not isinstance(error, Error):
+                self.lasting_effects.commit()
+            raise
         self.lasting_effects.commit()
 
     def _rollback(self) -> None:
