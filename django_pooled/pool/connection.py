@@ -402,10 +402,7 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
 
     def _wait_within_limits(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
         """Wait for *gen*, within the present deadline, and begin its transaction with limits."""
-        deadline = current.get()
-        if not self.in_use and self.owner is None:
-            # What the pool itself does has limits of its own.
-            deadline = None
+        deadline = self._deadline
         if (deadline or self.time_limits) and psycopg_private.begins_a_transaction(self, gen):
             if deadline is not None:
                 refuse_if_ended(self.session, deadline)
@@ -418,6 +415,11 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
             return self._exchange(deadline, gen, *args, **kwargs)
         finally:
             self.beginning = None
+
+    @property
+    def _deadline(self) -> Deadline | None:
+        """The present deadline, where a user waits; what the pool does has limits of its own."""
+        return current.get() if self.in_use or self.owner is not None else None
 
     def _exchange(self, deadline: Deadline | None, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
         if deadline is None:
@@ -481,9 +483,7 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         with nullcontext() if locked else self.lock:
             if self.control is not None and self.control.is_waiting:
                 self._wait_within_limits(self.send_due())
-            if current.get() is not None and (self.in_use or self.owner is not None):
-                return psycopg_private.run(self, partial(self._exchange, current.get()), question)
-            return psycopg_private.run(self, super().wait, question)
+            return psycopg_private.run(self, partial(self._exchange, self._deadline), question)
 
     def __del__(self) -> None:  # type: ignore[override]
         # psycopg_pool's mark of a connection that is not idle. No code refers to it any more, so
