@@ -166,6 +166,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         # Connections that were dropped while in use. Only ever appended to and popped from, which
         # takes no lock: finalizers append.
         self._found: deque[tuple[PooledConnection, Use | None]] = deque()
+        self._finds = 0  # only compared: two finalizers at once may count as one
         self._abandoned = False
         super().__init__(connection_class=PooledConnection, open=False, **options)
         self._lock = lock
@@ -241,14 +242,17 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             Refused: No connection can be opened.
         """
         waiter = Waiter(monotonic() + timeout)
+        finds = self._finds
         try:
             try:
                 connection = self._take_or_queue(waiter, timeout, self.max_waiting)
             except TooManyRequests:
-                if not look_for_lost(None):
-                    raise
-                # The lost ones are on their way back, to one more waiter.
-                connection = self._take_or_queue(waiter, timeout, 0)
+                # The lost ones are on their way back, to one more waiter, by a worker perhaps; or
+                # they have come by now.
+                any_lost = look_for_lost(None) or self._finds != finds
+                connection = self._take_or_queue(
+                    waiter, timeout, 0 if any_lost else self.max_waiting
+                )
             if connection is None:
                 connection = self._wait(waiter, look_for_lost)
         except BaseException:
@@ -338,6 +342,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 checkout.connection = ref(connection)
             # In a forked process it stays here for good, since its session is the parent's.
             self._found.append((connection, checkout))
+            self._finds += 1
         # Else it is closed as it is freed, and its slot becomes free.
         if not self._closed:
             self.run_later(self.take_back_found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import random
 import signal
@@ -129,6 +130,48 @@ def test_what_only_refers_to_itself_is_found_before_max_waiting_refuses(
     assert query(pool) == 42
     waiter.join(10)
     assert pool.snapshot().counters.exhausted == 0
+
+
+def test_what_another_thread_is_taking_back_keeps_max_waiting_from_refusing(
+    server: EmbeddedServer,
+    make_pool: MakePool,
+    no_garbage_collection: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = make_pool(server, max_size=1, max_waiting=1, timeout=20.0)
+    monkeypatch.setattr("django_pooled.pool.queue.PATIENCE", 15.0)
+    taking, queued = threading.Event(), threading.Event()
+
+    def slowly(record: logging.LogRecord) -> bool:
+        if "took back a connection" in record.getMessage():
+            taking.set()
+            assert queued.wait(10)
+        return True
+
+    def collect(since: float | None) -> None:
+        gc.collect()
+        assert taking.wait(10), "the pool's worker takes no lost connection back"
+
+    monkeypatch.setattr("django_pooled.pool.pool.collect_garbage", collect)
+    log = logging.getLogger("django_pooled.pool")
+    log.addFilter(slowly)
+    try:
+        knot: list[Any] = [pool.checkout()]
+        knot.append(knot)
+        threads = [threading.Thread(target=query, args=(pool,)) for _ in range(2)]
+        # Not by gauges(), which might end the checkout before its finalizer hands it over.
+        threads[0].start()
+        wait_until(lambda: pool._pool.waiting == 1)
+        del knot
+        threads[1].start()
+        wait_until(lambda: pool._pool.waiting == 2)
+    finally:
+        queued.set()
+        log.removeFilter(slowly)
+    for thread in threads:
+        thread.join(10)
+    counters = pool.snapshot().counters
+    assert (counters.exhausted, counters.checkouts, counters.checkins) == (0, 3, 3)
 
 
 def test_what_somebody_can_still_use_is_taken_from_nobody(
