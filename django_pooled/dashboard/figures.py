@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django_pooled.poolstats.findings import overview_findings
+from django_pooled.poolstats.rows import failure_name
 from django_pooled.stats.snapshot import BOUNDS
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def content(snapshot: Snapshot) -> dict[str, Any]:
         "sentence": found[0].sentence if status else _all_is_well(overview),
         "notes": [_note(finding) for finding in notes],
         "bounds": list(BOUNDS),
+        "failures": _failures(overview),
         "processes": [_process(report) for report in overview.processes],
         "silent": overview.collection.silent,
         "servers": _servers(snapshot),
@@ -54,6 +56,12 @@ def _all_is_well(overview: Overview) -> str:
     many = len({row.process.pid for group in overview.groups for row in group.rows})
     processes = "1 process" if many == 1 else f"{many} processes"
     return f"All is well: {in_use} of {limit} connections in use in {processes}, nobody waits."
+
+
+def _failures(overview: Overview) -> dict[str, str]:
+    """Name the failures that transactions were restarted for."""
+    kinds = {kind for group in overview.groups for kind in group.counters.restarts}
+    return {kind: failure_name(kind) for kind in sorted(kinds)}
 
 
 def _note(finding: Finding) -> dict[str, str]:

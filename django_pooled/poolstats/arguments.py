@@ -122,14 +122,21 @@ def refuse_without_effect(options: Mapping[str, Any]) -> None:
     """
     for name, measure in MEASURES.items():
         for word in ("warn", "critical"):
-            if options[f"{word}_{name}"] is not None and not options["check"]:
-                raise ValueError(f"--{word}-{measure.option} needs --check.")
+            limit, option = options[f"{word}_{name}"], f"--{word}-{measure.option}"
+            if limit is not None and not options["check"]:
+                raise ValueError(f"{option} needs --check: write --check {option} {limit:g}.")
     in_place_of_the_table = "--check" if options["check"] else f"--format {options['format']}"
     for given in ("processes", "connections"):
         if options[given] and in_place_of_the_table != "--format table":
-            raise ValueError(f"--{given} has no effect with {in_place_of_the_table}.")
+            raise ValueError(
+                f"--{given} has no effect with {in_place_of_the_table}, which prints no table: "
+                "leave out one of the two."
+            )
     if options["over"] is not None and options["watch"] is not None:
-        raise ValueError("--over has no effect with --watch, which shows what is new each time.")
+        raise ValueError(
+            "--over has no effect with --watch, which shows what is new each time: "
+            f"write --watch {options['over']:g}."
+        )
 
 
 def _seconds(text: str) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from django_pooled.sql.sqlstates import named
 from django_pooled.stats.combine import total
 from django_pooled.stats.snapshot import counters_as_json
 
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
     Gauge: TypeAlias = Literal["size", "idle", "in_use", "waiting", "max_size", "connecting"]
 
-__all__ = ["Failure", "Group", "PoolRow", "failed_checkouts", "last_failure"]
+__all__ = [
+    "Failure",
+    "Group",
+    "PoolRow",
+    "failed_checkouts",
+    "failure_name",
+    "last_failure",
+]
 
 GAUGES: tuple[Gauge, ...] = ("size", "idle", "in_use", "waiting", "max_size", "connecting")
 """The figures of a pool that are of this moment and make sense added up."""
@@ -125,6 +133,15 @@ def failed_checkouts(counters: Counters) -> dict[str, int]:
         "refused by max_waiting": counters.exhausted,
         "refused by the server": counters.refused,
     }
+
+
+def failure_name(kind: str) -> str:
+    """Name what transactions were restarted for: "deadlock detected (40P01)".
+
+    Args:
+        kind: As counters have it: an SQLSTATE, or "lost".
+    """
+    return "connection lost" if kind == "lost" else named(kind)
 
 
 class Failure(NamedTuple):

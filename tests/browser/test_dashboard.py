@@ -182,7 +182,7 @@ def test_restarts_and_lost_commits_are_counted(page: Browser, site: Site) -> Non
     wait_until(lambda: int(figure(page, "restarts")) >= 1)
     wait_until(lambda: int(figure(page, "lost")) >= 1)
     told = page.text(".counts")
-    assert "40001 serialization failure" in told
+    assert "× serialization failure (40001)" in told
     assert "COMMIT answer lost, found" in told
 
 

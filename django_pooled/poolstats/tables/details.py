@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from django_pooled.poolstats.formatting import brief, count, cut, duration, kinds, labelled, many
-from django_pooled.poolstats.rows import failed_checkouts, last_failure
+from django_pooled.poolstats.rows import failed_checkouts, failure_name, last_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,10 +93,10 @@ def _restarts(group: Group, counters: Counters) -> Iterator[tuple[str, str]]:
         outcomes = {
             outcome: n for (state, outcome), n in counters.restarted.items() if state == sqlstate
         }
-        end = f" ({kinds(outcomes)})" if outcomes else ""
-        parts.append(f"{count(number)} x {sqlstate}{end}")
+        end = f": {kinds(outcomes)}" if any(outcomes.values()) else ""
+        parts.append(f"{count(number)} x {failure_name(sqlstate)}{end}")
     if parts:
-        yield "restarted", ", ".join(parts)
+        yield "restarted", "; ".join(parts)
     refused = {REFUSALS.get(kind, kind): n for kind, n in counters.refused_restarts.items()}
     if any(refused.values()):
         yield "not restarted", kinds(refused)

@@ -254,7 +254,7 @@ def test_of_an_untroubled_pool_little_is_told() -> None:
                 "restarted": {"40001": {"committed": 4, "failed": 1}},
             },
             "restarted",
-            "5 x 40001 (4 committed, 1 failed), 1 x lost",
+            "5 x serialization failure (40001): 4 committed, 1 failed; 1 x connection lost",
         ),
         (
             {"refused_restarts": {"attempts": 2, "budget": 3, "new": 1, "other": 0}},

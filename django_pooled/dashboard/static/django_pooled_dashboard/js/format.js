@@ -44,17 +44,3 @@ Pools.format.clock = (time, seconds = true) =>
 
 Pools.format.plural = (number, one, many = `${one}s`) =>
   `${Pools.format.count(number)} ${number === 1 ? one : many}`;
-
-/** The failure behind a SQLSTATE that transactions are restarted for. */
-Pools.format.sqlstate = (state) => {
-  const known = {
-    40001: "serialization failure",
-    "40P01": "deadlock",
-    "25006": "read-only server",
-    "57P01": "server shut down",
-    "57P02": "server crashed",
-    lost: "connection lost",
-  };
-  if (known[state]) return known[state];
-  return state.startsWith("08") ? "connection lost" : "";
-};

@@ -90,12 +90,13 @@ Pools.panels.processes = (table, snapshots, sampler) => {
 Pools.panels.restarts = (list, snapshots) => {
   const pools = snapshots.flatMap(Pools.rows).map((row) => row.pool);
   const items = [];
+  const names = Object.assign({}, ...snapshots.map((snapshot) => snapshot.failures));
   const found = { committed: "found committed", failed: "found not committed", unknown: "outcome unknown" };
   const states = Pools.panels.added(pools.map((pool) => pool.restarts));
   for (const [state, many] of states) {
     const ended = Pools.panels.added(pools.map((pool) => (pool.restarted || {})[state]));
     const outcomes = ended.map(([outcome, number]) => `${Pools.format.count(number)} ${outcome}`);
-    items.push([state === "lost" ? "without SQLSTATE" : state, Pools.format.sqlstate(state), many, outcomes.join(", ")]);
+    items.push([`× ${names[state] || state}`, "", many, outcomes.join(", ")]);
   }
   const refused = Pools.panels.added(pools.map((pool) => pool.refused_restarts));
   for (const [reason, many] of refused) {
