@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
 from inspect import isasyncgenfunction, isgeneratorfunction
 from math import inf
+from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
 
@@ -39,7 +40,7 @@ class Deadline:
             under way.
     """
 
-    __slots__ = ("_outer", "_reason", "_until", "is_gone", "is_lifted")
+    __slots__ = ("_outer", "_reason", "_sleepers", "_until", "is_gone", "is_lifted")
 
     are_over: ClassVar[bool] = False
     """Whether those that begin have ended already; `django_pooled.testing` sets it."""
@@ -53,6 +54,7 @@ class Deadline:
         self._until = monotonic() + seconds
         self._outer = outer
         self._reason = f"the deadline of {seconds:g} s ended"
+        self._sleepers: list[Callable[[], None]] = []
         self.is_gone: Callable[[], bool] | None = is_gone or (outer.is_gone if outer else None)
         self.is_lifted: bool = False
 
@@ -92,10 +94,44 @@ class Deadline:
         self.is_gone = None if self._outer is None else self._outer.is_gone
 
     def end(self, reason: str) -> None:
-        """End it now, from any thread: a statement that is under way is cancelled on the server."""
+        """End it now, from any thread: a statement that is under way is cancelled on the server.
+
+        A thread that waits for a connection, or sleeps between two attempts, wakes.
+        """
         if not self.has_ended:
             # In this order: the other thread looks at the time first.
             self._reason, self._until = reason, monotonic()
+            for wake in list(self._sleepers):
+                wake()
+
+    @contextmanager
+    def waking(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Have *wake* called in this block if the deadline is ended early, by any thread.
+
+        It may be called after the block as well, and more than once.
+        """
+        # Those around it end it too.
+        deadlines: list[Deadline] = []
+        deadline: Deadline | None = self
+        while deadline is not None:
+            deadlines.append(deadline)
+            deadline = deadline._outer
+        try:
+            for each in deadlines:
+                each._sleepers.append(wake)
+            if self.has_ended:
+                wake()
+            yield
+        finally:
+            for each in deadlines:
+                with suppress(ValueError):
+                    each._sleepers.remove(wake)
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, and wake if the deadline is ended early."""
+        woken = Event()
+        with self.waking(woken.set):
+            woken.wait(seconds)
 
 
 current: ContextVar[Deadline | None] = ContextVar("django_pooled.deadline", default=None)

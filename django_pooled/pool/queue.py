@@ -14,7 +14,7 @@ import queue
 import threading
 import traceback
 from collections import deque
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, ref
@@ -26,6 +26,7 @@ from django_pooled.diagnostics.required_names import Need, require
 
 from .connect_errors import is_permanent_refusal
 from .connection import PooledConnection
+from .deadline import current
 from .slots import Slots
 from .waiter import Place, Waiter
 
@@ -254,7 +255,9 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                     waiter, timeout, 0 if any_lost else self.max_waiting
                 )
             if connection is None:
-                connection = self._wait(waiter, look_for_lost)
+                limit = current.get()
+                with nullcontext() if limit is None else limit.waking(waiter.give_up):
+                    connection = self._wait(waiter, look_for_lost)
         except BaseException:
             self._leave(waiter)
             raise
@@ -293,7 +296,8 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 if waiter.connection is not None:
                     return waiter.connection
                 now = monotonic()
-                if now >= deadline:
+                # Its own may have been brought forward.
+                if now >= waiter.deadline:
                     raise PoolTimeout
             if now >= look_at:
                 is_last = now >= last_look_at

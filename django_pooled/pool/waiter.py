@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import ref
@@ -46,9 +47,14 @@ class Waiter:
 
     def wake(self) -> None:
         """Wake the thread, which sleeps or is about to."""
-        # Only the thread that serves it opens the gate, and no two can serve it.
-        if self._gate.locked():
+        # The thread that serves it opens the gate, and so may one that ends its wait.
+        with suppress(RuntimeError):
             self._gate.release()
+
+    def give_up(self) -> None:
+        """End the wait, from any thread; a connection that was handed over meanwhile counts."""
+        self.deadline = monotonic()
+        self.wake()
 
 
 class Place:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -10,7 +11,7 @@ import psycopg
 from django.db import Error
 
 from django_pooled.backend.commit import ambiguous
-from django_pooled.pool.deadline import ends_at
+from django_pooled.pool.deadline import current, ends_at
 from django_pooled.replay import Inputs, copy_of
 from django_pooled.sql.sqlstates import SERIALIZATION, is_refusal
 
@@ -42,8 +43,12 @@ _NOT_TO_BE_REPEATED = (Phase.COMMIT_SENT, Phase.COMMITTED, Phase.UNKNOWN)
 
 
 def _sleep(policy: Policy, seconds: float) -> None:
-    """Wait between two attempts, as the policy says."""
-    policy.sleep(seconds)
+    """Wait between two attempts, as the policy says; no longer if the deadline is ended early."""
+    present = current.get()
+    if present is not None and policy.sleep is time.sleep:
+        present.sleep(seconds)
+    else:
+        policy.sleep(seconds)
 
 
 class Seams:
@@ -61,6 +66,7 @@ class Loop(Generic[R]):
         wrapper: On which database, outside a transaction.
         function: What to call in each attempt, and with what.
         surroundings: What *function* works with besides its arguments.
+        called: What calls *function*, if that is not called itself.
     """
 
     def __init__(
@@ -71,11 +77,12 @@ class Loop(Generic[R]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         surroundings: Surroundings,
+        called: Callable[..., R] | None = None,
     ) -> None:
         self._policy = policy
         self._wrapper = wrapper
         self._function = function
-        self._call = partial(function, *args, **kwargs)
+        self._call = partial(called or function, *args, **kwargs)
         self._inputs = Inputs(surroundings, args, kwargs)
         self._caller_state: CallerState | None = None
         if wrapper.connection is not None and not wrapper.in_atomic_block:

@@ -20,6 +20,7 @@ from django_pooled.errors import (
 from django_pooled.pool.backoff import Backoff
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.pool.connector import Connector
+from django_pooled.pool.deadline import Deadline, current
 from django_pooled.pool.waiter import Waiter
 from embedded_postgres import free_port
 from tests.servers.postgresql import backend_count, backend_pids, kill_backends
@@ -519,6 +520,31 @@ def test_a_wait_that_something_else_ends_loses_no_connection(
     assert pool.gauges().waiting == 0
     pool.checkin(connection)
     assert pool.gauges().idle == 1
+    assert query(pool) == 42
+
+
+def test_a_deadline_that_is_ended_early_ends_the_wait_for_a_connection(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=1, timeout=3600.0)
+    connection = pool.checkout()
+    limit, errors = Deadline(float("inf")), []
+
+    def wait() -> None:
+        current.set(limit)
+        try:
+            pool.checkout()
+        except CheckoutTimeout as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    wait_until(lambda: pool.gauges().waiting == 1)
+    limit.end("the client has gone")
+    thread.join(10.0)
+    assert "the client has gone before a connection was had" in errors[0]
+    assert pool.gauges().waiting == 0
+    pool.checkin(connection)
     assert query(pool) == 42
 
 

@@ -59,6 +59,24 @@ def test_a_deadline_that_has_ended_keeps_its_reason() -> None:
     assert ended.reason == "the deadline of -1 s ended"
 
 
+def test_an_early_end_wakes_a_thread_that_sleeps_under_a_deadline_within() -> None:
+    outer = Deadline(INFINITE)
+    inner, asleep = Deadline(INFINITE, outer), threading.Event()
+
+    def sleep_long() -> None:
+        asleep.set()
+        inner.sleep(3600.0)
+
+    thread = threading.Thread(target=sleep_long, daemon=True)
+    thread.start()
+    assert asleep.wait(10.0)
+    outer.end("the client has gone")
+    thread.join(10.0)
+    assert not thread.is_alive()
+    # Nor does one sleep that begins after it.
+    inner.sleep(3600.0)
+
+
 def test_a_decorated_function_has_a_deadline_of_its_own_for_each_call() -> None:
     @deadline(60.0)
     def ends(number: int = 0) -> tuple[int, float]:
