@@ -41,6 +41,7 @@ def content(snapshot: Snapshot) -> dict[str, Any]:
         "taken": snapshot.taken,
         "status": status.name.lower(),
         "sentence": found[0].sentence if status else _all_is_well(overview),
+        "code": found[0].code if status else "",
         "notes": [_note(finding) for finding in notes],
         "bounds": list(BOUNDS),
         "failures": _failures(overview),
@@ -65,7 +66,8 @@ def _failures(overview: Overview) -> dict[str, str]:
 
 
 def _note(finding: Finding) -> dict[str, str]:
-    return {"level": finding.level.name.lower(), "sentence": finding.sentence}
+    level = finding.level.name.lower()
+    return {"level": level, "sentence": finding.sentence, "code": finding.code}
 
 
 def _process(report: ProcessReport) -> dict[str, Any]:

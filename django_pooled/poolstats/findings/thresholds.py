@@ -132,7 +132,7 @@ def verdict(overview: Overview, found: list[Finding], thresholds: Thresholds) ->
     data = " ".join(_data(overview, thresholds))
     lines = [f"{level.name}: {figures}{' | ' if data else ''}{data}"]
     # Text after a bar would be taken for more data.
-    lines += [finding.sentence.replace("|", "/") for finding in found if finding.level]
+    lines += [finding.told.replace("|", "/") for finding in found if finding.level]
     return "\n".join(lines)
 
 

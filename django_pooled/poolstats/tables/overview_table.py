@@ -126,7 +126,8 @@ def _findings(found: list[Finding], layout: Layout) -> list[str]:
     for finding in found:
         word = "note" if finding.level is Level.FINE else finding.level.name.lower()
         width = max(20, min(layout.width, WIDTH)) - 10
-        first, *rest = textwrap.wrap(finding.sentence, width) or [""]
+        # A code can be searched for if it stands on one line.
+        first, *rest = textwrap.wrap(finding.told, width, break_on_hyphens=False) or [""]
         lines.append(f"{layout.paint(finding.level, word)}{' ' * (10 - len(word))}{first}")
         lines += [" " * 10 + line for line in rest]
     return lines

@@ -440,7 +440,7 @@ def test_check_is_2_for_waiters_while_all_connections_are_in_use(site: Site) -> 
     assert status.startswith("CRITICAL: 10 of 10 connections in use, 4 waiting | ")
     assert sentence == (
         f'4 waiters for "default" in process {publisher.pid} (publisher.py): '
-        "all 10 connections are in use."
+        "all 10 connections are in use. [waiting]"
     )
 
 

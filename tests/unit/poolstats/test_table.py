@@ -202,11 +202,21 @@ def test_processes_that_do_not_answer_stand_below_the_others() -> None:
 def test_the_heading_says_where_to_look() -> None:
     look = overview()
     look.collection.silent = [1]
-    found = [Finding(Level.CRITICAL, "x", "y", "pool"), Finding(Level.WARNING, "z", "", "database")]
+    found = [
+        Finding(Level.CRITICAL, "x", "waiting", "pool"),
+        Finding(Level.WARNING, "z", "room", "database"),
+    ]
     heading = as_table(look, found, Layout(paint=lambda level, text: f"<{text}>"))[0]
     assert heading.startswith("web-1 ")
     assert heading.endswith("  1 process answered, 1 silent: <critical>, look at the pool")
     assert as_table(overview(), [])[0].endswith(" answered: fine")
+
+
+def test_a_sentence_ends_with_its_code_on_one_line() -> None:
+    sentence = "word " * 16
+    lines = as_table(overview(), [Finding(Level.WARNING, sentence, "idle in transaction")])
+    assert f"warning   {sentence}".rstrip() in lines
+    assert f"{' ' * 10}[idle-in-transaction]" in lines
 
 
 # What became of the connections

@@ -3,20 +3,24 @@
 
 Pools.panels = {};
 
+/** A finding with its code, under which it stands in the runbook. */
+Pools.panels.told = ({ sentence, code }) => (code ? `${sentence} [${code}]` : sentence);
+
 /** The sentence of the worst host, and the notes. */
 Pools.panels.state = (snapshots) => {
   const order = ["critical", "unknown", "warning", "fine"];
   const sorted = [...snapshots].sort((a, b) => order.indexOf(a.status) - order.indexOf(b.status));
   const [worst, ...others] = sorted;
-  const notes = worst.notes.map((note) => note.sentence);
+  const { told } = Pools.panels;
+  const notes = worst.notes.map(told);
   for (const other of others) {
-    if (other.status !== "fine") notes.push(`${other.host}: ${other.sentence}`);
-    notes.push(...other.notes.map((note) => `${other.host}: ${note.sentence}`));
+    if (other.status !== "fine") notes.push(`${other.host}: ${told(other)}`);
+    notes.push(...other.notes.map((note) => `${other.host}: ${told(note)}`));
   }
   const many = snapshots.length > 1;
   return {
     status: worst.status,
-    sentence: many ? `${worst.host}: ${worst.sentence}` : worst.sentence,
+    sentence: many ? `${worst.host}: ${told(worst)}` : told(worst),
     notes: [...new Set(notes)],
   };
 };
