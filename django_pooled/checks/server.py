@@ -1,4 +1,4 @@
-"""What has to be asked of the server, over one connection: W009 to W015, W018 to W020, I002."""
+"""What has to be asked of the server, over one connection: W009 to W015, W018 to W020, W024."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from .declared_processes import declared
 from .idle_timeouts import check_timeouts
 from .live_processes import live_processes
 from .pooler import check_pooler
+from .read_only import check_read_only
 from .row_security import check_row_security
 from .server_facts import ask_server
 
@@ -70,15 +71,15 @@ def check_server(wrapper: DatabaseWrapper) -> list[CheckMessage]:
         facts = _ask(wrapper)
     except NoAnswer as error:
         return [_no_answer(alias, str(error))]
-    reticence = _reticence(alias, facts)
+    messages = [*check_read_only(alias, entry, options, facts), *_reticence(alias, facts)]
     workers = declared(os.environ)
     live = live_processes(alias, server_of(entry), options, facts.processes)
     if facts.behind_pooler:
         pooler = check_pooler(alias, entry, options, facts.pooler, workers, live)
-        return [*reticence, *pooler]
+        return [*messages, *pooler]
     limits = limits_of(facts, _neighbours(alias, entry, options))
     return [
-        *reticence,
+        *messages,
         *check_capacity(alias, limits, workers, live),
         *check_timeouts(alias, options, facts.idle_session_timeout),
         *check_row_security(alias, options, facts.tables_by_session),

@@ -35,6 +35,12 @@ _SERVER = """
            CASE WHEN NOT rolsuper AND datconnlimit >= 0 THEN datconnlimit END,
            (SELECT nullif(setting::int, 0) / 1000.0 FROM pg_settings
              WHERE name = 'idle_session_timeout')::float8,
+           -- What the settings ask for, in OPTIONS["options"], they know.
+           CASE WHEN pg_is_in_recovery() THEN 'a read-only standby'
+                WHEN EXISTS (SELECT FROM pg_settings
+                              WHERE name = 'default_transaction_read_only'
+                                AND setting = 'on' AND source <> 'client')
+                THEN 'read-only (default_transaction_read_only)' END,
            -- Where a function hides what it goes by, it is taken to go by a setting.
            ARRAY(SELECT DISTINCT format('%I.%I', schemaname, tablename)
                    FROM pg_policies JOIN pg_tables USING (schemaname, tablename)
@@ -57,6 +63,8 @@ _PROCESSES = """
 class ServerFacts:
     """One server, as the site's role sees it."""
 
+    address: str
+    """Host and port."""
     behind_pooler: bool
     """Whether another program holds the sessions, which the other fields then describe."""
     pooler: PoolerFacts | None
@@ -74,6 +82,8 @@ class ServerFacts:
     database_limit: int | None
     idle_session_timeout: float | None
     """Seconds; None for no limit, which is all that PostgreSQL 13 knows."""
+    read_only: str | None = None
+    """What it is, if it refuses writes: "a read-only standby"."""
     tables_by_session: tuple[str, ...] = ()
     """Tables whose policies of row-level security go by a role, or call a function."""
 
@@ -92,4 +102,6 @@ def ask_server(connection: psycopg.Connection[Any]) -> ServerFacts:
     behind_pooler = backend != connection.info.backend_pid
     pooler = ask_console(connection) if behind_pooler else None
     refused = tuple(refusals(connection))
-    return ServerFacts(behind_pooler, pooler, processes, refused, *facts)
+    info = connection.info
+    address = f"{info.hostaddr or info.host}:{info.port}"
+    return ServerFacts(address, behind_pooler, pooler, processes, refused, *facts)

@@ -112,7 +112,10 @@ class Checkin:
     def _why_closed(self, connection: PooledConnection) -> Reason:
         if self._queue.closed:
             return "drained"
-        return "error" if connection.broken or connection.session.doomed_by is not None else "reset"
+        if connection.broken:
+            return "error"
+        session = connection.session
+        return "reset" if session.doomed_by is None else session.doomed_for
 
     def left_behind(self, checkout: Checkout) -> None:
         """A thread has ended without giving its connection back; see `Home`."""

@@ -522,3 +522,8 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         """
         status = self.info.parameter_status
         return "on" in (status("in_hot_standby"), status("default_transaction_read_only"))
+
+    @property
+    def server_is_standby(self) -> bool:
+        """Whether the server last said that it is a standby."""
+        return self.info.parameter_status("in_hot_standby") == "on"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from django_pooled.stats.counters import Reason, Record
+
     from .backoff import Backoff
     from .checkouts import Checkouts
     from .connection import PooledConnection
     from .queue import RecoveringPool
     from .session import Session
 
-__all__ = ["Eviction"]
+__all__ = ["Eviction", "ReadOnly"]
 
 logger = logging.getLogger("django_pooled.pool")
 
@@ -34,6 +36,27 @@ Place = tuple[str, int]
 """Host and port of a server."""
 
 NEVER = float("-inf")
+
+LONGEST_WHEN_READ_ONLY = 10.0
+"""Cap in seconds, where the backoff's own is not longer, of the waits before another connection is
+replaced while the server stays read-only. They double, so that a failover is noticed at the latest
+when it has lasted twice as long."""
+
+
+class ReadOnly(NamedTuple):
+    """A server that refuses writes."""
+
+    words: str
+    """"127.0.0.1:5432 is a read-only standby"."""
+    refused_at: float | None
+    """When it last refused one; None if none was sent."""
+
+
+@dataclass
+class _ReadOnlyServer:
+    words: str
+    since: float
+    refused_at: float | None = None
 
 
 class Eviction:
@@ -48,21 +71,32 @@ class Eviction:
         backoff: Waits between two of those.
         pool: The connections.
         checkouts: Which of them are in use.
+        record: Counts the writes that were refused.
+        read_only: Whether the server is meant to be read-only; None until a write is refused.
     """
 
     def __init__(
-        self, alias: str, backoff: Backoff, pool: RecoveringPool, checkouts: Checkouts
+        self,
+        alias: str,
+        backoff: Backoff,
+        pool: RecoveringPool,
+        checkouts: Checkouts,
+        record: Record,
+        read_only: bool | None,
     ) -> None:
         self._alias = alias
         self._pool = pool
         self._checkouts = checkouts
+        self._record = record
+        self._is_replica = read_only is True
+        self._has_to_write = read_only is False
         self._waits = replace(
-            backoff, maximum=max(backoff.maximum, LONGEST_WHEN_REFUSED), jitter=False
+            backoff, maximum=max(backoff.maximum, LONGEST_WHEN_READ_ONLY), jitter=False
         )
-        self.in_doubt: bool = False
-        """Whether a write has been refused, so that `note_use` may learn something."""
+        self.in_doubt: bool = self._has_to_write
+        """Whether `note_use` may learn something, since a write has been refused for instance."""
         self._lock = threading.RLock()  # guards all below
-        self._read_only: dict[Place, float] = {}  # since when
+        self._read_only: dict[Place, _ReadOnlyServer] = {}
         self._drained: dict[Place | str, float] = {}  # when, by what the drain was for
         self._spared: dict[Place | str, float] = {}  # until when there is no other
         self._replaced = 0  # one by one, since the last of them led to a server that can write
@@ -79,38 +113,71 @@ class Eviction:
         if is_connection_lost(error):
             connection.session.doom(f"{error.sqlstate or 'lost'}: {told(error)}")
         elif error.sqlstate == READ_ONLY and connection.server_is_read_only:
-            self._note_read_only(connection, f"{READ_ONLY}: {told(error)}")
+            self._record.add("refused_writes")
+            if not self._is_replica:
+                self._note_read_only(connection, f"{READ_ONLY}: {told(error)}", refused=True)
         elif is_stale_plan(error):
             self._note_stale_plan(connection, told(error))
 
-    def note_use(self, connection: PooledConnection) -> None:
-        """Take note of what a connection that is about to be used says of its server."""
+    @property
+    def read_only(self) -> ReadOnly | None:
+        """The server that refuses writes though it should not; None without one."""
+        with self._lock:
+            found = [ReadOnly(server.words, server.refused_at) for server in self._servers()]
+        return found[0] if found else None
+
+    def _servers(self) -> list[_ReadOnlyServer]:
+        return sorted(self._read_only.values(), key=lambda it: -(it.refused_at or it.since))
+
+    def note_use(self, connection: PooledConnection, *, looks_again: bool = False) -> None:
+        """Take note of what a connection that is about to be used says of its server.
+
+        Args:
+            connection: In use by this thread.
+            looks_again: Whether it may be replaced, to see where its address leads by now: a
+                refused write does the same, but none may come while no request does.
+        """
+        place = connection.session.place
         if connection.server_is_read_only:
+            if self._has_to_write or (looks_again and place in self._read_only):
+                self._note_read_only(connection, f"{READ_ONLY}: {_words(connection)}")
             return
-        place = connection.place
         with self._lock:
             if connection.session.opened_at >= self._replaced_at:
                 self._replaced, self._replace_at = 0, NEVER
-            since = self._read_only.pop(place, None)
-            self.in_doubt = bool(self._read_only or self._replaced)
-        if since is not None:
+            server = self._read_only.pop(place, None)
+            left = {} if server is not None else self._pop_left()
+            self.in_doubt = bool(self._read_only or self._replaced) or self._has_to_write
+        if server is not None:
             # Its address leads to another server by now, and the others are on the one before.
             self._evict(
-                lambda other: other.place == place and other.server_is_read_only,
+                lambda other: other.session.place == place and other.server_is_read_only,
                 f"{READ_ONLY}: opened while {place[0]}:{place[1]} was read-only",
+                "drained",
             )
-            outage = monotonic() - since
-            logger.warning(
-                "pool %r: %s:%s can write again after %.1f s",
-                *(self._alias, *place, outage),
-                extra=event_fields(
-                    "server_writable",
-                    alias=self._alias,
-                    host=place[0],
-                    port=place[1],
-                    outage=outage,
-                ),
-            )
+            self._log_writable(place, "can write again", server)
+        for host, port in left:
+            what = f"can write, and none is left to {host}:{port}, which was read-only,"
+            self._log_writable(place, what, left[host, port])
+
+    def _pop_left(self) -> dict[Place, _ReadOnlyServer]:
+        """Forget the servers to which no connection leads any more; under the lock."""
+        if not self._read_only:
+            return {}
+        used = [*self._checkouts.connections(), *self._pool.idle_connections]
+        places = {connection.session.place for connection in used}
+        return {place: self._read_only.pop(place) for place in {*self._read_only} - places}
+
+    def _log_writable(self, place: Place, what: str, server: _ReadOnlyServer) -> None:
+        host, port = place
+        outage = monotonic() - server.since
+        logger.warning(
+            "pool %r: %s:%s %s after %.1f s",
+            *(self._alias, host, port, what, outage),
+            extra=event_fields(
+                "server_writable", alias=self._alias, host=host, port=port, outage=outage
+            ),
+        )
 
     def note_closed(self, connection: PooledConnection) -> None:
         """Take note of a connection that was closed and not kept."""
@@ -120,22 +187,26 @@ class Eviction:
             # Needed or not: it shows where the address leads by now.
             self._pool.open_one()
 
-    def _note_read_only(self, connection: PooledConnection, reason: str) -> None:
-        place, now, opened_at = connection.place, monotonic(), connection.session.opened_at
+    def _note_read_only(
+        self, connection: PooledConnection, reason: str, *, refused: bool = False
+    ) -> None:
+        place, now, opened_at = connection.session.place, monotonic(), connection.session.opened_at
         with self._lock:
             is_news = place not in self._read_only and self._may_drain(place, now)
-            self._read_only.setdefault(place, now)
+            server = self._read_only.setdefault(place, _ReadOnlyServer(_words(connection), now))
+            if refused:
+                server.refused_at = now
             self.in_doubt = True
             if not is_news:
                 if opened_at <= self._drained.get(place, NEVER):
-                    connection.session.doom(reason)
+                    connection.session.doom(reason, "drained")
                 elif now >= self._replace_at:
-                    connection.session.doom(reason)
+                    connection.session.doom(reason, "drained")
                     self._replaced += 1
                     self._replaced_at, self._leaving = now, connection.session
                     self._replace_at = now + self._waits.wait(self._replaced)
                 return
-        self._evict(lambda other: other.place == place, reason)
+        self._evict(lambda other: other.session.place == place, reason, "drained")
         logger.warning(
             "pool %r: %s:%s is read-only; its connections are closed",
             *(self._alias, *place),
@@ -178,8 +249,16 @@ class Eviction:
         self._spared[what_for] = now + LONGEST_WHEN_REFUSED * size
         return True
 
-    def _evict(self, leaves: Callable[[PooledConnection], bool], reason: str) -> None:
+    def _evict(
+        self, leaves: Callable[[PooledConnection], bool], reason: str, counts_as: Reason = "error"
+    ) -> None:
         for connection in self._checkouts.connections():
             if leaves(connection):
-                connection.session.doom(reason)
+                connection.session.doom(reason, counts_as)
         self._pool.sweep(lambda other: not leaves(other), "drained")
+
+
+def _words(connection: PooledConnection) -> str:
+    host, port = connection.session.place
+    what = "a read-only standby" if connection.server_is_standby else "read-only"
+    return f"{host}:{port} is {what}"

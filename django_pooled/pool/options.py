@@ -118,6 +118,11 @@ class PoolOptions:
     )
     """Whether each statement ends in a comment that names the view or task, and the application
     if its name is given."""
+    read_only: bool | None = _option(
+        None, Expected("True, False or None", lambda v: v is None or isinstance(v, bool))
+    )
+    """Whether the server is meant to be read-only, as a replica. With False a read-only one is not
+    ready; with None it is, and is a fault from the first write that it refuses."""
     name: str | None = _option(
         None, Expected("a string or None", lambda v: v is None or isinstance(v, str))
     )

@@ -169,7 +169,9 @@ class Pool:
             num_workers=options.num_workers,
         )
         self._idle_checks = IdleChecks(alias, options, self._connector, self._pool, check)
-        self._eviction = Eviction(alias, options.backoff, self._pool, self._checkouts)
+        self._eviction = Eviction(
+            alias, options.backoff, self._pool, self._checkouts, self.record, options.read_only
+        )
         self._checkin = Checkin(
             alias,
             self._lock,
@@ -182,7 +184,7 @@ class Pool:
             self.record,
         )
         self._readiness = Readiness(
-            alias, options.timeout, self._connector, self._pool, self._checkouts
+            alias, options, self._connector, self._pool, self._checkouts, self._eviction
         )
 
     def open(self) -> None:
@@ -399,6 +401,8 @@ class Pool:
                 leak_after = self.options.leak_after
                 checkout = Checkout(connection, started, now, thread, self._checkin, leak_after)
                 self._checkouts.begin(connection, checkout)
+                if self._eviction.in_doubt:
+                    self._eviction.note_use(connection, looks_again=True)
         except BaseException:
             self._pool.discard(connection, "error")
             raise
@@ -452,6 +456,8 @@ class Pool:
         counters = self._checkouts.counters()
         counters.connect_failures = self._connector.failures
         error = self._connector.last_error
+        read_only = self._eviction.read_only
+        refused_at = read_only and read_only.refused_at
         return PoolSnapshot(
             alias=self.alias,
             pool_mode=self.options.pool_mode,
@@ -468,6 +474,8 @@ class Pool:
             retry_budget_left=self._retry_budget_left(),
             last_error=told(error) if error else None,
             last_error_age=monotonic() - self._connector.last_error_at if error else None,
+            read_only=read_only and read_only.words,
+            read_only_age=None if refused_at is None else monotonic() - refused_at,
             counters=counters,
             connections=[*self._checkouts.describe(), *map(described, self._pool.idle_connections)],
             name=self.options.name or self.alias,
@@ -494,6 +502,7 @@ def _configure_new(
     clears_state: bool,
 ) -> None:
     connection.session.expires_at = connection.session.opened_at + uniform(0.9, 1.0) * max_lifetime
+    connection.session.place = connection.place
     connection.session.clears_state = clears_state
     connection.session.count = count
     configure(connection)

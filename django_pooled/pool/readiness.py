@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from .checkouts import Checkouts
     from .connector import Connector
+    from .eviction import Eviction
+    from .options import PoolOptions
     from .queue import RecoveringPool
 
 __all__ = ["Readiness", "ReadinessCheck", "State"]
@@ -44,11 +46,15 @@ class State(Enum):
     """The server refuses connections, and waiting will not help."""
     SILENT = "no answer"
     """Nothing was heard of the server in time."""
+    READ_ONLY = "read-only"
+    """The server has refused a write, and still is read-only: reads are served."""
+    CANNOT_WRITE = "cannot write"
+    """The server is read-only, and the option ``read_only`` says that it must not be."""
 
     @property
     def serves(self) -> bool:
         """Whether requests can be served."""
-        return self in (State.READY, State.BUSY)
+        return self in (State.READY, State.BUSY, State.READ_ONLY)
 
 
 Ping: TypeAlias = "Callable[[], bool | None]"
@@ -93,25 +99,29 @@ class Readiness:
 
     Args:
         alias: The pool's alias, for log lines.
-        timeout: Longest that a checkout may take, in seconds.
+        options: The pool's: ``timeout`` is the longest that a checkout may take.
         connector: Opens the pool's connections, and knows whether the server is away.
         pool: The connections.
         checkouts: Which of them are in use.
+        eviction: Knows whether the server is read-only.
     """
 
     def __init__(
         self,
         alias: str,
-        timeout: float,
+        options: PoolOptions,
         connector: Connector,
         pool: RecoveringPool,
         checkouts: Checkouts,
+        eviction: Eviction,
     ) -> None:
         self._alias = alias
-        self._timeout = timeout
+        self._timeout = options.timeout
+        self._when_read_only = State.CANNOT_WRITE if options.read_only is False else State.READ_ONLY
         self._connector = connector
         self._pool = pool
         self._checkouts = checkouts
+        self._eviction = eviction
         self._lock = threading.RLock()  # guards the check
         self._check: ReadinessCheck | None = None
         self._last = State.READY
@@ -169,6 +179,8 @@ class Readiness:
         return State.BUSY if moves else state
 
     def _note(self, state: State) -> State:
+        if state.serves and self._eviction.read_only is not None:
+            state = self._when_read_only
         if state is not self._last and not (state.serves and self._last.serves):
             if state.serves:
                 outage = monotonic() - self._not_ready_since

@@ -40,6 +40,7 @@ class Session:
         "configuration",
         "count",
         "doomed_by",
+        "doomed_for",
         "expires_at",
         "goodbye",
         "idle_since",
@@ -47,6 +48,7 @@ class Session:
         "is_readable",
         "learned",
         "opened_at",
+        "place",
         "slot",
         "time_limits",
         "was_written",
@@ -57,11 +59,15 @@ class Session:
         self.idle_since: float = self.opened_at
         self.expires_at: float = float("inf")
         self.backend_pid: int = 0
+        self.place: tuple[str, int] = ("", 0)
+        """Host and port of the server; kept, since a connection that was closed cannot tell."""
         self.closed_for: Reason | None = None
         """Why the pool closes it, once that is decided."""
         self.slot: Slot | None = None
         """Its slot of the pool, from the end of the attempt that opened it until it is closed."""
         self.doomed_by: str | None = None
+        self.doomed_for: Reason = "error"
+        """As what it is counted when it is closed for that."""
         self.is_readable: Callable[[], object] | None = None
         """Tells whether the socket has something to read; made when that is first asked."""
         self.goodbye: str | None = None
@@ -84,10 +90,10 @@ class Session:
         self.clears_state: bool = False
         """Whether what statements leave in the session is cleared at the checkin."""
 
-    def doom(self, reason: str) -> None:
+    def doom(self, reason: str, counts_as: Reason = "error") -> None:
         """Have the connection closed instead of kept when it comes back."""
         if self.doomed_by is None:
-            self.doomed_by = one_line(masked(reason))
+            self.doomed_by, self.doomed_for = one_line(masked(reason)), counts_as
 
     def notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         """Take note of a server that ends an idle session: its error arrives as a notice.

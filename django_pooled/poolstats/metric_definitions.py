@@ -62,6 +62,12 @@ GAUGES = (
     Gauge("pool_min_size", "min_size", "Connections kept open even when idle."),
     Gauge("pool_max_size", "max_size", "Connections that the pool may have."),
     Gauge(
+        "pool_read_only",
+        "writes_fail",
+        "Whether the server refuses writes (25006), though it should not.",
+        max,
+    ),
+    Gauge(
         "retry_budget_left",
         "retry_budget_left",
         "Restarts that the budget allows now, in the process that has least.",
@@ -78,6 +84,7 @@ COUNTERS = (
     ("checkout_timeouts_total", "timeouts", "Checkouts that timed out."),
     ("checkouts_exhausted_total", "exhausted", "Checkouts refused by max_waiting."),
     ("checkouts_refused_total", "refused", "Checkouts that the server refused."),
+    ("refused_writes_total", "refused_writes", "Writes that a read-only server refused."),
     ("connects_total", "connects", "Connections opened."),
     ("connect_failures_total", "connect_failures", "Connects that failed."),
 )
@@ -139,6 +146,7 @@ TIMES = (
 SERVER_LABELS = ("database",)
 SERVER_GAUGES = (
     ("server_up", None, "Whether the database answered."),
+    ("server_standby", "standby", "Whether it is a standby."),
     ("server_max_connections", "max_connections", "Sessions that the server admits."),
     ("server_free_connections", "free", "Sessions that the server has room for."),
     ("server_blocked_sessions", "blocked", "Sessions that wait for a lock."),

@@ -49,6 +49,8 @@ class Counters:
     """Checkouts that ended in PoolExhausted: ``max_waiting`` threads were waiting already."""
     refused: int = 0
     """Checkouts that ended in ConnectFailed: the server refuses connections."""
+    refused_writes: int = 0
+    """Writes that failed since the server is read-only (25006)."""
     connects: int = 0
     """Connections opened."""
     connect_failures: int = 0

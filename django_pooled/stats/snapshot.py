@@ -35,6 +35,10 @@ REPORT_VERSION = 1
 """Version of the report's format, raised when a reader has to know the difference."""
 
 
+LATELY = 60.0
+"""Seconds for which a write that was refused says that writes fail."""
+
+
 class ConnectionFigures(TypedDict):
     """One connection of a pool at one moment; times are seconds."""
 
@@ -85,10 +89,21 @@ class PoolSnapshot:
     counters: Counters
     connections: list[ConnectionFigures]
     """Each connection: those in use, then the idle ones."""
+    read_only: str | None = None
+    """The server that refuses writes though it should not: "10.0.0.5:5432 is a read-only standby".
+    """
+    read_only_age: float | None = None
+    """Seconds since it last refused one; None if none was sent."""
     name: str = ""
     """The option ``name``, or the alias."""
     id: str = ""
     """Tells the pool from all others, of any process and any time."""
+
+    @property
+    def writes_fail(self) -> bool:
+        """Whether the server is read-only though it should not, and refused a write lately."""
+        # Without any refused, the option read_only says that it must not be.
+        return self.read_only is not None and (self.read_only_age or 0.0) <= LATELY
 
     def as_json(self) -> dict[str, Any]:
         """Return everything in values that JSON can carry, the counters beside the rest."""

@@ -77,7 +77,7 @@ def state(alias: str, timeout: float = 5.0) -> str:
     forget(alias)
     response = ask(alias, timeout)
     found = json.loads(response.content)["databases"][alias]
-    assert (response.status_code == 200) is (found in ("ready", "busy"))
+    assert (response.status_code == 200) is (found in ("ready", "busy", "read-only"))
     return str(found)
 
 

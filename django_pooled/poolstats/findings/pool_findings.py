@@ -48,11 +48,32 @@ REMEDIES = {
 
 def of_group(overview: Overview, group: Group) -> Iterator[Finding]:
     """Yield what is wrong with the pools of one database, or worth a note."""
+    yield from _read_only(overview, group)
     yield from _waiters(overview, group)
     yield from _failures(overview, group)
     yield from _forgotten(overview, group)
     yield from _connects(overview, group)
     yield from _restarts(group)
+
+
+def _read_only(overview: Overview, group: Group) -> Iterator[Finding]:
+    found: dict[str, list[PoolRow]] = {}
+    for row in group.rows:
+        if row.pool.read_only is not None:
+            found.setdefault(row.pool.read_only, []).append(row)
+    for words, rows in found.items():
+        sentence = f'"{group.name}": {words}: writes fail (25006)'
+        if overview.seconds is not None:
+            refused = sum(row.counters.refused_writes for row in rows)
+            sentence += f", {refused} in the last {duration(overview.seconds)}"
+        level = Level.CRITICAL
+        if not any(row.pool.writes_fail for row in rows):
+            # Perhaps a replica, to which something wrote by mistake.
+            level = Level.FINE
+            sentence += (
+                f", the last one {duration(min(row.pool.read_only_age or 0 for row in rows))} ago"
+            )
+        yield Finding(level, f"{sentence}.", "read-only", "database")
 
 
 def _waiters(overview: Overview, group: Group) -> Iterator[Finding]:
@@ -157,7 +178,11 @@ def _forgotten(overview: Overview, group: Group) -> Iterator[Finding]:
 
 
 def _connects(overview: Overview, group: Group) -> Iterator[Finding]:
-    churning = [(row, pace) for row in group.rows if (pace := _churn(overview, row))]
+    churning = [
+        (row, pace)
+        for row in group.rows
+        if row.pool.read_only is None and (pace := _churn(overview, row))
+    ]
     if churning:
         rows = [row for row, _ in churning]
         counters = total(row.counters for row in rows)

@@ -620,3 +620,62 @@ def test_a_policy_that_goes_by_the_row_alone_is_of_no_concern(
 ) -> None:
     ledger("USING (owner IN ('a', 'b') OR owner IS NULL)")
     assert ids(make_database(server, max_size=2, reset="rollback")) == []
+
+
+# W024: a server that cannot write.
+
+
+@pytest.fixture(scope="module")
+def standby(server: EmbeddedServer, servers: Servers) -> Iterator[EmbeddedServer]:
+    """A standby of the server."""
+    made = servers.make(primary=server, settings={"max_connections": "30"})
+    made.start()
+    yield made
+    servers.remove(made)
+
+
+def test_w024_tells_that_all_writes_will_fail(
+    standby: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(standby)
+    [message] = check(alias)
+    assert message.id == "django_pooled.W024"
+    assert message.msg == (
+        f"DATABASES[{alias!r}]: 127.0.0.1:{standby.port} is a read-only standby: "
+        "writes fail (25006)."
+    )
+
+
+def test_w024_tells_of_a_role_that_may_only_read(
+    server: EmbeddedServer, make_database: MakeDatabase, clerk: str
+) -> None:
+    administer(server, f"ALTER ROLE {clerk} SET default_transaction_read_only = on")
+    alias = make_database(server)
+    log_in_as(clerk, alias)
+    [message] = check(alias)
+    assert "is read-only (default_transaction_read_only)" in message.msg
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"pool": {"read_only": True}},
+        {"target_session_attrs": "prefer-standby"},
+        {"TEST": {"MIRROR": "default"}},
+    ],
+    ids=["read_only", "target_session_attrs", "mirror"],
+)
+def test_a_replica_that_the_settings_call_one_is_in_order(
+    standby: EmbeddedServer, make_database: MakeDatabase, declared: dict[str, Any]
+) -> None:
+    options = {name: declared[name] for name in ("target_session_attrs",) if name in declared}
+    alias = make_database(standby, options=options, **declared.get("pool", {}))
+    connections.settings[alias]["TEST"] = declared.get("TEST", {})
+    assert check(alias) == []
+
+
+def test_a_project_that_asks_for_reading_transactions_itself_is_in_order(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    options = {"options": "-c default_transaction_read_only=on"}
+    assert check(make_database(server, options=options)) == []

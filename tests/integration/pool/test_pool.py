@@ -306,7 +306,7 @@ def test_a_demoted_server_loses_all_its_connections_at_the_first_refused_write(
     assert pool.gauges().idle == 0
     assert pool.snapshot().counters.discarded == 2
     closed = pool.snapshot().counters.closed
-    assert (closed["error"], closed["drained"], closed["dead"]) == (2, 1, 0)
+    assert (closed["error"], closed["drained"], closed["dead"]) == (0, 3, 0)
 
 
 def test_a_read_only_transaction_of_the_client_s_own_costs_no_connection(

@@ -17,6 +17,7 @@ urlpatterns = [
     path("pools/", include("django_pooled.dashboard.urls")),
     path("static/<path:path>", _static, {"insecure": True}),
     path("hold/<seconds>", views.hold),
+    path("write", views.write),
     path("conflict", views.conflict),
     path("lost", views.lost),
 ]

@@ -23,6 +23,14 @@ def hold(request: HttpRequest, seconds: str) -> HttpResponse:
     return HttpResponse("held")
 
 
+@login_not_required
+def write(request: HttpRequest) -> HttpResponse:
+    """Write, as far as the server lets it."""
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE auth_user SET last_name = last_name WHERE false")
+    return HttpResponse("written")
+
+
 @retry_transaction
 def _again() -> None:
     with connection.cursor() as cursor:

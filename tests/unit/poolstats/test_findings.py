@@ -616,3 +616,46 @@ def test_performance_data_can_be_read_by_monitoring_systems() -> None:
         "odd_alias__wait_p99=0.0009968s odd_alias__in_use=10%;;90",
         "One / two",
     ]
+
+
+# A read-only server.
+
+STANDBY = "10.0.0.5:5432 is a read-only standby"
+
+
+def test_a_server_that_refuses_writes_is_critical_and_counted_over_all_processes() -> None:
+    refusing = {"read_only": STANDBY, "read_only_age": 3.0}
+    look = overview(
+        process(pool(**refusing, refused_writes=7), pid=1),
+        process(pool(**refusing, refused_writes=5), pid=2),
+        process(pool(), pid=3),
+    )
+    sentence = f'"default": {STANDBY}: writes fail (25006)'
+    assert told(look) == [(Level.CRITICAL, f"{sentence}.")]
+    look.seconds = 10.0
+    assert told(look) == [(Level.CRITICAL, f"{sentence}, 12 in the last 10 s.")]
+    [found] = findings.find(look)
+    assert (found.kind, found.trouble) == ("read-only", "database")
+
+
+def test_a_write_that_was_refused_long_ago_is_a_note() -> None:
+    look = overview(process(pool(read_only=STANDBY, read_only_age=725.0)))
+    assert told(look) == [
+        (
+            Level.FINE,
+            f'"default": {STANDBY}: writes fail (25006), the last one 12 min ago.',
+        )
+    ]
+
+
+def test_a_server_that_has_to_write_is_critical_before_any_write() -> None:
+    look = overview(process(pool(read_only=STANDBY, read_only_age=None)))
+    assert told(look)[0][0] is Level.CRITICAL
+
+
+def test_connections_replaced_at_a_read_only_server_are_not_called_a_trouble_of_the_pool() -> None:
+    figures = {"connects": 90, "closed": {"drained": 80}, "checkouts": 100, "age": 10.0}
+    [(_, sentence)] = told(overview(process(pool(**figures))))
+    assert "opened 9.0 connections" in sentence
+    look = overview(process(pool(**figures, read_only=STANDBY, read_only_age=1.0)))
+    assert [kind for _, _, kind, _ in findings.find(look)] == ["read-only"]
