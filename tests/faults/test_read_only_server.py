@@ -107,7 +107,7 @@ def test_settings_that_lead_to_a_standby_are_named_from_the_first_refused_write_
             read(alias)
     place = f"127.0.0.1:{standby.port}"
     sentence = f'"{alias}": {place} is a read-only standby: writes fail (25006).'
-    assert told(alias) == [(Level.CRITICAL, "read-only", sentence)]
+    assert told(alias) == [(Level.CRITICAL, "read only", sentence)]
     assert probe(alias) == (200, "read-only")
     counters = pool_of(alias).snapshot().counters
     assert counters.refused_writes == 20
@@ -144,7 +144,7 @@ def test_a_site_that_has_to_write_is_not_ready_at_a_standby_before_any_write(
         for _ in range(5):
             assert probe(alias) == (503, "cannot write")
     [(level, kind, sentence)] = told(alias)
-    assert (level, kind) == (Level.CRITICAL, "read-only")
+    assert (level, kind) == (Level.CRITICAL, "read only")
     assert f"127.0.0.1:{standby.port} is a read-only standby" in sentence
     assert pool_of(alias).snapshot().counters.refused_writes == 0
     assert len(logged(caplog, "not_ready")) == 1

@@ -73,7 +73,7 @@ def _read_only(overview: Overview, group: Group) -> Iterator[Finding]:
             sentence += (
                 f", the last one {duration(min(row.pool.read_only_age or 0 for row in rows))} ago"
             )
-        yield Finding(level, f"{sentence}.", "read-only", "database")
+        yield Finding(level, f"{sentence}.", "read only", "database")
 
 
 def _waiters(overview: Overview, group: Group) -> Iterator[Finding]:

@@ -635,7 +635,7 @@ def test_a_server_that_refuses_writes_is_critical_and_counted_over_all_processes
     look.seconds = 10.0
     assert told(look) == [(Level.CRITICAL, f"{sentence}, 12 in the last 10 s.")]
     [found] = findings.find(look)
-    assert (found.kind, found.trouble) == ("read-only", "database")
+    assert (found.kind, found.trouble) == ("read only", "database")
 
 
 def test_a_write_that_was_refused_long_ago_is_a_note() -> None:
@@ -658,4 +658,4 @@ def test_connections_replaced_at_a_read_only_server_are_not_called_a_trouble_of_
     [(_, sentence)] = told(overview(process(pool(**figures))))
     assert "opened 9.0 connections" in sentence
     look = overview(process(pool(**figures, read_only=STANDBY, read_only_age=1.0)))
-    assert [kind for _, _, kind, _ in findings.find(look)] == ["read-only"]
+    assert [kind for _, _, kind, _ in findings.find(look)] == ["read only"]
