@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db.utils import load_backend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["is_ours", "is_pooled"]
+__all__ = ["is_ours", "is_pooled", "loads_as_ours"]
 
 
 def is_ours(settings_dict: Mapping[str, Any]) -> bool:
@@ -28,3 +29,14 @@ def is_pooled(settings_dict: Mapping[str, Any]) -> bool:
     With ``OPTIONS["pool"] = False`` it has none.
     """
     return is_ours(settings_dict) and settings_dict.get("OPTIONS", {}).get("pool") is not False
+
+
+def loads_as_ours(settings_dict: Mapping[str, Any]) -> bool:
+    """As `is_ours`; another backend whose package is missing is not.
+
+    Django says so when that one is used.
+    """
+    try:
+        return bool(settings_dict.get("ENGINE")) and is_ours(settings_dict)
+    except (ImportError, ImproperlyConfigured):
+        return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 from weakref import ref
 
 import psycopg
@@ -191,6 +191,18 @@ class Replacement(TransactionMode):
         # As after any other loss, until it is closed, at the latest at the end of the request.
         self.connection, self.errors_occurred = lost, True
         raise psycopg.OperationalError(f"the connection is lost, and was not replaced: {reason}")
+
+    def move_here(self, cursor: psycopg.Cursor[Any]) -> None:
+        """Have a cursor of a connection that was closed run its next statement on the present one.
+
+        Within the request that has made it.
+        """
+        pool, connection, moving = self.checked_out_from, self.connection, cast("Any", cursor)
+        if pool is not None and pool.transaction_mode:
+            # It moves by itself, unless Django has closed the connection amid a transaction.
+            moving.made_after = self.closings
+        elif cursor.connection is not connection:
+            self._move(cursor, connection)
 
     def _move(self, cursor: psycopg.Cursor[Any] | None, connection: PooledConnection) -> None:
         if cursor is not None and not cursor.closed:

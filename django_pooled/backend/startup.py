@@ -14,7 +14,7 @@ from django_pooled.diagnostics.required_packages import missing_package, refusal
 from django_pooled.integrations.celery import end_starting_worker
 
 from .addresses import refuse_addresses
-from .databases import is_ours, is_pooled
+from .databases import is_pooled, loads_as_ours
 from .foreign_options import refuse_leftovers
 from .misplaced_options import refuse_misplaced, refuse_unknown_parameters
 from .options import parse
@@ -54,7 +54,7 @@ def refuse_bad_settings() -> None:
         if (missing := missing_package()) is not None:
             raise refusal(missing)
         for alias, entry in settings.DATABASES.items():
-            if _is_ours(entry):
+            if loads_as_ours(entry):
                 validate(alias, entry)
     except ImproperlyConfigured as error:
         _is_done = False
@@ -107,14 +107,6 @@ def _left_by_django(alias: str, entry: Mapping[str, Any]) -> list[str]:
     )
     params = stand_in.get_connection_params()
     return [name for name in options if name in params]
-
-
-def _is_ours(entry: Mapping[str, Any]) -> bool:
-    try:
-        return bool(entry.get("ENGINE")) and is_ours(entry)
-    except (ImportError, ImproperlyConfigured):
-        # Another backend whose package is missing: Django says so when it is used.
-        return False
 
 
 def _is_management_command() -> bool:

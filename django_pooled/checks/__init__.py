@@ -11,6 +11,7 @@ from .celery_worker import check_celery
 from .databases import check_databases
 from .deadlines import check_deadlines
 from .error_handler import check_error_handler
+from .retried_reads import check_retried_reads
 from .retried_urls import check_retried_urls
 from .versions import check_versions
 from .workers import check_workers
@@ -22,6 +23,7 @@ __all__ = [
     "check_databases",
     "check_deadlines",
     "check_error_handler",
+    "check_retried_reads",
     "check_retried_urls",
     "check_versions",
     "check_workers",
@@ -35,6 +37,7 @@ REGISTERED = (
     check_databases,
     check_error_handler,
     check_retried_urls,
+    check_retried_reads,
     check_deadlines,
     check_versions,
     check_workers,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from inspect import isclass
-
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
-from django.utils.module_loading import import_string
+
+from .middleware import place_of, that_queries_before
 
 __all__ = ["check_deadlines"]
 
@@ -22,7 +21,7 @@ def check_deadlines(**kwargs: object) -> list[CheckMessage]:
     What neither uses the database nor answers by itself may come first, but whether that is so
     can't be seen from outside.
     """
-    place = _place_of_middleware()
+    place = place_of(MIDDLEWARE)
     if place is None:
         if not hasattr(settings, SETTING):
             return []
@@ -39,7 +38,7 @@ def check_deadlines(**kwargs: object) -> list[CheckMessage]:
         DeadlineSettings.read()
     except ImproperlyConfigured as error:
         return [Error(str(error), id="django_pooled.E006")]
-    before = [path for path in settings.MIDDLEWARE[:place] if path in _IN_THE_DATABASE]
+    before = that_queries_before(place)
     if not before:
         return []
     return [
@@ -50,32 +49,3 @@ def check_deadlines(**kwargs: object) -> list[CheckMessage]:
             id="django_pooled.W022",
         )
     ]
-
-
-_IN_THE_DATABASE = frozenset(
-    {
-        "django.contrib.sessions.middleware.SessionMiddleware",
-        "django.contrib.auth.middleware.AuthenticationMiddleware",
-        "django.contrib.auth.middleware.LoginRequiredMiddleware",
-        "django.contrib.auth.middleware.RemoteUserMiddleware",
-        "django.contrib.sites.middleware.CurrentSiteMiddleware",
-        "django.contrib.flatpages.middleware.FlatpageFallbackMiddleware",
-        "django.contrib.redirects.middleware.RedirectFallbackMiddleware",
-        "django.middleware.cache.UpdateCacheMiddleware",
-        "django.middleware.cache.FetchFromCacheMiddleware",
-    }
-)
-"""Django's own middleware that may use the database."""
-
-
-def _place_of_middleware() -> int | None:
-    for place, path in enumerate(settings.MIDDLEWARE):
-        try:
-            candidate = import_string(path)
-            from django_pooled.middleware.deadline import DeadlineMiddleware
-        except (ImportError, ImproperlyConfigured):
-            # Django fails on it at start-up. Without psycopg, the check that says so has to run.
-            continue
-        if isclass(candidate) and issubclass(candidate, DeadlineMiddleware):
-            return place
-    return None

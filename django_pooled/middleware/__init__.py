@@ -1,4 +1,4 @@
-"""Middleware of requests: 503 with Retry-After, and a deadline for each request.
+"""Middleware of requests: 503 with Retry-After, a deadline for each, reads that are sent again.
 
 Projects name these in ``MIDDLEWARE``, so only checks import this folder. What it needs of the pool
 and of errors it takes from below; no rule about transactions comes in here.
@@ -7,11 +7,13 @@ and of errors it takes from below; no rule about transactions comes in here.
 from __future__ import annotations
 
 from .deadline import DeadlineMiddleware
+from .reads import RetryReadsMiddleware
 from .unavailable import DatabaseUnavailableMiddleware, handler500, unavailable_response
 
 __all__ = [
     "DatabaseUnavailableMiddleware",
     "DeadlineMiddleware",
+    "RetryReadsMiddleware",
     "handler500",
     "unavailable_response",
 ]

@@ -23,6 +23,7 @@ from django_pooled.errors import Gauges
 from django_pooled.middleware import (
     DatabaseUnavailableMiddleware,
     DeadlineMiddleware,
+    RetryReadsMiddleware,
     handler500,
     unavailable_response,
 )
@@ -49,6 +50,10 @@ class Release(ReleaseBeforeStreamingMiddleware):
 
 
 class OneMinute(DeadlineMiddleware):
+    pass
+
+
+class Reads(RetryReadsMiddleware):
     pass
 
 
