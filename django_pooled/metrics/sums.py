@@ -9,7 +9,7 @@ from time import time
 from typing import TYPE_CHECKING
 
 from django_pooled.stats.combine import combine
-from django_pooled.stats.counters import Counters
+from django_pooled.stats.counters import Counters, add_named
 from django_pooled.stats.socket_folder import process_exists
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Sums:
         for identity, entry in list(self.entries.items()):
             if identity not in living and self._is_gone(entry, seen):
                 before = self.retired.get(entry.alias, Counters())
-                self.retired[entry.alias] = combine(before, entry.counts, add)
+                self.retired[entry.alias] = _added(before, entry.counts)
                 del self.entries[identity]
         for identity, row in living.items():
             counts = row.counters
@@ -85,3 +85,12 @@ class Sums:
             *((it.alias, living.get(identity), it.counts) for identity, it in self.entries.items()),
             *((alias, None, counts) for alias, counts in self.retired.items()),
         ]
+
+
+def _added(before: Counters, counts: Counters) -> Counters:
+    """Add up, with no more names of functions than one process has."""
+    found = combine(before, counts, add)
+    found.restarts_of = before.restarts_of.copy()
+    for name, number in counts.restarts_of.items():
+        add_named(found.restarts_of, name, number)
+    return found

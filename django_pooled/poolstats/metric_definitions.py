@@ -100,6 +100,12 @@ BY_KIND = (
     ),
     ByKind("restarts_total", "restarts", ("sqlstate",), "Transactions restarted, by SQLSTATE."),
     ByKind(
+        "function_restarts_total",
+        "restarts_of",
+        ("function",),
+        "Transactions restarted, by the function or view.",
+    ),
+    ByKind(
         "restarts_refused_total",
         "refused_restarts",
         ("reason",),

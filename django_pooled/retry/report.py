@@ -66,6 +66,7 @@ class Report:
         self._restarted_for = failure.reason
         if self.pool is not None:
             self.pool.record.add("restarts", failure.reason)
+            self.pool.record.add_restart_of(self.name)
         transaction_restarting.send_robust(
             sender=self._function, using=self._alias, attempt=number,
             sqlstate=failure.sqlstate, wait=wait, error=error,

@@ -15,12 +15,25 @@ if TYPE_CHECKING:
 
     End = tuple[float, float, bool]
 
-__all__ = ["REASONS", "Counters", "Reason", "Record"]
+__all__ = ["MOST_FUNCTIONS", "OTHERS", "REASONS", "Counters", "Reason", "Record", "add_named"]
 
 Reason = Literal["idle", "lifetime", "dead", "error", "reset", "drained"]
 """Why a connection was closed."""
 
 REASONS: Final[tuple[Reason, ...]] = ("idle", "lifetime", "dead", "error", "reset", "drained")
+
+MOST_FUNCTIONS: Final = 100
+"""Functions that are counted by their names; each is a series in monitoring."""
+
+OTHERS: Final = "others"
+"""The name under which all further ones are counted."""
+
+
+def add_named(counts: Counter[str], name: str, number: int = 1) -> None:
+    """Add to what is counted by the names of functions, which bounds how many there are."""
+    if name not in counts and len(counts) >= MOST_FUNCTIONS:
+        name = OTHERS
+    counts[name] += number
 
 
 @dataclass
@@ -71,6 +84,9 @@ class Counters:
     """The same restarts by SQLSTATE and how the attempt that followed ended: 'committed', 'again'
     (it was restarted too) or 'failed'; those still under way are missing. An attempt that was
     rolled back because its function asked for it counts as committed."""
+    restarts_of: Counter[str] = field(default_factory=Counter)
+    """The same restarts by the name of the function, or view, as in the logs; after so many
+    different ones the rest is among 'others'."""
     refused_restarts: Counter[str] = field(default_factory=Counter)
     """Retryable failures after which there was no other attempt, by what forbade it: 'attempts',
     'deadline', 'budget', 'other' (it wrote elsewhere, its inputs can't be put back)."""
@@ -118,6 +134,11 @@ class Record:
                 setattr(self.book[0], counter, getattr(self.book[0], counter) + 1)
             else:
                 getattr(self.book[0], counter)[kind] += 1
+
+    def add_restart_of(self, name: str) -> None:
+        """Add one to the restarts of a function."""
+        with self._lock:
+            add_named(self.book[0].restarts_of, name)
 
     def fold(self) -> None:
         """Count the ends that are noted; under the lock, once they can't be noted again."""

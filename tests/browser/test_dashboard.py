@@ -183,6 +183,7 @@ def test_restarts_and_lost_commits_are_counted(page: Browser, site: Site) -> Non
     wait_until(lambda: int(figure(page, "lost")) >= 1)
     told = page.text(".counts")
     assert "× serialization failure (40001)" in told
+    assert "_again restarted" in told
     assert "COMMIT answer lost, found" in told
 
 

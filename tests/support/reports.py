@@ -64,6 +64,7 @@ def pool(alias: str = "default", **figures: Any) -> dict[str, Any]:
         "connect": times(*[0.005] * min(idle + in_use, 100)),
         "restarts": {},
         "restarted": {},
+        "restarts_of": {},
         "refused_restarts": {},
         "pinned": {},
         "lost_commits": {},

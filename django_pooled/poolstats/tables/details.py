@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from django_pooled.poolstats.formatting import brief, count, cut, duration, kinds, labelled, many
 from django_pooled.poolstats.rows import failed_checkouts, failure_name, last_failure
+from django_pooled.stats.counters import OTHERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from django_pooled.poolstats.overview import Overview
     from django_pooled.poolstats.rows import Group
@@ -30,6 +32,10 @@ DEADLINES = {
     "cancelled": "amid a statement",
     "closed": "without an answer",
 }
+
+
+_NAMED = 5
+"""Functions that are named in a line."""
 
 
 def lines(overview: Overview, width: int) -> list[str]:
@@ -89,6 +95,16 @@ def _failures(group: Group, counters: Counters) -> Iterator[tuple[str, str]]:
         yield "replaced", text
 
 
+def _functions(restarts: Mapping[str, int]) -> str:
+    """List the functions that were restarted most, and count the rest."""
+    named = Counter(restarts)
+    others = named.pop(OTHERS, 0)
+    most = named.most_common(_NAMED)
+    others += named.total() - sum(number for _, number in most)
+    rest = {"others": others} if others else {}
+    return ", ".join(kinds(part, times="x ") for part in (dict(most), rest) if any(part.values()))
+
+
 def _restarts(group: Group, counters: Counters) -> Iterator[tuple[str, str]]:
     parts = []
     for sqlstate, number in counters.restarts.most_common():
@@ -99,6 +115,8 @@ def _restarts(group: Group, counters: Counters) -> Iterator[tuple[str, str]]:
         parts.append(f"{count(number)} x {failure_name(sqlstate)}{end}")
     if parts:
         yield "restarted", "; ".join(parts)
+    if functions := _functions(counters.restarts_of):
+        yield "restarted most", functions
     refused = {REFUSALS.get(kind, kind): n for kind, n in counters.refused_restarts.items()}
     if any(refused.values()):
         yield "not restarted", kinds(refused)

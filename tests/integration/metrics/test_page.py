@@ -39,6 +39,7 @@ from django_pooled.metrics.sums_file import KEPT_FOR, open_sums
 from django_pooled.poolstats.prometheus import Source, as_text, of_pools
 from django_pooled.poolstats.rows import PoolRow
 from django_pooled.stats import publisher, socket_folder
+from django_pooled.stats.counters import MOST_FUNCTIONS, OTHERS
 from django_pooled.stats.snapshot import BOUNDS, Counters, process_report
 from tests.sites.workers import running
 from tests.support.publisher import Publisher, snapshot
@@ -322,6 +323,18 @@ def test_histograms_and_kinds_are_added_up_kind_by_kind() -> None:
     assert retired.wait.longest == pytest.approx(0.1)
 
 
+def test_a_site_whose_functions_get_new_names_has_a_bounded_number_of_series() -> None:
+    sums = Sums()
+    for worker in range(3):
+        names = {f"view_{worker}_{number}": 1 for number in range(80)}
+        sums.update(look(pool(str(worker), restarts_of=Counter(names))))
+    sums.update(SitePools(answered={(HOST, os.getpid())}))
+    retired = sums.retired["default"].restarts_of
+    assert len(retired) == MOST_FUNCTIONS + 1
+    assert retired[OTHERS] == 240 - MOST_FUNCTIONS
+    assert retired["view_0_7"] == 1
+
+
 # The file of the sums
 
 
@@ -596,7 +609,7 @@ def test_the_documentation_has_every_metric_with_its_type_and_labels(
     make_sibling: Callable[..., Publisher],
 ) -> None:
     counters = Counters(checkouts=1)
-    for counter in ("restarts", "pinned", "lost_commits", "refused_restarts"):
+    for counter in ("restarts", "restarts_of", "pinned", "lost_commits", "refused_restarts"):
         getattr(counters, counter)["kind"] = 1
     counters.restarted["40001", "committed"] = 1
     made = snapshot(counters=counters, longest_waiting=1.0)

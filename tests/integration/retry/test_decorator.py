@@ -891,6 +891,19 @@ def test_restarts_are_logged_and_counted(caplog: pytest.LogCaptureFixture) -> No
     assert "attempt 3 of 10 in" in lines[1]
 
 
+@pytest.mark.django_db(transaction=True)
+def test_restarts_are_counted_by_the_name_of_the_function() -> None:
+    def transfer() -> None:
+        failing()
+
+    failing = Runs(lambda: fail_with("40P01"), times=2)
+    retry_transaction(backoff=QUICK)(transfer)()
+    names = sum(
+        (pool.counters.restarts_of for pool in registry.snapshots()), collections.Counter[str]()
+    )
+    assert names[transfer.__qualname__] == 2
+
+
 def test_saturation_is_never_retried(server: EmbeddedServer, make_database: Any) -> None:
     alias = make_database(server, max_size=1, timeout=0.2)
     holder = connections[alias]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client, RequestFactory, TestCase
 from django.urls import path
 
+from django_pooled import registry
 from django_pooled.urls import retry_requests
 from tests.app.models import Note
 from tests.sites.common_settings import ADMIN_MIDDLEWARE, ADMIN_TEMPLATES
@@ -82,6 +84,17 @@ def test_a_get_that_loses_its_connection_is_run_again_read_only(
     client: Client, address: str
 ) -> None:
     assert client.get(address).content == b"on True 2"
+
+
+def test_its_restart_is_counted_under_the_name_of_the_view(client: Client) -> None:
+    before = restarts_of()
+    client.get("/page/")
+    client.get("/read/")
+    assert restarts_of() - before == {"Page": 1}
+
+
+def restarts_of() -> Counter[str]:
+    return sum((pool.counters.restarts_of for pool in registry.snapshots()), Counter[str]())
 
 
 @pytest.mark.parametrize("method", ["head", "options", "trace"])

@@ -203,6 +203,7 @@ def test_restarts_are_counted_under_the_name_of_the_middleware(
     assert "RetryReadsMiddleware: connection lost; attempt 2 of 10" in record.getMessage()
     (pool,) = [each for each in registry.snapshots() if each.alias == site.alias]
     assert pool.counters.restarted == {("lost", "committed"): 1}
+    assert pool.counters.restarts_of == {"RetryReadsMiddleware": 1}
 
 
 def test_a_read_takes_one_round_trip_more(site: Site) -> None:

@@ -49,6 +49,7 @@ def everything() -> Overview:
         closed={"dead": 4},
         restarts={"40001": 3, "lost": 1},
         restarted={"40001": {"committed": 2, "failed": 1}},
+        restarts_of={"Cast.post": 3, "count": 1},
         refused_restarts={"budget": 5},
         deadlines={"cancelled": 7},
         pinned={"SET": 2},

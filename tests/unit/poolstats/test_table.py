@@ -266,6 +266,13 @@ def test_of_an_untroubled_pool_little_is_told() -> None:
             "restarted",
             "5 x serialization failure (40001): 4 committed, 1 failed; 1 x connection lost",
         ),
+        ({"restarts_of": {"cast": 2, "Page": 7}}, "restarted most", "7 x Page, 2 x cast"),
+        (
+            {"restarts_of": {**{f"view_{n}": n for n in range(1, 8)}, "others": 10}},
+            "restarted most",
+            "7 x view_7, 6 x view_6, 5 x view_5, 4 x view_4, 3 x view_3, 13 x others",
+        ),
+        ({"restarts_of": {"others": 1}}, "restarted most", "1 x others"),
         (
             {"refused_restarts": {"attempts": 2, "budget": 3, "new": 1, "other": 0}},
             "not restarted",

@@ -90,7 +90,7 @@ Pools.panels.processes = (table, snapshots, sampler) => {
   table.hidden = !rows.length;
 };
 
-/** Restarts by SQLSTATE and outcome, and lost COMMITs. */
+/** Restarts by SQLSTATE and outcome, the functions with most of them, and lost COMMITs. */
 Pools.panels.restarts = (list, snapshots) => {
   const pools = snapshots.flatMap(Pools.rows).map((row) => row.pool);
   const items = [];
@@ -101,6 +101,10 @@ Pools.panels.restarts = (list, snapshots) => {
     const ended = Pools.panels.added(pools.map((pool) => (pool.restarted || {})[state]));
     const outcomes = ended.map(([outcome, number]) => `${Pools.format.count(number)} ${outcome}`);
     items.push([`× ${names[state] || state}`, "", many, outcomes.join(", ")]);
+  }
+  const functions = Pools.panels.added(pools.map((pool) => pool.restarts_of));
+  for (const [name, many] of functions.slice(0, 5)) {
+    items.push([`× ${name}`, "restarted", many, ""]);
   }
   const refused = Pools.panels.added(pools.map((pool) => pool.refused_restarts));
   for (const [reason, many] of refused) {
