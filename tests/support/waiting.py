@@ -15,7 +15,7 @@ __all__ = ["wait_until"]
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 10.0, what: str = "") -> T:
+def wait_until(condition: Callable[[], T], timeout: float = 30.0, what: str = "") -> T:
     """Poll until the condition is true and return its value.
 
     Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -48,15 +47,22 @@ def left_behind_by_a_thread(pool: Pool, parameters: dict[str, Any]) -> None:
     wait_until(lambda: pool.gauges().idle == 1)
 
 
+def waited_for_in_vain(pool: Pool, parameters: dict[str, Any]) -> None:
+    connection = pool.checkout()
+    with pytest.raises(CheckoutTimeout):
+        pool.checkout()
+    pool.checkin(connection)
+
+
 def saturated(pool: Pool, parameters: dict[str, Any]) -> None:
     connection = pool.checkout()
-    waiter = threading.Thread(target=partial(pytest.raises, CheckoutTimeout, pool.checkout))
+    waiter = threading.Thread(target=query, args=(pool,))
     waiter.start()
     wait_until(lambda: pool.gauges().waiting == 1)
     with pytest.raises(PoolExhausted):
         pool.checkout()
-    waiter.join()
     pool.checkin(connection)
+    waiter.join()
 
 
 def refused(pool: Pool, parameters: dict[str, Any]) -> None:
@@ -88,25 +94,26 @@ def no_garbage_collection() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize(
-    "story",
+    ("story", "timeout"),
     [
-        unused,
-        used,
-        in_use_as_it_closes,
-        left_behind_by_a_thread,
-        saturated,
-        refused,
-        closed_while_the_server_is_away,
-        closed_after_the_server_was_away,
+        (unused, 30.0),
+        (used, 30.0),
+        (in_use_as_it_closes, 30.0),
+        (left_behind_by_a_thread, 30.0),
+        (waited_for_in_vain, 0.5),
+        (saturated, 30.0),
+        (refused, 30.0),
+        (closed_while_the_server_is_away, 0.5),
+        (closed_after_the_server_was_away, 0.5),
     ],
 )
 def test_a_closed_pool_is_freed_by_reference_counting_alone(
-    server: EmbeddedServer, story: Story, caplog: pytest.LogCaptureFixture
+    server: EmbeddedServer, story: Story, timeout: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     # A record that is kept has the error that was logged, whose frames hold the pool.
     caplog.set_level(logging.CRITICAL, logger="django_pooled.pool")
     parameters = {**server.parameters("postgres"), "autocommit": True}
-    options = {"name": "freed", "min_size": 0, "max_size": 1, "max_waiting": 1, "timeout": 0.5}
+    options = {"name": "freed", "min_size": 0, "max_size": 1, "max_waiting": 1, "timeout": timeout}
     pool = Pool(
         "default",
         parse("default", {"OPTIONS": {"pool": options}}),

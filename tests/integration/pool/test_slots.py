@@ -103,7 +103,7 @@ def test_a_connection_that_is_dropped_goes_back_and_stays_open(
 def test_what_only_refers_to_itself_is_found_before_a_waiter_is_refused(
     server: EmbeddedServer, make_pool: MakePool, no_garbage_collection: None
 ) -> None:
-    pool = make_pool(server, max_size=2, timeout=5.0)
+    pool = make_pool(server, max_size=2, timeout=30.0)
     for _ in range(6):
         knot: list[Any] = [pool.checkout()]
         knot.append(knot)
@@ -119,7 +119,7 @@ def test_what_only_refers_to_itself_is_found_before_max_waiting_refuses(
     no_garbage_collection: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pool = make_pool(server, max_size=1, max_waiting=1, timeout=5.0)
+    pool = make_pool(server, max_size=1, max_waiting=1, timeout=20.0)
     monkeypatch.setattr("django_pooled.pool.queue.PATIENCE", 4.0)
     knot: list[Any] = [pool.checkout()]
     knot.append(knot)
@@ -199,7 +199,7 @@ def test_what_somebody_can_still_use_is_taken_from_nobody(
 def test_wrappers_that_are_dropped_give_back_what_they_have(
     server: EmbeddedServer, make_database: MakeDatabase
 ) -> None:
-    alias = make_database(server, max_size=2, timeout=5.0)
+    alias = make_database(server, max_size=2, timeout=30.0)
 
     def past_the_transaction() -> Any:
         wrapper = connections[alias].copy()
@@ -390,7 +390,7 @@ def test_a_signal_handler_may_query_while_its_thread_checks_out(
             answers.append(None)
             signal.raise_signal(signal.SIGALRM)
 
-    alias = make_database(server, max_size=2, timeout=5.0, check=check)
+    alias = make_database(server, max_size=2, timeout=30.0, check=check)
     on_alarm(answer)
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT 2")
@@ -406,7 +406,7 @@ def test_a_signal_handler_may_query_while_its_thread_checks_out(
 def test_a_signal_handler_may_query_while_its_thread_makes_the_pool(
     server: EmbeddedServer, make_database: MakeDatabase, on_alarm: Any, monkeypatch: Any
 ) -> None:
-    alias = make_database(server, max_size=2, timeout=5.0)
+    alias = make_database(server, max_size=2, timeout=30.0)
     publish, answers = registry._publish, []
 
     def answer() -> None:

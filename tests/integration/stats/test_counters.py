@@ -135,19 +135,26 @@ def test_what_a_closed_pool_had_is_closed_as_drained(
 def test_failed_checkouts_are_counted_by_what_they_ended_in(
     server: EmbeddedServer, make_pool: MakePool
 ) -> None:
-    pool = make_pool(server, max_size=1, max_waiting=1, timeout=0.6)
-    held = pool.checkout()
+    slow = make_pool(server, max_size=1, timeout=0.2)
+    held = slow.checkout()
+    with pytest.raises(CheckoutTimeout):
+        slow.checkout()
+    slow.checkin(held)
+    counters = slow.snapshot().counters
+    assert (counters.timeouts, counters.exhausted, counters.refused) == (1, 0, 0)
+    full = make_pool(server, max_size=1, max_waiting=1, timeout=30.0)
+    held = full.checkout()
     with ThreadPoolExecutor(1) as threads:
-        waiter = threads.submit(pool.checkout)
-        wait_until(lambda: pool.gauges().waiting == 1)
-        wait_until(lambda: (pool.snapshot().longest_waiting or 0.0) > 0.05)
+        waiter = threads.submit(query, full)
+        wait_until(lambda: full.gauges().waiting == 1)
+        wait_until(lambda: (full.snapshot().longest_waiting or 0.0) > 0.05)
         with pytest.raises(PoolExhausted):
-            pool.checkout()
-        assert isinstance(waiter.exception(), CheckoutTimeout)
-    pool.checkin(held)
-    assert pool.snapshot().longest_waiting is None
-    counters = pool.snapshot().counters
-    assert (counters.timeouts, counters.exhausted, counters.refused) == (1, 1, 0)
+            full.checkout()
+        full.checkin(held)
+        assert waiter.result() == 42
+    assert full.snapshot().longest_waiting is None
+    counters = full.snapshot().counters
+    assert (counters.timeouts, counters.exhausted, counters.refused) == (0, 1, 0)
     wrong = make_pool(server, parameters={"dbname": "nowhere"})
     with pytest.raises(ConnectFailed):
         wrong.checkout()
