@@ -12,6 +12,7 @@ from django_pooled.pool.pool import Pool
 from . import options as pool_options
 from .django_private import CONFIGURE_CONNECTION, CONFIGURE_ROLE
 from .parameters import FALLBACK_NAME, copied, fingerprint, resolved, server_of
+from .site import this_site
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +81,7 @@ def _make_pool(wrapper: DatabaseWrapper, parameters: dict[str, Any]) -> Pool:
         server=server_of(settings),
         # As psycopg does: without one, that of the environment or its own.
         connect_timeout=parameters.get("connect_timeout"),
+        site=this_site(),
     )
 
 

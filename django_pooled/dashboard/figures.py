@@ -32,7 +32,12 @@ def content(snapshot: Snapshot) -> dict[str, Any]:
         snapshot: From `watch`.
     """
     overview = snapshot.overview
-    found = overview_findings.find(overview, snapshot.recent)
+    found = [
+        finding
+        for finding in overview_findings.find(overview, snapshot.recent)
+        # That there are other sites is no news of this one.
+        if finding.kind != "others"
+    ]
     status = overview_findings.status(found)
     # Below a warning nothing is wrong, and a note is no headline.
     notes = found[1:] if status else found

@@ -13,7 +13,8 @@ from django_pooled.pool import registry
 from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.processes.collect import collect_all
-from django_pooled.poolstats.sources import databases, of_site, pooled_aliases, stats_dirs
+from django_pooled.poolstats.site import Site
+from django_pooled.poolstats.sources import pooled_aliases, stats_dirs
 from django_pooled.stats.snapshot import process_report
 from django_pooled.stats.socket_folder import this_user
 
@@ -89,19 +90,19 @@ class Watch:
         taken = time()
         asked = [server.want() for server in self._servers]
         # Of this user alone, also for root: other users may answer anything.
-        collection = collect_all(stats_dirs(self._aliases), PROCESSES, uid=this_user())
+        site = Site.of_settings(self._aliases)
+        folders = stats_dirs(self._aliases)
+        collection = collect_all(folders, PROCESSES, uid=this_user(), site=site)
         if os.getpid() not in {report.pid for report in collection.reports}:
             # This process is shown even if nothing is published.
-            own = process_report(registry.snapshots())
-            collection.reports += [own] if own.pools else []
-        collection.reports = of_site(collection.reports, databases(self._aliases))
+            collection.reports += site.own([process_report(registry.snapshots())])
         deadline = monotonic() + SERVERS
         answers = [
             server.latest(since, deadline - monotonic())
             for server, since in zip(self._servers, asked, strict=True)
         ]
         heard = [answer.view for answer in answers if answer.age is not None]
-        overview = Overview(collection, heard)
+        overview = Overview(collection, heard, site=site)
         return Snapshot(overview, self._recent(overview), answers, taken)
 
     def _recent(self, overview: Overview) -> Overview | None:

@@ -11,7 +11,7 @@ from django_pooled.diagnostics.redaction import told
 from django_pooled.poolstats.metric_definitions import PROCESSES, SILENT_PROCESSES, pool_labels
 from django_pooled.poolstats.prometheus import Source, of_pools, single
 
-from .site import Site, own_pools
+from .site import SiteProcesses, own_pools
 from .sums_file import open_sums
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def summed(timeout: float, *, openmetrics: bool = False) -> Exposition:
         timeout: Seconds that the other processes have for their answer.
         openmetrics: Whether they are to be written in that format.
     """
-    site = Site.of_settings()
+    site = SiteProcesses.of_settings()
     try:
         if not site.folders:
             raise OSError('OPTIONS["pool"]["stats_dir"] is False')
@@ -72,7 +72,7 @@ def by_process(timeout: float, *, openmetrics: bool = False) -> Exposition:
         timeout: Seconds that the other processes have for their answer.
         openmetrics: Whether they are to be written in that format.
     """
-    site_pools = Site.of_settings().ask(timeout)
+    site_pools = SiteProcesses.of_settings().ask(timeout)
     sources = [Source(_labels(row), row.pool, row.counters) for row in site_pools.pools]
     return Exposition([*of_pools(sources, openmetrics=openmetrics), *_processes(site_pools)])
 

@@ -8,7 +8,7 @@ from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
 from django_pooled.pool import registry
 
-from .site import Site
+from .site import SiteProcesses
 from .sums_file import is_kept, open_sums
 
 __all__ = ["write_last_figures"]
@@ -28,7 +28,7 @@ def write_last_figures() -> None:
     if not registry.snapshots():
         return
     try:
-        site = Site.of_settings()
+        site = SiteProcesses.of_settings()
         if site.folders and is_kept(site.sums_folder, site.key):
             with open_sums(site.sums_folder, site.key, PATIENCE) as sums:
                 sums.update(site.own())

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from django_pooled.pool import registry
 from django_pooled.poolstats.processes.collect import collect_all
 from django_pooled.poolstats.rows import PoolRow
-from django_pooled.poolstats.sources import databases, of_site, pooled_aliases, stats_dirs
+from django_pooled.poolstats.site import Site
+from django_pooled.poolstats.sources import pooled_aliases, stats_dirs
 from django_pooled.stats import socket_folder
 from django_pooled.stats.snapshot import process_report
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from django_pooled.stats.snapshot import ProcessReport
     from django_pooled.stats.socket_folder import StrPath
 
-__all__ = ["Site", "SitePools", "own_pools"]
+__all__ = ["SitePools", "SiteProcesses", "own_pools"]
 
 
 @dataclass
@@ -27,29 +28,24 @@ class SitePools:
 
     pools: list[PoolRow] = field(default_factory=list)
     answered: set[tuple[str, int]] = field(default_factory=set)
-    """Host and pid of each process that answered, with or without pools of the site."""
+    """Host and pid of each process of the site that answered, and of this one."""
     silent: set[int] = field(default_factory=set)
-    """Processes that are alive and did not answer in time."""
+    """Processes of the site, as far as is known, that are alive and did not answer in time."""
 
 
 @dataclass(frozen=True)
-class Site:
-    """A site, told from others that run as the same user by its databases.
+class SiteProcesses:
+    """The processes of this process's site on this host, and where they keep their sums."""
 
-    Two sites may share a folder, an alias ("default") and even a server, but not the database
-    behind the alias.
-    """
-
-    databases: frozenset[tuple[str, str]]
-    """Alias and address of each pooled database."""
+    site: Site
     folders: tuple[StrPath, ...]
     """Where its processes publish: each in that of the database that it uses first."""
     sums_folder: StrPath | None
     """The first of the ``stats_dir`` options, None for the default folder."""
 
     @classmethod
-    def of_settings(cls) -> Site:
-        """Return the site that the settings of this process describe."""
+    def of_settings(cls) -> SiteProcesses:
+        """Return those of the site that the settings of this process describe."""
         aliases = pooled_aliases()
         given = stats_dirs(aliases)
         folders: list[StrPath] = []
@@ -57,12 +53,12 @@ class Site:
             # By name: for None collect_all() also finds processes that have another view of the
             # file system, which are no siblings.
             folders += socket_folder.BASES if folder is None else [folder]
-        return cls(databases(aliases), tuple(folders), next(iter(given), None))
+        return cls(Site.of_settings(aliases), tuple(folders), next(iter(given), None))
 
     @property
     def key(self) -> str:
-        """A short name for it, the same in each of its processes."""
-        return sha256(repr(sorted(self.databases)).encode()).hexdigest()[:16]
+        """A short name for the site, the same in each of its processes."""
+        return sha256(repr((self.site.key, self.site.databases)).encode()).hexdigest()[:16]
 
     def ask(self, timeout: float) -> SitePools:
         """Ask every process for its pools; no database is asked, and no pool is used.
@@ -72,7 +68,7 @@ class Site:
         """
         found, own = self.own(), process_report([])
         if self.folders and socket_folder.available():
-            answers = collect_all(self.folders, timeout, uid=os.geteuid())
+            answers = collect_all(self.folders, timeout, uid=os.geteuid(), site=self.site)
             found.silent.update(answers.silent)
             for report in answers.reports:
                 # Its own answer came through its socket too, a moment later.
@@ -88,7 +84,7 @@ class Site:
 
     def _add(self, found: SitePools, report: ProcessReport) -> None:
         found.answered.add((report.host, report.pid))
-        for ours in of_site([report], self.databases):
+        for ours in self.site.own([report]):
             found.pools += [PoolRow(ours, pool) for pool in ours.pools]
 
 

@@ -24,7 +24,7 @@ from django_pooled.errors import (
 )
 from django_pooled.signals import connection_checked_in, connection_checked_out
 from django_pooled.stats.counters import Record
-from django_pooled.stats.snapshot import PoolSnapshot
+from django_pooled.stats.snapshot import PoolSnapshot, SiteName
 
 from . import queue
 from .checkin import Checkin
@@ -88,6 +88,7 @@ class Pool:
             parameter of that name has it.
         assume_role: Called with a connection whose role a statement may have changed; None
             where roles do not matter.
+        site: The site that it belongs to.
     """
 
     def __init__(
@@ -100,10 +101,12 @@ class Pool:
         credentials_change: bool = False,
         connect_timeout: Any = CONNECT_TIMEOUT,
         assume_role: Callable[[PooledConnection], object] | None = None,
+        site: SiteName | None = None,
     ) -> None:
         self.alias = alias
         self.options = options
         self.server = server
+        self.site = site or SiteName()
         self.transaction_mode: bool = options.pool_mode == "transaction"
         """Whether a checkout lasts for a transaction, and not for a request."""
         self.closed: bool = True
@@ -480,6 +483,8 @@ class Pool:
             connections=[*self._checkouts.describe(), *map(described, self._pool.idle_connections)],
             name=self.options.name or self.alias,
             id=self._id,
+            site=self.site.key,
+            settings=self.site.settings,
         )
 
     def _retry_budget_left(self) -> float | None:

@@ -57,7 +57,7 @@ def pool_for(alias: str, target: Hashable, make: Callable[[], Pool]) -> Pool:
                 _pools[key] = made
             pool = _pools[key]
             pool.open()
-            _publish(pool.options.stats_dir)
+            _publish(pool.options.stats_dir, pool.site.key)
     return pool
 
 
@@ -97,10 +97,10 @@ def snapshots() -> list[PoolSnapshot]:
     return [pool.snapshot() for pool in list(_pools.values()) if not pool.closed]
 
 
-def _publish(stats_dir: str | os.PathLike[str] | bool | None) -> None:
+def _publish(stats_dir: str | os.PathLike[str] | bool | None, site: str) -> None:
     if stats_dir is not False:
         folder = os.fspath(stats_dir) if isinstance(stats_dir, (str, os.PathLike)) else None
-        publisher.start(folder, _report)
+        publisher.start(folder, _report, site)
 
 
 def _report() -> ProcessReport:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["CHECK", "DESCRIPTION", "OVER", "add_arguments", "refuse_without_effect"]
 
 DESCRIPTION = """\
-Shows what the connection pools of all processes on this host are doing now, and how the server
-counts its sessions. The processes of this user are asked; for root, those of all users. The site's
-pools are only read; the command opens one connection of its own for each database.
+Shows what the connection pools of this site's processes on this host are doing now, and how the
+server counts its sessions. The processes of this user are asked; for root, those of all users. The
+site's pools are only read; the command opens one connection of its own for each database.
 """
 
 CHECK = """\
@@ -43,6 +43,11 @@ OVER = 5.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add all of them."""
     parser.add_argument("--database", metavar="ALIAS", help="Only this key of DATABASES.")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="Show the pools of other sites of this user too, and those of tests that run.",
+    )
     parser.add_argument(
         "--format",
         choices=("table", "json", "prometheus"),

@@ -149,7 +149,7 @@ TIMES = (
 )
 """Name, key in the report, help."""
 
-SERVER_LABELS = ("database",)
+SERVER_LABELS = ("database", "server")
 SERVER_GAUGES = (
     ("server_up", None, "Whether the database answered."),
     ("server_standby", "standby", "Whether it is a standby."),
@@ -169,16 +169,22 @@ SILENT_PROCESSES = ("silent_processes", "Processes that did not answer in time."
 
 
 def pool_labels(
-    alias: str, *, pid: int | None = None, user: int | None = None, host: str | None = None
+    alias: str,
+    *,
+    server: str | None = None,
+    pid: int | None = None,
+    user: int | None = None,
+    host: str | None = None,
 ) -> dict[str, str]:
     """Return the labels of a pool's figures; those that not every pool has come last.
 
     Args:
         alias: Key of the database.
+        server: Where it leads to, unless the figures are of one site.
         pid: Of the process, unless the figures of several are added up.
-        user: Of the process, where there are those of several users: in different containers
+        user: Of the process, if it is not the one that was asked for: in different containers
             they may have the same pid.
         host: Of the process, in another container than the reader.
     """
-    values = {"database": alias, "pid": pid, "user": user, "host": host}
+    values = {"database": alias, "server": server, "pid": pid, "user": user, "host": host}
     return {name: str(value) for name, value in values.items() if value is not None}

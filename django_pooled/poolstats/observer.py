@@ -11,8 +11,10 @@ from django.db import connections
 from django_pooled.diagnostics.redaction import told
 from django_pooled.poolstats.processes.collect import collect_all
 from django_pooled.poolstats.server.view import ServerProbe
+from django_pooled.stats.socket_folder import this_user
 
 from .overview import Overview
+from .site import Site
 from .sources import pooled_aliases, stats_dirs
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class Observer:
         folder: Where the processes publish; None for what the settings say.
         uid: The user that runs the site; None for the current one, or for root all of them.
         timeout: Seconds that the processes have for their answer.
+        every_site: Whether the pools of other sites, and of tests, are wanted too.
 
     Raises:
         ImproperlyConfigured: There is no such alias, or it is not pooled.
@@ -44,6 +47,7 @@ class Observer:
         folder: StrPath | None = None,
         uid: int | None = None,
         timeout: float = 1.0,
+        every_site: bool = False,
     ) -> None:
         self.problems: list[str] = []
         self._alias = alias
@@ -61,6 +65,8 @@ class Observer:
             raise ImproperlyConfigured(f"{what} Pooled databases: {known}.")
         if not pooled:
             self.problems.append(_without_pool())
+        self._site = Site.of_settings(pooled)
+        self._every_site = every_site
         chosen = pooled if alias is None else [alias]
         self._folders = self._stats_dirs(chosen) if folder is None else [folder]
         for name in chosen:
@@ -75,10 +81,12 @@ class Observer:
         deadline = monotonic() + patience
         for probe in self._probes:
             probe.start(patience)
-        collection = collect_all(self._folders, self._timeout, uid=self._uid)
+        site = None if self._every_site else self._site
+        collection = collect_all(self._folders, self._timeout, uid=self._uid, site=site)
         collection.problems[:0] = self.problems
         servers = [probe.wait(deadline - monotonic()) for probe in self._probes]
-        return Overview(collection, servers, self._alias)
+        user = this_user() if self._uid is None else self._uid
+        return Overview(collection, servers, self._alias, site=self._site, user=user)
 
     def close(self) -> None:
         """Close the connections to the databases."""

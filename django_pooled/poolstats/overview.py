@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from django_pooled.stats.snapshot import session_name
+from django_pooled.stats.socket_folder import this_user
 
 from .formatting import cut
 from .rows import Group, PoolRow
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from django_pooled.poolstats.processes.collect import Collection
     from django_pooled.poolstats.server.sessions import Session
     from django_pooled.poolstats.server.view import ServerView, SessionGroup
-    from django_pooled.stats.snapshot import ConnectionFigures, ProcessReport
+    from django_pooled.stats.snapshot import ConnectionFigures, PoolSnapshot, ProcessReport
+
+    from .site import Site
 
 __all__ = ["Overview"]
 
@@ -37,6 +39,10 @@ class Overview:
     taken: float = field(default_factory=monotonic)
     seconds: float | None = None
     """Time that counters and durations are of; None: since each pool was opened."""
+    site: Site | None = None
+    """The site that this is about; None where no pool is of another."""
+    user: int = field(default_factory=this_user)
+    """Whose processes bear no mark."""
 
     @cached_property
     def processes(self) -> list[ProcessReport]:
@@ -51,23 +57,34 @@ class Overview:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The pools of all processes, by user, alias and server."""
-        found: dict[tuple[int, str, str], Group] = {}
-        several = len({report.user for report in self.collection.reports}) > 1
+        """The pools of all processes, by user, site, alias and server.
+
+        A group has the same name whatever others there are, so that it may be a label.
+        """
+        found: dict[tuple[int, bool, str, str, str], Group] = {}
         for report in self.processes:
-            user = report.user if several else None
+            user = None if report.user == self.user else report.user
             for pool in report.pools:
-                key = -1 if user is None else user, pool.alias, pool.server
-                group = found.setdefault(key, Group(pool.alias, pool.server, [], user))
-                group.rows.append(PoolRow(report, pool))
-        servers = Counter((user, alias) for user, alias, _ in found)
-        for (user, alias, server), group in found.items():
-            if several:
-                group.name += f" of user {user}"
-            if servers[user, alias] > 1:
-                group.name += f" at {server}"
-            group.name = cut(group.name, LONGEST_NAME)
+                foreign = not self._is_own(pool)
+                whose = pool.site if foreign else ""
+                key = -1 if user is None else user, foreign, pool.alias, pool.server, whose
+                if key not in found:
+                    name = cut(self._name(pool, user), LONGEST_NAME)
+                    found[key] = Group(pool.alias, pool.server, [], user, name, foreign)
+                found[key].rows.append(PoolRow(report, pool))
         return [found[key] for key in sorted(found)]
+
+    def _is_own(self, pool: PoolSnapshot) -> bool:
+        return self.site is None or self.site.has(pool)
+
+    def _name(self, pool: PoolSnapshot, user: int | None) -> str:
+        name = pool.alias
+        if self.site is not None:
+            if not self.site.configures(pool):
+                name += f" at {pool.server}"
+            if pool.site != self.site.key and pool.settings:
+                name += f" of {pool.settings}"
+        return name if user is None else f"{name} of user {user}"
 
     @property
     def servers_by_address(self) -> list[tuple[str, ServerView]]:
@@ -84,24 +101,29 @@ class Overview:
     def unreachable(self, server: ServerView) -> list[SessionGroup]:
         """Return the processes that a server sees and that did not answer here."""
         known = {session_name(report.pid, report.host) for report in self.collection.reports}
-        # Silent processes have their own line already.
-        known |= {session_name(pid, self.host) for pid in self.collection.silent}
+        # Silent processes have their own line already, those of other sites a note.
+        without = {*self.collection.silent, *self.collection.others}
+        known |= {session_name(pid, self.host) for pid in without}
         return [group for group in server.processes if group.application_name not in known]
 
     def session(self, row: PoolRow, connection: ConnectionFigures) -> Session | None:
         """Return the server's view of a pool's connection, if that is known."""
         own_name = session_name(row.process.pid, row.process.host)
-        for server in self.servers:
-            if server.alias == row.pool.alias:
-                found = server.session(connection["backend_pid"])
-                # The same number on another server is another process's session. Settings may
-                # give it any other name, but not another process's.
-                if found and (
-                    found.application_name == own_name
-                    or not found.application_name.startswith("django ")
-                ):
-                    return found
+        server = self.server_of(row.pool)
+        found = server and server.session(connection["backend_pid"])
+        # The same number on another server is another process's session. Settings may
+        # give it any other name, but not another process's.
+        if found and (
+            found.application_name == own_name or not found.application_name.startswith("django ")
+        ):
+            return found
         return None
+
+    def server_of(self, pool: PoolSnapshot) -> ServerView | None:
+        """Return the server's view of the database that a pool leads to, if it was asked."""
+        if not self._is_own(pool):
+            return None
+        return next((server for server in self.servers if server.alias == pool.alias), None)
 
     def owner(self, pid: int) -> tuple[PoolRow, ConnectionFigures] | None:
         """Return the pool and the connection whose session has this number on the server."""
@@ -120,6 +142,7 @@ class Overview:
             "processes": [self._process_as_json(report) for report in self.processes],
             "totals": [group.as_json() for group in self.groups],
             "silent": self.collection.silent,
+            "others": sorted(self.collection.others),
             "problems": self.collection.problems,
             "server": {server.alias: self._server_as_json(server) for server in self.servers},
         }

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
+    from django_pooled.poolstats.server.view import ServerView
     from django_pooled.stats.snapshot import Counters, PoolSnapshot
 
     from .overview import Overview
@@ -144,7 +145,9 @@ def of_overview(overview: Overview) -> list[Metric]:
     """Return the metrics of every process that answered, each by its pid, and of the servers."""
     sources = [
         Source(
-            pool_labels(group.alias, pid=row.process.pid, user=group.user), row.pool, row.counters
+            pool_labels(group.alias, server=group.server, pid=row.process.pid, user=group.user),
+            row.pool,
+            row.counters,
         )
         for group in overview.groups
         for row in group.rows
@@ -159,15 +162,21 @@ def _of_servers(overview: Overview) -> Iterator[Metric]:
         family = _family(GaugeMetricFamily, name, text, SERVER_LABELS)
         for server in answered if key else overview.servers:
             value = getattr(server, key) if key else server.error is None
-            family.add_metric([_shown(server.alias)], value)
+            family.add_metric(_server_labels(overview, server), value)
         yield family
     states = _family(
         GaugeMetricFamily, SERVER_SESSIONS.name, SERVER_SESSIONS.text, SERVER_SESSIONS.labels
     )
     for server in answered:
         for state, number in getattr(server, SERVER_SESSIONS.key).items():
-            states.add_metric([_shown(server.alias), _shown(state)], number)
+            states.add_metric([*_server_labels(overview, server), _shown(state)], number)
     yield states
+
+
+def _server_labels(overview: Overview, server: ServerView) -> list[str]:
+    # By the settings: the address that answered is not known while none does.
+    address = overview.site.server(server.alias) if overview.site else server.address
+    return [_shown(server.alias), _shown(address)]
 
 
 def single(name: str, text: str, value: float) -> Metric:

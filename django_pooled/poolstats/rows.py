@@ -72,9 +72,11 @@ class Group:
     server: str
     rows: list[PoolRow]
     user: int | None = None
-    """Whose processes they are, where those of several users answered."""
+    """Whose processes they are, if not those of the user that was asked for."""
     name: str = ""
-    """The alias; with the user and the server where others have the same alias."""
+    """The alias; more than that for pools of other sites, databases and users."""
+    foreign: bool = False
+    """Whether they are of another site, or of a site's tests."""
 
     def __post_init__(self) -> None:
         self.name = self.name or self.alias

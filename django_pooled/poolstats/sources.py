@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from django_pooled.backend.databases import is_pooled
-from django_pooled.backend.parameters import server_of
 from django_pooled.diagnostics.redaction import told
 
 if TYPE_CHECKING:
-    from django_pooled.stats.snapshot import ProcessReport
     from django_pooled.stats.socket_folder import StrPath
 
-__all__ = ["databases", "of_site", "pooled_aliases", "stats_dirs"]
+__all__ = ["pooled_aliases", "stats_dirs"]
 
 
 def pooled_aliases(problems: list[str] | None = None) -> list[str]:
@@ -52,29 +49,3 @@ def stats_dirs(aliases: list[str]) -> list[StrPath | None]:
         if folder is not False:
             folders[folder] = None
     return list(folders)
-
-
-def databases(aliases: list[str]) -> frozenset[tuple[str, str]]:
-    """Return alias and address of each, which tell the pools of one site from another's.
-
-    Two sites of one user may share a folder, an alias ("default") and even a server.
-
-    Args:
-        aliases: Keys of ``DATABASES``.
-    """
-    return frozenset((alias, server_of(connections.settings[alias])) for alias in aliases)
-
-
-def of_site(reports: list[ProcessReport], site: frozenset[tuple[str, str]]) -> list[ProcessReport]:
-    """Return the reports of processes that have pools of a site, with those pools alone.
-
-    Args:
-        reports: Of any site's processes.
-        site: What `databases` returned.
-    """
-    found: list[ProcessReport] = []
-    for report in reports:
-        pools = [pool for pool in report.pools if (pool.alias, pool.server) in site]
-        if pools:
-            found.append(replace(report, pools=pools))
-    return found

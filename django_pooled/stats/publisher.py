@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from django_pooled.diagnostics.log_fields import event_fields
@@ -44,7 +45,7 @@ _started_by: int | None = None
 _publisher: _Publisher | None = None
 
 
-def start(folder: StrPath | None, report: Callable[[], ProcessReport]) -> None:
+def start(folder: StrPath | None, report: Callable[[], ProcessReport], site: str = "") -> None:
     """Answer questions about this process's pools from now on.
 
     Only the first call in a process does anything. Where a socket can't be had, a debug line
@@ -53,6 +54,7 @@ def start(folder: StrPath | None, report: Callable[[], ProcessReport]) -> None:
     Args:
         folder: The ``stats_dir`` option, or None for the default folder.
         report: Called in a thread of its own for each reader.
+        site: Key of the site that the process belongs to.
     """
     global _started_by, _publisher
     with _lock:
@@ -63,7 +65,7 @@ def start(folder: StrPath | None, report: Callable[[], ProcessReport]) -> None:
         _started_by = os.getpid()
         try:
             socket_folder.require()
-            _publisher = _Publisher(folder, report)
+            _publisher = _Publisher(folder, report, site)
             # RuntimeError: no thread can be started, or not any more at exit.
         except (OSError, RuntimeError) as error:
             logger.debug(
@@ -135,11 +137,13 @@ def _forget() -> None:
 class _Publisher:
     """A listening socket, its name in the folder, and the thread that answers on it."""
 
-    def __init__(self, folder: StrPath | None, report: Callable[[], ProcessReport]) -> None:
+    def __init__(
+        self, folder: StrPath | None, report: Callable[[], ProcessReport], site: str
+    ) -> None:
         self.report = report
         self.pid = os.getpid()
         self.closed = threading.Event()
-        self.listener, self.path = _first_usable(folder, _listen)
+        self.listener, self.path = _first_usable(folder, partial(_listen, site))
         try:
             threading.Thread(target=self.serve, name="django_pooled.publish", daemon=True).start()
         except BaseException:
@@ -193,10 +197,14 @@ class _Publisher:
         connection.sendall(_encode(self.report))
 
 
-def _listen(folder: Path, descriptor: int) -> tuple[socket.socket, Path]:
+def _listen(site: str, folder: Path, descriptor: int) -> tuple[socket.socket, Path]:
     """Listen on a socket in a folder; return it and its path."""
-    path = folder / socket_folder.socket_name(os.getpid())
-    length, limit = len(os.fsencode(path)), socket_folder.SUN_PATH_LIMIT
+    limit = socket_folder.SUN_PATH_LIMIT
+    path = folder / socket_folder.socket_name(os.getpid(), site)
+    if len(os.fsencode(path)) > limit:
+        # Its answer names the site too.
+        path = folder / socket_folder.socket_name(os.getpid())
+    length = len(os.fsencode(path))
     if length > limit:
         reason = f"a socket's path may have {limit} bytes, and this one has {length}"
         raise OSError(errno.ENAMETOOLONG, reason, os.fspath(path))

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from .counters import Counters
 from .histogram import BOUNDS, Histogram
@@ -26,6 +26,7 @@ __all__ = [
     "Histogram",
     "PoolSnapshot",
     "ProcessReport",
+    "SiteName",
     "counters_as_json",
     "process_report",
     "session_name",
@@ -37,6 +38,15 @@ REPORT_VERSION = 1
 
 LATELY = 60.0
 """Seconds for which a write that was refused says that writes fail."""
+
+
+class SiteName(NamedTuple):
+    """The site that a pool belongs to."""
+
+    key: str = ""
+    """Tells it from others; the same in all of its processes."""
+    settings: str = ""
+    """The file of its settings, for people."""
 
 
 class ConnectionFigures(TypedDict):
@@ -98,6 +108,10 @@ class PoolSnapshot:
     """The option ``name``, or the alias."""
     id: str = ""
     """Tells the pool from all others, of any process and any time."""
+    site: str = ""
+    """Key of the site that it belongs to."""
+    settings: str = ""
+    """The file of that site's settings."""
 
     @property
     def writes_fail(self) -> bool:

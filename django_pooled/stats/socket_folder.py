@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PREFIX",
+    "SITE_LENGTH",
     "SUN_PATH_LIMIT",
     "Entry",
     "FolderRefused",
@@ -59,7 +60,13 @@ SUN_PATH_LIMIT = 107 if sys.platform == "linux" else 103
 MOST_NAMES = 10_000
 """Names in a folder that are looked at: more than there are processes of one user."""
 
-_ENTRY = re.compile(r"(?P<pid>\d{1,10})\.[0-9a-f]{8}\.(?P<state>sock|new)\Z")
+SITE_LENGTH = 8
+"""Characters of a site's key, which a socket's name has to have room for."""
+
+_ENTRY = re.compile(
+    rf"(?P<pid>\d{{1,10}})\.[0-9a-f]{{8}}(?:\.(?P<site>[0-9a-f]{{{SITE_LENGTH}}}))?"
+    r"\.(?P<state>sock|new)\Z"
+)
 
 
 class FolderRefused(PermissionError):
@@ -91,6 +98,8 @@ class Entry(NamedTuple):
     """False while the process is still setting it up."""
     identity: tuple[int, int] = (0, 0)
     """Device and inode: the same for all names of one socket."""
+    site: str = ""
+    """Key of the site that the process belongs to; empty where the name does not tell."""
 
 
 def available() -> bool:
@@ -197,13 +206,13 @@ def reachable(path: Path, descriptor: int) -> str:
     return f"{through}/{path.name}" if os.path.isdir(through) else os.fspath(path)
 
 
-def socket_name(pid: int) -> str:
-    """Return a new name for a process's socket.
+def socket_name(pid: int, site: str = "") -> str:
+    """Return a new name for the socket of a process, and of a site if it has a key.
 
     The random part keeps a process apart from a dead one whose pid it was given, and from
     one in another container with which it shares the folder.
     """
-    return f"{pid}.{os.urandom(4).hex()}.sock"
+    return f"{pid}.{os.urandom(4).hex()}{site and f'.{site}'}.sock"
 
 
 def entries(descriptor: int) -> Iterator[Entry]:
@@ -223,7 +232,8 @@ def entries(descriptor: int) -> Iterator[Entry]:
         listens = match["state"] == "sock"
         # One that does not listen refuses readers as a dead one does: give it time.
         if stat.S_ISSOCK(found.st_mode) and (listens or found.st_mtime < time.time() - 60.0):
-            yield Entry(name, int(match["pid"]), listens, (found.st_dev, found.st_ino))
+            identity = (found.st_dev, found.st_ino)
+            yield Entry(name, int(match["pid"]), listens, identity, match["site"] or "")
 
 
 def remove_abandoned(path: Path, descriptor: int, entry: Entry) -> bool:

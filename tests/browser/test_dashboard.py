@@ -182,7 +182,7 @@ def test_restarts_and_lost_commits_are_counted(page: Browser, site: Site) -> Non
     wait_until(lambda: int(figure(page, "restarts")) >= 1)
     wait_until(lambda: int(figure(page, "lost")) >= 1)
     told = page.text(".counts")
-    assert "× serialization failure (40001)" in told
+    assert "x serialization failure (40001)" in told
     assert "_again restarted" in told
     assert "COMMIT answer lost, found" in told
 
@@ -192,9 +192,10 @@ def test_restarts_and_lost_commits_are_counted(page: Browser, site: Site) -> Non
 
 def test_a_process_that_does_not_answer_is_listed(page: Browser, site: Site) -> None:
     # One more of this site's, and one of another's, which is none of this page's business.
-    server = collect(site.stats_dir).reports[0].pools[0].server
-    publisher = Publisher(site.stats_dir, {"server": server})
-    stranger = Publisher(site.stats_dir, {"server": "db.example:5432/site"})
+    known = collect(site.stats_dir).reports[0].pools[0]
+    own = {"server": known.server, "site": known.site}
+    publisher = Publisher(site.stats_dir, own)
+    stranger = Publisher(site.stats_dir, {**own, "site": "0dd51de5"})
     try:
         wait_until(lambda: str(publisher.pid) in page.text(".processes"))
         assert str(stranger.pid) not in page.text(".processes")

@@ -132,7 +132,8 @@ def _main(pools: str, options: str) -> None:
     os.register_at_fork(after_in_child=lambda: [hook() for hook in hooks])
 
     def start() -> None:
-        publisher.start(folder, lambda: process_report(snapshots))
+        site = snapshots[0].site if snapshots else ""
+        publisher.start(folder, lambda: process_report(snapshots), site)
 
     def fork(then: Callable[[], None] = lambda: None) -> int:
         if child := os.fork():

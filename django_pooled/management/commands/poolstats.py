@@ -56,6 +56,7 @@ class Command(BaseCommand):
                 folder=options["stats_dir"],
                 uid=_uid(options["user"]),
                 timeout=options["timeout"],
+                every_site=options["all"],
             )
         except (ImproperlyConfigured, LookupError, ValueError) as error:
             # Under --check, 1 would be taken for a warning.

@@ -56,8 +56,7 @@ def diagnose(overview: Overview, rows: Sequence[PoolRow]) -> Diagnosis:
     )
     if not held:
         return Diagnosis("", "", "")
-    alias = rows[0].pool.alias
-    server = next((server for server in overview.servers if server.alias == alias), None)
+    server = overview.server_of(rows[0].pool)
     # A connection in use for about as long as the oldest waiter waits was not handed out lately.
     long = min(LONG, max(BRIEF, 0.9 * max(row.pool.longest_waiting or LONG for row in rows)))
     return Diagnosis(_holder(held), *_trouble(overview, server, held, long))

@@ -37,6 +37,10 @@ def find(overview: Overview, recent: Overview | None = None) -> list[Finding]:
     found += [
         Finding(Level.WARNING, problem, "problem") for problem in overview.collection.problems
     ]
+    if others := overview.collection.others:
+        number = many(len(others), "process", "processes")
+        sentence = f"{number} of other sites or of tests left out: --all shows them."
+        found.append(Finding(Level.FINE, sentence, "others"))
     if not overview.groups:
         whose = f' of "{overview.alias}"' if overview.alias else ""
         sentence = f"No process that could be reached has an open pool{whose}."

@@ -62,7 +62,7 @@ def _room(overview: Overview, name: str, server: ServerView) -> Iterator[Finding
     growth = sum(
         row.pool.max_size - row.pool.size
         for group in overview.groups
-        if f'"{group.alias}"' in name
+        if f'"{group.alias}"' in name and not group.foreign
         for row in group.rows
     )
     if growth > server.free and not server.pooler:

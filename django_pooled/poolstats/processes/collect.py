@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from django_pooled.poolstats.site import Site
     from django_pooled.stats.snapshot import ProcessReport
     from django_pooled.stats.socket_folder import StrPath
 
@@ -53,6 +54,8 @@ class Collection:
     """One for each process, by pid."""
     silent: list[int] = field(default_factory=list)
     """Processes that are alive and did not answer in time: stopped, or too busy."""
+    others: set[int] = field(default_factory=set)
+    """Processes that publish pools of other sites only, or of a site's tests, and are left out."""
     problems: list[str] = field(default_factory=list)
     """Sentences about what could not be read."""
     folders: list[str] = field(default_factory=list)
@@ -69,7 +72,11 @@ def collect(
 
 
 def collect_all(
-    folders: Iterable[StrPath | None], timeout: float = 1.0, *, uid: int | None = None
+    folders: Iterable[StrPath | None],
+    timeout: float = 1.0,
+    *,
+    uid: int | None = None,
+    site: Site | None = None,
 ) -> Collection:
     """Ask every process that publishes its pools for a report.
 
@@ -81,18 +88,25 @@ def collect_all(
         timeout: Seconds that a process has for its answer; as a rule all are asked at once, and
             where very many are there or do not answer, the look takes twice as long at most.
         uid: The user that runs the site. None is the current one, or for root all of them.
+        site: The only one whose pools are wanted; None for those of all sites.
     """
     collection = Collection(askable=socket_folder.available())
     if not collection.askable:
         collection.problems.append(NOT_ASKABLE)
         return collection
     with contextlib.ExitStack() as stack:
-        users = _find(find_folders(folders, uid), collection, stack)
+        key = site.key if site is not None else ""
+        users = _find(find_folders(folders, uid), collection, stack, key)
         _ask(users, timeout, collection)
     for user in users:
         collection.problems += user.limits.problems()
     collection.reports.sort(key=lambda report: report.pid)
     collection.silent.sort()
+    if site is not None:
+        answered = collection.reports
+        collection.reports = site.own(answered)
+        own = {report.pid for report in collection.reports}
+        collection.others |= {report.pid for report in answered if report.pools} - own
     return collection
 
 
@@ -104,9 +118,16 @@ class _User:
 
 
 def _find(
-    folders: Iterable[SocketFolder], collection: Collection, stack: contextlib.ExitStack
+    folders: Iterable[SocketFolder],
+    collection: Collection,
+    stack: contextlib.ExitStack,
+    site: str,
 ) -> list[_User]:
-    """Open the folders, and return the questions to ask by user, this one's first."""
+    """Open the folders, and return the questions to ask by user, this one's first.
+
+    Args:
+        site: The key of the one to ask, if it is not all of them.
+    """
     users: dict[int, _User] = {}
     left = MOST_FOLDERS
     for folder in folders:
@@ -128,11 +149,12 @@ def _find(
         stack.callback(os.close, descriptor)
         left -= 1
         try:
-            user.questions.extend(
-                Question(folder, descriptor, entry, user.limits)
-                for entry in socket_folder.entries(descriptor)
-                if user.limits.take_socket(entry.identity)
-            )
+            for entry in socket_folder.entries(descriptor):
+                if site and entry.site not in ("", site):
+                    if socket_folder.process_exists(entry.pid):
+                        collection.others.add(entry.pid)
+                elif user.limits.take_socket(entry.identity):
+                    user.questions.append(Question(folder, descriptor, entry, user.limits))
         except OSError as error:
             user.limits.complain(_sentence(folder.path, error))
     return sorted(users.values(), key=lambda it: (it.limits.owner != os.geteuid(), it.limits.owner))

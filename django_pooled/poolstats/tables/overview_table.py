@@ -35,7 +35,9 @@ If it runs already:
   - under another user: run this command as that user, or as root (now: user {user});
   - in another container: run it there;
   - with OPTIONS["pool"]["stats_dir"]: False turns publishing off, a folder has to be the same
-    here (--stats-dir).
+    here (--stats-dir);
+  - with another SECRET_KEY or another database: run it with the settings of the site (--all shows
+    the processes of all sites of this user).
 Looked in: {folders}
 """
 

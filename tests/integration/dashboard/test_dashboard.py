@@ -22,6 +22,7 @@ from django.urls import include, path
 
 from django_pooled import registry
 from django_pooled.backend.parameters import server_of
+from django_pooled.backend.site import this_site
 from django_pooled.dashboard import access_tokens, figures, watch
 from django_pooled.dashboard.server_watch import Answer, ServerWatch
 from django_pooled.dashboard.watch import Snapshot, Watch
@@ -314,8 +315,9 @@ def test_only_pools_of_this_site_are_shown(alone: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(watch, "stats_dirs", lambda aliases: [folder])
     connections[alone].ensure_connection()
     here = server_of(connections.settings[alone])
-    ours = Publisher(folder, {"alias": alone, "server": here}, {"alias": alone, "server": "there"})
-    theirs = Publisher(folder, {"alias": alone, "server": "there"})
+    own = {"alias": alone, "server": here, "site": this_site().key}
+    ours = Publisher(folder, own, {**own, "server": "there"})
+    theirs = Publisher(folder, {**own, "site": "0dd51de5"})
     try:
         overview = watch.snapshot().overview
     finally:

@@ -33,7 +33,7 @@ from django_pooled.backend.parameters import server_of
 from django_pooled.metrics import page, prometheus
 from django_pooled.metrics import sums as sums_module
 from django_pooled.metrics.process_exit import write_last_figures
-from django_pooled.metrics.site import Site, SitePools
+from django_pooled.metrics.site import SitePools, SiteProcesses
 from django_pooled.metrics.sums import Sums
 from django_pooled.metrics.sums_file import KEPT_FOR, open_sums
 from django_pooled.poolstats.prometheus import Source, as_text, of_pools
@@ -115,7 +115,7 @@ def unpublished() -> Iterator[None]:
 @pytest.fixture
 def site(
     stats_dir: Path, unpublished: None, monkeypatch: pytest.MonkeyPatch, settings: Settings
-) -> Site:
+) -> SiteProcesses:
     """The site of the test's settings, with a folder of its own."""
     options = connections.settings["default"]["OPTIONS"]
     monkeypatch.setitem(options, "pool", {**options["pool"], "stats_dir": str(stats_dir)})
@@ -124,17 +124,17 @@ def site(
     # Siblings may be slow where many tests run at once.
     monkeypatch.setattr(page, "TIMEOUT", 20.0)
     settings.ROOT_URLCONF = __name__
-    return Site.of_settings()
+    return SiteProcesses.of_settings()
 
 
 @pytest.fixture
-def make_sibling(stats_dir: Path, site: Site) -> Iterator[Callable[..., Publisher]]:
+def make_sibling(stats_dir: Path, site: SiteProcesses) -> Iterator[Callable[..., Publisher]]:
     """Start other processes of the site, each with one pool."""
     made: list[Publisher] = []
-    server = server_of(connections.settings["default"])
+    own = {"server": server_of(connections.settings["default"]), "site": site.site.key}
 
     def make(**pool: Any) -> Publisher:
-        made.append(Publisher(stats_dir, {"server": server, "id": f"sibling{len(made)}", **pool}))
+        made.append(Publisher(stats_dir, {**own, "id": f"sibling{len(made)}", **pool}))
         return made[-1]
 
     yield make
@@ -194,21 +194,31 @@ def test_a_stopped_process_stays_in_the_sums_and_is_told_as_silent(
 
 
 def test_another_site_of_the_same_user_is_left_out(
-    make_sibling: Callable[..., Publisher], stats_dir: Path, site: Site
+    make_sibling: Callable[..., Publisher], stats_dir: Path, site: SiteProcesses
 ) -> None:
     make_sibling()
-    other = Publisher(stats_dir, {"server": "db.example:5432/other"}, {"alias": "replica"})
+    own = {"server": site.site.server("default"), "site": site.site.key}
+    # One of another key on the same database, which is stopped too, and tests of this site.
+    other = Publisher(stats_dir, {**own, "site": "0dd51de5"}, {"alias": "replica"})
+    stopped = Publisher(stats_dir, {**own, "site": "0dd51de5"})
+    stopped.freeze()
+    tests = Publisher(stats_dir, {**own, "server": "db.example:5432/test_site"})
     try:
-        assert samples(scrape())["checkouts_total"] == {("default",): 7}
+        found = samples(scrape())
+        assert found["checkouts_total"] == {("default",): 7}
+        # The sibling, and the one that is scraped.
+        assert found["processes"] == {(): 2}
+        assert found["silent_processes"] == {(): 0}
         assert samples(scrape("?by=process"))["checkouts_total"].keys() == {
             ("default", str(row.process.pid)) for row in site.ask(1.0).pools
         }
     finally:
-        other.close()
+        for process in (other, stopped, tests):
+            process.close()
 
 
 def test_this_processs_own_pools_are_in_the_sums_whether_it_publishes_or_not(
-    site: Site, make_sibling: Callable[..., Publisher], server: EmbeddedServer,
+    site: SiteProcesses, make_sibling: Callable[..., Publisher], server: EmbeddedServer,
     make_database: MakeDatabase, stats_dir: Path,
 ) -> None:  # fmt: skip
     alias = make_database(server, stats_dir=False)
@@ -222,7 +232,7 @@ def test_this_processs_own_pools_are_in_the_sums_whether_it_publishes_or_not(
 
 
 def test_each_process_by_itself_goes_by_its_pid(
-    make_sibling: Callable[..., Publisher], site: Site
+    make_sibling: Callable[..., Publisher], site: SiteProcesses
 ) -> None:
     one, other = make_sibling(in_use=1), make_sibling(in_use=2)
     found = samples(scrape("?by=process"))
@@ -232,10 +242,10 @@ def test_each_process_by_itself_goes_by_its_pid(
 
 
 def test_a_process_of_another_container_goes_by_its_host_too(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: SiteProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     far = pool("far", pid=7, host="web-2")
-    monkeypatch.setattr(Site, "ask", lambda self, timeout: look(far, pool("near")))
+    monkeypatch.setattr(SiteProcesses, "ask", lambda self, timeout: look(far, pool("near")))
     found = samples(scrape("?by=process"))
     assert found["checkouts_total"] == {
         ("default", "web-2", "7"): 7, ("default", str(os.getpid())): 7
@@ -338,7 +348,7 @@ def test_a_site_whose_functions_get_new_names_has_a_bounded_number_of_series() -
 # The file of the sums
 
 
-def sums_file_of(stats_dir: Path, site: Site) -> Path:
+def sums_file_of(stats_dir: Path, site: SiteProcesses) -> Path:
     return publisher.default_folder(str(stats_dir)) / f"metrics-{site.key}.json"
 
 
@@ -372,7 +382,7 @@ def kept(**odd: Any) -> bytes:
 def test_a_file_of_sums_that_cannot_be_read_is_begun_anew(
     make_sibling: Callable[..., Publisher],
     stats_dir: Path,
-    site: Site,
+    site: SiteProcesses,
     content: bytes,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -386,14 +396,14 @@ def test_a_file_of_sums_that_cannot_be_read_is_begun_anew(
 
 @pytest.mark.parametrize("suffix", [".json", ".lock", ".new"])
 def test_a_pipe_in_the_place_of_a_file_of_sums_holds_nobody_up(
-    make_sibling: Callable[..., Publisher], stats_dir: Path, site: Site, suffix: str
+    make_sibling: Callable[..., Publisher], stats_dir: Path, site: SiteProcesses, suffix: str
 ) -> None:
     make_sibling()
     os.mkfifo(sums_file_of(stats_dir, site).with_suffix(suffix))
     assert 'checkouts_total{database="default"' in scrape()
 
 
-def test_an_entry_of_the_future_is_forgotten_too(stats_dir: Path, site: Site) -> None:
+def test_an_entry_of_the_future_is_forgotten_too(stats_dir: Path, site: SiteProcesses) -> None:
     publisher.default_folder(str(stats_dir))
     for seen in (time.time() + 1e6, float("nan")):
         sums_file_of(stats_dir, site).write_bytes(kept(seen=seen))
@@ -402,7 +412,7 @@ def test_an_entry_of_the_future_is_forgotten_too(stats_dir: Path, site: Site) ->
 
 
 def test_a_file_of_sums_is_read_but_not_written_while_somebody_holds_it(
-    stats_dir: Path, site: Site, caplog: pytest.LogCaptureFixture
+    stats_dir: Path, site: SiteProcesses, caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_sums(str(stats_dir), site.key, 1.0) as sums:
         sums.update(look(pool("a")))
@@ -420,7 +430,7 @@ def test_a_file_of_sums_is_read_but_not_written_while_somebody_holds_it(
 
 
 def test_a_file_of_sums_is_waited_for_while_somebody_writes_in_it(
-    stats_dir: Path, site: Site
+    stats_dir: Path, site: SiteProcesses
 ) -> None:
     with open_sums(str(stats_dir), site.key, 1.0) as sums:
         child = os.fork()
@@ -437,7 +447,7 @@ def test_a_file_of_sums_is_waited_for_while_somebody_writes_in_it(
         assert set(sums.entries) == {"a", "c"}
 
 
-def test_files_of_sites_that_have_gone_are_swept(stats_dir: Path, site: Site) -> None:
+def test_files_of_sites_that_have_gone_are_swept(stats_dir: Path, site: SiteProcesses) -> None:
     home = publisher.default_folder(str(stats_dir))
     old, young, foreign = (
         home / name
@@ -454,7 +464,9 @@ def test_files_of_sites_that_have_gone_are_swept(stats_dir: Path, site: Site) ->
     assert foreign.exists()
 
 
-def test_a_file_of_sums_is_private_and_no_symbolic_link(stats_dir: Path, site: Site) -> None:
+def test_a_file_of_sums_is_private_and_no_symbolic_link(
+    stats_dir: Path, site: SiteProcesses
+) -> None:
     scrape()
     assert sums_file_of(stats_dir, site).stat().st_mode & 0o777 == 0o600
     victim = stats_dir / "victim"
@@ -465,10 +477,10 @@ def test_a_file_of_sums_is_private_and_no_symbolic_link(stats_dir: Path, site: S
 
 
 def test_without_a_file_each_process_goes_by_itself_and_the_page_says_why(
-    make_sibling: Callable[..., Publisher], stats_dir: Path
+    make_sibling: Callable[..., Publisher], stats_dir: Path, site: SiteProcesses
 ) -> None:
     sibling = make_sibling()
-    blocked = publisher.default_folder(str(stats_dir)) / f"metrics-{Site.of_settings().key}.lock"
+    blocked = publisher.default_folder(str(stats_dir)) / f"metrics-{site.key}.lock"
     blocked.mkdir()
     text = scrape()
     assert text.startswith("# Not added up over processes: [Errno 21] Is a directory")
@@ -476,7 +488,7 @@ def test_without_a_file_each_process_goes_by_itself_and_the_page_says_why(
 
 
 def test_without_publishing_the_page_has_this_process_alone(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: SiteProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(connections.settings["default"]["OPTIONS"]["pool"], "stats_dir", False)
     text = scrape()
@@ -485,7 +497,7 @@ def test_without_publishing_the_page_has_this_process_alone(
 
 
 def test_without_unix_sockets_the_page_has_this_process_alone(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: SiteProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket_folder, "available", lambda: False)
     text = scrape()
@@ -497,13 +509,15 @@ def test_without_unix_sockets_the_page_has_this_process_alone(
 
 
 def test_a_process_that_ends_writes_down_what_it_counted_since_the_last_scrape(
-    site: Site, make_database: MakeDatabase, server: EmbeddedServer, stats_dir: Path
+    site: SiteProcesses, make_database: MakeDatabase, server: EmbeddedServer, stats_dir: Path
 ) -> None:
     alias = make_database(server, stats_dir=False)
     scrape()
 
     def counted() -> Any:
-        entries = json.loads(sums_file_of(stats_dir, Site.of_settings()).read_bytes())["entries"]
+        entries = json.loads(sums_file_of(stats_dir, SiteProcesses.of_settings()).read_bytes())[
+            "entries"
+        ]
         return {entry["alias"]: entry["counts"]["checkouts"] for entry in entries.values()}
 
     with connections[alias].cursor() as cursor:
@@ -514,14 +528,14 @@ def test_a_process_that_ends_writes_down_what_it_counted_since_the_last_scrape(
 
 
 def test_a_process_that_ends_keeps_no_sums_for_a_site_that_nobody_scrapes(
-    site: Site, make_database: MakeDatabase, server: EmbeddedServer, stats_dir: Path
+    site: SiteProcesses, make_database: MakeDatabase, server: EmbeddedServer, stats_dir: Path
 ) -> None:
     write_last_figures()
     alias = make_database(server, stats_dir=False)
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT 1")
     write_last_figures()
-    assert not sums_file_of(stats_dir, Site.of_settings()).exists()
+    assert not sums_file_of(stats_dir, SiteProcesses.of_settings()).exists()
 
 
 ENDING = """
@@ -554,7 +568,7 @@ def test_the_last_figures_of_a_process_are_written_down_as_it_ends(
 
 
 def test_the_end_of_a_process_is_not_held_up_by_a_folder_that_is_lost(
-    site: Site,
+    site: SiteProcesses,
     make_database: MakeDatabase,
     server: EmbeddedServer,
     stats_dir: Path,
@@ -573,7 +587,7 @@ def test_the_end_of_a_process_is_not_held_up_by_a_folder_that_is_lost(
 
 
 def test_a_site_is_told_by_its_pooled_databases(
-    site: Site, stats_dir: Path, make_database: MakeDatabase, server: EmbeddedServer,
+    site: SiteProcesses, stats_dir: Path, make_database: MakeDatabase, server: EmbeddedServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     alias = make_database(server)
@@ -581,8 +595,8 @@ def test_a_site_is_told_by_its_pooled_databases(
     broken = {**connections.settings["default"], "ENGINE": "not.to.be.found"}
     monkeypatch.setitem(connections.settings, "unpooled", unpooled)
     monkeypatch.setitem(connections.settings, "broken", broken)
-    found = Site.of_settings()
-    assert {alias for alias, _ in found.databases} == {"default", alias}
+    found = SiteProcesses.of_settings()
+    assert {alias for alias, _ in found.site.databases} == {"default", alias}
     assert found.folders == (str(stats_dir), *socket_folder.BASES)
     assert found.sums_folder == str(stats_dir)
     assert found.key != site.key
@@ -594,7 +608,7 @@ def test_a_site_is_told_by_its_pooled_databases(
 
 
 def test_the_page_needs_no_database_and_no_pool(
-    site: Site, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    site: SiteProcesses, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # pytest-django refuses whatever would use a database here.
     monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
@@ -635,7 +649,7 @@ def test_the_documentation_has_every_metric_with_its_type_and_labels(
     assert documented == shown
 
 
-def test_the_page_is_for_reading_and_not_for_keeping(site: Site) -> None:
+def test_the_page_is_for_reading_and_not_for_keeping(site: SiteProcesses) -> None:
     response = Client().get("/metrics")
     assert response["Cache-Control"] == "no-store"
     assert response["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -654,7 +668,9 @@ def test_who_accepts_openmetrics_gets_it(make_sibling: Callable[..., Publisher])
     assert families["django_pooled_pool_idle"].type == "gauge"
 
 
-def test_comments_have_no_place_in_openmetrics(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comments_have_no_place_in_openmetrics(
+    site: SiteProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(connections.settings["default"]["OPTIONS"]["pool"], "stats_dir", False)
     text = scrape(accept="application/openmetrics-text")
     assert "Not added up" not in text

@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from django.core.management import CommandError, call_command
+from django.test import override_settings
 
+from django_pooled.backend.parameters import server_of
+from django_pooled.backend.site import this_site
 from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.processes.collect import Collection
 from django_pooled.poolstats.server.view import ServerView
@@ -69,8 +72,20 @@ class Site:
         return {"ENGINE": "django_pooled", "OPTIONS": options, **address}
 
     def publish(self, *pools: dict[str, Any]) -> Publisher:
-        self.publishers.append(Publisher(self.folder, *pools))
+        """Start a process with pools of this site, unless they are said to be of another."""
+        own = {"server": self.server_of_default, "site": self.key}
+        self.publishers.append(Publisher(self.folder, *[{**own, **pool} for pool in pools or [{}]]))
         return self.publishers[-1]
+
+    @property
+    def server_of_default(self) -> str:
+        return server_of({"HOST": "", "PORT": "", "NAME": "", **self.databases["default"]})
+
+    @property
+    def key(self) -> str:
+        """What tells the site from others."""
+        with override_settings(SECRET_KEY="only for tests"):
+            return this_site().key
 
     @property
     def environment(self) -> dict[str, str]:
@@ -143,6 +158,7 @@ def overview(*pools: dict[str, Any], server: ServerView | None = None) -> Overvi
 def test_the_table_has_a_line_for_each_database_and_below_it_one_for_each_process(
     site: Site,
 ) -> None:
+    site.databases["replica"] = site.databases["default"]
     first = site.publish({"in_use": 3, "idle": 1}, {"alias": "replica"})
     second = site.publish({"in_use": 2, "idle": 2})
 
@@ -229,9 +245,9 @@ def test_json_has_processes_silent_problems_and_the_server(site: Site) -> None:
 
 
 def test_prometheus_samples_are_well_formed_and_unique(site: Site) -> None:
-    # Two pools of one alias, as while settings change.
+    # Two pools of one database, as while settings change.
     publisher = site.publish(
-        {"in_use": 2}, {"in_use": 3, "server": "elsewhere"}, {"alias": 'quo"te\\'}
+        {"in_use": 2}, {"in_use": 3}, {"alias": 'quo"te\\', "server": "far:5432/quote"}
     )
     text = site.poolstats("--format", "prometheus")
     assert text.endswith("\n")
@@ -243,11 +259,52 @@ def test_prometheus_samples_are_well_formed_and_unique(site: Site) -> None:
             assert match, line
             assert match[1] not in found
             found[match[1]] = float(match[2])
-    labels = f'{{database="default",pid="{publisher.pid}"}}'
+    labels = f'{{database="default",pid="{publisher.pid}",server="{site.server_of_default}"}}'
     assert found[f"django_pooled_pool_in_use{labels}"] == 5
-    assert found['django_pooled_server_up{database="default"}'] == 1
+    labels = f'{{database="default",server="{site.server_of_default}"}}'
+    assert found[f"django_pooled_server_up{labels}"] == 1
     kinds = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(kinds) == len(set(kinds))
+
+
+# Other sites of the same user
+
+
+def test_pools_of_other_sites_and_of_tests_change_nothing_and_all_shows_them(site: Site) -> None:
+    ours = site.publish({"in_use": 1})
+    alone = site.poolstats("--check"), site.poolstats("--format", "prometheus")
+    busy = {"in_use": 10, "idle": 0, "waiting": 4}
+    other = site.publish({**busy, "site": "0dd51de5", "settings": "/srv/shop/conf.py"})
+    tests = site.publish({**busy, "server": "db.example:5432/test_site"})
+    stopped = site.publish({**busy, "site": "0dd51de5"})
+    stopped.freeze()
+
+    assert (site.poolstats("--check"), site.poolstats("--format", "prometheus")) == alone
+    values = site.json()
+    assert [report["pid"] for report in values["processes"]] == [ours.pid]
+    assert values["silent"] == []
+    assert values["others"] == sorted([other.pid, tests.pid, stopped.pid])
+    assert values["findings"] == [
+        {
+            "level": "fine",
+            "kind": "others",
+            "trouble": None,
+            "sentence": "3 processes of other sites or of tests left out: --all shows them.",
+        }
+    ]
+
+    output = site.poolstats("--all", "--check", code=2)
+    assert "default_in_use=10%" in output
+    assert "default_at_db.example_5432_test_site_in_use=100%" in output
+    shop = f'"default at {site.server_of_default} of /srv/shop/conf.py"'
+    assert f"4 waiters for {shop} in process {other.pid}" in output
+    assert f"Process {stopped.pid} does not answer" in output
+
+
+def test_a_database_that_a_process_has_added_to_its_settings_is_of_the_site(site: Site) -> None:
+    site.publish({"alias": "tenant", "server": "db.example:5432/tenant"})
+    (total,) = site.json()["totals"]
+    assert (total["alias"], total["server"]) == ("tenant", "db.example:5432/tenant")
 
 
 # Nothing there, and what is there in trouble
@@ -466,9 +523,18 @@ def test_impossible_thresholds_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--critical-in-use=90"], "--critical-in-use needs --check: write --check --critical-in-use 90."),
-        (["--watch=5", "--warn-wait-p99=1"], "--warn-wait-p99 needs --check: write --check --warn-wait-p99 1."),
-        (["--check", "--processes"], "--processes has no effect with --check, which prints no table"),
+        (
+            ["--critical-in-use=90"],
+            "--critical-in-use needs --check: write --check --critical-in-use 90.",
+        ),
+        (
+            ["--watch=5", "--warn-wait-p99=1"],
+            "--warn-wait-p99 needs --check: write --check --warn-wait-p99 1.",
+        ),
+        (
+            ["--check", "--processes"],
+            "--processes has no effect with --check, which prints no table",
+        ),
         (["--format=json", "--connections"], "--connections has no effect with --format json, "),
         (["--watch", "--over=2"], "--over has no effect with --watch, .*: write --watch 2."),
     ],

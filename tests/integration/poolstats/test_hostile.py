@@ -13,6 +13,7 @@ from django.core.management import call_command
 from django.db import connections
 
 from django_pooled.backend.parameters import server_of
+from django_pooled.backend.site import this_site
 from django_pooled.dashboard.watch import Watch
 from django_pooled.poolstats.findings import overview_findings as findings
 from django_pooled.poolstats.processes import user_limits
@@ -121,7 +122,7 @@ def test_every_way_of_output_shows_the_rest_and_says_what_is_wrong(
     output = io.StringIO()
     with Hostile(public_folder, program, STRANGER):
         try:
-            call_command("poolstats", *way, stats_dir=str(public_folder), stdout=output)
+            call_command("poolstats", "--all", *way, stats_dir=str(public_folder), stdout=output)
         except SystemExit:
             assert "--check" in way
     text = output.getvalue()
@@ -165,16 +166,17 @@ answering({genuine.pid}, lambda client: client.sendall(json.dumps({{
         found = collect_all([public_folder], timeout=2.0)
     look = overview(*found.reports)
     assert [(group.user, group.sum("waiting")) for group in look.groups] == [
-        (0, 0),
+        (None, 0),
         (STRANGER, 1000),
     ]
     assert [group.name for group in look.groups] == [
-        "default of user 0",
+        "default",
         f"default of user {STRANGER}",
     ]
     text = as_text(of_overview(look))
     assert (
-        f'django_pooled_pool_waiting{{database="default",pid="{genuine.pid}",user="0"}} 0' in text
+        f'django_pooled_pool_waiting{{database="default",pid="{genuine.pid}",'
+        f'server="{pool()["server"]}"}} 0' in text
     )
 
 
@@ -183,7 +185,7 @@ answering({genuine.pid}, lambda client: client.sendall(json.dumps({{
 def test_the_page_of_a_site_that_runs_as_root_has_root_s_processes_alone(
     public_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = {"server": server_of(connections.settings["default"])}
+    own = {"server": server_of(connections.settings["default"]), "site": this_site().key}
     root, other = Publisher(public_folder, own), Publisher(public_folder, own, uid=STRANGER)
     monkeypatch.setattr("django_pooled.dashboard.watch.stats_dirs", lambda aliases: [public_folder])
     watch = Watch(linger=0.01)
@@ -199,7 +201,7 @@ def test_the_page_of_a_site_that_runs_as_root_has_root_s_processes_alone(
 
 
 def test_the_answers_of_one_user_are_told_apart_by_nothing_but_their_pids() -> None:
-    look = overview(process(pool(), pid=1, user=5), process(pool(), pid=2, user=5))
+    look = overview(process(pool(), pid=1, user=5), process(pool(), pid=2, user=5), user=5)
     assert [group.name for group in look.groups] == ["default"]
     assert "user=" not in as_text(of_overview(look))
 
@@ -214,7 +216,7 @@ def test_no_user_fills_the_screen_alone() -> None:
     assert max(len(finding.sentence) for finding in found) < 700
     assert look.groups[0].name == "default of user 33"
     # Where there is one user, all is said.
-    alone = overview(process(*crowd))
+    alone = overview(process(*crowd, user=0), user=0)
     assert len([finding for finding in findings.find(alone) if finding.level]) == 100
 
 

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from django_pooled.poolstats.prometheus import Source, as_text, of_overview, of_pools
 from django_pooled.poolstats.server.view import ServerView
+from django_pooled.poolstats.site import Site
 from django_pooled.stats.histogram import BOUNDS
 from tests.support.reports import overview, pool, process, times
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from django_pooled.poolstats.overview import Overview
 
-PID = {"database": "default", "pid": "4121"}
+SERVERS = {"default": "db.example:5432/site", "replica": "replica.example:5432/site"}
+PID = {"database": "default", "server": SERVERS["default"], "pid": "4121"}
 
 
 def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -60,7 +62,8 @@ def everything() -> Overview:
     )
     server = ServerView("default", max_connections=100, used=3, blocked=2, states={"idle": 3})
     away = ServerView("replica", error="refused")
-    return overview(process(busy), process(pool(), pid=4122), servers=[server, away])
+    site = Site("", tuple(SERVERS.items()))
+    return overview(process(busy), process(pool(), pid=4122), servers=[server, away], site=site)
 
 
 def test_a_line_is_a_comment_or_a_sample() -> None:
@@ -153,6 +156,8 @@ def test_a_figure_of_a_pool_is_a_sample(name: str, labels: dict[str, str], expec
 def test_a_figure_of_a_server_is_a_sample(
     name: str, labels: dict[str, str], expected: float | None
 ) -> None:
+    if "database" in labels:
+        labels = {**labels, "server": SERVERS[labels["database"]]}
     assert value(everything(), name, labels) == expected
 
 

@@ -14,6 +14,7 @@ from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.findings.finding import Finding, Level
 from django_pooled.poolstats.server.sessions import Session
 from django_pooled.poolstats.server.view import ServerView, SessionGroup, summed
+from django_pooled.poolstats.site import Site
 from django_pooled.poolstats.tables import connection_table, details, pool_table, server_table
 from django_pooled.poolstats.tables.columns import COLUMNS
 from django_pooled.poolstats.tables.overview_table import Layout, as_table
@@ -503,13 +504,14 @@ def test_the_page_has_every_option_and_column() -> None:
 
 
 def test_pools_of_two_sites_with_the_same_alias_are_told_apart_by_their_servers() -> None:
-    look = overview(
-        process(pool(in_use=1), pool("votes")), process(pool(server="elsewhere:5432/shop"), pid=2)
-    )
-    names = ["default at db.example:5432/site", "default at elsewhere:5432/shop", "votes"]
+    site = Site("", (("default", "db.example:5432/site"), ("votes", "db.example:5432/site")))
+    shop = {"server": "elsewhere:5432/shop", "site": "0dd51de5", "settings": "/srv/shop/conf.py"}
+    look = overview(process(pool(in_use=1), pool("votes")), process(pool(**shop), pid=2), site=site)
+    # The name of the site's own is the same without the other.
+    names = ["default", "votes", "default at elsewhere:5432/shop of /srv/shop/conf.py"]
     assert [group.name for group in look.groups] == names
     lines = pool_table.lines(look)
-    assert [line for line in lines if line.endswith(":")] == [f"{name}:" for name in names[:2]]
+    assert [line for line in lines if line.endswith(":")] == [f"{names[2]}:"]
     for name in names:
         assert any(line.startswith(f'"{name}" since') for line in details.lines(look, 100))
         assert any(line.startswith(f'"{name}": ') for line in connection_table.lines(look, 100))

@@ -100,7 +100,7 @@ Pools.panels.restarts = (list, snapshots) => {
   for (const [state, many] of states) {
     const ended = Pools.panels.added(pools.map((pool) => (pool.restarted || {})[state]));
     const outcomes = ended.map(([outcome, number]) => `${Pools.format.count(number)} ${outcome}`);
-    items.push([`× ${names[state] || state}`, "", many, outcomes.join(", ")]);
+    items.push([`x ${names[state] || state}`, "", many, outcomes.join(", ")]);
   }
   const functions = Pools.panels.added(pools.map((pool) => pool.restarts_of));
   for (const [name, many] of functions.slice(0, 5)) {
