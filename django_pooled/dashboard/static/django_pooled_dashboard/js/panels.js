@@ -104,7 +104,7 @@ Pools.panels.restarts = (list, snapshots) => {
   }
   const functions = Pools.panels.added(pools.map((pool) => pool.restarts_of));
   for (const [name, many] of functions.slice(0, 5)) {
-    items.push([`× ${name}`, "restarted", many, ""]);
+    items.push([`x ${name}`, "restarted", many, ""]);
   }
   const refused = Pools.panels.added(pools.map((pool) => pool.refused_restarts));
   for (const [reason, many] of refused) {
