@@ -22,6 +22,7 @@ Kind: TypeAlias = Literal[
     "idle in transaction",
     "more",
     "nothing",
+    "others",
     "pooler",
     "pooler full",
     "problem",
