@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BY_KIND",
     "COUNTERS",
+    "FINDINGS",
+    "FINDING_LABELS",
     "GAUGES",
     "PROCESSES",
     "SERVER_GAUGES",
@@ -166,6 +168,11 @@ SERVER_SESSIONS = ByKind(
 PROCESSES = ("processes", "Processes that answered.")
 SILENT_PROCESSES = ("silent_processes", "Processes that did not answer in time.")
 """Name, help."""
+
+
+FINDINGS = ("findings", "Findings, by code and level; the runbook has a section for each code.")
+"""Name, help."""
+FINDING_LABELS = ("finding", "level")
 
 
 def pool_labels(

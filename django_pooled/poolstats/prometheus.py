@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,8 @@ from django_pooled.stats.histogram import BOUNDS
 from .metric_definitions import (
     BY_KIND,
     COUNTERS,
+    FINDING_LABELS,
+    FINDINGS,
     GAUGES,
     SERVER_GAUGES,
     SERVER_LABELS,
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from django_pooled.poolstats.server.view import ServerView
     from django_pooled.stats.snapshot import Counters, PoolSnapshot
 
+    from .findings.finding import Finding
     from .overview import Overview
 
 __all__ = ["Source", "as_openmetrics", "as_text", "of_overview", "of_pools", "single"]
@@ -141,8 +145,12 @@ def _times(names: Sequence[str], merged: Iterable[_Merged], openmetrics: bool) -
         yield family
 
 
-def of_overview(overview: Overview) -> list[Metric]:
-    """Return the metrics of every process that answered, each by its pid, and of the servers."""
+def of_overview(overview: Overview, found: Iterable[Finding] = ()) -> list[Metric]:
+    """Return the metrics of every process that answered, each by its pid, and of the servers.
+
+    Args:
+        found: The findings, which are counted.
+    """
     sources = [
         Source(
             pool_labels(group.alias, server=group.server, pid=row.process.pid, user=group.user),
@@ -153,7 +161,15 @@ def of_overview(overview: Overview) -> list[Metric]:
         for row in group.rows
     ]
     silent = single(*SILENT_PROCESSES, len(overview.collection.silent))
-    return [*of_pools(sources), silent, *_of_servers(overview)]
+    return [*of_pools(sources), silent, *_of_servers(overview), _of_findings(found)]
+
+
+def _of_findings(found: Iterable[Finding]) -> Metric:
+    family = _family(GaugeMetricFamily, *FINDINGS, FINDING_LABELS)
+    counts = Counter((finding.code, finding.level.name.lower()) for finding in found)
+    for labels, number in counts.items():
+        family.add_metric(labels, number)
+    return family  # type: ignore[no-any-return]
 
 
 def _of_servers(overview: Overview) -> Iterator[Metric]:

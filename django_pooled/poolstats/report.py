@@ -59,7 +59,7 @@ class Report:
             # Only here: the other formats do without prometheus_client.
             from .prometheus import as_text, of_overview
 
-            return as_text(of_overview(self.overview))
+            return as_text(of_overview(self.overview, self.found))
         if check:
             return verdict(self.overview, self.found, self.thresholds) + "\n"
         return "\n".join(as_table(self.overview, self.found, layout)) + "\n"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from django_pooled.poolstats.findings.finding import Finding, Level
 from django_pooled.poolstats.prometheus import Source, as_text, of_overview, of_pools
 from django_pooled.poolstats.server.view import ServerView
 from django_pooled.poolstats.site import Site
@@ -159,6 +160,22 @@ def test_a_figure_of_a_server_is_a_sample(
     if "database" in labels:
         labels = {**labels, "server": SERVERS[labels["database"]]}
     assert value(everything(), name, labels) == expected
+
+
+def test_findings_are_counted_by_code_and_level() -> None:
+    found = [
+        Finding(Level.WARNING, "One.", "idle in transaction"),
+        Finding(Level.WARNING, "Another.", "idle in transaction"),
+        Finding(Level.FINE, "A note.", "pooler"),
+    ]
+    text = as_text(of_overview(overview(), found))
+    assert {key: it for key, it in samples(text).items() if key[0].endswith("findings")} == {
+        ("django_pooled_findings", frozenset(labels.items())): number
+        for labels, number in (
+            ({"finding": "idle-in-transaction", "level": "warning"}, 2),
+            ({"finding": "pooler", "level": "fine"}, 1),
+        )
+    }
 
 
 def test_what_a_pool_does_not_have_is_no_zero() -> None:
