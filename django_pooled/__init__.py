@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     )
     from .pool.backoff import Backoff
     from .pool.deadline import deadline, retry_deadline
-    from .retry.decorator import retry_transaction, run_transaction
+    from .retry.decorator import arun_transaction, retry_transaction, run_transaction
     from .views.marks import no_retry
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "PoolClosed",
     "PoolError",
     "PoolExhausted",
+    "arun_transaction",
     "deadline",
     "no_retry",
     "retry_deadline",
@@ -43,6 +44,7 @@ _HOME = {
     "deadline": "pool.deadline",
     "retry_deadline": "pool.deadline",
     "no_retry": "views.marks",
+    "arun_transaction": "retry.decorator",
     "retry_transaction": "retry.decorator",
     "run_transaction": "retry.decorator",
 }

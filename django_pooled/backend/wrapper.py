@@ -35,7 +35,7 @@ from django_pooled.pool.deadline import current, grace
 from django_pooled.pool.psycopg_pipeline import IS_SUPPORTED
 from django_pooled.pool.transaction_control import Control, TransactionControl
 
-from . import foreign_options
+from . import foreign_options, thread_wrappers, transaction_thread
 from .addresses import refuse_addresses
 from .commit import close_if_interrupted, commit_once
 from .cursors import observed
@@ -110,6 +110,7 @@ class DatabaseWrapper(Replacement):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        thread_wrappers.note(self)
         self._lookup = PoolLookup()
         self.lasting_effects = LastingEffects()
         pool = self.settings_dict["OPTIONS"].get("pool")
@@ -213,7 +214,10 @@ class DatabaseWrapper(Replacement):
     def close_if_unusable_or_obsolete(self) -> None:
         # At both ends of a request: back to the pool, which checks the connection itself.
         if self.checked_out_from is not None:
-            self.close()
+            if transaction_thread.current.get() is None or self.attempt is None:
+                self.close()
+            # Else it is no end of a request, but Channels' database_sync_to_async() in a coroutine,
+            # which does so around each call.
             return
         self.closings += 1
         super().close_if_unusable_or_obsolete()
@@ -222,6 +226,9 @@ class DatabaseWrapper(Replacement):
     close_if_health_check_failed = BaseDatabaseWrapper.close_if_health_check_failed
 
     def create_cursor(self, name: str | None = None) -> Any:
+        present = transaction_thread.current.get()
+        if present is not None:
+            transaction_thread.tell_if_elsewhere(present, self.alias)
         with self._connection_lock:
             connection = self.connection
             if connection is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-__all__ = ["follow", "is_setting_up"]
+__all__ = ["follow", "has_tenants", "is_setting_up"]
 
 
 def follow(wrapper: BaseDatabaseWrapper, stand_in: BaseDatabaseWrapper) -> None:
@@ -20,6 +20,11 @@ def follow(wrapper: BaseDatabaseWrapper, stand_in: BaseDatabaseWrapper) -> None:
     set_tenant = getattr(stand_in, "set_tenant", None)
     if tenant is not None and set_tenant is not None:
         set_tenant(tenant, include_public=getattr(wrapper, "include_public_schema", True))
+
+
+def has_tenants(wrapper: BaseDatabaseWrapper) -> bool:
+    """Tell whether *wrapper* keeps the tenant of its thread."""
+    return hasattr(wrapper, "set_tenant")
 
 
 def is_setting_up(wrapper: BaseDatabaseWrapper) -> bool:

@@ -45,7 +45,7 @@ def asks_for_rollback(result: object) -> bool:
 
 
 def refuse_coroutine(result: object) -> None:
-    """Refuse the result of a view with async methods, whose ``dispatch()`` is not async itself.
+    """Refuse the result of what is async, and does not look it.
 
     Raises:
         TypeError: It would run after the transaction.
@@ -54,7 +54,7 @@ def refuse_coroutine(result: object) -> None:
         result.close()
         raise TypeError(
             "What retry_transaction called returned a coroutine, which would run after its "
-            "transaction ended: in a class-based view, write sync methods."
+            "transaction ended: decorate a function that is defined by async def."
         )
 
 

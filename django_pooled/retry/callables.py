@@ -17,7 +17,7 @@ from django_pooled.replay.tasks import refuse_tasks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["REBINDING", "refuse_what_cannot_be_run_again"]
+__all__ = ["REBINDING", "is_async", "is_dispatch", "refuse_what_cannot_be_run_again"]
 
 REBINDING = (staticmethod, classmethod)
 """They tell a class how to call a function, so they belong around the decorated function."""
@@ -52,11 +52,10 @@ def refuse_what_cannot_be_run_again(function: object) -> None:
     if not callable(function):
         instead = f"; write retry_transaction(using={function!r})" * isinstance(function, str)
         raise TypeError(f"retry_transaction decorates a callable, not {function!r}{instead}")
-    # Unlike inspect's, it knows Django's marks, such as that of as_view() with async methods.
-    if iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+    if inspect.isasyncgenfunction(function):
         raise TypeError(
-            f"{name} is async, and Django's transactions are not: decorate a "
-            f"sync function and call it by asgiref.sync.sync_to_async."
+            f"{name} is an async generator, which would run after its transaction ended: await all "
+            f"of it in a coroutine function, and return a list."
         )
     if inspect.isgeneratorfunction(function):
         raise TypeError(
@@ -75,6 +74,24 @@ def refuse_what_cannot_be_run_again(function: object) -> None:
                 f"nothing be committed. Put the cache above the decorator, as in "
                 f"lru_cache(retry_transaction({name})), so that it keeps only what is committed."
             )
+
+
+def is_async(function: object) -> bool:
+    """Tell whether a call of *function* has to be awaited, as far as can be seen before it."""
+    # Unlike inspect's, it knows Django's marks, such as that of as_view() with async methods.
+    if iscoroutinefunction(function):
+        return True
+    return not isinstance(function, FunctionType | MethodType | partial) and iscoroutinefunction(
+        inspect.getattr_static(type(function), "__call__", None)
+    )
+
+
+def is_dispatch(function: object) -> bool:
+    """Tell whether this may be the ``dispatch()`` of a class-based view.
+
+    It is a plain method, and returns a coroutine if the view's other methods are async.
+    """
+    return getattr(function, "__name__", None) == "dispatch"
 
 
 def _refuse_descriptors(function: object, name: str) -> None:

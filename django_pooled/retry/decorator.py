@@ -21,14 +21,15 @@ from django_pooled.replay.idempotency import IdempotencyOptions
 from django_pooled.replay.responses import tell_if_it_reads_later
 from django_pooled.tokens.idempotency import refuse_without_app
 
-from .callables import REBINDING, refuse_what_cannot_be_run_again
+from .async_callables import as_coroutine_function, as_dispatch
+from .callables import REBINDING, is_async, is_dispatch, refuse_what_cannot_be_run_again
 from .classify import RetryOn
 from .idempotency import KeyedLoop, keyed_request
 from .loop import Loop
 from .policy import BACKOFF, Policy, refuse_unknown_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterable
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from psycopg import IsolationLevel
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from .policy import TransactionOptions
 
-__all__ = ["retry_transaction", "run_transaction"]
+__all__ = ["arun_transaction", "retry_transaction", "run_transaction"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -161,40 +162,55 @@ def retry_transaction(
         surroundings = Surroundings(decorated)
         name: str = getattr(decorated, "__qualname__", "?")
 
-        @wraps(decorated, *_describing(decorated))
-        def run_again(*args: P.args, **kwargs: P.kwargs) -> R:
-            wrapper = connections[using]
-            if not isinstance(wrapper, DatabaseWrapper):
-                raise _wrong_engine(wrapper)
-            keyed: Any = None
-            if policy.idempotency is not None:
-                keyed = keyed_request(policy.idempotency, args, kwargs, name)
-                if isinstance(keyed, HttpResponse):
-                    return keyed  # type: ignore[return-value]
-            if wrapper.in_atomic_block:
-                if wrapper.attempt is not None:
-                    return (
-                        decorated(*args, **kwargs)
-                        if keyed is None
-                        else keyed.join(wrapper, partial(decorated, *args, **kwargs))
-                    )
-                _refuse_foreign_block(wrapper)
-            # Without a connection, the next one is as the settings say.
-            elif not (
-                wrapper.settings_dict["AUTOCOMMIT"]
-                if wrapper.connection is None
-                else wrapper.autocommit
-            ):
-                raise TransactionManagementError(
-                    f"retry_transaction was called with autocommit off on {using!r}; it opens and "
-                    f"ends its transaction itself."
-                )
-            loop = Loop if keyed is None else partial(KeyedLoop, keyed)
-            result: R = loop(policy, wrapper, decorated, args, kwargs, surroundings).run()
-            if result is not None:
-                tell_if_it_reads_later(decorated, result)
-            return result
+        def calling(called: Callable[..., R]) -> Callable[P, R]:
+            """Return what runs *decorated* again, which is called by *called*."""
 
+            @wraps(decorated, *_describing(decorated))
+            def run_again(*args: P.args, **kwargs: P.kwargs) -> R:
+                wrapper = connections[using]
+                if not isinstance(wrapper, DatabaseWrapper):
+                    raise _wrong_engine(wrapper)
+                keyed: Any = None
+                if policy.idempotency is not None:
+                    keyed = keyed_request(policy.idempotency, args, kwargs, name)
+                    if isinstance(keyed, HttpResponse):
+                        return keyed  # type: ignore[return-value]
+                if wrapper.in_atomic_block:
+                    if wrapper.attempt is not None:
+                        return (
+                            called(*args, **kwargs)
+                            if keyed is None
+                            else keyed.join(wrapper, partial(called, *args, **kwargs))
+                        )
+                    _refuse_foreign_block(wrapper)
+                # Without a connection, the next one is as the settings say.
+                elif not (
+                    wrapper.settings_dict["AUTOCOMMIT"]
+                    if wrapper.connection is None
+                    else wrapper.autocommit
+                ):
+                    raise TransactionManagementError(
+                        f"retry_transaction was called with autocommit off on {using!r}; it opens "
+                        f"and ends its transaction itself."
+                    )
+                loop = Loop if keyed is None else partial(KeyedLoop, keyed)
+                result: R = loop(
+                    policy, wrapper, decorated, args, kwargs, surroundings, called
+                ).run()
+                if result is not None:
+                    tell_if_it_reads_later(decorated, result)
+                return result
+
+            return run_again
+
+        is_keyed = policy.idempotency is not None
+        run_again: Callable[P, R]
+        if is_async(decorated):
+            run_again = as_coroutine_function(calling, decorated, using, is_keyed=is_keyed)
+        elif is_dispatch(decorated):
+            run_again = as_dispatch(calling, decorated, using, is_keyed=is_keyed)
+        else:
+            run_again = calling(decorated)
         # As a view it begins its transaction itself, also with ATOMIC_REQUESTS.
         return non_atomic(run_again, using, decorated)
 
@@ -215,7 +231,34 @@ def run_transaction(function: Callable[[], R], /, **options: Unpack[TransactionO
         function: Called without arguments, once for each attempt.
         options: As for `retry_transaction`, whose errors are raised here.
     """
+    if is_async(function):
+        raise TypeError(
+            f"run_transaction cannot run the coroutine function {function!r}: write "
+            f"await arun_transaction(...)."
+        )
     return retry_transaction(**options)(function)()
+
+
+async def arun_transaction(
+    function: Callable[[], Awaitable[R]], /, **options: Unpack[TransactionOptions]
+) -> R:
+    """Run a coroutine function at once, as `retry_transaction` would run it; return its result. ::
+
+        async def moved():
+            ...
+
+        result = await arun_transaction(moved)
+
+    Args:
+        function: Called without arguments, and awaited, once for each attempt.
+        options: As for `retry_transaction`, whose errors are raised here.
+    """
+    if not is_async(function):
+        raise TypeError(
+            f"arun_transaction takes a coroutine function, not {function!r}: for a synchronous "
+            f"one write await sync_to_async(run_transaction)(...)."
+        )
+    return await retry_transaction(**options)(function)()
 
 
 _KINDS: dict[str, Any] = {

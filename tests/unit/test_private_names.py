@@ -28,6 +28,7 @@ PRIVATE = {
     "backend/django_private.py",
     "postgis/django_private.py",
     "replay/django_private.py",
+    "retry/asgiref_private.py",
     "pool/psycopg_pipeline.py",
     "pool/psycopg_private.py",
     "pool/queue.py",

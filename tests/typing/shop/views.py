@@ -14,7 +14,13 @@ from django.views.generic import CreateView
 from psycopg import IsolationLevel
 from typing_extensions import assert_type
 
-from django_pooled import Backoff, retry_deadline, retry_transaction, run_transaction
+from django_pooled import (
+    Backoff,
+    arun_transaction,
+    retry_deadline,
+    retry_transaction,
+    run_transaction,
+)
 from shop.models import Order
 
 if TYPE_CHECKING:
@@ -107,6 +113,27 @@ def at_once(request: HttpRequest) -> HttpResponse:
 def patience(seconds: float) -> Callable[[Callable[[], None]], Callable[[], None]]:
     wait: float = Backoff(initial=seconds).wait(2)
     return retry_transaction(deadline=wait)
+
+
+@retry_transaction(max_attempts=3)
+async def ship(request: HttpRequest, number: int) -> HttpResponse:
+    await Order.objects.filter(number=number).aupdate(paid=True)
+    return HttpResponse(status=204)
+
+
+class Reopen(View):
+    @retry_transaction
+    async def post(self, request: HttpRequest, number: int) -> HttpResponse:
+        return assert_type(await ship(request, number), HttpResponse)
+
+
+async def acount() -> int:
+    return await Order.objects.acount()
+
+
+async def count_later() -> None:
+    assert_type(await arun_transaction(acount), int)
+    assert_type(await arun_transaction(acount, deadline=1.0), int)
 
 
 async def pay_later(request: HttpRequest, number: int) -> HttpResponse:

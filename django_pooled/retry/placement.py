@@ -1,0 +1,123 @@
+"""Where a call of a coroutine function has its transaction: in a thread of its own, as a rule."""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+from psycopg.pq import TransactionStatus
+
+from django_pooled.backend.thread_wrappers import wrappers_of
+from django_pooled.backend.wrapper import DatabaseWrapper
+from django_pooled.integrations import tenants
+from django_pooled.pool.connection import PooledConnection
+
+from .asgiref_private import usual_executor, usual_thread
+from .coroutines import ThreadedCall
+from .own_threads import THREADS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from django_pooled.backend.transaction_mode import TransactionMode
+
+__all__ = ["Place", "call_in_thread", "place_of"]
+
+
+class Place(Enum):
+    """Where a call is made, with respect to the thread that asgiref would run its queries in."""
+
+    OWN_THREAD = "own thread"
+    """In a thread, and with a connection, that no other task uses."""
+    USUAL_THREAD = "usual thread"
+    """In that thread: its transaction is a TestCase's, or its session has state to rely on."""
+    SAME_TRANSACTION = "same transaction"
+    """Within the transaction of a decorated call, which that thread is making."""
+
+
+async def place_of(alias: str) -> Place:
+    """Return where a call on a database is to be made.
+
+    A connection that the usual thread only keeps goes back first: if requests kept one and waited
+    for another, as many as there are connections would wait for each other.
+
+    Args:
+        alias: Key of the database.
+    """
+    if any(map(_holds_something, _usual_wrappers(alias))):
+        return await sync_to_async(_settle)(alias)
+    return Place.OWN_THREAD
+
+
+async def call_in_thread(
+    function: Callable[[], Any], alias: str, name: str, place: Place = Place.OWN_THREAD
+) -> Any:
+    """Call a function in a thread, in which coroutine functions can be called by a bridge.
+
+    Args:
+        function: What to call.
+        alias: Key of the database of its transaction.
+        name: Of the function, for messages and statistics.
+        place: Which thread.
+    """
+    if place is not Place.OWN_THREAD:
+        return await ThreadedCall(function, alias, name).run(usual_executor().submit)
+    outside = next(filter(tenants.has_tenants, _usual_wrappers(alias)), None)
+    called = partial(_with_own_connections, function, alias, outside)
+    return await ThreadedCall(called, alias, name).run(THREADS.run)
+
+
+def _usual_wrappers(alias: str) -> list[TransactionMode]:
+    thread = usual_thread()
+    return [] if thread is None else wrappers_of(thread, alias)
+
+
+def _holds_something(wrapper: TransactionMode) -> bool:
+    """Tell whether the thread of a wrapper, which is another one, has to be asked."""
+    connection = wrapper.connection
+    return wrapper.in_atomic_block or (
+        connection is not None
+        # It is at work for others, and what it holds is theirs.
+        and connection.pgconn.transaction_status != TransactionStatus.ACTIVE
+    )
+
+
+def _settle(alias: str) -> Place:
+    """In the usual thread: return the place, and give the connection back if nothing needs it."""
+    wrapper = connections[alias]
+    if not isinstance(wrapper, DatabaseWrapper):
+        return Place.OWN_THREAD
+    if wrapper.in_atomic_block:
+        return Place.USUAL_THREAD if wrapper.attempt is None else Place.SAME_TRANSACTION
+    connection = wrapper.connection
+    if connection is None:
+        return Place.OWN_THREAD
+    has_state = (
+        isinstance(connection, PooledConnection)
+        and connection.pinned_by is not None
+        # The search_path of a tenant is set up on each connection.
+        and not (tenants.has_tenants(wrapper) and connection.relied_on is None)
+    )
+    if has_state or not wrapper.autocommit:
+        return Place.USUAL_THREAD
+    wrapper.release()
+    return Place.OWN_THREAD
+
+
+def _with_own_connections(
+    function: Callable[[], Any], alias: str, outside: TransactionMode | None
+) -> Any:
+    """Call *function* with connections that go back as at the end of a request."""
+    if outside is not None:
+        tenants.follow(outside, connections[alias])
+    try:
+        return function()
+    finally:
+        for wrapper in connections.all(initialized_only=True):
+            wrapper.close_if_unusable_or_obsolete()
+            if tenants.has_tenants(wrapper):
+                # The next call in this thread may be another tenant's.
+                del connections[wrapper.alias]
