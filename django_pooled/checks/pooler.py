@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from django_pooled.pool.options import PoolOptions
+    from django_pooled.poolstats.server.pgbouncer_console import PoolerFacts
 
     from .declared_processes import Workers
-    from .pgbouncer_console import PoolerFacts
 
 __all__ = ["check_pooler"]
 

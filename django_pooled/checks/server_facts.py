@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from django_pooled.poolstats.server.pgbouncer_console import ask_console
 from django_pooled.retry.server_questions import refusals
-
-from .pgbouncer_console import ask_console
 
 if TYPE_CHECKING:
     import psycopg
 
-    from .pgbouncer_console import PoolerFacts
+    from django_pooled.poolstats.server.pgbouncer_console import PoolerFacts
 
 __all__ = ["ServerFacts", "ask_server"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from django_pooled.poolstats.findings import overview_findings
@@ -20,7 +21,7 @@ __all__ = ["content"]
 
 _OF_A_SERVER = (
     *("error", "failure", "version", "standby", "max_connections", "reserved", "used", "free"),
-    *("states", "blocked", "longest_idle_in_transaction"),
+    *("states", "blocked", "longest_idle_in_transaction", "waits_in_pooler"),
 )
 """The figures of a server: counts, without single sessions."""
 
@@ -89,6 +90,7 @@ def _servers(snapshot: Snapshot) -> list[dict[str, Any]]:
     known = [
         {"names": names, "age": ages[view.alias], "hosts": _hosts(view)}
         | {key: getattr(view, key) for key in _OF_A_SERVER}
+        | {"queue": view.queue and asdict(view.queue)}
         for names, view in snapshot.overview.servers_by_address
     ]
     unknown = [

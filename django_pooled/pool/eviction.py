@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
-from django_pooled.sql.sqlstates import READ_ONLY, is_connection_lost, is_stale_plan
+from django_pooled.sql.sqlstates import (
+    READ_ONLY,
+    is_connection_lost,
+    is_pooler_timeout,
+    is_stale_plan,
+)
 
 from .connector import LONGEST_WHEN_REFUSED
 
@@ -111,6 +116,8 @@ class Eviction:
         connections at once; one whose client asked for a read-only transaction does not.
         """
         if is_connection_lost(error):
+            if is_pooler_timeout(error):
+                self._record.add("pooler_timeouts")
             connection.session.doom(f"{error.sqlstate or 'lost'}: {told(error)}")
         elif error.sqlstate == READ_ONLY and connection.server_is_read_only:
             self._record.add("refused_writes")

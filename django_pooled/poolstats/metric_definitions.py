@@ -87,6 +87,11 @@ COUNTERS = (
     ("checkouts_exhausted_total", "exhausted", "Checkouts refused by max_waiting."),
     ("checkouts_refused_total", "refused", "Checkouts that the server refused."),
     ("refused_writes_total", "refused_writes", "Writes that a read-only server refused."),
+    (
+        "pooler_timeouts_total",
+        "pooler_timeouts",
+        "Statements for which a pooler had no server connection.",
+    ),
     ("connects_total", "connects", "Connections opened."),
     ("connect_failures_total", "connect_failures", "Connects that failed."),
 )

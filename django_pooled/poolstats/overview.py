@@ -13,6 +13,7 @@ from django_pooled.stats.socket_folder import this_user
 
 from .formatting import cut
 from .rows import Group, PoolRow
+from .server.pgbouncer_console import is_invented
 
 if TYPE_CHECKING:
     from django_pooled.poolstats.processes.collect import Collection
@@ -125,6 +126,12 @@ class Overview:
             return None
         return next((server for server in self.servers if server.alias == pool.alias), None)
 
+    def backend_pid(self, row: PoolRow, connection: ConnectionFigures) -> int | None:
+        """Return the server's process for a connection; None if a pooler made the number up."""
+        pid, server = connection["backend_pid"], self.server_of(row.pool)
+        pooled = server is not None and server.pooler
+        return None if pooled or is_invented(pid) else pid
+
     def owner(self, pid: int) -> tuple[PoolRow, ConnectionFigures] | None:
         """Return the pool and the connection whose session has this number on the server."""
         for group in self.groups:
@@ -151,16 +158,22 @@ class Overview:
         """Add to each connection its session on the server."""
         values = report.as_json()
         for pool, figures in zip(report.pools, values["pools"], strict=True):
-            sessions = [self.session(PoolRow(report, pool), it) for it in pool.connections]
+            row = PoolRow(report, pool)
+            sessions = [self.session(row, it) for it in pool.connections]
             figures["connections"] = [
-                {**connection, "session": session and asdict(session)}
+                {
+                    **connection,
+                    "backend_pid": self.backend_pid(row, connection),
+                    "session": session and asdict(session),
+                }
                 for connection, session in zip(pool.connections, sessions, strict=True)
             ]
         return values
 
     def _server_as_json(self, server: ServerView) -> dict[str, Any]:
         if server.error is not None:
-            return {"error": server.error}
+            pooler = {"pooler": True, "queue": server.queue and asdict(server.queue)}
+            return {"error": server.error} | (pooler if server.pooler else {})
         unreachable = {group.application_name for group in self.unreachable(server)}
         values = asdict(server) | {"free": server.free}
         del values["alias"]

@@ -25,6 +25,7 @@ __all__ = [
     "history",
     "is_connection_lost",
     "is_ended_by_deadline",
+    "is_pooler_timeout",
     "is_refusal",
     "is_server_away",
     "is_stale_plan",
@@ -112,6 +113,14 @@ def is_server_away(error: BaseException | None) -> bool:
 def is_ended_by_deadline(error: BaseException | None) -> bool:
     """Tell whether *error* means that a deadline ended amid a statement, or before one."""
     return any(isinstance(link, DeadlineExceeded) for link in _causes(error))
+
+
+def is_pooler_timeout(error: psycopg.Error) -> bool:
+    """Tell whether PgBouncer had no server connection for a statement, for too long.
+
+    It has one SQLSTATE for all of its own errors, protocol_violation.
+    """
+    return error.sqlstate == "08P01" and "query_wait_timeout" in str(error)
 
 
 def is_refusal(error: psycopg.Error) -> bool:

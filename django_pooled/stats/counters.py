@@ -64,6 +64,8 @@ class Counters:
     """Checkouts that ended in ConnectFailed: the server refuses connections."""
     refused_writes: int = 0
     """Writes that failed since the server is read-only (25006)."""
+    pooler_timeouts: int = 0
+    """Statements for which a pooler had no server connection (query_wait_timeout)."""
     connects: int = 0
     """Connections opened."""
     connect_failures: int = 0

@@ -57,6 +57,7 @@ def pool(alias: str = "default", **figures: Any) -> dict[str, Any]:
         "exhausted": 0,
         "refused": 0,
         "refused_writes": 0,
+        "pooler_timeouts": 0,
         "connects": idle + in_use,
         "connect_failures": 0,
         "wait": times(*[0.001] * 7),

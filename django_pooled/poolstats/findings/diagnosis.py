@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from django_pooled.poolstats.formatting import duration
 
+from .pooler_findings import has_none_free
 from .session_owners import name_connection, name_session, root_of
 
 if TYPE_CHECKING:
@@ -59,7 +60,16 @@ def diagnose(overview: Overview, rows: Sequence[PoolRow]) -> Diagnosis:
     server = overview.server_of(rows[0].pool)
     # A connection in use for about as long as the oldest waiter waits was not handed out lately.
     long = min(LONG, max(BRIEF, 0.9 * max(row.pool.longest_waiting or LONG for row in rows)))
+    if (server is not None and has_none_free(server)) or _has_given_up(overview, rows):
+        # Whatever they do, they wait there.
+        why = "its pooler has no free server connection."
+        return Diagnosis(_holder(held), "database", why)
     return Diagnosis(_holder(held), *_trouble(overview, server, held, long))
+
+
+def _has_given_up(overview: Overview, rows: Sequence[PoolRow]) -> bool:
+    lately = overview.seconds is not None
+    return lately and any(row.counters.pooler_timeouts for row in rows)
 
 
 def _holder(held: list[_Held]) -> str:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["find", "status", "worst_first"]
 
+CAUSES = ("away", "pooler full", "read only")
+"""Kinds of findings that explain the waiters and failures that come with them."""
+
 MOST = 20
 """Sentences about the pools of one user, where there are several."""
 
@@ -62,9 +65,11 @@ def _of_groups(overview: Overview) -> list[Finding]:
 
 
 def worst_first(found: list[Finding]) -> list[Finding]:
-    """Sort findings by their levels."""
+    """Sort findings by their levels, and causes before what follows from them."""
     order = (Level.CRITICAL, Level.UNKNOWN, Level.WARNING, Level.FINE)
-    return sorted(found, key=lambda finding: order.index(finding.level))
+    return sorted(
+        found, key=lambda finding: (order.index(finding.level), finding.kind not in CAUSES)
+    )
 
 
 def status(findings: list[Finding]) -> Level:

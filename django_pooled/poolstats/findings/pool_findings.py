@@ -11,6 +11,7 @@ from django_pooled.stats.combine import total
 
 from .diagnosis import diagnose
 from .finding import Finding, Level
+from .pooler_findings import given_up
 from .session_owners import name_connection, name_process
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ REMEDIES = {
 def of_group(overview: Overview, group: Group) -> Iterator[Finding]:
     """Yield what is wrong with the pools of one database, or worth a note."""
     yield from _read_only(overview, group)
+    yield from given_up(group, overview.seconds)
     yield from _waiters(overview, group)
     yield from _failures(overview, group)
     yield from _forgotten(overview, group)
@@ -148,6 +150,8 @@ def _failures(overview: Overview, group: Group) -> Iterator[Finding]:
         level = Level.CRITICAL if group.failed >= group.counters.checkouts else Level.WARNING
         yield Finding(level, sentence, "failed")
     broken = {kind: group.counters.closed[kind] for kind in BROKEN}
+    # Those have a finding of their own.
+    broken["error"] = max(0, broken["error"] - group.counters.pooler_timeouts)
     if number := sum(broken.values()):
         what = f'{many(number, "connection")} of "{group.name}" broke'
         yield Finding(Level.WARNING, f"{what} {span}: {kinds(broken)}.", "broken", "database")
@@ -199,7 +203,8 @@ def _connects(overview: Overview, group: Group) -> Iterator[Finding]:
 
 def _churn(overview: Overview, row: PoolRow) -> float:
     """Return how many connections a second are opened, if the checkouts do not account for them."""
-    connects = row.counters.connects
+    # Those that a pooler closed, having none for a statement, have a finding of their own.
+    connects = max(0, row.counters.connects - row.counters.pooler_timeouts)
     # The first ones fill the pool.
     if connects <= row.pool.max_size or connects * 10 < row.counters.checkouts:
         return 0.0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from django_pooled.poolstats.formatting import duration, kinds, many
 
 from .finding import Finding, Level
+from .pooler_findings import of_pooler
 from .session_owners import name_session, root_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ SCARCE = 0.1
 
 def of_server(overview: Overview, name: str, server: ServerView) -> Iterator[Finding]:
     """Yield what is wrong with a server, on which the quoted databases are, or worth a note."""
+    yield from of_pooler(name, server)
+    if server.waits_in_pooler:
+        return
     if server.error is not None:
         sentence = f"The database {name} {server.failure}: {server.error}"
         yield Finding(Level.CRITICAL, sentence, "away", "database")

@@ -101,6 +101,11 @@ def _count(value: Any, path: str) -> int:
     return value
 
 
+def _backend_pid(value: Any, path: str) -> int:
+    # Behind a pooler it is any number of 32 bits, with a sign; 0 stands for one that says nothing.
+    return 0 if type(value) is int and -(2**31) <= value < 0 else _count(value, path)
+
+
 def _number(value: Any, path: str) -> float:
     # Compared before it is made a float, which not every int can be.
     if (
@@ -219,7 +224,7 @@ _CONNECTION = {
     # In a TypedDict annotations are no plain texts.
     key: _CHECKS[annotation.__forward_arg__]
     for key, annotation in ConnectionFigures.__annotations__.items()
-}
+} | {"backend_pid": (_backend_pid, int)}
 _COUNTERS = {counter.name: _CHECKS[str(counter.type)] for counter in fields(Counters)}
 _POOL = {it.name: _CHECKS[str(it.type)] for it in fields(PoolSnapshot) if it.name != "counters"}
 _REPORT = {it.name: _CHECKS[str(it.type)] for it in fields(ProcessReport)}

@@ -38,6 +38,7 @@ class Probe(Generic[T]):
         question: Called with the connection, in a transaction that can't last longer than the
             time limit; returns the answer.
         application_name: Name of the session in ``pg_stat_activity``.
+        logged_in: Called with a new connection, before anything is asked.
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class Probe(Generic[T]):
         wrapper: BaseDatabaseWrapper,
         question: Callable[[psycopg.Connection[Any]], T],
         application_name: str,
+        logged_in: Callable[[psycopg.Connection[Any]], object] = lambda connection: None,
     ) -> None:
         self.alias = wrapper.alias
         self._wrapper = wrapper
         self._question = question
         self._application_name = application_name
+        self._logged_in = logged_in
         self._connection: psycopg.Connection[Any] | None = None
         self._thread: threading.Thread | None = None
         self._answer: list[T] = []
@@ -72,7 +75,8 @@ class Probe(Generic[T]):
         Raises:
             NoAnswer: It did not come within that many seconds, or could not be had.
         """
-        assert self._thread is not None
+        if self._thread is None:
+            raise NoAnswer(self._error)
         self._thread.join(max(0.0, timeout))
         if self._thread.is_alive() or not self._answer:
             raise NoAnswer(self._error)
@@ -88,11 +92,8 @@ class Probe(Generic[T]):
         try:
             if self._connection is None or self._connection.closed:
                 self._connection = self._connect(timeout)
-            with self._connection.transaction():
-                # LOCAL, so that behind PgBouncer it does not stay with another client's session.
-                limit = f"SET LOCAL statement_timeout = {ceil(timeout * 1000)}"
-                self._connection.execute(limit)
-                self._answer.append(self._question(self._connection))
+                self._logged_in(self._connection)
+            self._answer.append(self._put(self._connection, timeout))
         # A callable for the password may raise anything.
         except Exception as error:
             if self._connection is not None:
@@ -100,11 +101,26 @@ class Probe(Generic[T]):
                     self._connection.close()
                 self._connection = None
             self._error = brief(told(error))
+            self._failed(error)
+
+    def _put(self, connection: psycopg.Connection[Any], timeout: float) -> T:
+        with connection.transaction():
+            # LOCAL, so that behind PgBouncer it does not stay with another client's session.
+            connection.execute(f"SET LOCAL statement_timeout = {ceil(timeout * 1000)}")
+            return self._question(connection)
 
     def _connect(self, timeout: float) -> psycopg.Connection[Any]:
+        limit = max(2, ceil(timeout))
+        return psycopg.connect(**self._parameters(), connect_timeout=limit, prepare_threshold=None)
+
+    def _parameters(self) -> dict[str, Any]:
         parameters = resolved(self._wrapper.get_connection_params())
-        for name in ("context", "cursor_factory", "prepare_threshold", "autocommit"):
+        for name in (
+            *("context", "cursor_factory", "prepare_threshold", "autocommit"),
+            "connect_timeout",
+        ):
             parameters.pop(name, None)
-        parameters["connect_timeout"] = max(2, ceil(timeout))
-        parameters["application_name"] = self._application_name
-        return psycopg.connect(**parameters, prepare_threshold=None)
+        return {**parameters, "application_name": self._application_name}
+
+    def _failed(self, error: Exception) -> None:
+        """Take note of why there is no answer."""

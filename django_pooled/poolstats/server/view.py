@@ -6,10 +6,12 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from django_pooled.pool.connect_errors import answer_in
 
+from .pgbouncer_console import ConsoleProbe, is_invented
 from .probe import NoAnswer, Probe
 from .sessions import Session, find_blockers, find_sessions
 
@@ -17,11 +19,18 @@ if TYPE_CHECKING:
     import psycopg
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from .pgbouncer_console import PoolerQueue
+
 __all__ = ["ServerProbe", "ServerView", "SessionGroup", "summed"]
 
 APPLICATION_NAME = "django poolstats"
 
 _SESSION_NAME = re.compile(r"django (?P<pid>\d+)@(?P<host>.+)\Z")
+
+_WAITS = re.compile("query_wait_timeout|nothing came within")
+
+LEFT_FOR_CONSOLE = 0.5
+"""Seconds that PgBouncer's console has at least."""
 
 _SERVER = """
     SELECT split_part(current_setting('server_version'), ' ', 1),
@@ -71,6 +80,10 @@ class ServerView:
     pooler: bool = False
     """Whether a pooler such as PgBouncer is in between: it hands sessions from client to client, so
     that their names and numbers say nothing about processes."""
+    queue: PoolerQueue | None = None
+    """PgBouncer's own figures, if the role may see them."""
+    waits_in_pooler: bool = False
+    """Whether the pooler let the question in, and had no server connection for it."""
 
     @property
     def failure(self) -> str | None:
@@ -110,22 +123,49 @@ class ServerProbe:
 
     def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
         self.alias = wrapper.alias
-        self._probe = Probe(wrapper, partial(_query, wrapper.alias), APPLICATION_NAME)
+        self._probe = Probe(
+            wrapper, partial(_query, wrapper.alias), APPLICATION_NAME, self._note_login
+        )
+        self._console = ConsoleProbe(wrapper, APPLICATION_NAME)
+        self._is_pooler = False
 
     def start(self, timeout: float) -> None:
         """Begin to ask, unless the last question is still open."""
         self._probe.start(timeout)
+        if self._is_pooler:
+            self._console.start(timeout)
 
     def wait(self, timeout: float) -> ServerView:
         """Return its answer, or after that many seconds a view with the error."""
+        deadline = monotonic() + timeout
         try:
-            return self._probe.wait(timeout)
+            view = self._probe.wait(timeout)
+            self._is_pooler = view.pooler
         except NoAnswer as error:
-            return ServerView(self.alias, error=str(error))
+            view = ServerView(self.alias, error=str(error), pooler=self._is_pooler)
+        if view.pooler:
+            self._ask_pooler(view, deadline)
+        return view
 
     def close(self) -> None:
-        """Close the connection; one that is still waiting for its server ends with the process."""
+        """Close the connections; one that still waits for its server ends with the process."""
         self._probe.close()
+        self._console.close()
+
+    def _note_login(self, connection: psycopg.Connection[Any]) -> None:
+        """Recognise a pooler that has no connection for the question, since it lets clients in."""
+        self._is_pooler = self._is_pooler or is_invented(connection.info.backend_pid)
+
+    def _ask_pooler(self, view: ServerView, deadline: float) -> None:
+        # It has been found out just now, perhaps, and its console waits for no server.
+        timeout = max(LEFT_FOR_CONSOLE, deadline - monotonic())
+        self._console.start(timeout)
+        try:
+            view.queue = self._console.wait(timeout)
+        except NoAnswer:
+            if not self._console.refused:
+                return
+        view.waits_in_pooler = view.error is not None and bool(_WAITS.search(view.error))
 
 
 def _query(alias: str, connection: psycopg.Connection[Any]) -> ServerView:

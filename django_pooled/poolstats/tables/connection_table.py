@@ -59,7 +59,7 @@ def _connection(
     session = overview.session(row, connection)
     cells = [
         str(row.process.pid),
-        str(connection["backend_pid"]),
+        str(overview.backend_pid(row, connection) or "-"),
         connection["state"],
         duration(connection["since"]),
         duration(connection["age"]),

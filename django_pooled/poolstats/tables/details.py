@@ -84,6 +84,9 @@ def _failures(group: Group, counters: Counters) -> Iterator[tuple[str, str]]:
         yield "failed checkouts", kinds(failed_checkouts(counters))
     if counters.refused_writes:
         yield "refused writes", f"{count(counters.refused_writes)} by a read-only server (25006)"
+    if counters.pooler_timeouts:
+        text = many(counters.pooler_timeouts, "statement") + " without a server connection"
+        yield "pooler timeouts", text
     ended = {DEADLINES.get(kind, kind): n for kind, n in counters.deadlines.items()}
     if any(ended.values()):
         yield "deadlines ended", kinds(ended)

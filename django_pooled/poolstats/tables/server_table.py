@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from django_pooled.poolstats.overview import Overview
+    from django_pooled.poolstats.server.pgbouncer_console import PoolerQueue
     from django_pooled.poolstats.server.view import ServerView
 
 __all__ = ["lines"]
@@ -26,6 +27,9 @@ def lines(overview: Overview, width: int) -> list[str]:
             found.append(cut(_room(names, server), width))
             for label, text in _details(server):
                 found += labelled(label, text, width)
+        elif server.queue is not None:
+            found.append(cut(f"PgBouncer of {names}", width))
+            found += labelled("in PgBouncer", _queue(server.queue), width)
     return found
 
 
@@ -39,7 +43,16 @@ def _room(names: str, server: ServerView) -> str:
     )
 
 
+def _queue(queue: PoolerQueue) -> str:
+    waits = many(queue.waiting, "client waits", "clients wait")
+    if queue.waiting:
+        waits += f", the longest for {duration(queue.longest_waiting)}"
+    return f"{queue.active} of {queue.pool_size} in use, {queue.idle} idle; {waits}"
+
+
 def _details(server: ServerView) -> Iterator[tuple[str, str]]:
+    if server.queue is not None:
+        yield "in PgBouncer", _queue(server.queue)
     age = server.longest_idle_in_transaction
     states = kinds(server.states) or "none"
     if age is not None:

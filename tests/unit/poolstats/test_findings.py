@@ -11,6 +11,7 @@ from django_pooled.poolstats.findings import overview_findings as findings
 from django_pooled.poolstats.findings.finding import Finding, Level
 from django_pooled.poolstats.findings.session_owners import root_of
 from django_pooled.poolstats.findings.thresholds import Limit, Thresholds, verdict
+from django_pooled.poolstats.server.pgbouncer_console import PoolerQueue
 from django_pooled.poolstats.server.sessions import Session
 from django_pooled.poolstats.server.view import ServerView, SessionGroup, summed
 from django_pooled.stats.snapshot import session_name
@@ -659,3 +660,41 @@ def test_connections_replaced_at_a_read_only_server_are_not_called_a_trouble_of_
     assert "opened 9.0 connections" in sentence
     look = overview(process(pool(**figures, read_only=STANDBY, read_only_age=1.0)))
     assert [kind for _, _, kind, _ in findings.find(look)] == ["read only"]
+
+
+# A pooler without a free server connection.
+
+
+def test_waiters_behind_a_full_pooler_are_not_told_to_enlarge_the_pool() -> None:
+    full = PoolerQueue(waiting=9, longest_waiting=3.4, active=2, idle=0, pool_size=2)
+    for server in (
+        {"pooler": True, "queue": full, "error": "nothing came within 3 s"},
+        {"pooler": True, "waits_in_pooler": True, "error": "nothing came within 3 s"},
+    ):
+        look = starved(ages=[0.2, 0.3, 0.1], longest_waiting=2.0, **server)
+        found = findings.find(look)
+        assert found[0].kind == "pooler full"
+        finding = the(look, "waiting")
+        assert finding.trouble == "database"
+        assert "its pooler has no free server connection" in finding.sentence
+        assert "max_size" not in finding.sentence
+
+
+@pytest.mark.parametrize(("longest", "level"), [(0.05, None), (0.4, 1), (1.0, 2)])
+def test_clients_of_a_pooler_are_judged_by_how_long_the_oldest_waits(
+    longest: float, level: int | None
+) -> None:
+    queue = PoolerQueue(waiting=1, longest_waiting=longest, active=1, idle=0, pool_size=1)
+    server = server_of(pooler=True, queue=queue)
+    found = [one for one in findings.find(overview(servers=[server])) if one.kind == "pooler full"]
+    assert [one.level for one in found] == ([] if level is None else [level])
+    if level:
+        assert (
+            "no free server connection: the only one is in use, 1 client waits" in found[0].sentence
+        )
+
+
+def test_what_a_pooler_broke_is_no_churn_and_not_counted_as_broken() -> None:
+    figures = {"connects": 90, "pooler_timeouts": 80, "closed": {"error": 80}, "checkouts": 100}
+    look = overview(process(pool(**figures, age=10.0)), seconds=10.0)
+    assert [finding.kind for finding in findings.find(look)] == ["pooler full"]

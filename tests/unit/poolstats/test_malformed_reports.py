@@ -175,3 +175,10 @@ def test_an_answer_that_breaks_off_is_a_sentence(tmp_path: Path) -> None:
         found = collect(tmp_path, timeout=5.0)
         thread.join()
     assert found.problems == ["Process 4121 gave an answer that is not whole or not JSON."]
+
+
+@pytest.mark.parametrize("pid", [-2, -(2**31), 2**31 - 1])
+def test_a_number_that_a_pooler_made_up_is_no_nonsense(pid: int) -> None:
+    report = process(pool(connections=[connection(pid)]))
+    [found] = parse_report(json.dumps(report).encode()).pools[0].connections
+    assert found["backend_pid"] == max(0, pid)

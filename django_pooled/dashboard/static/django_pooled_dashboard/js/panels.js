@@ -162,6 +162,11 @@ Pools.panels.server = (server) => {
     box.append(make("p", "faint", "is being asked."));
     return box;
   }
+  if (server.queue) box.append(Pools.panels.queue(server.queue));
+  if (server.waits_in_pooler) {
+    box.append(make("p", "alert", "has no free connection behind its pooler."));
+    return box;
+  }
   if (server.error) {
     box.append(make("p", "alert", `${server.failure}: ${server.error}`));
     return box;
@@ -191,6 +196,16 @@ Pools.panels.server = (server) => {
   box.append(bar, room, list);
   box.append(make("ul", "places", ...Pools.panels.places(server)));
   if (server.age > 2.5) box.append(make("p", "alert", `as of ${Pools.format.age(server.age)} ago`));
+  return box;
+};
+
+/** PgBouncer's own figures: its connections to the server, and the clients that wait for one. */
+Pools.panels.queue = ({ active, idle, pool_size, waiting, longest_waiting }) => {
+  const { make } = Pools;
+  const box = make("p", waiting && longest_waiting > 0.1 ? "alert" : "");
+  box.append(make("b", "", String(active)), ` of ${pool_size} in use in PgBouncer, ${idle} idle, `);
+  box.append(make("b", "", String(waiting)), waiting === 1 ? " client waits" : " clients wait");
+  if (waiting) box.append(` for ${Pools.format.age(longest_waiting)}`);
   return box;
 };
 
