@@ -625,7 +625,7 @@ STANDBY = "10.0.0.5:5432 is a read-only standby"
 
 
 def test_a_server_that_refuses_writes_is_critical_and_counted_over_all_processes() -> None:
-    refusing = {"read_only": STANDBY, "read_only_age": 3.0}
+    refusing: dict[str, Any] = {"read_only": STANDBY, "read_only_age": 3.0}
     look = overview(
         process(pool(**refusing, refused_writes=7), pid=1),
         process(pool(**refusing, refused_writes=5), pid=2),
@@ -655,7 +655,12 @@ def test_a_server_that_has_to_write_is_critical_before_any_write() -> None:
 
 
 def test_connections_replaced_at_a_read_only_server_are_not_called_a_trouble_of_the_pool() -> None:
-    figures = {"connects": 90, "closed": {"drained": 80}, "checkouts": 100, "age": 10.0}
+    figures: dict[str, Any] = {
+        "connects": 90,
+        "closed": {"drained": 80},
+        "checkouts": 100,
+        "age": 10.0,
+    }
     [(_, sentence)] = told(overview(process(pool(**figures))))
     assert "opened 9.0 connections" in sentence
     look = overview(process(pool(**figures, read_only=STANDBY, read_only_age=1.0)))
@@ -668,10 +673,11 @@ def test_connections_replaced_at_a_read_only_server_are_not_called_a_trouble_of_
 def test_waiters_behind_a_full_pooler_are_not_told_to_enlarge_the_pool() -> None:
     full = PoolerQueue(waiting=9, longest_waiting=3.4, active=2, idle=0, pool_size=2)
     for server in (
-        {"pooler": True, "queue": full, "error": "nothing came within 3 s"},
-        {"pooler": True, "waits_in_pooler": True, "error": "nothing came within 3 s"},
+        {"queue": full, "error": "nothing came within 3 s"},
+        {"waits_in_pooler": True, "error": "nothing came within 3 s"},
     ):
-        look = starved(ages=[0.2, 0.3, 0.1], longest_waiting=2.0, **server)
+        figures: dict[str, Any] = {"pooler": True, **server}
+        look = starved(ages=[0.2, 0.3, 0.1], longest_waiting=2.0, **figures)
         found = findings.find(look)
         assert found[0].kind == "pooler full"
         finding = the(look, "waiting")
@@ -695,6 +701,11 @@ def test_clients_of_a_pooler_are_judged_by_how_long_the_oldest_waits(
 
 
 def test_what_a_pooler_broke_is_no_churn_and_not_counted_as_broken() -> None:
-    figures = {"connects": 90, "pooler_timeouts": 80, "closed": {"error": 80}, "checkouts": 100}
+    figures: dict[str, Any] = {
+        "connects": 90,
+        "pooler_timeouts": 80,
+        "closed": {"error": 80},
+        "checkouts": 100,
+    }
     look = overview(process(pool(**figures, age=10.0)), seconds=10.0)
     assert [finding.kind for finding in findings.find(look)] == ["pooler full"]
