@@ -164,7 +164,8 @@ def fingerprint_of(request: HttpRequest) -> bytes:
     """Return what tells this request from another one, and is the same if it is sent again.
 
     Of forms the fields and files count, since browsers make a new boundary each time, and Django's
-    CSRF token is another one on each page. Files are left as they were.
+    CSRF token is another one on each page. Files are left as they were. Django reads forms that are
+    sent by POST; of others, the parts between the boundaries count.
     """
     parts = [
         str(request.method).encode(),
@@ -180,11 +181,22 @@ def fingerprint_of(request: HttpRequest) -> bytes:
             for file in files:
                 parts += [b"file", name.encode(), *_file(file)]
     else:
-        parts += [str(request.META.get("CONTENT_TYPE", "")).encode(), request.body]
+        parts += _unread(request)
     return _digest(parts)
 
 
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+
+
+def _unread(request: HttpRequest) -> list[bytes]:
+    """Return what counts of a body that Django does not read."""
+    parameters = request.content_params or {}
+    boundary = parameters.get("boundary")
+    if boundary is None or request.content_type != _FORMS[0]:
+        return [str(request.META.get("CONTENT_TYPE", "")).encode(), request.body]
+    # It cannot be in the parts themselves (RFC 2046, section 5.1.1).
+    others = {**parameters, "boundary": ""}
+    return [repr(sorted(others.items())).encode(), *request.body.split(b"--" + boundary.encode())]
 
 
 def _file(file: UploadedFile[Any]) -> list[bytes]:

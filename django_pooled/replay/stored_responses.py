@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http.client import responses
 from typing import TYPE_CHECKING, Any
 
 from django.http import (
@@ -32,6 +33,11 @@ _HOP_BY_HOP = frozenset(
 )
 # Cookies are kept beside the headers, unless they are set by hand; they are secrets of one client.
 _NOT_STORED = _HOP_BY_HOP | {"set-cookie", "date"}
+
+_REASON = ":reason"
+"""Among the headers, the reason phrase of a view's own; no header has a name with a colon."""
+_UNKNOWN_REASON = "Unknown Status Code"
+"""Django's, for a status that has none."""
 
 _REDIRECTS: dict[int, type[HttpResponse]] = {
     301: HttpResponsePermanentRedirect,
@@ -84,6 +90,8 @@ def parts_of(response: HttpResponse, name: str) -> tuple[int, list[tuple[str, st
             f"are stored. Nothing was committed. Return the address of what is so large."
         )
     headers = [(n, v) for n, v in response.items() if n.lower() not in _NOT_STORED]
+    if response.reason_phrase != responses.get(response.status_code, _UNKNOWN_REASON):
+        headers.append((_REASON, response.reason_phrase))
     return response.status_code, headers, body
 
 
@@ -108,15 +116,17 @@ def _refuse_unfinished(response: SimpleTemplateResponse, name: str) -> None:
 def made_again(status: int, headers: Iterable[tuple[str, str]], body: bytes) -> HttpResponse:
     """Make the response again: a redirect as one, for its ``url`` and the class that it is of."""
     headers = list(headers)
+    reason = dict(headers).get(_REASON)
     kind = _REDIRECTS.get(status, HttpResponse)
     if not any(name.lower() == "location" for name, _ in headers):
         kind = HttpResponse
     # Not by its own __init__(): that refuses schemes which a subclass may have let pass.
     response = kind.__new__(kind)
-    HttpResponse.__init__(response, body, status=status)
+    HttpResponse.__init__(response, body, status=status, reason=reason)
     del response.headers["Content-Type"]
     for name, value in headers:
-        response.headers[name] = value
+        if name != _REASON:
+            response.headers[name] = value
     return response
 
 

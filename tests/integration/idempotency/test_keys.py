@@ -198,6 +198,32 @@ def test_values_that_spell_another_field_are_another_request() -> None:
     assert statuses == [201, 422]
 
 
+def test_a_form_with_another_boundary_is_the_same_request_by_any_method() -> None:
+    def upload(boundary: str, quote: str = "", amount: str = "7") -> HttpRequest:
+        part = f'--{boundary}\r\nContent-Disposition: form-data; name="amount"\r\n\r\n{amount}'
+        return make.generic(
+            "PATCH", "/pay/", f"{part}\r\n--{boundary}--\r\n".encode(),
+            f"multipart/form-data; boundary={quote}{boundary}{quote}",
+            headers={"Idempotency-Key": "a-key"},
+        )  # fmt: skip
+
+    view = keyed(pay)
+    assert view(upload("one")).status_code == 201
+    assert view(upload("two+2", quote='"'))["Idempotency-Replayed"] == "true"
+    assert view(upload("one", amount="8")).status_code == 422
+
+
+def test_a_replay_has_the_reason_phrase_of_the_view() -> None:
+    @keyed
+    def view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse("queued", status=202, reason="In The Queue", headers={"X-Place": "3"})
+
+    first, second = view(request_with()), view(request_with())
+    assert second["Idempotency-Replayed"] == "true"
+    assert first.reason_phrase == second.reason_phrase == "In The Queue"
+    assert {*second.headers} - {*first.headers} == {"Idempotency-Replayed"}
+
+
 def test_a_form_with_another_boundary_and_csrf_token_is_the_same_request() -> None:
     def upload(boundary: str, token: str, content: bytes = b"a picture") -> HttpRequest:
         parts = [
