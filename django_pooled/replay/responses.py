@@ -17,6 +17,8 @@ from .django_private import has_been_run
 
 logger = logging.getLogger("django_pooled.retry")
 
+_RENDERS_APART = "django_pooled_renders_apart"
+
 _told: set[tuple[str, str]] = set()
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "is_error_response",
     "reads_later",
     "refuse_coroutine",
+    "renders_apart",
     "tell_if_it_reads_later",
 ]
 
@@ -58,8 +61,15 @@ def refuse_coroutine(result: object) -> None:
         )
 
 
+def renders_apart(function: object) -> None:
+    """Take note that what *function* leaves to be rendered is rendered in another transaction."""
+    setattr(function, _RENDERS_APART, True)
+
+
 def tell_if_it_reads_later(function: object, result: object) -> None:
     """Log, once for each function, why its *result* may query after the transaction."""
+    if isinstance(result, SimpleTemplateResponse) and hasattr(function, _RENDERS_APART):
+        return
     reason = reads_later(result)
     name = getattr(function, "__qualname__", "?")
     if reason is not None and (name, reason) not in _told:

@@ -10,6 +10,7 @@ from django.db import connections
 from django_pooled.backend.wrapper import DatabaseWrapper
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import one_line
+from django_pooled.replay.responses import renders_apart
 from django_pooled.retry.attempt import Attempt
 from django_pooled.retry.decorator import retry_transaction
 
@@ -55,6 +56,7 @@ class RehearsedCall:
                     self._tell([*effects, *self._writes()])
 
         attempt.__module__, attempt.__qualname__ = name
+        renders_apart(attempt)
         once: TransactionOptions = {**options, "max_attempts": 1, "read_only": None}
         self._called = retry_transaction(**once)(attempt)
 

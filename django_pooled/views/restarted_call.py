@@ -13,6 +13,7 @@ from django_pooled.backend.django_private import is_refused_as_durable
 from django_pooled.backend.wrapper import DatabaseWrapper
 from django_pooled.diagnostics.redaction import told
 from django_pooled.replay import CannotReplay, Inputs, Surroundings
+from django_pooled.replay.responses import renders_apart
 from django_pooled.retry.attempt import Attempt
 from django_pooled.retry.decorator import retry_transaction
 from django_pooled.sql.sqlstates import ACTIVE_SQL_TRANSACTION, READ_ONLY
@@ -96,6 +97,7 @@ class RestartedCall:
 
         # By which logs, signals and the retry budget know it.
         attempt.__module__, attempt.__qualname__ = name
+        renders_apart(attempt)
         self._retried = retry_transaction(**options)(attempt)
 
     def __call__(

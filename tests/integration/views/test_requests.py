@@ -15,9 +15,10 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client, RequestFactory, TestCase
 from django.urls import path
 
-from django_pooled import registry
+from django_pooled import registry, retry_transaction
 from django_pooled.urls import retry_requests
 from tests.app.models import Note
+from tests.integration.views.urls import late
 from tests.sites.common_settings import ADMIN_MIDDLEWARE, ADMIN_TEMPLATES
 from tests.support.attempts import Attempts, fail_with
 
@@ -146,6 +147,17 @@ def test_a_response_that_is_rendered_late_is_rendered_again(
     attempts.number = -1  # The view itself counts as the first.
     response = client.get("/late/")
     assert response.content == b"one 2"
+
+
+def test_nothing_is_told_of_a_template_that_is_rendered_in_a_transaction_of_its_own(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "django_pooled.retry")
+    client.get("/late/")
+    assert [each for each in caplog.records if getattr(each, "event", "") == "reads_later"] == []
+    retry_transaction(late)(RequestFactory().get("/"))
+    [line] = [each for each in caplog.records if getattr(each, "event", "") == "reads_later"]
+    assert "rendered after the transaction" in line.getMessage()
 
 
 @pytest.mark.usefixtures("calm")
