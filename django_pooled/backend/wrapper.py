@@ -24,7 +24,7 @@ from django.db.backends.postgresql import base as postgresql
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 from psycopg import IsolationLevel
-from psycopg.pq import ConnStatus
+from psycopg.pq import ConnStatus, TransactionStatus
 
 from django_pooled.errors import AmbiguousCommit, DeadlineExceeded, PoolError
 from django_pooled.integrations import tenants, uwsgi
@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from .transaction_hooks import TransactionHooks
 
 __all__ = ["DatabaseWrapper"]
+
+_ENDED = (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
 
 _CURSORS = 100
 """Cursors of a connection after which those that are gone are forgotten."""
@@ -197,8 +199,13 @@ class DatabaseWrapper(Replacement):
         # Atomic.__exit__ ends a transaction whose connection was lost with set_autocommit(True),
         # for which Django would connect anew: with the server away, a long wait whose error
         # replaces the one that matters. The next use connects, and starts in autocommit. And a
-        # connection of a pool is in autocommit when it is checked out.
-        is_so = self._starts_in_autocommit if connection is None else connection.autocommit
+        # connection of a pool is in autocommit when it is checked out. In a transaction that was
+        # begun by other means psycopg refuses it.
+        is_so = (
+            self._starts_in_autocommit
+            if connection is None
+            else connection.autocommit and connection.pgconn.transaction_status in _ENDED
+        )
         if not (autocommit and is_so):
             super().set_autocommit(autocommit, *args, **kwargs)
         else:

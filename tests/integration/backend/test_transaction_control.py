@@ -422,6 +422,18 @@ def a_transaction_without_autocommit(engine: Engine) -> None:
 
 
 @scenario
+def autocommit_in_a_transaction_of_psycopgs(engine: Engine) -> None:
+    transaction.get_connection(engine.alias).ensure_connection()
+    connection: Any = transaction.get_connection(engine.alias).connection
+
+    with connection.transaction():
+        engine.write("one")
+        engine.tries(lambda: transaction.set_autocommit(True, using=engine.alias))
+        engine.state()
+    engine.state()
+
+
+@scenario
 def a_block_without_savepoint(engine: Engine) -> None:
     def block() -> None:
         with engine.atomic(), engine.atomic(savepoint=False):
