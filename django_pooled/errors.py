@@ -112,6 +112,8 @@ class AmbiguousCommit(OperationalError):
 class DeadlineExceeded(OperationalError, psycopg.errors.QueryCanceled):
     """The deadline of `django_pooled.deadline` has ended: a statement was cancelled, or not sent.
 
+    So is one that was cancelled by ``close_all(cancel=True)``, as its process ends.
+
     What it would have done is not done; in a transaction, nothing of the transaction is. What was
     written before it in autocommit stays. ``__cause__`` is the server's error, if there was one.
     It is never retried.

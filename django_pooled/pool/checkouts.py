@@ -200,6 +200,7 @@ class Checkouts:
             and not connection.session.is_committing
         ]
         for connection in found:
+            connection.session.is_interrupted = True
             cancel(connection)
         return len(found)
 

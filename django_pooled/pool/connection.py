@@ -19,7 +19,7 @@ from . import psycopg_pipeline, psycopg_private
 from .beginning import begin, beginning_of
 from .deadline import current
 from .session import Session
-from .statement_deadline import refuse_if_ended, wait_within
+from .statement_deadline import refuse_if_ended, tell_if_interrupted, wait_within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -388,7 +388,11 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         name = getattr(gen, "__qualname__", "?")
         if self.announced_by == get_ident() or name in psycopg_private.SILENT:
             if current.get() is None and self.time_limits is None:
-                return super().wait(gen, *args, **kwargs)
+                try:
+                    return super().wait(gen, *args, **kwargs)
+                except psycopg.errors.QueryCanceled as error:
+                    tell_if_interrupted(self.session, error)
+                    raise
             return self._wait_within_limits(gen, *args, **kwargs)
         savepoints = name in psycopg_private.SAVEPOINTS
         self.announce(_SAVEPOINTS if savepoints else UNKNOWN, locked=True)
@@ -422,9 +426,13 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         return current.get() if self.in_use or self.owner is not None else None
 
     def _exchange(self, deadline: Deadline | None, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
-        if deadline is None:
-            return super().wait(gen, *args, **kwargs)
-        return wait_within(self, self.session, deadline, gen, super().wait, *args, **kwargs)
+        try:
+            if deadline is None:
+                return super().wait(gen, *args, **kwargs)
+            return wait_within(self, self.session, deadline, gen, super().wait, *args, **kwargs)
+        except psycopg.errors.QueryCanceled as error:
+            tell_if_interrupted(self.session, error)
+            raise
 
     def has_to_wait(self, cursor: psycopg.Cursor[Any], query: object) -> bool:
         """Tell whether a statement of a cursor waits for the next one, and is done for now.

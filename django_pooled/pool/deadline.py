@@ -37,7 +37,7 @@ class Deadline:
         seconds: From now on.
         outer: The deadline around it, which ends it too.
         is_gone: Tells whether nobody waits for the result any more; asked while a statement is
-            under way.
+            under way, or a connection is waited for.
     """
 
     __slots__ = ("_outer", "_reason", "_sleepers", "_until", "is_gone", "is_lifted")
@@ -103,6 +103,11 @@ class Deadline:
             self._reason, self._until = reason, monotonic()
             for wake in list(self._sleepers):
                 wake()
+
+    def end_if_gone(self) -> None:
+        """End it if nobody waits for the result any more, as far as that can be known."""
+        if self.is_gone is not None and self.is_gone():
+            self.end("the client has gone")
 
     @contextmanager
     def waking(self, wake: Callable[[], None]) -> Iterator[None]:

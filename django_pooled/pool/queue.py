@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from .connection import Use
     from .connector import Connector
+    from .deadline import Deadline
     from .opener import Opener
     from .slots import Slot
 
@@ -70,6 +71,9 @@ _require()
 
 PATIENCE = 1.0
 """Seconds that a thread waits before it has lost connections looked for."""
+
+CLIENT_INTERVAL = 0.1
+"""Seconds after which a thread that waits looks again whether its client has gone."""
 
 
 def _nothing() -> None:
@@ -257,7 +261,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             if connection is None:
                 limit = current.get()
                 with nullcontext() if limit is None else limit.waking(waiter.give_up):
-                    connection = self._wait(waiter, look_for_lost)
+                    connection = self._wait(waiter, look_for_lost, limit)
         except BaseException:
             self._leave(waiter)
             raise
@@ -281,15 +285,23 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         return connection
 
     def _wait(
-        self, waiter: Waiter, look_for_lost: Callable[[float | None], bool]
+        self,
+        waiter: Waiter,
+        look_for_lost: Callable[[float | None], bool],
+        limit: Deadline | None,
     ) -> PooledConnection:
+        watched = limit if limit is not None and limit.is_gone is not None else None
         started, deadline = waiter.since, waiter.deadline
         # Early enough for a connection that is found to come back in time.
         last_look_at = deadline - min(PATIENCE, (deadline - started) / 4)
         look_at = min(started + PATIENCE, last_look_at)
         while True:
             self._work_without_threads()
-            waiter.sleep(look_at)
+            if watched is None:
+                waiter.sleep(look_at)
+            else:
+                waiter.sleep(min(look_at, monotonic() + CLIENT_INTERVAL))
+                watched.end_if_gone()
             with self._lock:
                 if waiter.error is not None:
                     raise waiter.error

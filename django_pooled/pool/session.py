@@ -45,6 +45,7 @@ class Session:
         "goodbye",
         "idle_since",
         "is_committing",
+        "is_interrupted",
         "is_readable",
         "learned",
         "opened_at",
@@ -83,6 +84,8 @@ class Session:
         0 for none."""
         self.is_committing: bool = False
         """Whether COMMIT is under way, alone or in a message with more, and not to be cancelled."""
+        self.is_interrupted: bool = False
+        """Whether what is under way was cancelled since the process ends."""
         self.cancelled_at: float | None = None
         """When the statement under way was cancelled, since the deadline had ended."""
         self.count: Callable[[str, str], object] = _nowhere

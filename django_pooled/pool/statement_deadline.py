@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .deadline import Deadline
     from .session import Session
 
-__all__ = ["How", "refuse_if_ended", "wait_within"]
+__all__ = ["How", "refuse_if_ended", "tell_if_interrupted", "wait_within"]
 
 RV = TypeVar("RV")
 
@@ -97,6 +97,17 @@ def wait_within(
     return result
 
 
+def tell_if_interrupted(session: Session, error: psycopg.errors.QueryCanceled) -> None:
+    """Raise what tells more than *error*, if it was this process that has cancelled the statement.
+
+    Raises:
+        DeadlineExceeded: Its pools were closed by ``close_all(cancel=True)``.
+    """
+    if session.is_interrupted and not isinstance(error, DeadlineExceeded):
+        words = _WORDS["cancelled"]
+        raise DeadlineExceeded(f"the process is ending; its pools were closed {words}") from error
+
+
 def refuse_if_ended(session: Session, deadline: Deadline) -> None:
     """Refuse to send a statement after the deadline.
 
@@ -161,8 +172,8 @@ class _Exchange:
             DeadlineExceeded: It is given up.
         """
         deadline = self._deadline
-        if is_silent and deadline.is_gone is not None and deadline.is_gone():
-            deadline.end("the client has gone")
+        if is_silent:
+            deadline.end_if_gone()
         now = monotonic()
         if self._given_up_at is None:
             if now < deadline.until:

@@ -523,12 +523,14 @@ def test_a_wait_that_something_else_ends_loses_no_connection(
     assert query(pool) == 42
 
 
+@pytest.mark.parametrize("learns", ["told", "looks"])
 def test_a_deadline_that_is_ended_early_ends_the_wait_for_a_connection(
-    server: EmbeddedServer, make_pool: MakePool
+    server: EmbeddedServer, make_pool: MakePool, learns: str
 ) -> None:
     pool = make_pool(server, max_size=1, timeout=3600.0)
-    connection = pool.checkout()
-    limit, errors = Deadline(float("inf")), []
+    connection, gone = pool.checkout(), threading.Event()
+    limit = Deadline(float("inf"), is_gone=gone.is_set if learns == "looks" else None)
+    errors = []
 
     def wait() -> None:
         current.set(limit)
@@ -540,7 +542,10 @@ def test_a_deadline_that_is_ended_early_ends_the_wait_for_a_connection(
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     wait_until(lambda: pool.gauges().waiting == 1)
-    limit.end("the client has gone")
+    if learns == "looks":
+        gone.set()
+    else:
+        limit.end("the client has gone")
     thread.join(10.0)
     assert "the client has gone before a connection was had" in errors[0]
     assert pool.gauges().waiting == 0
