@@ -1,40 +1,34 @@
-"""Context variables, and the containers that they hold."""
+"""Context variables, and what they hold: containers, the active language and time zone."""
 
 from __future__ import annotations
 
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
+from django.utils import timezone, translation
+
 from .object_state import CONTAINERS, DEPTH
 
 if TYPE_CHECKING:
     from .object_state import Snapshot
 
-__all__ = ["containers_in", "keep_containers", "restore_variables"]
+__all__ = ["keep_container", "restore_context"]
 
 _MOST_FOLLOWED = 1000
 """Elements of a container that are looked at; it is kept itself in any case."""
 
 
-def containers_in(context: Context) -> list[Any]:
-    """Return the containers that variables hold, such as a queue that a middleware sends later.
-
-    Functions in between add to it, and know it by the variable alone.
-    """
-    return [value for value in context.values() if type(value) in CONTAINERS]
+def keep_container(container: Any, snapshot: Snapshot) -> None:
+    """Keep what a container holds that is the value of a variable."""
+    snapshot.keep(container, DEPTH if len(container) <= _MOST_FOLLOWED else 0)
 
 
-def keep_containers(containers: list[Any], snapshot: Snapshot) -> None:
-    """Keep what the containers hold."""
-    for container in containers:
-        snapshot.keep(container, DEPTH if len(container) <= _MOST_FOLLOWED else 0)
-
-
-def restore_variables(context: Context) -> None:
+def restore_context(context: Context) -> None:
     """Give variables the values that they have in *context*, in place of those of an attempt.
 
     A variable that had none gets its default. Python cannot take the value away from one without a
-    default, so a container that it was given is emptied.
+    default, so a container that it was given is emptied, and the language and the time zone are
+    activated anew.
     """
     for variable, value in copy_context().items():
         before = context.get(variable, _MISSING)
@@ -48,6 +42,15 @@ def restore_variables(context: Context) -> None:
                     value.clear()
                 continue
         variable.set(before)
+    language: str | None = context.run(translation.get_language)
+    if translation.get_language() != language:
+        if language is None:
+            translation.deactivate_all()
+        else:
+            translation.activate(language)
+    zone = context.run(timezone.get_current_timezone)
+    if timezone.get_current_timezone() != zone:
+        timezone.activate(zone)
 
 
 _MISSING: Any = object()

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 # They register how objects are kept.
 from . import containers, files, requests, restored_classes, sessions, streams  # noqa: F401
-from .activation import restore_activation
 from .clients import client_has_gone
 from .closures import log_changes
-from .context_variables import containers_in, keep_containers, restore_variables
+from .context_variables import keep_container, restore_context
 from .model_instances import Saves, current, listen
-from .object_state import KINDS, Snapshot
+from .object_state import CONTAINERS, KINDS, Snapshot
 from .refusal import CannotReplay
 
 if TYPE_CHECKING:
@@ -73,10 +72,12 @@ class Inputs:
                 self._snapshot.keep_all(found)
                 self.are_to_come = bool(self._snapshot.bodies)
                 break
-        if held := containers_in(self._context):
-            if self._snapshot is None:
-                self._snapshot = Snapshot()
-            keep_containers(held, self._snapshot)
+        for value in self._context.values():
+            # Such as a queue that a middleware sends later: functions in between add to it, and
+            # know it by the variable alone.
+            if type(value) in CONTAINERS:
+                self._snapshot = self._snapshot or Snapshot()
+                keep_container(value, self._snapshot)
 
     def await_bodies(self) -> None:
         """Wait for the bodies that clients still send."""
@@ -124,8 +125,7 @@ class Inputs:
             log_changes(self._watched)
         if self._saves is not None:
             self._saves.restore()
-        restore_variables(self._context)
-        restore_activation(self._context)
+        restore_context(self._context)
         if self._snapshot is not None:
             self._snapshot.restore()
 
