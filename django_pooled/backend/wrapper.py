@@ -40,7 +40,6 @@ from .addresses import refuse_addresses
 from .commit import close_if_interrupted, commit_once
 from .cursors import observed
 from .django_private import NO_DB_ALIAS, Cursor, DatabaseErrorWrapper
-from .lasting_effects import LastingEffects
 from .parameters import copied, isolation_level_of, resolved, server_of, with_defaults
 from .pool_lookup import PoolLookup
 from .replacement import Replacement
@@ -104,8 +103,11 @@ class DatabaseWrapper(Replacement):
 
     closings: int
 
-    lasting_effects: LastingEffects
-    """What the request may have changed for good."""
+    has_lasting_effects: bool = False
+    """Whether statements of the request may have changed something for good, by their texts."""
+
+    _pending_effects: bool = False
+    """Whether those of the transaction may, which count with its COMMIT."""
 
     attempt: TransactionHooks | None = None
     """Set by retry_transaction for as long as one attempt of a transaction lasts."""
@@ -114,7 +116,6 @@ class DatabaseWrapper(Replacement):
         super().__init__(*args, **kwargs)
         thread_wrappers.note(self)
         self._lookup = PoolLookup()
-        self.lasting_effects = LastingEffects()
         pool = self.settings_dict["OPTIONS"].get("pool")
         if isinstance(pool, Mapping) and (comments := pool.get("sql_comments")):
             self.execute_wrappers.append(Commenter(comments if comments is not True else None))
@@ -192,7 +193,8 @@ class DatabaseWrapper(Replacement):
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         connection, pool = self.connection, self.checked_out_from
         if not autocommit:
-            self.lasting_effects.begin()
+            # What the last transaction did is undone, if that was not committed.
+            self._pending_effects = False
             if pool is not None and connection.pgconn.status != ConnStatus.OK:
                 # An error has shown that it is lost: a transaction on it would fail.
                 connection = self.replace(connection)
@@ -282,7 +284,16 @@ class DatabaseWrapper(Replacement):
 
     def note_write(self, connection: PooledConnection) -> None:
         """A statement on *connection* changes something, or may do so."""
-        self.lasting_effects.note_write(connection)
+        idle = connection.pgconn.transaction_status == TransactionStatus.IDLE
+        if connection.autocommit and idle:
+            # Now, since the answer may be lost.
+            self.has_lasting_effects = True
+        else:
+            self._pending_effects = True
+
+    def forget_effects(self) -> None:
+        """A request begins."""
+        self.has_lasting_effects = self._pending_effects = False
 
     def note_error(self, error: psycopg.Error) -> None:
         """Take note of an error on the connection, before any code swallows it."""
@@ -314,9 +325,9 @@ class DatabaseWrapper(Replacement):
         except BaseException as error:
             # Any other error of the database says that nothing was committed.
             if isinstance(error, AmbiguousCommit) or not isinstance(error, Error):
-                self.lasting_effects.commit()
+                self.has_lasting_effects |= self._pending_effects
             raise
-        self.lasting_effects.commit()
+        self.has_lasting_effects |= self._pending_effects
 
     def _rollback(self) -> None:
         try:

@@ -210,7 +210,7 @@ def unavailable_response(
 def _may_have_taken_effect() -> bool:
     """Tell whether something that this thread's request did may stay."""
     return any(
-        isinstance(wrapper, DatabaseWrapper) and wrapper.lasting_effects.possible
+        isinstance(wrapper, DatabaseWrapper) and wrapper.has_lasting_effects
         for wrapper in connections.all(initialized_only=True)
     )
 
@@ -219,7 +219,7 @@ def _may_have_taken_effect() -> bool:
 def _request_begins(**kwargs: object) -> None:
     for wrapper in connections.all(initialized_only=True):
         if isinstance(wrapper, DatabaseWrapper):
-            wrapper.lasting_effects.forget()
+            wrapper.forget_effects()
 
 
 def _prefers_json(request: HttpRequest) -> bool:

@@ -47,7 +47,6 @@ LEFT_TO_DJANGO = {
 LEFT_TO_PSYCOPG = {
     f"{ENGINE}.checked_out_from",
     f"{ENGINE}.keeps",
-    f"{ENGINE}.lasting_effects",
     f"{ENGINE}.note_write",
     f"{ENGINE}.pool",
 }
