@@ -66,7 +66,7 @@ def refuse_if_session_ended(wrapper: BaseDatabaseWrapper) -> None:
         DeadlineExceeded: It is too late.
     """
     connection = wrapper.connection
-    if connection.info.transaction_status != TransactionStatus.INTRANS:
+    if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
         return
     deadline = current.get()
     if deadline is not None and isinstance(connection, PooledConnection):

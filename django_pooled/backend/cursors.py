@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 from django_pooled.pool import psycopg_pipeline, psycopg_private
 from django_pooled.pool.connection import PooledConnection
@@ -34,6 +34,7 @@ else:
 
 
 _IDLE, _UNKNOWN = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
+_NO_PIPELINE = PipelineStatus.OFF
 
 
 class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
@@ -82,7 +83,7 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
         try:
             if connection.observer is not None:
                 # A pipeline takes one statement at a time.
-                carries = self._can_carry and not psycopg_private.is_piping(connection)
+                carries = self._can_carry and connection.pgconn.pipeline_status == _NO_PIPELINE
                 addition = self.addition = connection.announce(query, effect, carries=carries)
             elif effect.leaves is not None or not effect.reads or connection.control is not None:
                 connection.announce(query, effect)

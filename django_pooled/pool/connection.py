@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from django_pooled.sql.effects import Effect
 
     from .deadline import Deadline
+    from .psycopg_pipeline import CarryingCursor
     from .psycopg_private import AsMade
     from .transaction_control import TransactionControl
 
@@ -102,9 +103,7 @@ class Observer(Protocol):
             Exception: It must not be sent.
         """
 
-    def seen(
-        self, cursor: psycopg.Cursor[Any] | None, addition: Sequence[str], *, locked: bool
-    ) -> None:
+    def seen(self, cursor: CarryingCursor | None, addition: Sequence[str], *, locked: bool) -> None:
         """The statement has been run.
 
         Args:

@@ -63,6 +63,7 @@ require(
             "_execute_gen _maybe_prepare_gen _execute_send _check_results _set_results",
             "send BEGIN with a statement",
         ),
+        Need(psycopg.Cursor, "_results", "take the answer to a question of ours away"),
         Need(psycopg.Cursor, "_reset _convert_query", "have SAVEPOINT wait for a statement"),
         Need(generators, "execute fetch_many send", "send several commands in one message"),
     ),
@@ -187,8 +188,10 @@ class CarryingCursor(_AnyCursor):
     """psycopg's cursor, whose ``execute()`` takes along what is due on its connection."""
 
     addition: Sequence[str] = ()
-    """Statements to be sent along after that of ``execute()``; their results are the cursor's last.
-    """
+    """Statements to be sent along after that of ``execute()``."""
+
+    answers: Sequence[PGresult] = ()
+    """Their results, which do not concern the caller of the statement."""
 
     def begin_carrying(self) -> None:
         """Have the next ``execute()`` take along what is due, and the addition.
@@ -261,6 +264,9 @@ class CarryingCursor(_AnyCursor):
         finally:
             # Django logs a statement as the cursor has it.
             pgq.query = query
+        own = len(self._results) - len(self.addition)
+        self.answers = self._results[own:]
+        del self._results[own:]
 
     def _pipelined_gen(
         self,
@@ -292,7 +298,9 @@ class CarryingCursor(_AnyCursor):
             raise refusal
         begun, results = results[: len(commands)], results[len(commands) :]
         self._check_results(results)
-        self._set_results(results)
+        own = len(results) - len(self.addition)
+        self.answers = results[own:]
+        self._set_results(results[:own])
         yield from connection._began(begun)
 
 

@@ -43,7 +43,6 @@ __all__ = [
     "send",
     "sends_nothing_new",
     "succeed",
-    "take_results",
 ]
 
 
@@ -82,7 +81,6 @@ def _require() -> None:
             Need(connection, "_get_tx_start_command", "begin a transaction with time limits"),
             Need(psycopg.Cursor, "_closed _tx", "part a closed cursor from its connection"),
             Need(cursor, "_conn _pgconn _last_query", "run a cursor on another connection"),
-            Need(cursor, "_results", "take the answer to a question of ours away"),
             Need(conninfo, "timeout_from_conninfo", "know the time limit of a connect"),
             Need(generators, "execute", "run a command under the connection's lock"),
         ),
@@ -389,14 +387,3 @@ def part(cursor: psycopg.Cursor[Any]) -> None:
     cursor._conn, cursor._pgconn, cursor._tx = _CLOSED_CONNECTION, _CLOSED, Transformer()
     if cursor._query is not None:
         cursor._query._tx = cursor._tx
-
-
-def take_results(cursor: psycopg.Cursor[Any], count: int) -> PGresult:
-    """Take the last *count* results away from a cursor, and return the first of them.
-
-    The results of what was added to a statement do not concern the caller of the statement.
-    psycopg has no public way to look at another result than the current one without leaving that.
-    """
-    first = cursor._results[-count]
-    del cursor._results[-count:]
-    return first

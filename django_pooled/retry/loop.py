@@ -11,7 +11,7 @@ import psycopg
 from django.db import Error
 
 from django_pooled.backend.commit import ambiguous
-from django_pooled.pool.deadline import current, ends_at
+from django_pooled.pool.deadline import current
 from django_pooled.replay import Inputs, copy_of
 from django_pooled.sql.sqlstates import SERIALIZATION, is_refusal
 
@@ -105,7 +105,10 @@ class Loop(Generic[R]):
             self._give_back()
             self._inputs.await_bodies()
         self._started = monotonic()
-        self._deadline = min(self._started + policy.deadline, ends_at())
+        self._deadline = self._started + policy.deadline
+        deadline = current.get()
+        if deadline is not None:
+            self._deadline = min(self._deadline, deadline.until)
 
     def run(self) -> R:
         """Try until an attempt succeeds, or until there is no sense in another."""

@@ -17,10 +17,10 @@ from .watched_cursors import WatchedCursors, leaves_rows_alone
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    import psycopg
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from django_pooled.backend.wrapper import DatabaseWrapper
+    from django_pooled.pool.psycopg_pipeline import CarryingCursor
     from django_pooled.sql.effects import Effect
 
 __all__ = ["watch_others"]
@@ -113,8 +113,6 @@ class _Observer:
             return ()
         return self._outer.see(query, effect, carries=carries, locked=locked)
 
-    def seen(
-        self, cursor: psycopg.Cursor[object] | None, addition: Sequence[str], *, locked: bool
-    ) -> None:
+    def seen(self, cursor: CarryingCursor | None, addition: Sequence[str], *, locked: bool) -> None:
         if self._outer is not None:
             self._outer.seen(cursor, addition, locked=locked)

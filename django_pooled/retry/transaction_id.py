@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from django.db.transaction import TransactionManagementError
 from psycopg.pq import TransactionStatus
 
 from django_pooled.pool.connection import UNKNOWN
-from django_pooled.pool.psycopg_private import is_piping, take_results
+from django_pooled.pool.psycopg_private import is_piping
 from django_pooled.sql.session_state import ADVISORY_LOCK
 
-from .server_identity import learned_of, questions_for
-from .transaction_status import TransactionIdentity, read_identity
+from .server_identity import learned_of, questions_for, read_backend
+from .transaction_status import TransactionIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import psycopg
+    from psycopg.pq.abc import PGresult
 
     from django_pooled.pool.connection import PooledConnection
+    from django_pooled.pool.psycopg_pipeline import CarryingCursor
     from django_pooled.sql.effects import Effect
 
     from .server_identity import Learned
@@ -140,17 +141,14 @@ class TransactionWatch:
         self.has_to_ask = True
         return ()
 
-    def seen(
-        self, cursor: psycopg.Cursor[Any] | None, addition: Sequence[str], *, locked: bool
-    ) -> None:
+    def seen(self, cursor: CarryingCursor | None, addition: Sequence[str], *, locked: bool) -> None:
         """A statement has been run: take the answer to what was sent along with it.
 
         Raises:
             TransactionManagementError: It has ended the transaction.
         """
         if addition and cursor is not None:
-            answer = take_results(cursor, len(addition))
-            self.identity = read_identity(self._connection, answer)
+            self._read(cursor.answers[0])
             if self.identity is None and cursor.rowcount > 0:
                 # Rows of a foreign server, whose transaction ends with this one.
                 self.has_to_ask = True
@@ -199,7 +197,22 @@ class TransactionWatch:
         if statements:
             answers = self._connection.ask(";\n".join(statements), locked=locked)
             if question is not None:
-                self.identity = read_identity(self._connection, answers[0]) or self.identity
+                self._read(answers[0])
+
+    def _read(self, answer: PGresult) -> None:
+        """Read the answer to the question for the id."""
+        xid, pid = answer.get_value(0, 0), answer.get_value(0, 1)
+        if xid is None:
+            return
+        learned: Learned = self._connection.session.learned
+        backend = learned.backend
+        if answer.nfields > 2:
+            columns = range(1, answer.nfields)
+            values = [(answer.get_value(0, column) or b"").decode() or None for column in columns]
+            backend = read_backend(self._connection, values)
+        elif backend is None or pid is None or backend.pid != pid.decode():
+            return  # pragma: no cover - the short question is asked of direct connections alone
+        self.identity = TransactionIdentity(xid.decode(), backend)
 
     def _addition(self, *, is_plain_write: bool) -> Sequence[str]:
         learned: Learned | None = self._connection.session.learned

@@ -9,15 +9,13 @@ import psycopg
 
 from django_pooled.sql.sqlstates import is_refusal
 
-from .server_identity import ask_backend, questions_for, read_backend
+from .server_identity import ask_backend, questions_for
 from .server_questions import ask
 
 if TYPE_CHECKING:
-    from psycopg.pq.abc import PGresult
-
     from django_pooled.pool.connection import PooledConnection
 
-    from .server_identity import Backend, Learned, Server
+    from .server_identity import Backend, Server
 
 __all__ = [
     "CommitStatus",
@@ -26,7 +24,6 @@ __all__ = [
     "commit_status",
     "end_if_idle",
     "has_foreign_tables",
-    "read_identity",
     "relation_of",
 ]
 
@@ -103,22 +100,6 @@ def _compare(then: Server, now: Server) -> Relation:
     if then.incarnation is not None and then.incarnation == now.incarnation:
         return Relation.SAME_INCARNATION
     return Relation.UNKNOWN if None in (then.system, now.system) else Relation.SUCCESSOR
-
-
-def read_identity(connection: PooledConnection, answer: PGresult) -> TransactionIdentity | None:
-    """Read the answer to either question; None if the transaction has no id."""
-    xid, pid = answer.get_value(0, 0), answer.get_value(0, 1)
-    if xid is None:
-        return None
-    learned: Learned | None = connection.session.learned
-    backend = learned.backend if learned is not None else None
-    if answer.nfields > 2:
-        columns = range(1, answer.nfields)
-        values = [(answer.get_value(0, column) or b"").decode() or None for column in columns]
-        backend = read_backend(connection, values)
-    elif backend is None or pid is None or backend.pid != pid.decode():
-        return None  # pragma: no cover - the short question is asked of direct connections alone
-    return TransactionIdentity(xid.decode(), backend)
 
 
 def commit_status(connection: PooledConnection, lost: TransactionIdentity | None) -> CommitStatus:

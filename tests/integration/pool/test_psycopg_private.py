@@ -71,14 +71,6 @@ def test_a_question_is_run_while_psycopg_holds_its_lock(connection: PooledConnec
     connection.rollback()
 
 
-def test_results_of_an_addition_are_taken_away(connection: PooledConnection) -> None:
-    with psycopg.ClientCursor(connection) as cursor:
-        cursor.execute("SELECT 1; SELECT 2")
-        taken = psycopg_private.take_results(cursor, 1)
-        assert taken.get_value(0, 0) == b"2"
-        assert not cursor.nextset()
-
-
 def test_a_cursor_can_be_moved_to_another_connection(
     connection: PooledConnection, server: EmbeddedServer
 ) -> None:
