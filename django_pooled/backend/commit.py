@@ -72,6 +72,9 @@ def refuse_if_session_ended(wrapper: BaseDatabaseWrapper) -> None:
     if deadline is not None and isinstance(connection, PooledConnection):
         with wrapper.wrap_database_errors:
             refuse_if_ended(connection.session, deadline)
+    session = connection.session
+    if not session.is_readable() and session.goodbye is None:
+        return
     error = ending_of(connection)
     if error is not None:
         connection.close()

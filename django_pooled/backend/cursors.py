@@ -52,14 +52,8 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
             or not isinstance(connection, PooledConnection)
             or connection.announced_by == thread
             or (status := connection.pgconn.transaction_status) == _UNKNOWN
-            or (
-                status == _IDLE
-                and (
-                    (is_readable := connection.session.is_readable) is None
-                    # As in `_observing`.
-                    or is_readable()
-                )
-            )
+            # As in `_observing`.
+            or (status == _IDLE and connection.session.is_readable())
         ):
             connection = self._observing()
             if connection is None:
@@ -156,10 +150,8 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
             status = connection.pgconn.transaction_status
             if status == _UNKNOWN:
                 return self._replaced(connection)
-            if status == _IDLE:
-                is_readable = connection.session.is_readable
-                if is_readable is None or is_readable():
-                    return self._replaced(connection)
+            if status == _IDLE and connection.session.is_readable():
+                return self._replaced(connection)
             return connection
         return None
 

@@ -194,9 +194,7 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
     ) -> None:
         super().__init__(pgconn, row_factory)
         if session is None:
-            session = Session()
-            # Now, since a closed connection does not tell.
-            session.backend_pid = pgconn.backend_pid
+            session = Session(pgconn)
             self.add_notice_handler(session.notice)
         self.session: Session = session
         # As in the class above.
@@ -371,7 +369,8 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
 
     def rollback(self) -> None:
         """As psycopg's."""
-        self.announce("ROLLBACK")
+        if self.announced_by != get_ident():
+            self.announce("ROLLBACK")
         super().rollback()
 
     def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
-from .socket_check import look_at
-
 if TYPE_CHECKING:
     from .connection import PooledConnection
 
@@ -30,8 +28,7 @@ def looks_alive(connection: PooledConnection) -> bool:
     """
     if connection.pgconn.status != ConnStatus.OK or connection.session.doomed_by is not None:
         return False
-    is_readable = connection.session.is_readable
-    if is_readable is not None and not is_readable():
+    if not connection.session.is_readable():
         return True
     # The server may say goodbye in one packet and close in another.
     return _reads_on(connection) and connection.session.doomed_by is None
@@ -43,8 +40,7 @@ def ending_of(connection: PooledConnection) -> psycopg.Error | None:
     Without a round trip, as `looks_alive`. The error is the one that a statement would have met.
     """
     session = connection.session
-    has_nothing_to_read = session.is_readable is not None and not session.is_readable()
-    if (has_nothing_to_read or _reads_on(connection)) and session.goodbye is None:
+    if (not session.is_readable() or _reads_on(connection)) and session.goodbye is None:
         return None
     if session.goodbye is None:
         return psycopg.OperationalError(connection.pgconn.get_error_message().strip())
@@ -56,10 +52,7 @@ def ending_of(connection: PooledConnection) -> psycopg.Error | None:
 
 def _reads_on(connection: PooledConnection) -> bool:
     """Read what has arrived; tell whether the socket is still open."""
-    pgconn, session = connection.pgconn, connection.session
-    is_readable = session.is_readable
-    if is_readable is None:
-        is_readable = session.is_readable = look_at(pgconn.socket)
+    pgconn, is_readable = connection.pgconn, connection.session.is_readable
     if not is_readable():
         return True
     try:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 from django_pooled.diagnostics.redaction import masked, one_line
 from django_pooled.sql.sqlstates import CONNECTION_LOST
 
+from .socket_check import look_at
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import psycopg
+    from psycopg.pq.abc import PGconn
 
     from django_pooled.stats.counters import Reason
 
@@ -30,6 +33,9 @@ class Session:
 
     It does not know them, so the notice handler below makes no reference cycle: a connection that
     is not referred to any more is freed at once.
+
+    Args:
+        pgconn: libpq's connection, which was just opened.
     """
 
     __slots__ = (
@@ -55,13 +61,16 @@ class Session:
         "was_written",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, pgconn: PGconn) -> None:
         self.opened_at: float = monotonic()
         self.idle_since: float = self.opened_at
         self.expires_at: float = float("inf")
-        self.backend_pid: int = 0
+        # Now, since a closed connection does not tell.
+        self.backend_pid: int = pgconn.backend_pid
         self.place: tuple[str, int] = ("", 0)
         """Host and port of the server; kept, since a connection that was closed cannot tell."""
+        self.is_readable: Callable[[], object] = look_at(pgconn.socket)
+        """Tells whether the socket has something to read, or has ended."""
         self.closed_for: Reason | None = None
         """Why the pool closes it, once that is decided."""
         self.slot: Slot | None = None
@@ -69,8 +78,6 @@ class Session:
         self.doomed_by: str | None = None
         self.doomed_for: Reason = "error"
         """As what it is counted when it is closed for that."""
-        self.is_readable: Callable[[], object] | None = None
-        """Tells whether the socket has something to read; made when that is first asked."""
         self.goodbye: str | None = None
         """SQLSTATE with which the server ended the session, where it came as a notice."""
         self.learned: Any = None

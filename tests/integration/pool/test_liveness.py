@@ -69,11 +69,11 @@ def test_a_dead_connection_is_seen_whatever_the_platform_lacks(
     monkeypatch: pytest.MonkeyPatch,
     missing: str,
 ) -> None:
-    connection.session.is_readable = None
     if missing != "nothing":
         monkeypatch.setattr(socket_check, "_poll", None)
     if missing == "poll":
         monkeypatch.delattr(select, "poll")
+    connection.session.is_readable = socket_check.look_at(connection.fileno())
     assert looks_alive(connection)
     assert answers(connection, 10.0)
     proxy.freeze()
