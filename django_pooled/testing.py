@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from .backend.wrapper import DatabaseWrapper
+    from .retry.policy import Policy
+
 __all__ = [
     "end_deadlines_at_once",
     "fail_next_transaction",
@@ -49,14 +53,14 @@ class Fault:
     times: int
     struck: int = 0
 
-    def strike(self, connection: psycopg.Connection[object]) -> None:
+    def strike(self, connection: PooledConnection) -> None:
         """Make it happen, for real: by the server's own error or the loss of the session.
 
         Raises:
             psycopg.Error: As the driver would have raised it.
         """
         if self.sqlstate is not None:
-            connection.execute(
+            connection.ask(
                 f"DO $$ BEGIN RAISE EXCEPTION 'ordered by a test' "
                 f"USING ERRCODE = '{self.sqlstate}'; END $$"
             )
@@ -64,47 +68,73 @@ class Fault:
         raise psycopg.OperationalError("the connection is lost, as ordered by a test")
 
 
-_ordered: list[Fault] = []  # guarded by the lock, as their counts are
 _lock = threading.Lock()
-
-
-def _due(alias: str, moment: Moment) -> Fault | None:
-    """Take the first fault that strikes now, and count it; attempts may run in several threads."""
-    with _lock:
-        for fault in _ordered:
-            if fault.times and (fault.using, fault.moment) == (alias, moment):
-                fault.times -= 1
-                fault.struck += 1
-                return fault
-    return None
+_ordered: tuple[Fault, ...] = ()  # replaced, and their counts changed, under the lock
 
 
 class _FailingAttempt(Attempt):
-    """An attempt in which the faults strike that were ordered."""
+    """An attempt in which a fault strikes that was ordered."""
 
+    fault: Fault
+
+    def _strike(self) -> None:
+        fault, wrapper = self.fault, self.wrapper
+        with _lock:
+            # Attempts of several threads may have it.
+            if not fault.times:
+                return
+            fault.times -= 1
+            fault.struck += 1
+        with wrapper.wrap_database_errors:
+            fault.strike(wrapper.connection)
+
+
+class _FailingAtBegin(_FailingAttempt):
     def run(self, call: Callable[[], R]) -> R:
         def struck() -> R:
-            self._strike("begin")
+            self._strike()
             return call()
 
         return super().run(struck)
 
+
+class _FailingInBody(_FailingAttempt):
     def _settle(self, result: object) -> None:
         self.returned = result
-        self._strike("body")
+        self._strike()
         super()._settle(result)
 
-    def _send_commit(self, send: Callable[[], None]) -> None:
-        self._strike("commit")
-        super()._send_commit(send)
-        self._strike("answer")
 
-    def _strike(self, moment: Moment) -> None:
-        wrapper = self.wrapper
-        fault = _due(wrapper.alias, moment)
-        if fault is not None:
-            with wrapper.wrap_database_errors, wrapper.connection.unobserved():
-                fault.strike(wrapper.connection)
+class _FailingAtCommit(_FailingAttempt):
+    def _send_commit(self, send: Callable[[], None]) -> None:
+        self._strike()
+        super()._send_commit(send)
+
+
+class _LosingTheAnswer(_FailingAttempt):
+    def _send_commit(self, send: Callable[[], None]) -> None:
+        super()._send_commit(send)
+        self._strike()
+
+
+_FAILING: dict[Moment, type[_FailingAttempt]] = {
+    "begin": _FailingAtBegin,
+    "body": _FailingInBody,
+    "commit": _FailingAtCommit,
+    "answer": _LosingTheAnswer,
+}
+"""By the moment, in the order in which an attempt comes to them."""
+
+
+def _attempt(policy: Policy, wrapper: DatabaseWrapper, *args: Any) -> Attempt:
+    """Make an attempt, with the first fault that is due in it."""
+    for moment, failing in _FAILING.items():
+        for fault in _ordered:
+            if fault.times and fault.using == wrapper.alias and fault.moment == moment:
+                attempt = failing(policy, wrapper, *args)
+                attempt.fault = fault
+                return attempt
+    return Attempt(policy, wrapper, *args)
 
 
 @contextmanager
@@ -153,15 +183,16 @@ def fail_next_transaction(
             "sqlstate=None loses the connection, and with it the transaction of a TestCase: use "
             "TransactionTestCase or pytest.mark.django_db(transaction=True)."
         )
+    global _ordered
     fault = Fault(using, phase, sqlstate, times)
     with _lock:
-        _ordered.append(fault)
-        Seams.attempt = _FailingAttempt
+        _ordered += (fault,)
+        Seams.attempt = _attempt
     try:
         yield fault
     finally:
         with _lock:
-            _ordered.remove(fault)
+            _ordered = tuple(each for each in _ordered if each is not fault)
             if not _ordered:
                 Seams.attempt = Attempt
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from tenacity import RetryCallState, wait_exponential
+    from tenacity import RetryCallState
 
 __all__ = ["Backoff", "retry_until"]
 
@@ -38,18 +38,12 @@ class Backoff:
 
     def wait(self, attempt: int) -> float:
         """Return the seconds to wait after attempt number *attempt* (counted from 1)."""
-        from tenacity import RetryCallState, Retrying
+        from tenacity import RetryCallState, Retrying, wait_exponential, wait_random_exponential
 
         state = RetryCallState(Retrying(), fn=None, args=(), kwargs={})
         state.attempt_number = attempt
-        return self._strategy(state)
-
-    @property
-    def _strategy(self) -> wait_exponential:
-        from tenacity import wait_exponential, wait_random_exponential
-
         kind = wait_random_exponential if self.jitter else wait_exponential
-        return kind(multiplier=self.initial, max=self.maximum)
+        return kind(multiplier=self.initial, max=self.maximum)(state)
 
 
 def retry_until(

@@ -66,11 +66,11 @@ class RetryBudget(Protocol):
     def left(self) -> float | None:
         """Restarts that are left; None without a limit."""
 
-    def take(self, function: object) -> bool:
-        """Take one restart of the function; False if none is left."""
+    def take(self, name: str) -> bool:
+        """Take one restart of the function with this name; False if none is left."""
 
-    def give(self, function: object) -> None:
-        """A transaction of the function was committed."""
+    def give(self, name: str) -> None:
+        """A transaction of the function with this name was committed."""
 
 
 class Pool:
@@ -228,7 +228,6 @@ class Pool:
                     or session.doomed_by is not None
                     or now >= session.expires_at
                     or now - session.idle_since >= self._trusted_for
-                    or session.is_readable is None
                     # Without a round trip: an idle connection has nothing to read.
                     or session.is_readable()
                 ):

@@ -6,11 +6,15 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
-from django.db import Error, connections
+from django.db import connections
 from django.db.transaction import atomic
 from psycopg.pq import TransactionStatus
 
-from django_pooled.backend.commit import is_idle
+from django_pooled.backend.commit import (
+    close_if_interrupted,
+    is_idle,
+    refuse_if_session_ended,
+)
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.replay.process_caches import forget_rows
 from django_pooled.replay.responses import (
@@ -21,13 +25,14 @@ from django_pooled.replay.responses import (
 from django_pooled.sql.sqlstates import is_connection_lost, psycopg_error
 
 from .characteristics import set_characteristics
-from .classify import Classification, Failure, classify
+from .classify import Classification, classify
+from .commit import committed_with_proof, refuse_if_a_question_failed, was_committed
 from .other_databases import watch_others
 from .phase import Phase
 from .refusals import broken_transaction, lost_transaction, memoized_result
 from .server_identity import learn, learned_of
 from .server_questions import NO_QUESTIONS
-from .transaction import Transaction
+from .transaction import BROKEN, Transaction
 from .transaction_id import TransactionWatch
 from .transaction_status import end_if_idle
 
@@ -44,12 +49,9 @@ __all__ = ["Attempt"]
 
 R = TypeVar("R")
 
-_BROKEN = (TransactionStatus.INERROR, TransactionStatus.UNKNOWN)
-_INTACT = (TransactionStatus.INTRANS, TransactionStatus.IDLE)
-
 
 class Attempt(Transaction):
-    """One run of a retried function; the wrapper's hooks while it lasts."""
+    """One run of a retried function."""
 
     wait: float | None = None
     """Seconds to wait before it begins; None for not at all."""
@@ -63,10 +65,8 @@ class Attempt(Transaction):
     """The pool of its connection."""
     written_elsewhere: set[str] | frozenset[str] = frozenset()
     """Other databases that the function may have written to."""
-    rollback_wanted: bool = False
-    """Whether the function asked for a rollback, by ``transaction.set_rollback(True)``."""
-    interrupted: bool = False
-    """Whether a nested block did not end, or not to its last step."""
+    restore: Callable[[], None] | None = None
+    """Gives the connection back what it had before; for callbacks after COMMIT, too."""
 
     _outermost: bool = False
     """Whether it ends with a COMMIT, and not with the release of a savepoint."""
@@ -74,8 +74,6 @@ class Attempt(Transaction):
     """How many atomic blocks were open when the function was called, its own included."""
     _savepoints: int = 0
     """How many of them have an entry in Django's list of savepoints."""
-    _interrupted_in: int = 0
-    """How many savepoints were around the block that was interrupted."""
 
     def run(self, call: Callable[[], R]) -> R:
         """Call the function in a transaction, by *call*, and commit that."""
@@ -116,51 +114,52 @@ class Attempt(Transaction):
                 # An exception struck between two steps of Django's, as one from outside can.
                 wrapper.abandon_block()
 
-    def note_error(self, error: psycopg.Error) -> None:
-        """Take note of an error of the connection, unless the transaction never met it."""
-        if self.phase is Phase.ROLLBACK or self.failures.contain(error):
-            return
-        failure = Failure.of(error, self.wrapper.connection)
-        if failure.lost or failure.sqlstate is not None or self._status not in _INTACT:
-            self.failures.seen.append(failure)
-            if self.watch is not None:
-                self.watch.succeeded = self._forgive_what_was_undone
+    def commit(self, send: Callable[[], None]) -> None:
+        """Commit; where the connection is lost meanwhile, find out whether that was done.
 
-    def set_rollback(self, rollback: bool) -> None:
-        """The function wants a rollback, or does not want it any more."""
-        # Django's atomic blocks set the wrapper's attribute, without a call.
-        self.rollback_wanted = rollback
+        Args:
+            send: Sends COMMIT.
 
-    def roll_back_savepoint(self, send: Callable[[], None]) -> None:
-        """Roll back to a savepoint, and with it what failed since then."""
-        # What was asked for is done, or fails for another reason.
-        self.rollback_wanted = False
-        self.release_savepoint(send)
-        self.wrapper.rollback_exc = None
-        self._forgive()
-        if len(self.wrapper.savepoint_ids) < self._interrupted_in:
-            # All that was in the interrupted block is undone.
-            self.interrupted, self._interrupted_in = False, 0
-
-    def release_savepoint(self, send: Callable[[], None]) -> None:
-        """End a savepoint, and take note of an interruption, which leaves it open.
-
-        Django forgets the savepoint first, so what should have been undone would be committed.
+        Raises:
+            django.db.Error: Nothing was committed.
+            AmbiguousCommit: It cannot be told whether the transaction was committed.
         """
+        wrapper = self.wrapper
         try:
-            send()
-        except Error:
-            raise
-        except BaseException:
-            around = len(self.wrapper.savepoint_ids)
-            self._interrupted_in = min(around, self._interrupted_in) if self.interrupted else around
-            self.interrupted = True
-            raise
+            refuse_if_session_ended(wrapper)
+            if self.failures:
+                refuse_if_a_question_failed(self)
+            self.phase = Phase.COMMIT_SENT
+            self._send_commit(send)
+        except BaseException as error:
+            close_if_interrupted(wrapper, error)
+            if self.phase is not Phase.COMMIT_SENT or not was_committed(self, error):
+                raise
+        self.phase = Phase.COMMITTED
+        # on_commit callbacks, which run next, have transactions of their own.
+        self.end()
 
-    def classify(self, failure: Failure) -> Classification:
-        """Say what *failure* means for the transaction."""
-        policy = self.policy
-        return classify(failure, policy.retry_on, read_only=bool(policy.read_only))
+    def end(self) -> None:
+        """The transaction has ended: let go of its wrapper and its connection."""
+        self.wrapper.attempt = None
+        if self.restore is not None:
+            restore, self.restore = self.restore, None
+            restore()
+        if self.watch is not None:
+            self.watch.stop()
+
+    def _send_commit(self, send: Callable[[], None]) -> None:
+        watch = self.watch
+        if watch is None:
+            send()
+        elif watch.identity is not None and watch.record is None and not watch.has_to_ask:
+            # If the answer is lost, its status can be asked for.
+            send()
+        elif not watch.asks or is_idle(self.wrapper):
+            self.wrote_nothing = True
+            send()
+        elif not committed_with_proof(self, watch):
+            send()
 
     def _prepare(self) -> None:
         """Set up the connection, and learn what may be asked inside the transaction."""
@@ -236,7 +235,7 @@ class Attempt(Transaction):
             wrapper.needs_rollback
             or wrapper.closed_in_transaction
             or self.interrupted
-            or status in _BROKEN
+            or status in BROKEN
         ):
             if is_error_response(result) and self._keeps_error_response():
                 wrapper.set_rollback(True)
@@ -253,7 +252,7 @@ class Attempt(Transaction):
         """Take note of what broke the transaction, if it was raised below Django."""
         self._leave_blocks()
         if isinstance(error, Exception):
-            if self.failures.first is None and self._status in _BROKEN:
+            if self.failure is None and self.is_broken:
                 found = psycopg_error(error)
                 if found is not None:
                     self.note_error(found)
@@ -271,40 +270,15 @@ class Attempt(Transaction):
             self.interrupted = True
             del blocks[self._depth :], savepoints[self._savepoints :]
 
-    def _forgive(self) -> None:
-        """A savepoint was rolled back to: what happened since then is undone."""
-        if self.phase is not Phase.BODY:
-            # In a TestCase the attempt itself ends with a savepoint, and undoes nothing else.
-            return
-        self.failures.undo()
-        if self.watch is not None:
-            self.watch.savepoint_was_rolled_back()
-
-    def _forgive_what_was_undone(self) -> None:
-        """A statement succeeded: only a savepoint lets one do so after a failure of the server's.
-
-        It was rolled back to by hand, or by psycopg's ``connection.transaction()``.
-        """
-        if self.failures.first is not None:
-            self._forgive()
-
     def _keeps_error_response(self) -> bool:
         """Tell whether a view's own answer for a failure stands.
 
         It does, unless the failure is worth another attempt.
         """
-        failure = self._unforgiven
-        return failure is None or self.classify(failure) is Classification.RAISE
-
-    @property
-    def _unforgiven(self) -> Failure | None:
-        """The failure that has broken the transaction, though the function returned."""
-        return self.failures.first if self._status in _BROKEN else None
-
-    @property
-    def _status(self) -> TransactionStatus | None:
-        connection = self.wrapper.connection
-        return connection.info.transaction_status if connection is not None else None
+        failure, policy = self.failure if self.is_broken else None, self.policy
+        return failure is None or (
+            classify(failure, policy.retry_on, read_only=policy.read_only) is Classification.RAISE
+        )
 
     def _refuse_silent_rollback(self) -> None:
         """Raise the error that the function swallowed, since its transaction cannot be committed.
@@ -317,7 +291,7 @@ class Attempt(Transaction):
             django.db.Error: The first error that broke the transaction.
             TransactionManagementError: There is no such error to raise.
         """
-        wrapper, failure = self.wrapper, self._unforgiven
+        wrapper, failure = self.wrapper, self.failure if self.is_broken else None
         if failure is not None:
             with wrapper.wrap_database_errors:
                 raise failure.error

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
-
-from django_pooled.activity import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,18 +72,18 @@ class RetryBudget:
             owed = [debt.paid(now, self._per_second) for debt in self._debts.values()]
             return max(0.0, min(self.size - max(owed, default=0.0), self._left(now)))
 
-    def take(self, function: object = None) -> bool:
+    def take(self, name: str = "") -> bool:
         """Take one restart; False if none is left for the function.
 
         Args:
-            function: The one that is restarted; functions of the same name share a budget.
+            name: That of the function; those of the same name share a budget.
         """
         if not self.size:
             return True
         with self._lock:
             now = self._clock()
             left = self._left(now)
-            debt = self._debt(function, now)
+            debt = self._debt(name, now)
             owed = debt.paid(now, self._per_second)
             if min(left, self.size - owed) < 1 or (left < self._spare + 1 and owed >= left):
                 return False
@@ -94,16 +91,12 @@ class RetryBudget:
             self._all.owed += 1
             return True
 
-    def give(self, function: object = None) -> None:
-        """A transaction of the function was committed.
-
-        Args:
-            function: As `take` has it.
-        """
+    def give(self, name: str = "") -> None:
+        """A transaction of the function with this name was committed."""
         # Without the lock while nothing is owed, which is nearly always.
         if self._debts:
             with self._lock:
-                debt = self._debts.get(_name(function)) or self._debts.get("")
+                debt = self._debts.get(name) or self._debts.get("")
                 if debt is not None and debt.owed:
                     debt.owed = max(0.0, debt.owed - 1)
                     self._all.owed = max(0.0, self._all.owed - 1)
@@ -114,8 +107,7 @@ class RetryBudget:
         whole = self.size + self._spare
         return whole - self._all.paid(now, self._per_second * whole / self.size)
 
-    def _debt(self, function: object, now: float) -> _Debt:
-        name = _name(function)
+    def _debt(self, name: str, now: float) -> _Debt:
         if name not in self._debts:
             if len(self._debts) >= MOST_FUNCTIONS:
                 self._forget()
@@ -129,12 +121,6 @@ class RetryBudget:
         for name, debt in list(self._debts.items()):
             if not debt.paid(now, self._per_second):
                 del self._debts[name]
-
-
-def _name(function: object) -> str:
-    while isinstance(function, partial):
-        function = function.func
-    return "" if function is None else name_of(function)
 
 
 _making = threading.Lock()

@@ -73,11 +73,6 @@ class Failure:
         """The failure in words, such as 'serialization failure (40001)'."""
         return "connection lost" if self.sqlstate is None else named(self.sqlstate)
 
-    @property
-    def reason(self) -> str:
-        """The SQLSTATE, or 'lost' where there is none; for logs and counters."""
-        return self.sqlstate or "lost"
-
 
 @dataclass(frozen=True)
 class RetryOn:
@@ -121,7 +116,7 @@ class RetryOn:
         return sqlstate in self.sqlstates or (sqlstate, name) in self.constraints
 
 
-def classify(failure: Failure, retry_on: RetryOn, *, read_only: bool = False) -> Classification:
+def classify(failure: Failure, retry_on: RetryOn, *, read_only: bool | None) -> Classification:
     """Classify the failure of an attempt, before its COMMIT or in COMMIT itself.
 
     The connection's state counts first: psycopg gives no SQLSTATE for a broken socket, and an

@@ -16,7 +16,6 @@ from django.http import HttpResponse
 from django_pooled.backend.django_private import is_block_of_test_case
 from django_pooled.backend.non_atomic import non_atomic
 from django_pooled.backend.wrapper import DatabaseWrapper
-from django_pooled.replay import Surroundings
 from django_pooled.replay.idempotency import IdempotencyOptions
 from django_pooled.replay.responses import tell_if_it_reads_later
 from django_pooled.tokens.idempotency import refuse_without_app
@@ -25,7 +24,7 @@ from .async_callables import as_coroutine_function, as_dispatch
 from .callables import REBINDING, is_async, is_dispatch, refuse_what_cannot_be_run_again
 from .classify import RetryOn
 from .idempotency import KeyedLoop, keyed_request
-from .loop import Loop
+from .loop import Loop, Retried
 from .policy import BACKOFF, Policy, refuse_unknown_arguments
 
 if TYPE_CHECKING:
@@ -159,8 +158,7 @@ def retry_transaction(
             method: Any = decorated
             return type(method)(decorate(method.__func__))  # type: ignore[no-any-return]
         refuse_what_cannot_be_run_again(decorated)
-        surroundings = Surroundings(decorated)
-        name: str = getattr(decorated, "__qualname__", "?")
+        retried = Retried(decorated, policy)
 
         def calling(called: Callable[..., R]) -> Callable[P, R]:
             """Return what runs *decorated* again, which is called by *called*."""
@@ -172,7 +170,7 @@ def retry_transaction(
                     raise _wrong_engine(wrapper)
                 keyed: Any = None
                 if policy.idempotency is not None:
-                    keyed = keyed_request(policy.idempotency, args, kwargs, name)
+                    keyed = keyed_request(policy.idempotency, args, kwargs, retried.name)
                     if isinstance(keyed, HttpResponse):
                         return keyed  # type: ignore[return-value]
                 if wrapper.in_atomic_block:
@@ -194,9 +192,7 @@ def retry_transaction(
                         f"and ends its transaction itself."
                     )
                 loop = Loop if keyed is None else partial(KeyedLoop, keyed)
-                result: R = loop(
-                    policy, wrapper, decorated, args, kwargs, surroundings, called
-                ).run()
+                result: R = loop(retried, wrapper, args, kwargs, called).run()
                 if result is not None:
                     tell_if_it_reads_later(decorated, result)
                 return result

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import psycopg
 from django.db import Error
 
+from django_pooled.activity import name_of
 from django_pooled.backend.commit import ambiguous
 from django_pooled.pool.deadline import current
-from django_pooled.replay import Inputs, copy_of
+from django_pooled.replay import Inputs, Surroundings, copy_of
 from django_pooled.sql.sqlstates import SERIALIZATION, is_refusal
 
 from .attempt import Attempt
 from .budget import budget_of
 from .caller_state import CallerState
-from .classify import Classification
+from .classify import Classification, classify
+from .commit import resolve
 from .commit_checks import CHECKS, ByCaller
 from .phase import Phase
 from .prepared_transactions import roll_back_prepared
@@ -29,12 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from django_pooled.backend.wrapper import DatabaseWrapper
-    from django_pooled.replay import Surroundings
 
     from .classify import Failure
     from .policy import Policy
 
-__all__ = ["Loop", "Seams"]
+__all__ = ["Loop", "Retried", "Seams"]
 
 R = TypeVar("R")
 
@@ -54,36 +55,54 @@ def _sleep(policy: Policy, seconds: float) -> None:
 class Seams:
     """What `django_pooled.testing` replaces while a test runs, for all threads."""
 
-    attempt: type[Attempt] = Attempt
+    attempt: Callable[..., Attempt] = Attempt
     sleep: Callable[[Policy, float], None] = staticmethod(_sleep)
+
+
+class Retried(Generic[R]):
+    """A function that is retried, with what is the same for all of its calls.
+
+    Args:
+        function: The function.
+        policy: How to try.
+    """
+
+    def __init__(self, function: Callable[..., R], policy: Policy) -> None:
+        self.function = function
+        self.policy = policy
+        self.name: str = getattr(function, "__qualname__", "?")
+        """For messages."""
+        innermost: Any = function
+        while isinstance(innermost, partial):
+            innermost = innermost.func
+        self.full_name: str = name_of(innermost)
+        """Functions of one name share a budget."""
+        self.surroundings = Surroundings(function)
+        """What it works with besides its arguments."""
 
 
 class Loop(Generic[R]):
     """The attempts of one call.
 
     Args:
-        policy: How to try.
+        retried: What to call in each attempt, and with what.
         wrapper: On which database, outside a transaction.
-        function: What to call in each attempt, and with what.
-        surroundings: What *function* works with besides its arguments.
-        called: What calls *function*, if that is not called itself.
+        called: What calls the function, if that is not called itself.
     """
 
     def __init__(
         self,
-        policy: Policy,
+        retried: Retried[R],
         wrapper: DatabaseWrapper,
-        function: Callable[..., R],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        surroundings: Surroundings,
         called: Callable[..., R] | None = None,
     ) -> None:
-        self._policy = policy
+        self._retried = retried
+        self._policy = policy = retried.policy
         self._wrapper = wrapper
-        self._function = function
-        self._call = partial(called or function, *args, **kwargs)
-        self._inputs = Inputs(surroundings, args, kwargs)
+        self._call = partial(called or retried.function, *args, **kwargs)
+        self._inputs = Inputs(retried.surroundings, args, kwargs)
         self._caller_state: CallerState | None = None
         if wrapper.connection is not None and not wrapper.in_atomic_block:
             # Lost since the caller's last statement, it would cost an attempt.
@@ -95,7 +114,6 @@ class Loop(Generic[R]):
         else:
             # The function may empty a list that it was given.
             self._check = ByCaller(partial(check, *copy_of(args), **copy_of(kwargs)))
-        self._name: str = getattr(function, "__qualname__", "?")
         self._number = 1
         """Of the present attempt."""
         self._report: Report | None = None
@@ -115,7 +133,7 @@ class Loop(Generic[R]):
         policy, wrapper, check = self._policy, self._wrapper, self._check
         if check.record is not None:
             check.refuse_without_table(wrapper)
-        attempt = Seams.attempt(policy, wrapper, check, self._deadline, self._name)
+        attempt = Seams.attempt(policy, wrapper, check, self._deadline, self._retried.name)
         try:
             while True:
                 try:
@@ -127,15 +145,16 @@ class Loop(Generic[R]):
                         raise
                 attempt = following
                 if attempt.wait is not None:
-                    # Others may use the connection meanwhile, unless the caller needs it.
-                    self._give_back()
+                    if wrapper.connection is not None:
+                        # Others may use it meanwhile, unless the caller needs it.
+                        self._give_back()
                     Seams.sleep(policy, attempt.wait)
         except BaseException:
             if self._report is not None:
                 self._report.ended("failed")
             raise
         if attempt.pool is not None and attempt.pool.retry_budget is not None:
-            attempt.pool.retry_budget.give(self._function)
+            attempt.pool.retry_budget.give(self._retried.full_name)
         if check.record is not None and not wrapper.in_atomic_block:
             check.succeeded(wrapper)
         if self._caller_state is not None and self._caller_state.lost:
@@ -152,14 +171,16 @@ class Loop(Generic[R]):
         """
         policy, number = self._policy, self._number
         if self._report is None:
-            self._report = Report(policy, self._function, self._started)
+            self._report = Report(policy, self._retried.function, self._retried.name, self._started)
         report = self._report
         report.pool = attempt.pool or report.pool
         watch = attempt.watch
         if watch is not None and watch.was_ended:
             roll_back_prepared(self._wrapper, watch.identity)
-        failure = attempt.failures.cause_of(error)
-        following = Seams.attempt(policy, self._wrapper, self._check, self._deadline, self._name)
+        failure = attempt.failure_behind(error)
+        following = Seams.attempt(
+            policy, self._wrapper, self._check, self._deadline, self._retried.name
+        )
         following.rolled_back = attempt.rolled_back
         if failure is not None and self._failed_by_a_question(attempt, failure):
             return following
@@ -221,7 +242,8 @@ class Loop(Generic[R]):
             if self._check.proves_earlier_commit(failure.error):
                 raise ambiguous(self._wrapper) from error
             self._check.explain_missing_record(failure.error, self._wrapper)
-        meaning = attempt.classify(failure)
+        policy = self._policy
+        meaning = classify(failure, policy.retry_on, read_only=policy.read_only)
         if meaning is Classification.RAISE:
             return False
         may_have_ended = attempt.watch is not None and attempt.watch.may_have_ended
@@ -229,7 +251,7 @@ class Loop(Generic[R]):
             # There is no id to look it up by.
             raise ambiguous(self._wrapper) from error
         unclear = meaning is Classification.RESOLVE or may_have_ended
-        if unclear and attempt.phase is not Phase.FAILED and attempt.resolve() is not Phase.FAILED:
+        if unclear and attempt.phase is not Phase.FAILED and resolve(attempt) is not Phase.FAILED:
             raise ambiguous(self._wrapper) from error
         return True
 
@@ -242,7 +264,7 @@ class Loop(Generic[R]):
             return Refusal("deadline", "the deadline comes before another attempt")
         if obstacle := self._obstacle(attempt):
             return Refusal("other", obstacle)
-        if pool is not None and not budget_of(pool).take(self._function):
+        if pool is not None and not budget_of(pool).take(self._retried.full_name):
             return Refusal("budget", "its share of this process's retry budget is spent")
         return None
 

@@ -38,13 +38,16 @@ class Report:
     Args:
         policy: Of the call.
         function: The function that is called.
+        name: Its name.
         started: When it was called, in monotonic seconds.
     """
 
-    def __init__(self, policy: Policy, function: Callable[..., object], started: float) -> None:
+    def __init__(
+        self, policy: Policy, function: Callable[..., object], name: str, started: float
+    ) -> None:
         self.pool: Pool | None = None
         """The pool whose counters are used, once there was a checkout."""
-        self.name: str = getattr(function, "__qualname__", "?")
+        self.name = name
         self._alias = policy.using
         self._max_attempts = policy.max_attempts
         self._function = function
@@ -63,9 +66,9 @@ class Report:
             ),
         )  # fmt: skip
         self.ended("again")
-        self._restarted_for = failure.reason
+        self._restarted_for = reason = failure.sqlstate or "lost"
         if self.pool is not None:
-            self.pool.record.add("restarts", failure.reason)
+            self.pool.record.add("restarts", reason)
             self.pool.record.add_restart_of(self.name)
         transaction_restarting.send_robust(
             sender=self._function, using=self._alias, attempt=number,

@@ -1,37 +1,24 @@
-"""COMMIT of a retried transaction, and what became of one without an answer."""
+"""One transaction, as its wrapper tells of it: its errors, and what savepoints have undone."""
 
 from __future__ import annotations
 
-import logging
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import psycopg
-from django.db.backends.utils import debug_transaction
+from django.db import Error
 from psycopg.pq import TransactionStatus
 
-from django_pooled.backend.commit import (
-    ambiguous,
-    close_if_interrupted,
-    is_idle,
-    is_known_to_have_failed,
-    refuse_if_session_ended,
-)
-from django_pooled.diagnostics.log_fields import event_fields
-from django_pooled.errors import AmbiguousCommit
-from django_pooled.sql.sqlstates import is_refusal, psycopg_error
+from django_pooled.sql.sqlstates import history
 
-from .commit_outcome import inquire
-from .failures import Failures
+from .classify import Failure
 from .phase import Phase
-from .server_identity import learned_of, questions_for
-from .server_questions import refusals
-from .transaction_status import has_foreign_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import psycopg
+
     from django_pooled.backend.wrapper import DatabaseWrapper
-    from django_pooled.pool.connection import PooledConnection
 
     from .commit_checks import CommitCheck
     from .policy import Policy
@@ -39,131 +26,44 @@ if TYPE_CHECKING:
     from .transaction_id import TransactionWatch
     from .transaction_status import TransactionIdentity
 
-__all__ = ["Transaction"]
+__all__ = ["BROKEN", "Transaction"]
 
-logger = logging.getLogger("django_pooled.retry")
-
-# The division fails if the condition does not hold: then COMMIT is not run, and the question is
-# asked first. If COMMIT was run, the condition held, even if the answer is lost. All of it is one
-# message and costs no further round trip.
-_SAVEPOINT = "django_pooled_commit"
-_COMMIT_IF = f"""SAVEPOINT {_SAVEPOINT};
-SELECT 1 / ({{condition}})::pg_catalog.int4;
-COMMIT"""
+BROKEN = (TransactionStatus.INERROR, TransactionStatus.UNKNOWN)
+"""The states of a connection whose transaction cannot be committed."""
+_INTACT = (TransactionStatus.INTRANS, TransactionStatus.IDLE)
 
 
+@dataclass(eq=False)
 class Transaction:
-    """One transaction: what it has met, and how it is committed.
+    """One transaction, and what it has met; the wrapper's hooks while it lasts."""
 
-    Args:
-        policy: How it is run.
-        wrapper: On which database.
-        commit_check: How a COMMIT without an answer is resolved.
-        deadline: Monotonic instant after which nothing more is found out.
-        name: Of the function, for messages.
-    """
+    policy: Policy
+    wrapper: DatabaseWrapper
+    commit_check: CommitCheck
+    """How a COMMIT without an answer is resolved."""
+    deadline: float
+    """Monotonic instant after which nothing more is found out."""
+    name: str
+    """Of the function, for messages."""
 
     phase: Phase = Phase.BODY
     questions: Questions | None = None
     """What may be asked inside the transaction; None where nothing is."""
     watch: TransactionWatch | None = None
     """Sees its statements and finds out its id; None within an outer transaction."""
-    restore: Callable[[], None] | None = None
-    """Gives the connection back what it had before; for callbacks after COMMIT, too."""
+    failures: list[Failure] = field(default_factory=list)
+    """Every database error on its connection, swallowed ones included, in their order."""
     wrote_nothing: bool = False
     """Whether COMMIT was sent so that it can succeed only if nothing was written."""
+    rollback_wanted: bool = False
+    """Whether the function asked for a rollback, by ``transaction.set_rollback(True)``."""
+    interrupted: bool = False
+    """Whether a nested block did not end, or not to its last step."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        wrapper: DatabaseWrapper,
-        commit_check: CommitCheck,
-        deadline: float,
-        name: str,
-    ) -> None:
-        self.policy = policy
-        self.wrapper = wrapper
-        self.commit_check = commit_check
-        self.deadline = deadline
-        self.name = name
-        self.failures = Failures()
-
-    def commit(self, send: Callable[[], None]) -> None:
-        """Commit; where the connection is lost meanwhile, find out whether that was done.
-
-        Args:
-            send: Sends COMMIT.
-
-        Raises:
-            django.db.Error: Nothing was committed.
-            AmbiguousCommit: It cannot be told whether the transaction was committed.
-        """
-        wrapper = self.wrapper
-        try:
-            refuse_if_session_ended(wrapper)
-            if self.failures.seen:
-                self._refuse_if_a_question_failed()
-            self.phase = Phase.COMMIT_SENT
-            self._send_commit(send)
-        except BaseException as error:
-            close_if_interrupted(wrapper, error)
-            if self.phase is not Phase.COMMIT_SENT or not self._was_committed(error):
-                raise
-        self.phase = Phase.COMMITTED
-        # on_commit callbacks, which run next, have transactions of their own.
-        self.end()
-
-    def end(self) -> None:
-        """The transaction has ended: let go of its wrapper and its connection."""
-        self.wrapper.attempt = None
-        if self.restore is not None:
-            restore, self.restore = self.restore, None
-            restore()
-        if self.watch is not None:
-            self.watch.stop()
-
-    def resolve(self) -> Phase:
-        """Find out, on another connection, what became of the transaction; it is the new phase.
-
-        Returns:
-            COMMITTED, FAILED or UNKNOWN. The wrapper has a connection that works, or none.
-        """
-        wrapper, check = self.wrapper, self.commit_check
-        was_sent = self.phase is Phase.COMMIT_SENT
-        # Nothing can be committed without COMMIT, or if the server found that nothing was written.
-        has_nothing = self.wrote_nothing or (not was_sent and not self.has_written)
-        # Set before any question is asked: whatever fails meanwhile, nothing is run twice.
-        self.phase = Phase.UNKNOWN
-        if check.never_asks:
-            outcome = Phase.UNKNOWN
-        elif has_nothing:
-            # It can be run again.
-            outcome = Phase.FAILED
-        else:
-            outcome = inquire(
-                wrapper,
-                check,
-                self.abandoned,
-                was_sent=was_sent,
-                deadline=self.deadline,
-                sleep=self.policy.sleep,
-            )
-        self.phase = outcome
-        log = logger.warning if outcome is Phase.UNKNOWN else logger.info
-        log(
-            "database %r: the answer to COMMIT was lost; the transaction is %s",
-            wrapper.alias,
-            outcome.value,
-            extra=event_fields("commit_resolved", alias=wrapper.alias, outcome=outcome.value),
-        )
-        pool = wrapper.pool
-        if pool is not None:
-            pool.record.add("lost_commits", outcome.value)
-        if outcome is Phase.UNKNOWN and check.runs_again:
-            # After it was logged and counted as unknown: this is only a guess.
-            check.has_guessed = True
-            self.phase = outcome = Phase.FAILED
-        return outcome
+    _undone: int = 0
+    """How many of the failures, from the first, a savepoint has undone."""
+    _interrupted_in: int = 0
+    """How many savepoints were around the block that was interrupted."""
 
     @property
     def has_written(self) -> bool:
@@ -175,136 +75,91 @@ class Transaction:
         """What may hold its locks on the server when its connection is lost before COMMIT."""
         return self.watch.abandoned if self.watch is not None else None
 
-    def _send_commit(self, send: Callable[[], None]) -> None:
-        watch = self.watch
-        if watch is None:
-            send()
-        elif watch.identity is not None and watch.record is None and not watch.has_to_ask:
-            # If the answer is lost, its status can be asked for.
-            send()
-        elif not watch.asks or is_idle(self.wrapper):
-            self.wrote_nothing = True
-            send()
-        elif not self._committed_with_proof(watch):
-            send()
+    @property
+    def failure(self) -> Failure | None:
+        """The first failure that is not undone; those after it are its consequences (25P02)."""
+        return self.failures[self._undone] if self._undone < len(self.failures) else None
 
-    def _committed_with_proof(self, watch: TransactionWatch) -> bool:
-        """Commit only if an assumption holds, in one message; tell whether that was done.
+    @property
+    def is_broken(self) -> bool:
+        """Whether its connection shows that it cannot be committed."""
+        return self._status in BROKEN
 
-        The assumption is that nothing was written, or that the record is there. If it does not
-        hold, the questions are asked that COMMIT must not be sent without.
+    @property
+    def _status(self) -> TransactionStatus | None:
+        connection = self.wrapper.connection
+        return connection.info.transaction_status if connection is not None else None
+
+    def failure_behind(self, raised: BaseException) -> Failure | None:
+        """Return the failure for which the transaction ended, by raising *raised*; None if none.
+
+        The first that is not undone. If all are, the last one that *raised* comes from.
         """
-        wrapper, record = self.wrapper, watch.record
-        connection: PooledConnection = wrapper.connection
-        questions, seems_to_read = questions_for(connection), watch.identity is None
-        condition = None
-        if not watch.has_to_ask and questions.quick is not None:
-            if seems_to_read:
-                condition = questions.reading
-            elif record is not None:
-                condition = record.proof
-        if condition is not None and learned_of(connection).is_direct and questions.takes_messages:
-            self.wrote_nothing = seems_to_read
-            with debug_transaction(wrapper, "COMMIT"), wrapper.wrap_database_errors:
-                if _committed_if(connection, condition):
-                    return True
-            self.wrote_nothing = False
-        # None of this is COMMIT yet: what fails here has committed nothing.
-        self.phase = Phase.BODY
-        with wrapper.wrap_database_errors:
-            if seems_to_read and condition is not None:
-                self.wrote_nothing = not watch.ask_whether_it_wrote()
-            if not self.wrote_nothing:
-                watch.ask()
-        self.phase = Phase.COMMIT_SENT
-        return False
+        if self._undone < len(self.failures):
+            return self.failures[self._undone]
+        errors = set(map(id, history(raised)))
+        for failure in reversed(self.failures):
+            if id(failure.error) in errors:
+                return failure
+        return None
 
-    def _was_committed(self, error: BaseException) -> bool:
-        """Tell whether the transaction was committed, though its COMMIT raised *error*.
-
-        Raises:
-            AmbiguousCommit: It cannot be told.
-        """
-        wrapper, check = self.wrapper, self.commit_check
-        if psycopg_error(error) is None:
-            # A time limit of the caller's own, for instance: it does not wait for the answer.
-            self.phase = Phase.UNKNOWN
-            return False
-        if is_known_to_have_failed(wrapper, error):
-            if self._may_have_left_foreign_rows(error):
-                self.phase = Phase.UNKNOWN
-                if not check.runs_again:
-                    check.may_be_partial = True
-                    raise _partly_ambiguous(wrapper) from error
-                check.has_guessed = True
-            self.phase = Phase.FAILED
-            return False
-        outcome = self.resolve()
-        if outcome is Phase.UNKNOWN:
-            raise ambiguous(wrapper) from error
-        return outcome is Phase.COMMITTED
-
-    def _refuse_if_a_question_failed(self) -> None:
-        """Refuse to commit if a question of ours may have failed a statement of the function.
-
-        It may have survived that, in a savepoint for instance, as if its statement had failed.
-
-        Raises:
-            django.db.Error: The server refuses now what could be asked when the attempt began.
-        """
-        wrapper = self.wrapper
-        if self.questions is None or is_idle(wrapper):
+    def note_error(self, error: psycopg.Error) -> None:
+        """Take note of an error of the connection, unless the transaction never met it."""
+        if self.phase is Phase.ROLLBACK:
             return
-        may_have_caused = self.commit_check.may_have_caused
-        blamed = next((each for each in self.failures.seen if may_have_caused(each.error)), None)
-        if blamed is not None:
-            with wrapper.wrap_database_errors:
-                raise blamed.error
-        suspect = next((each for each in self.failures.seen if is_refusal(each.error)), None)
-        if suspect is None:
-            return
-        with wrapper.wrap_database_errors:
-            if not set(refusals(wrapper.connection)) <= set(self.questions.refused):
-                raise suspect.error
+        for noted in self.failures:
+            if noted.error is error:
+                return
+        failure = Failure.of(error, self.wrapper.connection)
+        if failure.lost or failure.sqlstate is not None or self._status not in _INTACT:
+            self.failures.append(failure)
+            if self.watch is not None:
+                self.watch.succeeded = self._forgive_what_was_undone
 
-    def _may_have_left_foreign_rows(self, error: BaseException) -> bool:
-        """Tell whether rows of a foreign server may stay, though COMMIT has failed here.
+    def set_rollback(self, rollback: bool) -> None:
+        """The function wants a rollback, or does not want it any more."""
+        # Django's atomic blocks set the wrapper's attribute, without a call.
+        self.rollback_wanted = rollback
 
-        postgres_fdw commits them before the local transaction, which can fail afterwards (40001),
-        and the answer of the foreign server can be lost.
+    def roll_back_savepoint(self, send: Callable[[], None]) -> None:
+        """Roll back to a savepoint, and with it what failed since then."""
+        # What was asked for is done, or fails for another reason.
+        self.rollback_wanted = False
+        self.release_savepoint(send)
+        self.wrapper.rollback_exc = None
+        self._forgive()
+        if len(self.wrapper.savepoint_ids) < self._interrupted_in:
+            # All that was in the interrupted block is undone.
+            self.interrupted, self._interrupted_in = False, 0
+
+    def release_savepoint(self, send: Callable[[], None]) -> None:
+        """End a savepoint, and take note of an interruption, which leaves it open.
+
+        Django forgets the savepoint first, so what should have been undone would be committed.
         """
-        connection, found, watch = self.wrapper.connection, psycopg_error(error), self.watch
-        if watch is None or connection.info.transaction_status != TransactionStatus.IDLE:
-            # COMMIT itself has not failed.
-            return False
-        if watch.asks and self.wrote_nothing:
-            return False
-        if found is not None and found.diag.constraint_name:
-            # Deferred constraints are checked before anything is committed anywhere.
-            return False
         try:
-            return has_foreign_tables(connection)
-        except psycopg.Error:
-            return True
+            send()
+        except Error:
+            raise
+        except BaseException:
+            around = len(self.wrapper.savepoint_ids)
+            self._interrupted_in = min(around, self._interrupted_in) if self.interrupted else around
+            self.interrupted = True
+            raise
 
+    def _forgive(self) -> None:
+        """A savepoint was rolled back to: what happened since then is undone."""
+        if self.phase is not Phase.BODY:
+            # In a TestCase the attempt itself ends with a savepoint, and undoes nothing else.
+            return
+        self._undone = len(self.failures)
+        if self.watch is not None:
+            self.watch.savepoint_was_rolled_back()
 
-def _committed_if(connection: PooledConnection, condition: str) -> bool:
-    connection.session.is_committing = True
-    try:
-        connection.execute(_COMMIT_IF.format(condition=condition), prepare=False)
-    except psycopg.errors.DivisionByZero:
-        if connection.info.transaction_status != TransactionStatus.INERROR:
-            raise  # pragma: no cover - a deferred trigger's own division
-        connection.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
-        return False
-    finally:
-        connection.session.is_committing = False
-    return True
+    def _forgive_what_was_undone(self) -> None:
+        """A statement succeeded: only a savepoint lets one do so after a failure of the server's.
 
-
-def _partly_ambiguous(wrapper: DatabaseWrapper) -> AmbiguousCommit:
-    return AmbiguousCommit(
-        f"database {wrapper.alias!r}: COMMIT failed, but rows of a foreign server may have been "
-        f"committed before that; the database has foreign tables, and whether the transaction "
-        f"wrote to them cannot be told"
-    )
+        It was rolled back to by hand, or by psycopg's ``connection.transaction()``.
+        """
+        if self.failure is not None:
+            self._forgive()

@@ -65,6 +65,8 @@ _TWO_ENDS = re.compile(r"received \d+ results from command")
 
 def psycopg_error(error: BaseException | None) -> psycopg.Error | None:
     """Find psycopg's error in *error* or in what it was raised from, as Django wraps it."""
+    if isinstance(error, psycopg.Error) and not isinstance(error, PoolError):
+        return error
     for link in _causes(error):
         if isinstance(link, psycopg.Error) and not isinstance(link, PoolError):
             return link

@@ -154,7 +154,7 @@ class RestartedCall:
     ) -> str | None:
         if is_refused_as_durable(error):
             return "it has a durable atomic block, which must be the outermost. Mark it @no_retry"
-        for failure in attempt.failures.seen:
+        for failure in attempt.failures:
             if failure.sqlstate == ACTIVE_SQL_TRANSACTION:
                 return (
                     f"it runs a statement that cannot be part of a transaction "
@@ -162,7 +162,7 @@ class RestartedCall:
                 )
         if self._reads_only:
             # Also one that was swallowed: without the line it would have been done.
-            for failure in attempt.failures.seen:
+            for failure in attempt.failures:
                 if failure.sqlstate == READ_ONLY:
                     return (
                         f"it writes in a request that should only read ({told(failure.error)}). "

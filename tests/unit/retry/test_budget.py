@@ -3,16 +3,14 @@ from __future__ import annotations
 import threading
 from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from django_pooled import retry_deadline
 from django_pooled.pool.deadline import ends_at
 from django_pooled.retry.budget import MOST_FUNCTIONS, RetryBudget
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from django_pooled.retry.loop import Retried
 
 
 class Clock:
@@ -49,79 +47,69 @@ def test_a_budget_of_0_is_no_limit() -> None:
     assert budget.left is None
 
 
-def named(name: str) -> Callable[[], None]:
-    """Return a function that goes by a name."""
-
-    def function() -> None:
-        """Do nothing."""
-
-    function.__qualname__ = name
-    return function
-
-
 def taken(budget: RetryBudget, name: str) -> int:
     """Take what there is for a function."""
-    function = named(name)
-    return sum(takewhile(bool, (budget.take(function) for _ in range(1000))))
+    return sum(takewhile(bool, (budget.take(name) for _ in range(1000))))
 
 
 def test_a_function_that_always_fails_spends_its_own_part_alone() -> None:
     budget = RetryBudget(100, per_second=0.0)
     assert taken(budget, "hog") == 100
     assert budget.left == 0
-    assert not budget.take(named("hog"))
-    assert budget.take(named("other"))
+    assert not budget.take("hog")
+    assert budget.take("other")
 
 
 def test_all_functions_together_are_bounded_and_a_new_one_always_finds_one() -> None:
     budget = RetryBudget(100, per_second=0.0)
     found = [taken(budget, f"hog {number}") for number in range(5)]
     assert sorted(found, reverse=True) == found
-    assert budget.take(named("other"))
+    assert budget.take("other")
     found = [taken(budget, f"more {number}") for number in range(1000)]
     assert sum(found) < 200
-    assert not budget.take(named("last"))
+    assert not budget.take("last")
 
 
 @pytest.mark.parametrize("size", [2, 3, 10])
 def test_a_small_budget_has_one_for_another_function_too(size: int) -> None:
     budget = RetryBudget(size, per_second=0.0)
     assert taken(budget, "hog") == size
-    assert budget.take(named("other"))
+    assert budget.take("other")
 
 
 def test_a_budget_of_one_is_one_for_all() -> None:
     budget = RetryBudget(1, per_second=0.0)
-    assert [budget.take(named("one")), budget.take(named("other"))] == [True, False]
+    assert [budget.take("one"), budget.take("other")] == [True, False]
 
 
 def test_commits_pay_for_their_own_function() -> None:
     budget = RetryBudget(2, per_second=0.0)
     assert taken(budget, "hog") == 2
     for _ in range(10):
-        budget.give(named("other"))
-    assert not budget.take(named("hog"))
-    budget.give(named("hog"))
-    assert budget.take(named("hog"))
+        budget.give("other")
+    assert not budget.take("hog")
+    budget.give("hog")
+    assert budget.take("hog")
 
 
 def test_functions_of_one_name_are_one_however_they_are_made() -> None:
     budget = RetryBudget(2, per_second=0.0)
-    made = [lambda: None for _ in range(3)]
-    assert [budget.take(partial(one)) for one in made] == [True, True, False]
+    policy: Any = None
+    made = [Retried(partial(lambda: None), policy) for _ in range(3)]
+    assert [budget.take(each.full_name) for each in made] == [True, True, False]
 
 
 def test_functions_without_end_take_no_memory_without_end() -> None:
     clock = Clock()
     budget = RetryBudget(1_000_000, per_second=1.0, clock=clock)
     for number in range(MOST_FUNCTIONS + 200):
-        assert budget.take(named(str(number)))
+        assert budget.take(str(number))
     assert len(budget._debts) <= MOST_FUNCTIONS + 1
     for number in range(MOST_FUNCTIONS + 200):
-        budget.give(named(str(number)))
+        budget.give(str(number))
     clock.now = 5000.0
     assert budget.left == 1_000_000
-    budget.give(named("other"))
+    budget.give("other")
     assert not budget._debts
 
 
@@ -130,7 +118,7 @@ def test_no_restart_is_lost_or_made_up_among_many_threads() -> None:
     found: list[int] = []
 
     def work(number: int) -> None:
-        found.append(sum(budget.take(named(f"{number % 3}")) for _ in range(400)))
+        found.append(sum(budget.take(f"{number % 3}") for _ in range(400)))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(9)]
     for thread in threads:
