@@ -217,11 +217,6 @@ class TransactionMode(postgresql.DatabaseWrapper):
             pool.record.add("pinned", state)
         connection.pinned_by = graver(connection.pinned_by, state)
 
-    def note_error(self, error: psycopg.Error) -> None:
-        """Have the pool judge the connection by an error on it."""
-        if self.checked_out_from is not None and isinstance(self.connection, PooledConnection):
-            self.checked_out_from.note_error(self.connection, error)
-
     def connect_and_keep(self) -> None:
         """Connect, and have no statement run meanwhile give the connection back."""
         # Others may have put more into ensure_connection(), statements whose end gives it back.

@@ -299,7 +299,8 @@ class DatabaseWrapper(Replacement):
         """Take note of an error on the connection, before any code swallows it."""
         if self.attempt is not None:
             self.attempt.note_error(error)
-        super().note_error(error)
+        if self.checked_out_from is not None and isinstance(self.connection, PooledConnection):
+            self.checked_out_from.note_error(self.connection, error)
 
     def forget_connection(self) -> None:
         """After fork(): forget the parent's connection, without telling the server."""

@@ -30,14 +30,14 @@ def event_fields(
         error: The error, of which the class's name and the SQLSTATE are given.
         values: The other fields.
     """
+    fields: dict[str, Any] = {"event": event}
     if error is not None:
         # Not above: without psycopg the system checks, which say so, still have to be imported.
         from django_pooled.sql.sqlstates import sqlstate_of
 
+        fields["error"] = type(error).__name__
         if "sqlstate" not in values:
             values = {"sqlstate": sqlstate_of(error), **values}
-        values = {"error": type(error).__name__, **values}
-    fields: dict[str, Any] = {"event": event}
     for key, value in values.items():
         # The name of a host, for example, may come from outside.
         fields[key] = one_line(masked(value)) if isinstance(value, str) else value

@@ -66,6 +66,10 @@ class RetryBudget(Protocol):
     def left(self) -> float | None:
         """Restarts that are left; None without a limit."""
 
+    @property
+    def is_owed(self) -> bool:
+        """Whether there may be restarts that commits have to pay for."""
+
     def take(self, name: str) -> bool:
         """Take one restart of the function with this name; False if none is left."""
 

@@ -58,6 +58,8 @@ class RetryBudget:
         self._per_second = per_second
         self._clock = clock
         self._lock = threading.RLock()
+        self.is_owed: bool = False
+        """Whether there may be restarts to pay for; set under the lock."""
         # Guarded by the lock:
         self._debts: dict[str, _Debt] = {}
         self._all = _Debt(clock())
@@ -87,20 +89,19 @@ class RetryBudget:
             owed = debt.paid(now, self._per_second)
             if min(left, self.size - owed) < 1 or (left < self._spare + 1 and owed >= left):
                 return False
+            self.is_owed = True
             debt.owed += 1
             self._all.owed += 1
             return True
 
     def give(self, name: str = "") -> None:
         """A transaction of the function with this name was committed."""
-        # Without the lock while nothing is owed, which is nearly always.
-        if self._debts:
-            with self._lock:
-                debt = self._debts.get(name) or self._debts.get("")
-                if debt is not None and debt.owed:
-                    debt.owed = max(0.0, debt.owed - 1)
-                    self._all.owed = max(0.0, self._all.owed - 1)
-                self._forget()
+        with self._lock:
+            debt = self._debts.get(name) or self._debts.get("")
+            if debt is not None and debt.owed:
+                debt.owed = max(0.0, debt.owed - 1)
+                self._all.owed = max(0.0, self._all.owed - 1)
+            self._forget()
 
     def _left(self, now: float) -> float:
         """Return how many are left for all functions together."""
@@ -121,6 +122,7 @@ class RetryBudget:
         for name, debt in list(self._debts.items()):
             if not debt.paid(now, self._per_second):
                 del self._debts[name]
+        self.is_owed = bool(self._debts)
 
 
 _making = threading.Lock()

@@ -153,8 +153,9 @@ class Loop(Generic[R]):
             if self._report is not None:
                 self._report.ended("failed")
             raise
-        if attempt.pool is not None and attempt.pool.retry_budget is not None:
-            attempt.pool.retry_budget.give(self._retried.full_name)
+        budget = attempt.pool.retry_budget if attempt.pool is not None else None
+        if budget is not None and budget.is_owed:
+            budget.give(self._retried.full_name)
         if check.record is not None and not wrapper.in_atomic_block:
             check.succeeded(wrapper)
         if self._caller_state is not None and self._caller_state.lost:
