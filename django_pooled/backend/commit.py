@@ -41,7 +41,7 @@ def commit_once(wrapper: BaseDatabaseWrapper, send: Callable[[], None]) -> None:
         AmbiguousCommit: The connection was lost meanwhile. Anything else that says "lost" would
             read as "nothing happened, try again".
     """
-    began = wrapper.connection.info.transaction_status == TransactionStatus.INTRANS
+    began = wrapper.connection.pgconn.transaction_status == TransactionStatus.INTRANS
     try:
         refuse_if_session_ended(wrapper)
         try:

@@ -57,11 +57,7 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
         ):
             connection = self._observing()
             if connection is None:
-                self.begin_carrying()
-                try:
-                    super().execute(query, params, **options)
-                finally:
-                    self.end_carrying()
+                super().execute(query, params, **options)
                 return self
         if connection.control is not None and connection.has_to_wait(self, query):
             return self
@@ -72,8 +68,6 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
             else effect_of(query)
         )
         addition: Sequence[str] = ()
-        # Else nothing is due before a statement.
-        takes_along = not connection.autocommit or connection.control is not None
         try:
             if connection.observer is not None:
                 # A pipeline takes one statement at a time.
@@ -82,14 +76,11 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
             elif effect.leaves is not None or not effect.reads or connection.control is not None:
                 connection.announce(query, effect)
             connection.announced_by = thread
-            if takes_along or addition:
-                self.begin_carrying()
             super().execute(query, params, **options)
             if connection.observer is not None:
                 connection.observer.seen(self, addition, locked=False)
         finally:
-            if takes_along or addition:
-                self.end_carrying()
+            if addition:
                 self.addition = ()
             if connection.announced_by == thread:
                 connection.announced_by = 0

@@ -203,12 +203,11 @@ class DatabaseWrapper(Replacement):
         # replaces the one that matters. The next use connects, and starts in autocommit. And a
         # connection of a pool is in autocommit when it is checked out. In a transaction that was
         # begun by other means psycopg refuses it.
-        is_so = (
+        if not autocommit or not (
             self._starts_in_autocommit
             if connection is None
             else connection.autocommit and connection.pgconn.transaction_status in _ENDED
-        )
-        if not (autocommit and is_so):
+        ):
             super().set_autocommit(autocommit, *args, **kwargs)
         else:
             self.validate_no_atomic_block()

@@ -144,7 +144,6 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
 
     # Whatever else is an attribute is psycopg's or the user's: see `as_made`.
     __slots__ = (
-        "_carried",
         "_given_back",
         "_pool",
         "announced_by",
@@ -198,7 +197,7 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
             self.add_notice_handler(session.notice)
         self.session: Session = session
         # As in the class above.
-        self._carried, self.carries, self.control, self.beginning = None, False, None, None
+        self.carries, self.control, self.beginning = False, None, None
         self.as_made: AsMade | None = None
         """How this object was when the pool made it for a session that came back."""
         self.uses: list[Use] = []
@@ -357,6 +356,14 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         if self.announced_by == get_ident():
             self.announced_by = 0
 
+    def set_autocommit(self, value: bool) -> None:
+        """As psycopg's, which has a generator for it, even if there is nothing to wait for."""
+        with self.lock:
+            is_waiting = self.control is not None and self.control.is_waiting
+            is_set = not is_waiting and psycopg_private.set_autocommit_if_idle(self, value)
+        if not is_set:
+            super().set_autocommit(value)
+
     def commit(self) -> None:
         """As psycopg's."""
         if self.announced_by != get_ident():
@@ -383,8 +390,7 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
             raise _gone()
         if self.control is not None and self.control.is_waiting:
             self._send_waiting(self.control, gen)
-        name = getattr(gen, "__qualname__", "?")
-        if self.announced_by == get_ident() or name in psycopg_private.SILENT:
+        if self.announced_by == get_ident() or psycopg_private.is_silent(gen):
             if current.get() is None and self.time_limits is None:
                 try:
                     return super().wait(gen, *args, **kwargs)
@@ -392,7 +398,7 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
                     tell_if_interrupted(self.session, error)
                     raise
             return self._wait_within_limits(gen, *args, **kwargs)
-        savepoints = name in psycopg_private.SAVEPOINTS
+        savepoints = psycopg_private.name_of(gen) in psycopg_private.SAVEPOINTS
         self.announce(_SAVEPOINTS if savepoints else UNKNOWN, locked=True)
         if savepoints and self.observer is not None:
             # Else psycopg takes the block for the whole transaction, and commits at its end.

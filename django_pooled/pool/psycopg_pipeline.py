@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from psycopg._queries import PostgresQuery
-    from psycopg.abc import PQGen
+    from psycopg.abc import Params, PQGen, Query
     from psycopg.pq.abc import PGconn, PGresult
 
     from .beginning import Beginning
@@ -49,6 +49,7 @@ IS_SUPPORTED: bool = psycopg.Pipeline.is_supported()
 """Whether libpq has pipeline mode: since its version 14."""
 
 _IDLE, _INTRANS = pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS
+_FATAL_ERROR, _PIPELINE_SYNC = pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_SYNC
 
 require(
     "psycopg",
@@ -60,7 +61,8 @@ require(
         ),
         Need(
             psycopg.Cursor,
-            "_execute_gen _maybe_prepare_gen _execute_send _check_results _set_results",
+            "_execute_gen _start_query _maybe_prepare_gen _execute_send _check_results"
+            " _set_results",
             "send BEGIN with a statement",
         ),
         Need(psycopg.Cursor, "_results", "take the answer to a question of ours away"),
@@ -125,16 +127,15 @@ class CarryingConnection(psycopg.Connection[Any]):
     beginning: Beginning | None = None
     """In place of BEGIN alone, for the exchange under way."""
 
-    _carried: Sequence[bytes] | None = None
-    """What the statement under way takes along; empty once that has been sent. Guarded by psycopg's
-    lock of the connection."""
-
     @property
     def has_due(self) -> bool:
         """Whether the server has to run anything before the next statement."""
+        control = self.control
+        if control is None and self._autocommit:
+            return False
         status = self.pgconn.transaction_status
         if status == _INTRANS:
-            return self.control is not None and self.control.is_waiting
+            return control is not None and control.is_waiting
         return status == _IDLE and not self._autocommit
 
     def due(self) -> Sequence[bytes]:
@@ -155,15 +156,15 @@ class CarryingConnection(psycopg.Connection[Any]):
         Raises:
             psycopg.Error: The server's, or the connection's.
         """
-        if commands := self.due():
-            yield from self._send(commands)
+        yield from self._send(self.due())
 
     def _send(self, commands: Sequence[bytes]) -> PQGen[None]:
+        if not commands:
+            return
         self._sending()
         self.pgconn.send_query(b"; ".join(commands))
         results = yield from generators.execute(self.pgconn)
-        for result in results:
-            _raise_error_of(self, result)
+        self._raise_error_in(results)
         yield from self._began(results)
 
     def _began(self, results: Sequence[PGresult]) -> PQGen[None]:
@@ -177,6 +178,11 @@ class CarryingConnection(psycopg.Connection[Any]):
         if self.control is not None:
             self.control.sent()
         self._check_connection_ok()
+
+    def _raise_error_in(self, results: Sequence[PGresult]) -> None:
+        for result in results:
+            if result.status == _FATAL_ERROR:
+                raise psycopg.errors.error_from_result(result, encoding=self.info.encoding)
 
 
 def _nothing() -> PQGen[None]:
@@ -193,74 +199,69 @@ class CarryingCursor(_AnyCursor):
     answers: Sequence[PGresult] = ()
     """Their results, which do not concern the caller of the statement."""
 
-    def begin_carrying(self) -> None:
-        """Have the next ``execute()`` take along what is due, and the addition.
-
-        For that one, since most statements have nothing to take along: psycopg's own methods are
-        shadowed by attributes of this object.
-        """
-        self._execute_gen = self._taking_along_gen  # type: ignore[method-assign]
-        self._maybe_prepare_gen = self._sending_gen  # type: ignore[method-assign]
-
-    def end_carrying(self) -> None:
-        """Have the next statements go alone."""
-        for name in ("_execute_gen", "_maybe_prepare_gen"):
-            vars(self).pop(name, None)
-
-    def _taking_along_gen(self, *args: Any, **options: Any) -> PQGen[None]:
+    def _execute_gen(self, *args: Any, **options: Any) -> PQGen[None]:
         connection = self._conn
         # Called with the lock held.
         if (
             isinstance(connection, CarryingConnection)
-            and connection.carries
+            and (self.addition or (connection.carries and connection.has_due))
             and connection._pipeline is None
-            and connection.has_due
         ):
             return self._carrying_gen(connection, *args, **options)
         return super()._execute_gen(*args, **options)
 
     def _carrying_gen(
-        self, connection: CarryingConnection, *args: Any, **options: Any
+        self,
+        connection: CarryingConnection,
+        query: Query,
+        params: Params | None = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
     ) -> PQGen[None]:
-        commands = connection._carried = connection.due()
+        """As psycopg's ``_execute_gen``, which begins the transaction before the statement."""
+        commands = connection.due()
         connection._start_query = _nothing  # type: ignore[method-assign]
         try:
-            yield from super()._execute_gen(*args, **options)
-        except Exception:
-            if connection._carried:
-                # psycopg has begun the transaction before it looks at the parameters.
-                yield from connection._send(commands)
-            raise
+            yield from self._start_query(query)
         finally:
-            connection._carried = None
             del connection._start_query
-
-    def _sending_gen(
-        self, pgq: PostgresQuery, *, prepare: bool | None = None, binary: bool | None = None
-    ) -> PQGen[None]:
-        connection = self._conn
-        if isinstance(connection, CarryingConnection) and connection._carried:
-            commands = connection._carried
-            connection._carried = ()
-            # psycopg.ClientCursor has put the parameters into the text.
-            binds = bool(pgq.params) and not isinstance(self, ClientCursorMixin)
-            beginning = connection.beginning
-            can_follow = beginning is None or beginning.is_foreseen
-            if (
-                can_follow
-                and connection.prepare_threshold is None
-                and is_one_statement(pgq.query, has_parameters=binds)
-            ):
-                yield from self._pipelined_gen(connection, commands, pgq, binary)
-                return
+        try:
+            pgq = self._convert_query(query, params)
+        except Exception:
+            # psycopg has begun the transaction before it looks at the parameters.
             yield from connection._send(commands)
-        if not self.addition:
-            yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
-            return
+            raise
+        if commands and self._can_follow(connection, pgq):
+            yield from self._pipelined_gen(connection, commands, pgq, binary)
+        else:
+            yield from connection._send(commands)
+            if not self.addition:
+                yield from self._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+            else:
+                yield from self._with_addition_gen(pgq, prepare, binary)
+        self._last_query = query
+        yield from connection._prepared.maintain_gen(connection)
+
+    def _can_follow(self, connection: CarryingConnection, pgq: PostgresQuery) -> bool:
+        """Tell whether a statement can be sent in one message with what is due before it."""
+        beginning = connection.beginning
+        # psycopg.ClientCursor has put the parameters into the text.
+        binds = bool(pgq.params) and not isinstance(self, ClientCursorMixin)
+        return (
+            connection.carries
+            and (beginning is None or beginning.is_foreseen)
+            and connection.prepare_threshold is None
+            and is_one_statement(pgq.query, has_parameters=binds)
+        )
+
+    def _with_addition_gen(
+        self, pgq: PostgresQuery, prepare: bool | None, binary: bool | None
+    ) -> PQGen[None]:
         # On a line of its own, since the statement may end in a comment.
         query, pgq.query = pgq.query, b"\n;".join((pgq.query, *map(str.encode, self.addition)))
         try:
-            yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+            yield from self._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
         finally:
             # Django logs a statement as the cursor has it.
             pgq.query = query
@@ -292,16 +293,16 @@ class CarryingCursor(_AnyCursor):
         pgconn.pipeline_sync()
         # Nothing may be raised before the end of the message was read.
         results = yield from _results_of_message(pgconn)
-        for result in results[: len(commands)]:
-            _raise_error_of(connection, result)
+        begun, results = results[: len(commands)], results[len(commands) :]
+        connection._raise_error_in(begun)
         if refusal is not None:
             raise refusal
-        begun, results = results[: len(commands)], results[len(commands) :]
         self._check_results(results)
         own = len(results) - len(self.addition)
         self.answers = results[own:]
         self._set_results(results[:own])
-        yield from connection._began(begun)
+        if connection.beginning is not None:
+            yield from connection._began(begun)
 
 
 def _results_of_message(pgconn: PGconn) -> PQGen[list[PGresult]]:
@@ -310,28 +311,24 @@ def _results_of_message(pgconn: PGconn) -> PQGen[list[PGresult]]:
     Raises:
         psycopg.Error: The connection was lost, and the server has not said why.
     """
-    yield from generators.send(pgconn)
     results: list[PGresult] = []
-    while True:
-        try:
-            found = yield from generators.fetch_many(pgconn)
-        except psycopg.Error:
-            if not any(result.status == pq.ExecStatus.FATAL_ERROR for result in results):
-                raise
-            found = []
-        if found and found[0].status == pq.ExecStatus.PIPELINE_SYNC:
-            pgconn.exit_pipeline_mode()
-            return results
-        results += found
-        if not found or pgconn.status != pq.ConnStatus.OK:
-            # The session has ended, with these last words.
-            pgconn.finish()
-            return results
-
-
-def _raise_error_of(connection: psycopg.Connection[Any], result: PGresult) -> None:
-    if result.status == pq.ExecStatus.FATAL_ERROR:
-        raise psycopg.errors.error_from_result(result, encoding=connection.info.encoding)
+    try:
+        if pgconn.flush():
+            yield from generators.send(pgconn)
+        while found := (yield from generators.fetch_many(pgconn)):
+            status = found[0].status
+            if status == _PIPELINE_SYNC:
+                pgconn.exit_pipeline_mode()
+                return results
+            results += found
+            if status == _FATAL_ERROR and pgconn.status != pq.ConnStatus.OK:
+                break
+    except psycopg.Error:
+        if not any(result.status == _FATAL_ERROR for result in results):
+            raise
+    # The session has ended, with these last words.
+    pgconn.finish()
+    return results
 
 
 def seem_executed(cursor: psycopg.Cursor[Any], query: str, tag: bytes) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "forget_prepared",
     "is_in_block",
     "is_piping",
+    "is_silent",
     "move_cursor",
     "name_of",
     "part",
@@ -42,6 +43,7 @@ __all__ = [
     "run",
     "send",
     "sends_nothing_new",
+    "set_autocommit_if_idle",
     "succeed",
 ]
 
@@ -156,6 +158,11 @@ _BEGINS = frozenset(
         "ServerCursorMixin._declare_gen",
     }
 )
+
+
+def is_silent(generator: Generator[Any, Any, Any]) -> bool:
+    """Tell whether *generator* runs no statement that has not been seen."""
+    return name_of(generator) in SILENT
 
 
 def sends_nothing_new(generator: Generator[Any, Any, Any]) -> bool:
@@ -307,6 +314,23 @@ def forget_prepared(connection: psycopg.Connection[Any]) -> None:
     """
     connection._prepared.clear()
     connection._prepared._to_flush.clear()
+
+
+def set_autocommit_if_idle(connection: psycopg.Connection[Any], value: bool) -> bool:
+    """Set autocommit if nothing is under way; tell whether that was done.
+
+    psycopg has a generator for it, and waits for that as for an answer of the server; Django sets
+    it twice in a transaction.
+
+    Args:
+        connection: Whose; its lock is held.
+        value: What to set it to.
+    """
+    is_idle = connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
+    if is_idle and connection._pipeline is None:
+        connection._autocommit = bool(value)
+        return True
+    return False
 
 
 def is_piping(connection: psycopg.Connection[Any]) -> bool:

@@ -657,9 +657,33 @@ def the_end_by_psycopg(engine: Engine) -> None:
 
 @scenario
 def a_setting_of_psycopg_in_a_transaction(engine: Engine) -> None:
-    with engine.atomic(), engine.atomic():
-        engine.tries(lambda: setattr(engine.raw, "read_only", True))
-        engine.state()
+    for name, value in (("read_only", True), ("autocommit", True), ("autocommit", False)):
+        for writes in (False, True):
+            with engine.atomic():
+                if writes:
+                    engine.write(f"{name} = {value}")
+                with engine.atomic():
+                    engine.tries(partial(setattr, engine.raw, name, value))
+                    engine.state()
+                    engine.tries(partial(engine.raw.set_autocommit, value))
+                engine.note((engine.raw.autocommit, engine.raw.read_only))
+
+
+@scenario
+def autocommit_set_in_a_pipeline(engine: Engine) -> None:
+    def set_within() -> None:
+        with engine.raw.pipeline():
+            engine.raw.execute("SELECT 1")
+            engine.raw.autocommit = not engine.raw.autocommit
+
+    engine.wrapper.ensure_connection()
+    kept = engine.raw
+    for autocommit in (True, False):
+        kept.autocommit = autocommit
+        engine.tries(set_within)
+        engine.note((kept.autocommit, TransactionStatus(kept.info.transaction_status).name))
+        kept.rollback()
+    kept.autocommit = True
 
 
 @scenario
