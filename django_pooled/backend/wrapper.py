@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from django_pooled.integrations import tenants, uwsgi
 from django_pooled.integrations.celery import closes_around_a_task
 from django_pooled.pool import psycopg_private, registry
 from django_pooled.pool.connection import PooledConnection
-from django_pooled.pool.deadline import current, grace
+from django_pooled.pool.deadline import call_with_grace
 from django_pooled.pool.psycopg_pipeline import IS_SUPPORTED
 from django_pooled.pool.transaction_control import Control, TransactionControl
 
@@ -47,7 +47,7 @@ from .sql_comments import Commenter
 from .transaction_mode_cursors import for_transaction_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import TracebackType
 
     from django_pooled.pool.pool import Pool
@@ -352,11 +352,7 @@ class DatabaseWrapper(Replacement):
 
     def run_and_clear_commit_hooks(self) -> None:
         # They belong to what is committed, also if its deadline has ended meanwhile.
-        if not self.run_on_commit or current.get() is None:
-            super().run_and_clear_commit_hooks()
-            return
-        with grace():
-            super().run_and_clear_commit_hooks()
+        call_with_grace(super().run_and_clear_commit_hooks)
 
     def set_rollback(self, rollback: bool) -> None:
         super().set_rollback(rollback)
@@ -364,50 +360,41 @@ class DatabaseWrapper(Replacement):
             self.attempt.set_rollback(rollback)
 
     def _savepoint(self, sid: str) -> None:
-        with self._expecting("SAVEPOINT", sid, self.ops.savepoint_create_sql):
-            super()._savepoint(sid)  # type: ignore[misc]
+        statement = self.ops.savepoint_create_sql(sid)
+        self._control("SAVEPOINT", sid, statement, super()._savepoint)  # type: ignore[misc]
 
     def _savepoint_rollback(self, sid: str) -> None:
-        send = partial(self._roll_back_savepoint, sid)
+        statement = self.ops.savepoint_rollback_sql(sid)
+        end = super()._savepoint_rollback  # type: ignore[misc]
+        send = partial(self._control, "ROLLBACK", sid, statement, end)
+        if self.attempt is not None:
+            send = partial(self.attempt.roll_back_savepoint, send)
         # A deadline of the block that is undone must not break the transaction around it.
-        with grace():
-            if self.attempt is None:
-                send()
-            else:
-                self.attempt.roll_back_savepoint(send)
+        call_with_grace(send)
 
     def _savepoint_commit(self, sid: str) -> None:
-        send = partial(self._release_savepoint, sid)
+        statement = self.ops.savepoint_commit_sql(sid)
+        end = super()._savepoint_commit  # type: ignore[misc]
+        send = partial(self._control, "RELEASE", sid, statement, end)
+        if self.attempt is not None:
+            send = partial(self.attempt.release_savepoint, send)
         # Django releases one that was rolled back to as well.
-        with grace():
-            if self.attempt is None:
-                send()
-            else:
-                self.attempt.release_savepoint(send)
+        call_with_grace(send)
 
-    def _roll_back_savepoint(self, sid: str) -> None:
-        with self._expecting("ROLLBACK", sid, self.ops.savepoint_rollback_sql):
-            super()._savepoint_rollback(sid)  # type: ignore[misc]
-
-    def _release_savepoint(self, sid: str) -> None:
-        with self._expecting("RELEASE", sid, self.ops.savepoint_commit_sql):
-            super()._savepoint_commit(sid)  # type: ignore[misc]
-
-    @contextmanager
-    def _expecting(
-        self, kind: Kind, savepoint: str, statement_for: Callable[[str], str]
-    ) -> Iterator[None]:
-        """Within the block, Django executes a statement that may wait for the next one."""
+    def _control(
+        self, kind: Kind, savepoint: str, statement: str, send: Callable[[str], None]
+    ) -> None:
+        """Let Django execute a statement that may wait for the next one."""
         connection = self.connection
         if not isinstance(connection, PooledConnection) or not connection.carries:
-            yield
+            send(savepoint)
             return
         control = connection.control
         if control is None:
             control = connection.control = TransactionControl()
-        control.expected = Control(kind, savepoint, statement_for(savepoint))
+        control.expected = Control(kind, savepoint, statement)
         try:
-            yield
+            send(savepoint)
         finally:
             control.expected = None
 

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextvars import Token
 
-__all__ = ["GRACE", "Deadline", "current", "deadline", "ends_at", "grace", "retry_deadline"]
+__all__ = [
+    "GRACE",
+    "Deadline",
+    "call_with_grace",
+    "current",
+    "deadline",
+    "ends_at",
+    "grace",
+    "retry_deadline",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -264,3 +273,12 @@ def grace(seconds: float = GRACE) -> Iterator[None]:
         yield
     finally:
         current.reset(token)
+
+
+def call_with_grace(function: Callable[[], object]) -> None:
+    """Call a function that ends something, in a block of `grace` if there is a deadline."""
+    if current.get() is None:
+        function()
+        return
+    with grace():
+        function()

@@ -52,8 +52,12 @@ class TransactionControl:
             status: Of the connection, on which a transaction is open or about to begin.
         """
         control = self.expected
-        if control is None or not _is_statement(query, control.statement):
+        if control is None:
             return None
+        if query != control.statement:
+            if not isinstance(query, str) or not _adds_a_comment(query, control.statement):
+                return None
+            control = control._replace(statement=query)
         self.expected, self._own = None, query
         if status == _IDLE and not self._begun:
             self._known.clear()
@@ -62,7 +66,7 @@ class TransactionControl:
         if control.kind == "SAVEPOINT":
             if can_wait:
                 self._begun = status == _IDLE
-                self._waiting.append(control._replace(statement=str(query)))
+                self._waiting.append(control)
                 self._known.append(control.savepoint)
             else:
                 self._known.clear()
@@ -84,7 +88,7 @@ class TransactionControl:
         if unsent is not None:
             del self._waiting[unsent:]
         else:
-            self._waiting.append(control._replace(statement=str(query)))
+            self._waiting.append(control)
         return "RELEASE"
 
     @property
@@ -124,9 +128,9 @@ class TransactionControl:
             pass
 
 
-def _is_statement(query: object, statement: str) -> bool:
-    """Tell whether *query* is *statement*, perhaps with a comment after it."""
-    if not isinstance(query, str) or not query.startswith(statement):
+def _adds_a_comment(query: str, statement: str) -> bool:
+    """Tell whether *query* is *statement*, with nothing but a comment after it."""
+    if not query.startswith(statement):
         return False
     rest = query[len(statement) :].strip()
     return not rest or (rest.startswith("/*") and rest.find("*/") == len(rest) - 2)
