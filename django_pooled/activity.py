@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import FrameType
 
-__all__ = ["activities_of", "current", "name_of"]
+__all__ = ["activities_of", "current", "name_of", "statements_of"]
 
 current: ContextVar[str | None] = ContextVar("django_pooled.activity", default=None)
 """The name of what the running code belongs to, if it was given one."""
@@ -43,6 +43,34 @@ def activities_of(threads: Iterable[int]) -> dict[int, str | None]:
     finally:
         # This frame is one of them, and would hold itself and its callers.
         frames.clear()
+
+
+def statements_of(threads: Iterable[int]) -> dict[int, object]:
+    """Return the statements that threads of this process have under way, by their stacks.
+
+    Args:
+        threads: The ``threading.get_ident()`` of each.
+
+    Returns:
+        By thread, a statement in the form in which a cursor was given it, without its parameters.
+    """
+    wanted = set(threads)
+    frames = _frames_of_all() if wanted else {}
+    try:
+        found = {thread: _statement_in(frames.get(thread)) for thread in wanted}
+    finally:
+        frames.clear()
+    return {thread: statement for thread, statement in found.items() if statement is not None}
+
+
+def _statement_in(frame: FrameType | None) -> object:
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "django_pooled.backend.cursors" and (
+            name := _STATEMENTS.get(frame.f_code.co_name)
+        ):
+            return frame.f_locals.get(name)
+        frame = frame.f_back
+    return None
 
 
 def _activity_in(frame: FrameType | None) -> str | None:
@@ -100,6 +128,9 @@ def _command(frame: FrameType) -> str | None:
     command: Any = frame.f_locals.get("self")
     return f"manage.py {type(command).__module__.rpartition('.')[2]}"
 
+
+# The methods of our cursors, and what they call the statement.
+_STATEMENTS = {"execute": "query", "executemany": "query", "stream": "query"}
 
 # The frames with the name: of Django's handler, of Celery's tracer, of a management command.
 _FRAMES = {

@@ -10,9 +10,12 @@ from weakref import WeakMethod
 
 from psycopg.pq import TransactionStatus
 
+from django_pooled.activity import statements_of
 from django_pooled.diagnostics.call_site import quoted
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import one_line
+from django_pooled.sql.fingerprint import fingerprint
+from django_pooled.sql.query_text import text_of
 from django_pooled.stats.snapshot import ConnectionFigures
 
 from .cancellation import cancel
@@ -34,8 +37,15 @@ FOLD = 100
 """Ends of checkouts that are counted together."""
 
 
+BRIEF = 1.5
+"""Seconds between two looks for which the holders at the second stand."""
+
+
 def described(
-    connection: PooledConnection, checkout: Checkout | None = None, activity: str | None = None
+    connection: PooledConnection,
+    checkout: Checkout | None = None,
+    activity: str | None = None,
+    statement: str | None = None,
 ) -> ConnectionFigures:
     """Describe a connection: idle, or in use since *checkout* for *activity*."""
     session, now = connection.session, monotonic()
@@ -49,7 +59,17 @@ def described(
         where=str(checkout.where) if checkout else None,
         pinned_by=connection.pinned_by,
         doomed_by=session.doomed_by,
+        status=_STATUS.get(TransactionStatus(connection.pgconn.transaction_status), "closed"),
+        statement=statement,
     )
+
+
+_STATUS = {
+    TransactionStatus.IDLE: "idle",
+    TransactionStatus.ACTIVE: "active",
+    TransactionStatus.INTRANS: "idle in transaction",
+    TransactionStatus.INERROR: "idle in transaction",
+}
 
 
 class Checkouts:
@@ -60,15 +80,22 @@ class Checkouts:
         lock: The pool's.
         record: Where what has ended is counted.
         leak_after: Seconds after which the log tells where a connection was checked out.
+        show_statements: Whether the statements under way are described too.
     """
 
     def __init__(
-        self, alias: str, lock: threading.RLock, record: Record, leak_after: float | None
+        self,
+        alias: str,
+        lock: threading.RLock,
+        record: Record,
+        leak_after: float | None,
+        show_statements: bool,
     ) -> None:
         self._alias = alias
         self._lock = lock
         self._record = record
         self._leak_after = leak_after
+        self._show_statements = show_statements
         self.open: dict[int, Checkout] = {}
         """Those under way, by number. One is added without the lock, under a key of its own. The
         lock guards what is taken away, which is counted first."""
@@ -98,11 +125,38 @@ class Checkouts:
     def describe(self) -> list[ConnectionFigures]:
         """Describe the connections in use now, and those that are being given back."""
         checkouts = list(self.open.values())
+        statements = self._statements(checkouts)
         return [
-            described(connection, checkout, activity)
+            described(connection, checkout, activity, statements.get(checkout.number))
             for checkout, activity in zip(checkouts, activities(checkouts), strict=True)
             if (connection := checkout.connection()) is not None
         ]
+
+    def _statements(self, checkouts: list[Checkout]) -> dict[int, str]:
+        """Return the statements under way, without their values, by number of the checkout."""
+        if not self._show_statements:
+            return {}
+        found = statements_of(checkout.thread.ident for checkout in checkouts)
+        texts = {thread: text_of(statement) for thread, statement in found.items()}
+        return {
+            checkout.number: fingerprint(text)
+            for checkout in checkouts
+            if (text := texts.get(checkout.thread.ident))
+            and (connection := checkout.connection()) is not None
+            and connection.pgconn.transaction_status == TransactionStatus.ACTIVE
+        }
+
+    def note_held(self, seconds: float) -> None:
+        """Count the time since the last look for the holders of the connections in use now."""
+        now, checkouts = monotonic(), list(self.open.values())
+        self._record.hold(
+            (
+                name or checkout.where.function,
+                # After a long pause it can't be told who had them before.
+                seconds if seconds <= BRIEF else min(seconds, max(now - checkout.since, 1.0)),
+            )
+            for checkout, name in zip(checkouts, activities(checkouts), strict=True)
+        )
 
     def holders(self, max_size: int) -> str | None:
         """Say who holds the connections in use; see `holders.holders`."""

@@ -123,6 +123,8 @@ class PoolOptions:
     )
     """Whether the server is meant to be read-only, as a replica. With False a read-only one is not
     ready; with None it is, and is a fault from the first write that it refuses."""
+    show_statements: bool = _option(False, FLAG)
+    """Whether `manage.py poolstats` shows statements under way, with ? for each of their values."""
     name: str | None = _option(
         None, Expected("a string or None", lambda v: v is None or isinstance(v, str))
     )

@@ -130,7 +130,9 @@ class Pool:
         # None of its parts holds the pool: closed and let go of, it is freed at once, and not
         # when the garbage collector comes by.
         self._events = events = Events(self.record, type(self), alias, options.name or alias)
-        self._checkouts = Checkouts(alias, self._lock, self.record, options.leak_after)
+        self._checkouts = Checkouts(
+            alias, self._lock, self.record, options.leak_after, options.show_statements
+        )
         self._connector = Connector(
             alias,
             options.backoff,
@@ -489,6 +491,10 @@ class Pool:
             site=self.site.key,
             settings=self.site.settings,
         )
+
+    def note_held(self, seconds: float) -> None:
+        """Count the time since the last look for the holders of the connections in use now."""
+        self._checkouts.note_held(seconds)
 
     def _retry_budget_left(self) -> float | None:
         if self.retry_budget is not None:

@@ -101,7 +101,14 @@ def snapshots() -> list[PoolSnapshot]:
 def _publish(stats_dir: str | os.PathLike[str] | bool | None, site: str) -> None:
     if stats_dir is not False:
         folder = os.fspath(stats_dir) if isinstance(stats_dir, (str, os.PathLike)) else None
-        publisher.start(folder, _report, site)
+        publisher.start(folder, _report, site, _look)
+
+
+def _look(seconds: float) -> list[PoolSnapshot]:
+    """Describe the open pools, after their holders of the last seconds were noted."""
+    for pool in list(_pools.values()):
+        pool.note_held(seconds)
+    return snapshots()
 
 
 def _report() -> ProcessReport:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING, Any
 
 from django_pooled.poolstats.findings.thresholds import MEASURES
+from django_pooled.stats.history import KEPT
 
 if TYPE_CHECKING:
     import argparse
@@ -110,6 +112,13 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="Print only what is wrong; the exit code says how bad it is.",
     )
+    mode.add_argument(
+        "--since",
+        type=_past,
+        metavar="TIME",
+        help="What happened in the last 90s, 5m or so, at most 15m: what was wrong from when to "
+        "when, and figures over time.",
+    )
     parser.add_argument(
         "--over",
         type=_seconds,
@@ -130,6 +139,19 @@ def refuse_without_effect(options: Mapping[str, Any]) -> None:
             limit, option = options[f"{word}_{name}"], f"--{word}-{measure.option}"
             if limit is not None and not options["check"]:
                 raise ValueError(f"{option} needs --check: write --check {option} {limit:g}.")
+    if options["since"] is not None:
+        for given, why in (
+            ("over", "which measures what comes"),
+            ("processes", "which has a line for each time"),
+            ("connections", "since past connections are not kept one by one"),
+        ):
+            if options[given]:
+                raise ValueError(f"--{given} has no effect with --since, {why}: leave it out.")
+        if options["format"] == "prometheus":
+            raise ValueError(
+                "--since can't be written for Prometheus, which keeps a history of its own: "
+                "write --since with --format json."
+            )
     in_place_of_the_table = "--check" if options["check"] else f"--format {options['format']}"
     for given in ("processes", "connections"):
         if options[given] and in_place_of_the_table != "--format table":
@@ -147,6 +169,14 @@ def refuse_without_effect(options: Mapping[str, Any]) -> None:
 def _seconds(text: str) -> float:
     _expected(text, "seconds above 0", lambda seconds: seconds > 0)
     return _expected(text, "less than 86400 seconds", lambda seconds: seconds < 86400)
+
+
+def _past(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|min)?", text)
+    seconds = float(found[1]) * (60.0 if (found[2] or "s")[0] == "m" else 1.0) if found else 0.0
+    if not 0 < seconds <= KEPT:
+        raise ArgumentTypeError(f"expected a time such as 90s, 5m, at most 15m, not {text!r}")
+    return seconds
 
 
 def _number(text: str) -> float:

@@ -14,10 +14,13 @@ from django_pooled.poolstats.server.view import ServerProbe
 from django_pooled.stats.socket_folder import this_user
 
 from .overview import Overview
+from .past import Past
 from .site import Site
 from .sources import pooled_aliases, stats_dirs
 
 if TYPE_CHECKING:
+    from django_pooled.poolstats.processes.collect import Collection
+    from django_pooled.poolstats.server.view import ServerView
     from django_pooled.stats.socket_folder import StrPath
 
 __all__ = ["Observer"]
@@ -81,10 +84,24 @@ class Observer:
         deadline = monotonic() + patience
         for probe in self._probes:
             probe.start(patience)
-        site = None if self._every_site else self._site
-        collection = collect_all(self._folders, self._timeout, uid=self._uid, site=site)
+        collection = self._collection()
         collection.problems[:0] = self.problems
         servers = [probe.wait(deadline - monotonic()) for probe in self._probes]
+        return self._overview(collection, servers)
+
+    def past(self, seconds: float) -> Past:
+        """Ask the processes what they remember; no database is asked.
+
+        Args:
+            seconds: How far back to look.
+        """
+        return Past(self._overview(self._collection(history=True), []), seconds)
+
+    def _collection(self, *, history: bool = False) -> Collection:
+        site = None if self._every_site else self._site
+        return collect_all(self._folders, self._timeout, uid=self._uid, site=site, history=history)
+
+    def _overview(self, collection: Collection, servers: list[ServerView]) -> Overview:
         user = this_user() if self._uid is None else self._uid
         return Overview(collection, servers, self._alias, site=self._site, user=user)
 

@@ -61,5 +61,9 @@ class Site:
         for report in reports:
             pools = [pool for pool in report.pools if self.has(pool)]
             if pools:
-                found.append(replace(report, pools=pools))
+                history = [
+                    replace(past, pools=[pool for pool in past.pools if self.has(pool)])
+                    for past in report.history
+                ]
+                found.append(replace(report, pools=pools, history=history))
         return found

@@ -45,6 +45,7 @@ def _combined(one: Any, other: Any, how: Callable[[Any, Any], Any]) -> Any:
         made.total = how(one.total, other.total)
         made.longest = max(one.longest, other.longest)
         return made
-    if isinstance(one, Counter):
-        return Counter({kind: how(one[kind], other[kind]) for kind in {**one, **other}})
+    if isinstance(one, dict):
+        kinds = {kind: how(one.get(kind, 0), other.get(kind, 0)) for kind in {**one, **other}}
+        return Counter(kinds) if isinstance(one, Counter) else kinds
     return how(one, other)

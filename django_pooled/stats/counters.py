@@ -89,6 +89,10 @@ class Counters:
     restarts_of: Counter[str] = field(default_factory=Counter)
     """The same restarts by the name of the function, or view, as in the logs; after so many
     different ones the rest is among 'others'."""
+    held: dict[str, float] = field(default_factory=dict)
+    """Seconds for which views, tasks and commands, or else functions, had connections in use, all
+    connections together; bounded as those. As looks once a second found it: a short use counts in
+    one of many looks, for a second then."""
     refused_restarts: Counter[str] = field(default_factory=Counter)
     """Retryable failures after which there was no other attempt, by what forbade it: 'attempts',
     'deadline', 'budget', 'other' (it wrote elsewhere, its inputs can't be put back)."""
@@ -128,6 +132,18 @@ class Record:
     def abandon(self, lock: threading.RLock) -> None:
         """After fork(): *lock* takes the place of the parent's, which may be held for ever."""
         self._lock = lock
+
+    def hold(self, holders: Iterable[tuple[str, float]]) -> None:
+        """Note that each of these holders had a connection in use for so many seconds more.
+
+        A name that comes twice has two connections.
+        """
+        with self._lock:
+            held = self.book[0].held
+            for name, seconds in holders:
+                if name not in held and len(held) >= MOST_FUNCTIONS:
+                    name = OTHERS
+                held[name] = held.get(name, 0.0) + seconds
 
     def add(self, counter: str, kind: str | tuple[str, str] | None = None) -> None:
         """Add one to a counter, or to one kind of what it counts by kind."""

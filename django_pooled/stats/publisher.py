@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,15 +17,16 @@ from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import stand_in, told
 
 from . import socket_folder
+from .history import KEPT, History
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from .snapshot import ProcessReport
+    from .snapshot import PoolSnapshot, ProcessReport
     from .socket_folder import StrPath
 
-__all__ = ["after_fork_in_child", "default_folder", "start", "stop"]
+__all__ = ["HISTORY", "NOW", "after_fork_in_child", "default_folder", "start", "stop"]
 
 T = TypeVar("T")
 
@@ -36,6 +38,12 @@ BACKLOG = 16
 PATIENCE = 1.0
 """Seconds: how long a reader that does not read may hold up the others."""
 
+QUESTION = 0.1
+"""Seconds in which a reader says what it wants."""
+
+NOW, HISTORY = b"now\n", b"history\n"
+"""What it may want: the pools as they are, or the last minutes too."""
+
 _PASSING = {errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 # Reentrant: a signal handler that queries may interrupt the thread that holds it.
@@ -45,7 +53,12 @@ _started_by: int | None = None
 _publisher: _Publisher | None = None
 
 
-def start(folder: StrPath | None, report: Callable[[], ProcessReport], site: str = "") -> None:
+def start(
+    folder: StrPath | None,
+    report: Callable[[], ProcessReport],
+    site: str = "",
+    look: Callable[[float], list[PoolSnapshot]] | None = None,
+) -> None:
     """Answer questions about this process's pools from now on.
 
     Only the first call in a process does anything. Where a socket can't be had, a debug line
@@ -55,6 +68,7 @@ def start(folder: StrPath | None, report: Callable[[], ProcessReport], site: str
         folder: The ``stats_dir`` option, or None for the default folder.
         report: Called in a thread of its own for each reader.
         site: Key of the site that the process belongs to.
+        look: Called for the history, see `History`; None for none.
     """
     global _started_by, _publisher
     with _lock:
@@ -65,7 +79,7 @@ def start(folder: StrPath | None, report: Callable[[], ProcessReport], site: str
         _started_by = os.getpid()
         try:
             socket_folder.require()
-            _publisher = _Publisher(folder, report, site)
+            _publisher = _Publisher(folder, report, site, look)
             # RuntimeError: no thread can be started, or not any more at exit.
         except (OSError, RuntimeError) as error:
             logger.debug(
@@ -138,9 +152,16 @@ class _Publisher:
     """A listening socket, its name in the folder, and the thread that answers on it."""
 
     def __init__(
-        self, folder: StrPath | None, report: Callable[[], ProcessReport], site: str
+        self,
+        folder: StrPath | None,
+        report: Callable[[], ProcessReport],
+        site: str,
+        look: Callable[[float], list[PoolSnapshot]] | None,
     ) -> None:
         self.report = report
+        self.history = History(look) if look is not None else None
+        self.look_at = time.monotonic()
+        """When the next look is due."""
         self.pid = os.getpid()
         self.closed = threading.Event()
         self.listener, self.path = _first_usable(folder, partial(_listen, site))
@@ -163,7 +184,7 @@ class _Publisher:
         _sweep(self.path.parent)
         while not self.closed.is_set():
             try:
-                connection, _ = self.listener.accept()
+                connection = self.accept()
             except OSError as error:
                 if os.getpid() != self.pid:
                     # Greenlets survive a fork, but threading no longer knows this one, and
@@ -173,6 +194,8 @@ class _Publisher:
                     return
                 # Out of file descriptors, accept() fails at once for as long as it lasts.
                 self.closed.wait(PATIENCE)
+                continue
+            if connection is None:
                 continue
             with connection:
                 try:
@@ -184,6 +207,23 @@ class _Publisher:
                         extra=event_fields("reader_gone", error=error),
                     )
 
+    def accept(self) -> socket.socket | None:
+        """Wait for a reader; None if a look at the pools was due first."""
+        if self.history is None:
+            return self.listener.accept()[0]
+        # Readers that come again and again must not put it off.
+        if (left := self.look_at - time.monotonic()) > 0:
+            self.listener.settimeout(left)
+            with contextlib.suppress(TimeoutError):
+                return self.listener.accept()[0]
+        try:
+            self.history.sample()
+        except Exception as error:
+            # As with a report, the thread has to survive.
+            _log_failure(error)
+        self.look_at = time.monotonic() + self.history.pause
+        return None
+
     def answer(self, connection: socket.socket) -> None:
         peer = socket_folder.peer_of(connection)
         if peer is not None and peer.uid not in (0, os.geteuid()):
@@ -193,8 +233,17 @@ class _Publisher:
                 extra=event_fields("reader_refused", uid=peer.uid),
             )
             return
+        asked = b""
+        with contextlib.suppress(TimeoutError):
+            # A reader of an earlier version sends none.
+            connection.settimeout(QUESTION)
+            asked = connection.recv(64)
         connection.settimeout(PATIENCE)
-        connection.sendall(_encode(self.report))
+        answer = _encode(self.report)
+        if asked.startswith(HISTORY) and self.history is not None and answer.endswith(b"}"):
+            past = self.history.encoded(time.time() - KEPT)
+            answer = answer[:-1] + b', "history": ' + past + b"}"
+        connection.sendall(answer)
 
 
 def _listen(site: str, folder: Path, descriptor: int) -> tuple[socket.socket, Path]:
@@ -230,12 +279,16 @@ def _encode(report: Callable[[], ProcessReport]) -> bytes:
         return json.dumps(report().as_json()).encode()
     except Exception as error:
         # The thread has to survive an error in one report.
-        logger.debug(
-            "cannot collect the pool statistics",
-            exc_info=stand_in(error),
-            extra=event_fields("report_failed", error=error),
-        )
+        _log_failure(error)
         return json.dumps({"pid": os.getpid(), "error": f"{type(error).__name__}"}).encode()
+
+
+def _log_failure(error: Exception) -> None:
+    logger.debug(
+        "cannot collect the pool statistics",
+        exc_info=stand_in(error),
+        extra=event_fields("report_failed", error=error),
+    )
 
 
 def _sweep(folder: Path) -> None:

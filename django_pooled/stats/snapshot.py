@@ -6,8 +6,7 @@ import os
 import socket
 import sys
 import threading
-from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
@@ -24,6 +23,7 @@ __all__ = [
     "ConnectionFigures",
     "Counters",
     "Histogram",
+    "Interval",
     "PoolSnapshot",
     "ProcessReport",
     "SiteName",
@@ -66,6 +66,11 @@ class ConnectionFigures(TypedDict):
     """The session state that keeps it with its request, in transaction mode."""
     doomed_by: str | None
     """Why it will be closed at its checkin."""
+    status: str
+    """What it does, as this side of it knows: 'active' while a statement is under way, 'idle in
+    transaction' or 'idle'."""
+    statement: str | None
+    """The statement under way without its values, if the option ``show_statements`` is on."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,16 @@ class PoolSnapshot:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """Some seconds in the past of a process: gauges of the worst moment, counters of all of it."""
+
+    time: float
+    """Its beginning, in seconds since the epoch."""
+    seconds: float
+    pools: list[PoolSnapshot]
+
+
+@dataclass(frozen=True)
 class ProcessReport:
     """The answer of one process to ``poolstats``."""
 
@@ -139,10 +154,12 @@ class ProcessReport:
     age: float
     """Seconds since its first pool was made; 0 without one."""
     pools: list[PoolSnapshot]
+    history: list[Interval] = field(default_factory=list)
+    """The last minutes, if they were asked for."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything in values that JSON can carry."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        """Return everything but the history in values that JSON can carry."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "history"}
         return own | {"pools": [pool.as_json() for pool in self.pools]}
 
 
@@ -183,7 +200,7 @@ def counters_as_json(counters: Counters) -> dict[str, Any]:
 def _plain(value: object) -> object:
     if isinstance(value, Histogram):
         return value.as_report()
-    if not isinstance(value, Counter):
+    if not isinstance(value, dict):
         return value
     if not any(isinstance(kind, tuple) for kind in value):
         return dict(value)

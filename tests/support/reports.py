@@ -71,6 +71,9 @@ def pool(alias: str = "default", **figures: Any) -> dict[str, Any]:
         "lost_commits": {},
         "deadlines": {},
         "idempotency_keys": {},
+        "held": {},
+        "site": "",
+        "settings": "",
         "connections": [],
         **figures,
         "closed": {**closed, **figures.get("closed", {})},
@@ -88,6 +91,8 @@ def connection(backend_pid: object, **figures: Any) -> dict[str, Any]:
         "where": None,
         "pinned_by": None,
         "doomed_by": None,
+        "status": "idle",
+        "statement": None,
         **figures,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from django_pooled.poolstats.findings.finding import Level
 from django_pooled.poolstats.findings.thresholds import Thresholds
 from django_pooled.poolstats.observer import Observer
 from django_pooled.poolstats.report import Report
+from django_pooled.poolstats.tables import past_table
 from django_pooled.poolstats.tables.overview_table import WIDTH, Layout
 from django_pooled.poolstats.terminal import Ended, Terminal, writer
 from django_pooled.poolstats.watch import ALL, Watch
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from django_pooled.poolstats.overview import Overview
+    from django_pooled.poolstats.past import Past
 
 
 class Command(BaseCommand):
@@ -64,7 +67,9 @@ class Command(BaseCommand):
             raise CommandError(str(error), returncode=int(code)) from None
         level = Level.FINE
         try:
-            if options["watch"] is None:
+            if options["since"] is not None:
+                self._write_past(observer.past(options["since"]), options)
+            elif options["watch"] is None:
                 report = self._report(observer, options, thresholds)
                 level = report.level
                 self._write(report, options)
@@ -99,6 +104,14 @@ class Command(BaseCommand):
         text = report.written(options["format"], layout, check=options["check"], one_line=one_line)
         self.stdout.write(text, ending="")
         self.stdout.flush()
+
+    def _write_past(self, past: Past, options: Mapping[str, Any]) -> None:
+        if options["format"] == "json":
+            self.stdout.write(json.dumps(past.as_json(), indent=2))
+        else:
+            layout = self._layout(options)
+            for line in past_table.lines(past, min(layout.width, WIDTH), layout.paint):
+                self.stdout.write(line)
 
     def _watch(self, observer: Observer, options: Mapping[str, Any]) -> None:
         terminal = self.stdout.isatty() and os.environ.get("TERM") != "dumb"

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from django_pooled.poolstats.formatting import duration
+from django_pooled.poolstats.server.sessions import Session
 
 from .pooler_findings import has_none_free
 from .session_owners import name_connection, name_session, root_of
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from django_pooled.poolstats.overview import Overview
     from django_pooled.poolstats.rows import PoolRow
-    from django_pooled.poolstats.server.sessions import Session
     from django_pooled.poolstats.server.view import ServerView
     from django_pooled.stats.snapshot import ConnectionFigures
 
@@ -48,7 +48,7 @@ def diagnose(overview: Overview, rows: Sequence[PoolRow]) -> Diagnosis:
     """Find out what keeps the connections of pools that have none left."""
     held = sorted(
         (
-            _Held(connection, overview.session(row, connection))
+            _Held(connection, _session(overview, row, connection))
             for row in rows
             for connection in row.pool.connections
             if connection["state"] == "in use"
@@ -70,6 +70,13 @@ def diagnose(overview: Overview, rows: Sequence[PoolRow]) -> Diagnosis:
 def _has_given_up(overview: Overview, rows: Sequence[PoolRow]) -> bool:
     lately = overview.seconds is not None
     return lately and any(row.counters.pooler_timeouts for row in rows)
+
+
+def _session(overview: Overview, row: PoolRow, connection: ConnectionFigures) -> Session | None:
+    """Return its session: as the server shows it, or in the past as its client saw it."""
+    if overview.servers or not connection["status"]:
+        return overview.session(row, connection)
+    return Session(connection["backend_pid"], "", connection["status"])
 
 
 def _holder(held: list[_Held]) -> str:
@@ -103,9 +110,9 @@ def _trouble(
         return "application", f"{_part(waiting, long)} {state}: the database waits for its code."
     if sessions:
         active = [session for session in sessions if not session.asks_nothing]
-        slowest = max(session.since or 0.0 for session in active)
-        what = f"{_part(active, long)} running a query"
-        return "database", f"{what}, the longest for {duration(slowest)}."
+        times = [session.since for session in active if session.since is not None]
+        since = f", the longest for {duration(max(times))}" if times else ""
+        return "database", f"{_part(active, long)} running a query{since}."
     if server is not None and server.error is not None:
         return "database", f"it {server.failure}."
     return "", ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from django_pooled.diagnostics.redaction import masked, one_line
-from django_pooled.stats import socket_folder
+from django_pooled.stats import publisher, socket_folder
 from django_pooled.stats.socket_folder import FolderRefused
 
 from .question import Question
@@ -77,6 +77,7 @@ def collect_all(
     *,
     uid: int | None = None,
     site: Site | None = None,
+    history: bool = False,
 ) -> Collection:
     """Ask every process that publishes its pools for a report.
 
@@ -89,6 +90,7 @@ def collect_all(
             where very many are there or do not answer, the look takes twice as long at most.
         uid: The user that runs the site. None is the current one, or for root all of them.
         site: The only one whose pools are wanted; None for those of all sites.
+        history: Whether the last minutes are wanted too.
     """
     collection = Collection(askable=socket_folder.available())
     if not collection.askable:
@@ -96,7 +98,8 @@ def collect_all(
         return collection
     with contextlib.ExitStack() as stack:
         key = site.key if site is not None else ""
-        users = _find(find_folders(folders, uid), collection, stack, key)
+        what = publisher.HISTORY if history else publisher.NOW
+        users = _find(find_folders(folders, uid), collection, stack, key, what)
         _ask(users, timeout, collection)
     for user in users:
         collection.problems += user.limits.problems()
@@ -122,11 +125,13 @@ def _find(
     collection: Collection,
     stack: contextlib.ExitStack,
     site: str,
+    what: bytes,
 ) -> list[_User]:
     """Open the folders, and return the questions to ask by user, this one's first.
 
     Args:
         site: The key of the one to ask, if it is not all of them.
+        what: What to ask for.
     """
     users: dict[int, _User] = {}
     left = MOST_FOLDERS
@@ -154,7 +159,7 @@ def _find(
                     if socket_folder.process_exists(entry.pid):
                         collection.others.add(entry.pid)
                 elif user.limits.take_socket(entry.identity):
-                    user.questions.append(Question(folder, descriptor, entry, user.limits))
+                    user.questions.append(Question(folder, descriptor, entry, user.limits, what))
         except OSError as error:
             user.limits.complain(_sentence(folder.path, error))
     return sorted(users.values(), key=lambda it: (it.limits.owner != os.geteuid(), it.limits.owner))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from django_pooled.stats import socket_folder
+from django_pooled.stats import publisher, socket_folder
 
 from .report_parser import LARGEST_ANSWER, InvalidAnswer, parse_report
 
@@ -30,11 +31,18 @@ class Question:
         descriptor: Of that folder, open.
         entry: The socket.
         limits: Of the folder's owner.
+        what: `publisher.NOW` or `publisher.HISTORY`.
     """
 
     def __init__(
-        self, folder: SocketFolder, descriptor: int, entry: Entry, limits: UserLimits
+        self,
+        folder: SocketFolder,
+        descriptor: int,
+        entry: Entry,
+        limits: UserLimits,
+        what: bytes = publisher.NOW,
     ) -> None:
+        self._what = what
         self.pid = entry.pid
         self.limits = limits
         self.silent = False
@@ -77,6 +85,9 @@ class Question:
                 f"{self._folder.owner}, so its answer is not trusted."
             )
             return False
+        with contextlib.suppress(OSError):
+            # An earlier version may have answered without being told, and hung up.
+            self.client.send(self._what)
         self._listener = peer.pid if peer else 0
         self.until = time.monotonic() + timeout
         self.limits.under_way += 1

@@ -14,6 +14,7 @@ from django_pooled.stats.snapshot import (
     REPORT_VERSION,
     ConnectionFigures,
     Counters,
+    Interval,
     PoolSnapshot,
     ProcessReport,
 )
@@ -39,6 +40,7 @@ LONGEST = 1e15
 MOST_POOLS = 5_000
 MOST_CONNECTIONS = 10_000
 MOST_KINDS = 500
+MOST_INTERVALS = 1_000
 LONGEST_NAME = 300
 """Characters; longer names are cut."""
 
@@ -183,6 +185,14 @@ def _pool(value: Any, path: str) -> PoolSnapshot:
     return PoolSnapshot(**own, counters=parse_counters(value, path))
 
 
+def _interval(value: Any, path: str) -> Interval:
+    return Interval(**_values(value, path, _INTERVAL))
+
+
+def _by_name(value: Any, path: str) -> dict[str, float]:
+    return dict(_by_kind(_number)(value, path))
+
+
 def _dictionary(value: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidAnswer(f"{path or 'it'} is not a dictionary")
@@ -214,9 +224,11 @@ _CHECKS: dict[str, tuple[Check, Callable[[], Any]]] = {
     "str | None": (_or_null(_text), lambda: None),
     "Counter[str]": (_by_kind(_count), Counter),
     "Counter[tuple[str, str]]": (_by_two_kinds, Counter),
+    "dict[str, float]": (_by_name, dict),
     "Histogram": (_histogram, Histogram),
     "list[ConnectionFigures]": (_list_of(_connection, MOST_CONNECTIONS), list),
     "list[PoolSnapshot]": (_list_of(_pool, MOST_POOLS), list),
+    "list[Interval]": (lambda value, path: _list_of(_interval, MOST_INTERVALS)(value, path), list),
 }
 """By the annotation of a field: its check, and what makes the value of one that is missing."""
 
@@ -227,4 +239,5 @@ _CONNECTION = {
 } | {"backend_pid": (_backend_pid, int)}
 _COUNTERS = {counter.name: _CHECKS[str(counter.type)] for counter in fields(Counters)}
 _POOL = {it.name: _CHECKS[str(it.type)] for it in fields(PoolSnapshot) if it.name != "counters"}
+_INTERVAL = {it.name: _CHECKS[str(it.type)] for it in fields(Interval)}
 _REPORT = {it.name: _CHECKS[str(it.type)] for it in fields(ProcessReport)}

@@ -73,6 +73,8 @@ def _connection(
         more.append(f"behind {name_session(overview, server, session.blocked_by[0])}")
     if by and where and _is_code_of(by, where):
         more.append(f"at {where}")
+    if connection["statement"]:
+        more.append(f"runs {connection['statement']}")
     if connection["pinned_by"]:
         more.append(f"kept by {connection['pinned_by']}")
     if connection["doomed_by"]:

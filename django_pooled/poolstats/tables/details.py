@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from django_pooled.stats.counters import Counters
     from django_pooled.stats.histogram import Histogram
 
-__all__ = ["lines"]
+__all__ = ["held_longest", "lines"]
+
+MOST_HOLDERS = 5
+"""Views and tasks that are named."""
 
 REFUSALS = {
     "attempts": "after the last attempt",
@@ -58,6 +61,8 @@ def _details(group: Group) -> Iterator[tuple[str, str]]:
     counters = group.counters
     if counters.use.count:
         yield "in use for", _times(counters.use)
+    if holders := held_longest(counters.held):
+        yield "held longest", holders
     opened = f"{count(counters.connects)} connections"
     connect = counters.connect
     yield "opened", f"{opened} ({_times(connect)})" if connect.count else opened
@@ -67,6 +72,19 @@ def _details(group: Group) -> Iterator[tuple[str, str]]:
     yield from _restarts(group, counters)
     if pinned := kinds(counters.pinned, times="x "):
         yield "kept by requests", pinned
+
+
+def held_longest(held: Mapping[str, float]) -> str:
+    """List the views and tasks that held connections for the longest time in all, with shares."""
+    most = sorted(held.items(), key=lambda holder: -holder[1])
+    parts = [
+        f"{name} {duration(seconds)} ({seconds / sum(held.values()):.0%})"
+        for name, seconds in most[:MOST_HOLDERS]
+        if seconds
+    ]
+    if len(most) > MOST_HOLDERS:
+        parts.append(f"{duration(sum(seconds for _, seconds in most[MOST_HOLDERS:]))} by others")
+    return ", ".join(parts)
 
 
 def _times(times: Histogram) -> str:
