@@ -91,7 +91,7 @@ def connection(backend_pid: object, **figures: Any) -> dict[str, Any]:
         "where": None,
         "pinned_by": None,
         "doomed_by": None,
-        "status": "idle",
+        "status": "",
         "statement": None,
         **figures,
     }
