@@ -29,6 +29,7 @@ __all__ = [
     "ServingThread",
     "adopt",
     "enter_thread",
+    "is_old_release",
     "is_same",
     "refuse_old_release",
     "served_by",
@@ -59,17 +60,23 @@ _Storage: Any = getattr(sync, "_Storage", None)
 _rehome: Any = getattr(sync, "_rehome", None)
 
 
-def refuse_old_release() -> None:
-    """Refuse a release in which a task sees what others have set in asgiref's locals.
+def is_old_release() -> bool:
+    """Tell whether asgiref is older than 3.9: a task sees what others have set in its locals.
 
     Queries of one task would get into the transaction of another.
-
-    Raises:
-        ImproperlyConfigured: asgiref is older than 3.9.
     """
     # The same release has given it this argument.
     kind = current_thread_executor.CurrentThreadExecutor
-    if "old_executor" not in inspect.signature(kind).parameters:
+    return "old_executor" not in inspect.signature(kind).parameters
+
+
+def refuse_old_release() -> None:
+    """Refuse such a release.
+
+    Raises:
+        ImproperlyConfigured: It is one.
+    """
+    if is_old_release():
         raise ImproperlyConfigured(
             f"retry_transaction on a coroutine function needs asgiref 3.9 or newer; "
             f"{version('asgiref')} is installed."

@@ -1,14 +1,14 @@
-"""Which views are left alone: those that say so, begin their own transactions, or are async."""
+"""Which views are left alone: those that say so, or that begin their own transactions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from asgiref.sync import iscoroutinefunction
-
 from django_pooled.backend.non_atomic import is_non_atomic
 from django_pooled.integrations import ninja
 from django_pooled.integrations.rest_framework import decorated_by_api_view
+from django_pooled.retry.asgiref_private import is_old_release
+from django_pooled.retry.callables import is_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ def is_left_alone(view: Callable[..., Any], using: str) -> bool:
     """Tell whether a view is left alone for requests of any method."""
     # Inherited by subclasses, unlike the attributes that as_view() copies from dispatch().
     marked = _is_marked(view) or _is_marked(class_of(view))
-    return marked or is_non_atomic(view, using) or iscoroutinefunction(view)
+    return marked or is_non_atomic(view, using) or (is_async(view) and is_old_release())
 
 
 def leaves_method_alone(view: Callable[..., Any], method: str, using: str) -> bool:

@@ -41,9 +41,9 @@ def retry_requests(
     stay what they are for ``reverse()``, ``resolve()``, middleware and tools. Nearer the view the
     call that counts: patterns that were given to this function already keep their options.
 
-    Left alone are views that are decorated by ``retry_transaction``, that are marked by
-    ``no_retry`` or by Django's ``non_atomic_requests``, and async ones. So is a response's stream:
-    it is read after the transaction. A template response that Django renders later is rendered in
+    Left alone are views that are decorated by ``retry_transaction``, and that are marked by
+    ``no_retry`` or by Django's ``non_atomic_requests``. So is a response's stream: it is read after
+    the transaction. A template response that Django renders later is rendered in
     another transaction of the same kind.
 
     A GET that writes after all is run again without a transaction of ours, and a warning names it;

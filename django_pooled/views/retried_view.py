@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from functools import partial, update_wrapper
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from asgiref.sync import markcoroutinefunction
 from django.db import connections
 from django.db.transaction import atomic
 from django.template.response import SimpleTemplateResponse
@@ -13,7 +14,9 @@ from django_pooled.backend.django_private import is_block_of_test_case
 from django_pooled.backend.non_atomic import non_atomic
 from django_pooled.backend.wrapper import DatabaseWrapper
 from django_pooled.integrations import ninja
-from django_pooled.retry.callables import refuse_what_cannot_be_run_again
+from django_pooled.retry.callables import is_async, refuse_what_cannot_be_run_again
+from django_pooled.retry.coroutines import awaited_by_caller
+from django_pooled.retry.placement import Place, call_in_thread, place_of
 
 from .marks import class_of, leaves_method_alone
 from .methods import SAFE
@@ -49,9 +52,13 @@ class RetriedView:
         # The transaction that ATOMIC_REQUESTS asks for is opened here, where it is needed.
         non_atomic(self, options.using, view)
         self.retried_calls = _Calls(view, options)
+        if self.retried_calls.is_async:
+            markcoroutinefunction(cast("Callable[..., Any]", self))
 
     def __call__(self, request: HttpRequest, /, *args: Any, **kwargs: Any) -> Any:
-        """Answer a request."""
+        """Answer a request; an async view's answer has to be awaited."""
+        if self.retried_calls.is_async:
+            return self.retried_calls.answer_async(request, args, kwargs)
         return self.retried_calls.answer(request, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -83,12 +90,16 @@ class _Calls:
 
     def __init__(self, view: Callable[..., Any], options: SiteOptions) -> None:
         self.view = view
+        self.is_async = is_async(view)
+        # As synchronous code calls it: an async one is awaited by the task of the request.
+        self._called = awaited_by_caller(view) if self.is_async else view
         self._using = options.using
         name = _name_of(view)
-        self._notice = Notice(".".join(name), options.using)
+        self._name = ".".join(name)
+        self._notice = Notice(self._name, options.using)
         self._left_alone: dict[str, bool] = {}
         """By method."""
-        self._reads = self._call(view, name, options.reads, options)
+        self._reads = self._call(self._called, name, options.reads, options)
         self._renders = self._call(_render, name, options.reads, options)
         self._writes: RestartedCall | RehearsedCall | None = None
         if options.writes is not None:
@@ -97,7 +108,7 @@ class _Calls:
             except TypeError as refusal:
                 self._notice.tell(str(refusal))
             else:
-                self._writes = self._call(view, name, options.writes, options)
+                self._writes = self._call(self._called, name, options.writes, options)
 
     def _call(
         self,
@@ -108,7 +119,7 @@ class _Calls:
     ) -> RestartedCall | RehearsedCall:
         if options.rehearse:
             return RehearsedCall(function, name, transactions)
-        writes = function is self.view and options.writes is not None
+        writes = function is self._called and options.writes is not None
         return RestartedCall(function, name, transactions, self._notice, writes=writes)
 
     def answer(self, request: HttpRequest, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -116,17 +127,16 @@ class _Calls:
         wrapper = connections[self._using]
         if isinstance(wrapper, DatabaseWrapper) and wrapper.attempt is not None:
             # Called by a view that is being retried.
-            return self.view(request, *args, **kwargs)
+            return self._called(request, *args, **kwargs)
         plain = partial(self._call_plainly, request, *args, **kwargs)
-        reads = method in SAFE
-        if (not reads and self._writes is None) or self._leaves_alone(method):
+        if self._is_called_plainly(method):
             return plain()
         if obstacle := _obstacle(wrapper):
             self._notice.tell(obstacle)
             return plain()
         arguments = (request, *args)
         writes = self._writes and partial(self._writes, arguments, kwargs, plain)
-        if reads:
+        if method in SAFE:
             response = self._reads(arguments, kwargs, writes or plain)
         else:
             response = writes() if writes else plain()
@@ -136,12 +146,27 @@ class _Calls:
             response.render = partial(self._render, response)  # type: ignore[method-assign]
         return response
 
+    async def answer_async(
+        self, request: HttpRequest, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        is_atomic = connections.settings[self._using]["ATOMIC_REQUESTS"]
+        if self._is_called_plainly(request.method or "GET") and not is_atomic:
+            return await self.view(request, *args, **kwargs)
+        place = await place_of(self._using)
+        if place is Place.SAME_TRANSACTION:
+            return await self.view(request, *args, **kwargs)
+        answer = partial(self.answer, request, args, kwargs)
+        return await call_in_thread(answer, self._using, self._name, place)
+
+    def _is_called_plainly(self, method: str) -> bool:
+        return (method not in SAFE and self._writes is None) or self._leaves_alone(method)
+
     def _call_plainly(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Call the view as the handler would without us."""
         if connections.settings[self._using]["ATOMIC_REQUESTS"]:
             with atomic(using=self._using):
-                return self.view(request, *args, **kwargs)
-        return self.view(request, *args, **kwargs)
+                return self._called(request, *args, **kwargs)
+        return self._called(request, *args, **kwargs)
 
     def _render(self, response: SimpleTemplateResponse) -> Any:
         # A response is pickled for a cache once it is rendered.

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from asgiref.sync import iscoroutinefunction
 from django.contrib import admin
 from django.core.checks import run_checks
 from django.db import transaction
@@ -181,8 +182,11 @@ def test_django_s_checks_of_urls_look_through_them() -> None:
     assert "urls.W002" in found
 
 
-def test_async_views_are_left_alone() -> None:
-    assert match("/async/", RETRIED).func is asynchronous
+def test_an_async_view_stays_one() -> None:
+    found = match("/async/", RETRIED).func
+    assert found == asynchronous
+    assert iscoroutinefunction(found)
+    assert not iscoroutinefunction(match("/plain/7/", RETRIED).func)
 
 
 def own_view(request: HttpRequest) -> HttpResponse:
