@@ -5,6 +5,9 @@ from __future__ import annotations
 from django.dispatch import Signal
 
 __all__ = [
+    "attempt_ended",
+    "attempt_started",
+    "checkout_failed",
     "connection_checked_in",
     "connection_checked_out",
     "connection_discarded",
@@ -15,10 +18,17 @@ __all__ = [
 connection_checked_out: Signal = Signal()
 """Sent when a thread has been given a connection, in that thread.
 
-Arguments of this and the three that follow: ``sender`` (the class of the pool), ``using`` (alias)
+Arguments of this and the four that follow: ``sender`` (the class of the pool), ``using`` (alias)
 and ``pool_name`` (the option ``name``, or the alias). Here also ``waited``: seconds that the
 checkout took. Receivers must be quick, must not use the database and must not keep anything of
 the caller's; what they raise is logged.
+"""
+
+checkout_failed: Signal = Signal()
+"""Sent when a thread was given no connection, in that thread, before the error is raised.
+
+Also ``waited``: seconds until then, and ``error``: a ``CheckoutTimeout``, ``PoolExhausted`` or
+``ConnectFailed``.
 """
 
 connection_checked_in: Signal = Signal()
@@ -39,6 +49,21 @@ connection_discarded: Signal = Signal()
 Also ``reason``: 'idle' for ``max_idle``; older than its 'lifetime'; found 'dead' at a check; an
 'error' while in use; a failed 'reset'; or 'drained', after a failover or with the pool. A receiver
 must not wait for the pool: its lock may be held.
+"""
+
+attempt_started: Signal = Signal()
+"""Sent by ``retry_transaction`` before each attempt, in its thread.
+
+Arguments: ``sender`` (the function), ``using`` (alias) and ``attempt`` (number, from 1). Receivers
+run outside the transaction; what they raise is logged.
+"""
+
+attempt_ended: Signal = Signal()
+"""Sent by ``retry_transaction`` after each attempt, once it is known what follows.
+
+Also ``pool_name`` (None if it got no connection), ``outcome``, ``sqlstate`` of its failure and
+``error``, None where there was none. The outcome is 'committed', 'rolled back' as the function
+wished, 'restarted', 'failed', or 'unknown' for an ``AmbiguousCommit``.
 """
 
 transaction_restarting: Signal = Signal()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from django_pooled.signals import (
+    checkout_failed,
     connection_checked_in,
     connection_checked_out,
     connection_discarded,
@@ -14,6 +15,7 @@ from django_pooled.signals import (
 if TYPE_CHECKING:
     from django.dispatch import Signal
 
+    from django_pooled.errors import PoolError
     from django_pooled.stats.counters import Reason, Record
 
 __all__ = ["Events"]
@@ -49,6 +51,12 @@ class Events:
     def checked_out(self, waited: float) -> None:
         """A thread was given a connection, after that many seconds."""
         self._send(connection_checked_out, waited=waited)
+
+    def failed(self, error: PoolError) -> PoolError:
+        """A thread was given no connection; return the error that is to be raised."""
+        if checkout_failed.receivers:
+            self._send(checkout_failed, waited=error.elapsed, error=error)
+        return error
 
     def checked_in(self, used: float, kept: bool) -> None:
         """A connection came back after that many seconds, and was kept or not."""

@@ -223,7 +223,7 @@ class Pool:
             if deadline <= started:
                 # Before it queues, and also where one is idle: nothing could be sent on it.
                 self.record.add("timeouts")
-                raise self._too_late(limit, started)
+                raise self._events.failed(self._too_late(limit, started))
         checkouts = self._checkouts
         while True:
             connection = self._pool.take_idle() or self._wait(started, deadline)
@@ -350,7 +350,7 @@ class Pool:
             error = self._error(ConnectFailed, started, f"cannot connect: {told(refusal)}")
         self.record.add(counter)
         try:
-            raise error from cause
+            raise self._events.failed(error) from cause
         finally:
             # The error holds this frame by its traceback.
             del error, cause

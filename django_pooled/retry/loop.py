@@ -17,6 +17,7 @@ from django_pooled.replay import Inputs, Surroundings, copy_of
 from django_pooled.sql.sqlstates import SERIALIZATION, is_refusal
 
 from .attempt import Attempt
+from .attempt_events import AttemptEvents, is_heard
 from .budget import budget_of
 from .caller_state import CallerState
 from .classify import Classification, classify
@@ -134,8 +135,11 @@ class Loop(Generic[R]):
         if check.record is not None:
             check.refuse_without_table(wrapper)
         attempt = Seams.attempt(policy, wrapper, check, self._deadline, self._retried.name)
+        events = AttemptEvents(self._retried.function, policy.using) if is_heard() else None
         try:
             while True:
+                if events is not None:
+                    events.started(self._number)
                 try:
                     result = self._inputs.run(partial(attempt.run, self._call))
                     break
@@ -143,16 +147,22 @@ class Loop(Generic[R]):
                     following = self._following(attempt, error)
                     if following is None:
                         raise
+                    if events is not None:
+                        events.restarts(attempt, error)
                 attempt = following
                 if attempt.wait is not None:
                     if wrapper.connection is not None:
                         # Others may use it meanwhile, unless the caller needs it.
                         self._give_back()
                     Seams.sleep(policy, attempt.wait)
-        except BaseException:
+        except BaseException as error:
+            if events is not None:
+                events.failed(attempt, error)
             if self._report is not None:
                 self._report.ended("failed")
             raise
+        if events is not None:
+            events.committed(attempt)
         budget = attempt.pool.retry_budget if attempt.pool is not None else None
         if budget is not None and budget.is_owed:
             budget.give(self._retried.full_name)

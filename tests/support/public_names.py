@@ -24,6 +24,7 @@ WHOLE_MODULES = (
     "django_pooled.health",
     "django_pooled.metrics",
     "django_pooled.metrics.opentelemetry",
+    "django_pooled.metrics.tracing",
     "django_pooled.middleware",
     "django_pooled.naming",
     "django_pooled.signals",
