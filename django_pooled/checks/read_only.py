@@ -1,4 +1,4 @@
-"""A server that cannot write, without the settings saying that it is a replica: W024."""
+"""A server that cannot write, without the settings saying that it is a replica: W025."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_read_only(
             hint="Lead HOST to the primary, or list all hosts and set "
             "OPTIONS['target_session_attrs'] to 'read-write'. If it is a replica, set "
             "OPTIONS['pool']['read_only'] to True.",
-            id="django_pooled.W024",
+            id="django_pooled.W025",
         )
     ]
 

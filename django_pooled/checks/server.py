@@ -1,4 +1,4 @@
-"""What has to be asked of the server, over one connection: W009 to W015, W018 to W020, W024."""
+"""What has to be asked of the server, over one connection: W009 to W015, W018 to W020, W025."""
 
 from __future__ import annotations
 

@@ -622,7 +622,7 @@ def test_a_policy_that_goes_by_the_row_alone_is_of_no_concern(
     assert ids(make_database(server, max_size=2, reset="rollback")) == []
 
 
-# W024: a server that cannot write.
+# W025: a server that cannot write.
 
 
 @pytest.fixture(scope="module")
@@ -639,7 +639,7 @@ def test_w024_tells_that_all_writes_will_fail(
 ) -> None:
     alias = make_database(standby)
     [message] = check(alias)
-    assert message.id == "django_pooled.W024"
+    assert message.id == "django_pooled.W025"
     assert message.msg == (
         f"DATABASES[{alias!r}]: 127.0.0.1:{standby.port} is a read-only standby: "
         "writes fail (25006)."
