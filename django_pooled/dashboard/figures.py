@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["content"]
 
+MOST_HOLDERS = 10
+
 _OF_A_SERVER = (
     *("error", "failure", "version", "standby", "max_connections", "reserved", "used", "free"),
     *("states", "blocked", "longest_idle_in_transaction", "waits_in_pooler"),
@@ -51,6 +53,7 @@ def content(snapshot: Snapshot) -> dict[str, Any]:
         "notes": [_note(finding) for finding in notes],
         "bounds": list(BOUNDS),
         "failures": _failures(overview),
+        "holders": _holders(overview),
         "processes": [_process(report) for report in overview.processes],
         "silent": overview.collection.silent,
         "servers": _servers(snapshot),
@@ -69,6 +72,32 @@ def _failures(overview: Overview) -> dict[str, str]:
     """Name the failures that transactions were restarted for."""
     kinds = {kind for group in overview.groups for kind in group.counters.restarts}
     return {kind: failure_name(kind) for kind in sorted(kinds)}
+
+
+def _holders(overview: Overview) -> list[dict[str, Any]]:
+    """Describe those that held connections for the longest time in all, and what they hold now."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def holder(name: str) -> dict[str, Any]:
+        new = {"name": name, "seconds": 0.0, "in_use": 0, "longest": None, "statements": {}}
+        return found.setdefault(name, new)
+
+    for group in overview.groups:
+        for name, seconds in group.counters.held.items():
+            holder(name)["seconds"] += seconds
+        for row in group.rows:
+            for connection in row.pool.connections:
+                # As `Checkouts.note_held` names them.
+                where = (connection["where"] or "").rpartition(":")[0]
+                if connection["state"] == "idle" or not (name := connection["by"] or where):
+                    continue
+                one = holder(name)
+                one["in_use"] += 1
+                one["longest"] = max(one["longest"] or 0.0, connection["since"])
+                if statement := connection["statement"]:
+                    one["statements"][statement] = one["statements"].get(statement, 0) + 1
+    ranked = sorted(found.values(), key=lambda one: (-one["seconds"], -one["in_use"]))
+    return ranked[:MOST_HOLDERS]
 
 
 def _note(finding: Finding) -> dict[str, str]:

@@ -11,4 +11,5 @@ urlpatterns: list[URLPattern] = [
     path("", views.page, name="page"),
     path("pass/", views.renew_token, name="pass"),
     path("snapshot/", views.snapshot, name="snapshot"),
+    path("past/", views.past, name="past"),
 ]

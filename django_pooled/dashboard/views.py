@@ -17,6 +17,7 @@ from django.views.decorators.http import require_safe
 from django_pooled.backend.non_atomic import never_atomic
 
 from . import access_tokens, watch
+from . import past as past_figures
 from .figures import content
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     View = Callable[[HttpRequest], HttpResponse]
 
-__all__ = ["page", "renew_token", "snapshot"]
+__all__ = ["page", "past", "renew_token", "snapshot"]
 
 
 def _for_staff(view: View) -> View:
@@ -75,3 +76,14 @@ def snapshot(request: HttpRequest) -> JsonResponse:
     if not access_tokens.accepts(request):
         return JsonResponse({"error": "The pass is missing, expired or not genuine."}, status=403)
     return JsonResponse(content(watch.snapshot()))
+
+
+@never_atomic
+@login_not_required
+@require_safe
+@never_cache
+def past(request: HttpRequest) -> JsonResponse:
+    """Answer with the last minutes to a request with a token; no database is used."""
+    if not access_tokens.accepts(request):
+        return JsonResponse({"error": "The pass is missing, expired or not genuine."}, status=403)
+    return JsonResponse(past_figures.content(watch.past()))

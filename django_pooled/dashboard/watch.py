@@ -12,21 +12,28 @@ from django.db import connections
 from django_pooled.pool import registry
 from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.overview import Overview
+from django_pooled.poolstats.past import Past
 from django_pooled.poolstats.processes.collect import collect_all
 from django_pooled.poolstats.site import Site
 from django_pooled.poolstats.sources import pooled_aliases, stats_dirs
+from django_pooled.stats.history import KEPT
 from django_pooled.stats.snapshot import process_report
 from django_pooled.stats.socket_folder import this_user
 
 from .server_watch import LINGER, ServerWatch
 
 if TYPE_CHECKING:
+    from django_pooled.poolstats.processes.collect import Collection
+
     from .server_watch import Answer
 
-__all__ = ["Snapshot", "Watch", "snapshot"]
+__all__ = ["Snapshot", "Watch", "past", "snapshot"]
 
 FRESH = 0.9
 """Seconds for which a snapshot serves all viewers: less than the time between two polls."""
+
+FRESH_PAST = 10.0
+"""Seconds for which a look at the past serves all viewers."""
 
 PROCESSES = 0.5
 """Seconds that the processes have for their answer."""
@@ -65,6 +72,7 @@ class Watch:
         self._latest: Snapshot | None = None
         self._until = 0.0
         """The moment at which the latest snapshot is too old for other viewers."""
+        self._past: Past | None = None
         self._earlier: list[Overview] = []
         self._aliases = pooled_aliases()
         # Wrappers of its own: those in django.db.connections belong to a thread.
@@ -86,13 +94,31 @@ class Watch:
                 self._until = monotonic() + FRESH
             return self._latest
 
+    def past(self) -> Past:
+        """Ask the processes what they remember; no server is asked."""
+        with self._lock:
+            if self._past is None or time() - self._past.until > FRESH_PAST:
+                self._past = Past(Overview(self._collect(history=True), [], site=self._site), KEPT)
+            return self._past
+
+    @property
+    def _site(self) -> Site:
+        return Site.of_settings(self._aliases)
+
+    def _collect(self, *, history: bool = False) -> Collection:
+        # Of this user alone, also for root: other users may answer anything.
+        return collect_all(
+            stats_dirs(self._aliases),
+            PROCESSES,
+            uid=this_user(),
+            site=self._site,
+            history=history,
+        )
+
     def _take(self) -> Snapshot:
         taken = time()
         asked = [server.want() for server in self._servers]
-        # Of this user alone, also for root: other users may answer anything.
-        site = Site.of_settings(self._aliases)
-        folders = stats_dirs(self._aliases)
-        collection = collect_all(folders, PROCESSES, uid=this_user(), site=site)
+        site, collection = self._site, self._collect()
         if os.getpid() not in {report.pid for report in collection.reports}:
             # This process is shown even if nothing is published.
             collection.reports += site.own([process_report(registry.snapshots())])
@@ -123,6 +149,11 @@ _inherited: list[Watch] = []
 def snapshot() -> Snapshot:
     """Take a snapshot, with the watch of this process."""
     return current().snapshot()
+
+
+def past() -> Past:
+    """Ask for the past, with the watch of this process."""
+    return current().past()
 
 
 def current() -> Watch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -174,6 +175,24 @@ def test_the_sentence_changes_when_the_pool_is_saturated_and_back(
         assert "stale" not in classes(page)
     wait_until(lambda: sentence(page).startswith("All is well"))
     assert highest(page, "waiting") > 0
+
+
+def test_opened_after_an_incident_the_page_shows_it(page: Browser, site: Site) -> None:
+    page.open("about:blank")
+    with site.load("/hold/1", clients=10):
+        time.sleep(8)  # An interval of five seconds with waiters from its begin to its end.
+    load(page, site)
+
+    def told() -> str:
+        return page.text(".incidents")
+
+    wait_until(lambda: 'waiters for "default"' in told())
+    assert told().startswith("critical")
+    assert " · waiting" in told()
+    assert highest(page, "waiting") > 0
+    # More of the past than the page is old.
+    assert page.run("return Date.now() / 1e3 - Pools.page.history.times[0]") > 5
+    wait_until(lambda: ".hold" in page.text(".holders"))
 
 
 def test_restarts_and_lost_commits_are_counted(page: Browser, site: Site) -> None:

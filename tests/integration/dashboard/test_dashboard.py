@@ -174,7 +174,7 @@ def test_another_secret_key_ends_all_passes(staff: Client, site: Any) -> None:
     assert poll(given).status_code == 403
 
 
-@pytest.mark.parametrize("address", ["/pools/", "/pools/pass/", "/pools/snapshot/"])
+@pytest.mark.parametrize("address", ["/pools/", "/pools/pass/", "/pools/snapshot/", "/pools/past/"])
 def test_nothing_of_the_page_is_kept_by_a_cache_nor_sent_by_other_methods(
     staff: Client, address: str
 ) -> None:
@@ -242,6 +242,22 @@ def test_a_poll_uses_no_pooled_connection(
     finally:
         connection.settings_dict["ATOMIC_REQUESTS"] = False
     assert [pool.counters.checkouts for pool in registry.snapshots()] == before
+
+
+def test_the_past_needs_a_pass_and_no_database(
+    staff: Client, django_assert_num_queries: Any
+) -> None:
+    given = pass_of(staff)
+    with django_assert_num_queries(0):
+        assert Client().get("/pools/past/").status_code == 403
+        answer = Client().get("/pools/past/", headers={"X-Pools-Pass": given})
+    assert answer.status_code == 200
+    assert answer["Cache-Control"].startswith("max-age=0, no-cache, no-store")
+    found = answer.json()
+    assert {"host", "begin", "until", "incidents", "times", "columns"} == found.keys()
+    # For all viewers, for some seconds.
+    again = Client().get("/pools/past/", headers={"X-Pools-Pass": given}).json()
+    assert again["until"] == found["until"]
 
 
 @pytest.fixture
@@ -325,7 +341,8 @@ def test_only_pools_of_this_site_are_shown(alone: str, monkeypatch: pytest.Monke
         theirs.close()
         shutil.rmtree(folder)
     assert {report.pid for report in overview.processes} == {ours.pid, os.getpid()}
-    assert {str(group.server) for group in overview.groups} == {here}
+    found = {str(group.server) for group in overview.groups if group.alias == alone}
+    assert found == {here}
 
 
 def test_a_process_that_publishes_nothing_still_shows_itself(

@@ -29,6 +29,7 @@ Pools.Dashboard = class {
       root.dataset.pass,
       { heard: (snapshot) => this.heard(snapshot), missed: (reason) => this.missed(reason) },
     );
+    this.past = new Pools.Past(this.poll, root.dataset.past, this.find(".incidents"));
     Pools.palette.listeners.push(() => {
       for (const chart of this.charts) chart.redraw();
       this.workers.redraw();
@@ -47,8 +48,10 @@ Pools.Dashboard = class {
     return Number(this.find('[name="window"]:checked').value);
   }
 
-  start() {
+  async start() {
+    await this.past.load(this.history);
     this.poll.run();
+    setInterval(() => this.past.refresh(), Pools.Past.EVERY);
     setInterval(() => this.tellAge(), 1000);
   }
 
@@ -121,6 +124,7 @@ Pools.Dashboard = class {
     Pools.panels.tiles(this.root, this.sample, snapshots);
     Pools.panels.servers(this.find(".servers"), snapshots);
     Pools.panels.restarts(this.find(".counts"), snapshots);
+    Pools.panels.holders(this.find(".holders"), snapshots);
     Pools.panels.processes(this.find(".processes"), snapshots, this.sampler);
     Pools.text(this.find(".hosts"), snapshots.map((snapshot) => snapshot.host).sort().join(", "));
     this.draw();

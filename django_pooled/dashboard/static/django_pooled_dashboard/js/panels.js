@@ -90,6 +90,29 @@ Pools.panels.processes = (table, snapshots, sampler) => {
   table.hidden = !rows.length;
 };
 
+/** Views and tasks by the time for which they held connections, on all hosts. */
+Pools.panels.holders = (table, snapshots) => {
+  const { count, duration, age } = Pools.format;
+  const holders = new Map();
+  for (const { name, seconds, in_use, longest, statements } of snapshots.flatMap((it) => it.holders || [])) {
+    const known = holders.get(name) || { seconds: 0, in_use: 0, longest: 0, statements: [] };
+    known.seconds += seconds;
+    known.in_use += in_use;
+    known.longest = Math.max(known.longest, longest || 0);
+    known.statements.push(...Object.keys(statements));
+    holders.set(name, known);
+  }
+  const sorted = [...holders].sort((a, b) => b[1].seconds - a[1].seconds).slice(0, 10);
+  const rows = sorted.map(([name, holder]) => {
+    const what = Pools.make("span", "", name);
+    for (const text of new Set(holder.statements)) what.append(Pools.make("code", "statement", text));
+    const now = holder.in_use ? count(holder.in_use) : Pools.format.NONE;
+    return Pools.row([what, duration(holder.seconds), now, holder.in_use ? age(holder.longest) : Pools.format.NONE]);
+  });
+  Pools.refill(table.tBodies[0], rows);
+  table.hidden = !rows.length;
+};
+
 /** Restarts by SQLSTATE and outcome, the functions with most of them, and lost COMMITs. */
 Pools.panels.restarts = (list, snapshots) => {
   const pools = snapshots.flatMap(Pools.rows).map((row) => row.pool);
