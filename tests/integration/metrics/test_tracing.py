@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import IntegrityError, connections
 from django.db.transaction import set_rollback
 
@@ -149,6 +151,34 @@ def test_the_wait_for_a_connection_lies_in_its_attempt(
     checkouts = traced.spans("checkout shop")
     parents = [span.parent and span.parent.span_id for span in checkouts]
     assert parents == [lost.context.span_id, committed.context.span_id]
+
+
+def test_a_coroutine_runs_within_the_span_of_its_attempt(
+    traced: Traced, server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, name="shop")
+
+    @retry_transaction(using=alias, backoff=QUICK)
+    async def pay() -> None:
+        with traced.tracer.start_as_current_span("inside"):
+            await sync_to_async(execute)(alias, "SELECT 1")
+
+    async def request() -> None:
+        with traced.tracer.start_as_current_span("request") as span:
+            await pay()
+            assert get_current_span() is span
+
+    with fail_next_transaction("40001", using=alias):
+        asyncio.run(request())
+    [outer] = traced.spans("request")
+    attempts = traced.spans("attempt")
+    outcomes = [(span.attributes or {})["django_pooled.attempt.outcome"] for span in attempts]
+    assert outcomes == ["restarted", "committed"]
+    for span, inside in zip(attempts, traced.spans("inside"), strict=True):
+        assert span.parent is not None
+        assert span.parent.span_id == outer.context.span_id
+        assert inside.parent is not None
+        assert inside.parent.span_id == span.context.span_id
 
 
 @pytest.mark.parametrize("outcome", ["failed", "unknown", "rolled back"])
