@@ -63,7 +63,11 @@ class PoolError(OperationalError):
         alias: Key of the database in ``settings.DATABASES``.
         elapsed: Seconds from the start of the checkout to the error.
         gauges: The pool's size, idle, in use and waiting when it was raised.
+        holders: The views, tasks or functions that had the connections, as in the message; None
+            where that was not the reason.
     """
+
+    holders: str | None = None
 
     def __init__(self, message: str, *, alias: str, elapsed: float, gauges: Gauges) -> None:
         super().__init__(message)
@@ -71,8 +75,9 @@ class PoolError(OperationalError):
         self.elapsed = elapsed
         self.gauges = gauges
 
-    def __reduce__(self) -> tuple[Callable[..., PoolError], tuple[object, ...]]:
-        return _rebuild, (type(self), self.args[0], self.alias, self.elapsed, self.gauges)
+    def __reduce__(self) -> tuple[Callable[..., PoolError], tuple[object, ...], dict[str, object]]:
+        made = type(self), self.args[0], self.alias, self.elapsed, self.gauges
+        return _rebuild, made, {"holders": self.holders}
 
 
 class CheckoutTimeout(PoolError, psycopg_pool.PoolTimeout):
@@ -102,11 +107,16 @@ class AmbiguousCommit(OperationalError):
     the caller has to find out, or tell the user so. ``__cause__`` is the connection's error.
 
     Attributes:
+        alias: Key of the database in ``settings.DATABASES``; None where that is not known.
         repeatable: Whether the client may send the request again, which it has given a key for
             that (see ``idempotency_key``).
     """
 
     repeatable = False
+
+    def __init__(self, *args: object, alias: str | None = None) -> None:
+        super().__init__(*args)
+        self.alias = alias
 
 
 class DeadlineExceeded(OperationalError, psycopg.errors.QueryCanceled):

@@ -126,5 +126,6 @@ def ambiguous(wrapper: BaseDatabaseWrapper) -> AmbiguousCommit:
     """Make the error for a COMMIT of which it cannot be told whether it was done."""
     return AmbiguousCommit(
         f"database {wrapper.alias!r}: the connection was lost during COMMIT: it is "
-        f"unknown whether the transaction was committed"
+        f"unknown whether the transaction was committed",
+        alias=wrapper.alias,
     )

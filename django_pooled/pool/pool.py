@@ -373,9 +373,9 @@ class Pool:
 
     def _error(self, kind: type[PoolError], started: float, what: str) -> PoolError:
         elapsed, gauges = monotonic() - started, self.gauges()
-        if kind in (CheckoutTimeout, PoolExhausted) and (
-            holders := self._checkouts.holders(self.options.max_size)
-        ):
+        is_full = kind in (CheckoutTimeout, PoolExhausted)
+        holders = self._checkouts.holders(self.options.max_size) if is_full else None
+        if holders:
             # So that a log tells which view it was, after the incident too.
             what += f": {holders}"
         message = f"pool {self.alias!r}: {what} (after {elapsed:.2f} s; {gauges})"
@@ -384,7 +384,9 @@ class Pool:
             message += f"; the last attempt to connect failed: {told(trouble)}"
         elif kind is CheckoutTimeout and opening:
             message += f"; {opening} being opened, without an answer yet from {self.server}"
-        return kind(message, alias=self.alias, elapsed=elapsed, gauges=gauges)
+        error = kind(message, alias=self.alias, elapsed=elapsed, gauges=gauges)
+        error.holders = holders
+        return error
 
     def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:
         """Take note of an error on a connection in use: some say that it must not come back."""

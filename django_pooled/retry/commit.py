@@ -206,5 +206,6 @@ def _partly_ambiguous(wrapper: DatabaseWrapper) -> AmbiguousCommit:
     return AmbiguousCommit(
         f"database {wrapper.alias!r}: COMMIT failed, but rows of a foreign server may have been "
         f"committed before that; the database has foreign tables, and whether the transaction "
-        f"wrote to them cannot be told"
+        f"wrote to them cannot be told",
+        alias=wrapper.alias,
     )
