@@ -98,6 +98,8 @@ class Connector:
     ) -> None:
         self.last_error: Exception | None = None
         self.last_error_at: float = 0.0
+        self.connected_again_at: float | None = None
+        """When an attempt succeeded after the last error; None if none has."""
         self.failures: int = 0
         self._name = name
         self._backoff = backoff
@@ -268,6 +270,7 @@ class Connector:
             self._trouble = self._suspected = False
             self._refusals, self._refusal = 0, None
         if was_in_trouble:
+            self.connected_again_at = monotonic()
             outage = monotonic() - self._trouble_since
             # As visible as its beginning: without it, a log tells of an outage that never ends.
             logger.warning(
@@ -290,7 +293,7 @@ class Connector:
                 extra=event_fields("connect_failed", alias=self._name, error=error),
             )
         with self._counting:
-            self.last_error_at = monotonic()
+            self.last_error_at, self.connected_again_at = monotonic(), None
             if not self._closing.is_set():
                 self.last_error = error
             self.failures += 1

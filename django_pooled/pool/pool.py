@@ -466,6 +466,7 @@ class Pool:
         counters = self._checkouts.counters()
         counters.connect_failures = self._connector.failures
         error = self._connector.last_error
+        again_at = self._connector.connected_again_at
         read_only = self._eviction.read_only
         refused_at = read_only and read_only.refused_at
         return PoolSnapshot(
@@ -486,6 +487,7 @@ class Pool:
             last_error_age=monotonic() - self._connector.last_error_at if error else None,
             read_only=read_only and read_only.words,
             read_only_age=None if refused_at is None else monotonic() - refused_at,
+            connected_again_age=None if again_at is None else monotonic() - again_at,
             counters=counters,
             connections=[*self._checkouts.describe(), *map(described, self._pool.idle_connections)],
             name=self.options.name or self.alias,

@@ -152,12 +152,18 @@ class Failure(NamedTuple):
     error: str
     age: float
     """Seconds."""
+    is_over: bool = False
+    """Whether a later attempt has succeeded."""
 
 
 def last_failure(rows: Iterable[PoolRow]) -> Failure | None:
     """Return the last failure to connect of any of these pools."""
     failures = [
-        Failure(row.pool.last_error, row.pool.last_error_age or 0.0)
+        Failure(
+            row.pool.last_error,
+            row.pool.last_error_age or 0.0,
+            row.pool.connected_again_age is not None,
+        )
         for row in rows
         if row.pool.last_error
     ]

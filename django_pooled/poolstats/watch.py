@@ -41,7 +41,7 @@ r        reset: count connects, closes, restarts and failures from now on
 space    look again at once
 ?        this help
 
-Waiting and in use are of this moment. The table's checkouts are a second's, its failures and
+Waiting and in use are of this moment. The table's checkouts and failures are a second's, its
 waits those since the last look. "p99": the time within which 99 of 100 checkouts got their
 connection. Figures below the table are since the pools were opened, or since the reset.
 docs/poolstats.md explains every figure.\

@@ -104,6 +104,8 @@ class PoolSnapshot:
     counters: Counters
     connections: list[ConnectionFigures]
     """Each connection: those in use, then the idle ones."""
+    connected_again_age: float | None = None
+    """Seconds since a connection was opened after that error; None if none was."""
     read_only: str | None = None
     """The server that refuses writes though it should not: "10.0.0.5:5432 is a read-only standby".
     """

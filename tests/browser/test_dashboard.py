@@ -228,6 +228,33 @@ def test_a_process_that_does_not_answer_is_listed(page: Browser, site: Site) -> 
         stranger.close()
 
 
+def test_an_outage_shows_in_the_tile_and_the_chart_of_failures(
+    page: Browser, site: Site, between: FaultProxy
+) -> None:
+    before = picture(page, "failures")
+    between.down()
+    between.cut()
+    with site.load("/hold/0", 3):
+        # Checkouts of this site have 20 seconds.
+        wait_until(lambda: float(figure(page, "failures")) > 0, timeout=90)
+        assert "alert" in str(page.find('[data-tile="failures"]').get_attribute("class"))
+        wait_until(lambda: status(page) == "critical")
+    assert picture(page, "failures") != before
+    between.forward()
+    with site.load("/hold/0", 1):
+        wait_until(lambda: figure(page, "failures") == "0")
+        wait_until(lambda: "connected again since" in page.text(".notes"))
+
+
+def test_waiters_show_in_the_chart_of_waits_while_they_wait(page: Browser, site: Site) -> None:
+    with site.load("/hold/3", 12):
+        wait_until(lambda: highest(page, "longest") > 1.0)
+        assert page.text('[data-chart="waits"] .legend li:last-child').startswith("waiting now")
+    wait_until(lambda: figure(page, "waiting") == "0")
+    latest = "return Pools.page.history.column('longest').at(-1)"
+    wait_until(lambda: page.run(latest) is None)
+
+
 def test_the_page_goes_on_while_the_server_is_frozen(
     page: Browser, site: Site, between: FaultProxy
 ) -> None:
@@ -456,7 +483,7 @@ def test_an_extension_hears_of_each_snapshot_and_can_mark_a_moment(page: Browser
     assert snapshot <= set(detail["snapshot"])
     assert set(detail["sample"]) == {
         *("time", "in_use", "idle", "waiting", "size", "max_size"),
-        *("checkouts", "restarts", "p50", "p95", "p99"),
+        *("longest", "checkouts", "failures", "failing", "restarts", "p50", "p95", "p99"),
     }
     page.run("document.dispatchEvent(new CustomEvent('pools:mark', {detail: {label: 'restart'}}))")
     assert page.run("return Pools.page.history.marks[0].label") == "restart"

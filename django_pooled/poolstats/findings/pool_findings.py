@@ -127,19 +127,11 @@ def _failed_lately(row: PoolRow) -> bool:
 
 
 def _is_cut_off(row: PoolRow) -> bool:
-    return not row.pool.size and _failed_lately(row)
+    return not row.pool.size and _failed_lately(row) and row.pool.connected_again_age is None
 
 
 def _failures(overview: Overview, group: Group) -> Iterator[Finding]:
-    failed = [row for row in group.rows if _failed_lately(row)]
-    if failure := last_failure(failed):
-        sentence = (
-            f'{name_process(failed)} failed to connect to "{group.name}", '
-            f"last {failure.age:.0f} s ago: {brief(failure.error)}"
-        )
-        # Waiters or not: without a connection, each request fails.
-        level = Level.WARNING if any(row.pool.size for row in group.rows) else Level.CRITICAL
-        yield Finding(level, sentence[0].upper() + sentence[1:], "connect", "database")
+    yield from _connect_failures(group)
     if overview.seconds is None:
         # Counted since the pool was opened, they may be long over.
         return
@@ -155,6 +147,21 @@ def _failures(overview: Overview, group: Group) -> Iterator[Finding]:
     if number := sum(broken.values()):
         what = f'{many(number, "connection")} of "{group.name}" broke'
         yield Finding(Level.WARNING, f"{what} {span}: {kinds(broken)}.", "broken", "database")
+
+
+def _connect_failures(group: Group) -> Iterator[Finding]:
+    lately = [row for row in group.rows if _failed_lately(row)]
+    failing = [row for row in lately if row.pool.connected_again_age is None]
+    rows = failing or lately
+    if failure := last_failure(rows):
+        # Waiters or not: without a connection, each request fails.
+        level = Level.WARNING if any(row.pool.size for row in group.rows) else Level.CRITICAL
+        when = f", last {failure.age:.0f} s ago"
+        if not failing:
+            level, when = Level.FINE, f" {failure.age:.0f} s ago, and connected again since"
+        who = name_process(rows)
+        sentence = f'{who} failed to connect to "{group.name}"{when}: {brief(failure.error)}'
+        yield Finding(level, sentence[0].upper() + sentence[1:], "connect", "database")
 
 
 def _forgotten(overview: Overview, group: Group) -> Iterator[Finding]:

@@ -46,12 +46,12 @@ def _in_use(line: Line) -> str:
     return f"{count(in_use, 10_000)}/{count(most, 10_000)}"
 
 
-def _done(line: Line) -> str:
-    checkouts = line.group.counters.checkouts
+def _pace(line: Line, number: int) -> str:
+    """Write a count, or how many there were a second."""
     if line.seconds is None:
-        return count(checkouts)
-    pace = checkouts / (line.seconds or 1.0)
-    return f"{pace:.1f}" if pace < 1000 else count(pace)
+        return count(number)
+    pace = number / (line.seconds or 1.0)
+    return f"{pace:.1f}" if 0 < pace < 1000 else count(pace)
 
 
 def _wait(share: float) -> Callable[[Line], str]:
@@ -68,8 +68,20 @@ COLUMNS = (
     Column(CONNECTIONS, "idle", 4, lambda line: count(line.group.sum("idle"), 10_000)),
     Column(WAITING, "now", 5, lambda line: count(line.group.sum("waiting"))),
     Column(WAITING, "longest", 7, lambda line: duration(line.group.longest_waiting)),
-    Column(CHECKOUTS, "done", 7, _done, heading_of_seconds="per s"),
-    Column(CHECKOUTS, "failed", 6, lambda line: count(line.group.failed)),
+    Column(
+        CHECKOUTS,
+        "done",
+        7,
+        lambda line: _pace(line, line.group.counters.checkouts),
+        heading_of_seconds="per s",
+    ),
+    Column(
+        CHECKOUTS,
+        "failed",
+        6,
+        lambda line: _pace(line, line.group.failed),
+        heading_of_seconds="fail/s",
+    ),
     Column(WAITS, "p50", 6, _wait(0.5)),
     Column(WAITS, "p95", 6, _wait(0.95), essential=False),
     Column(WAITS, "p99", 6, _wait(0.99)),

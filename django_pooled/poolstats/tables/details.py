@@ -96,7 +96,8 @@ def _failures(group: Group, counters: Counters) -> Iterator[tuple[str, str]]:
     if counters.connect_failures:
         text = f"{count(counters.connect_failures)} times"
         if failure := last_failure(group.rows):
-            text += f", last {duration(failure.age)} ago: {brief(failure.error)}"
+            again = ", connected again since" if failure.is_over else ""
+            text += f", last {duration(failure.age)} ago{again}: {brief(failure.error)}"
         yield "failed to connect", text
     if group.failed:
         yield "failed checkouts", kinds(failed_checkouts(counters))

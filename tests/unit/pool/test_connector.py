@@ -336,3 +336,19 @@ def test_a_probe_knocks_less_and_less_at_a_full_server() -> None:
     waited = [later - at for at, later in pairwise(server.knocked_at[1:])]
     assert len(waited) >= 5
     assert all(wait >= 0.99 * 0.01 * 2**number for number, wait in enumerate(waited))
+
+
+def test_the_last_error_is_over_once_an_attempt_succeeds_and_not_before() -> None:
+    server, opening = FakeServer(), connector(patience=0.0)
+    server.error = wrong_password
+    with pytest.raises(psycopg.OperationalError):
+        opening.open(server.connect, nobody)
+    assert (opening.last_error, opening.connected_again_at) == (wrong_password, None)
+    server.error = None
+    assert opening.open(server.connect, nobody) == "connection"
+    assert opening.connected_again_at is not None
+    assert opening.connected_again_at >= opening.last_error_at
+    server.error = wrong_password
+    with pytest.raises(psycopg.OperationalError):
+        opening.open(server.connect, nobody)
+    assert opening.connected_again_at is None

@@ -709,3 +709,27 @@ def test_what_a_pooler_broke_is_no_churn_and_not_counted_as_broken() -> None:
     }
     look = overview(process(pool(**figures, age=10.0)), seconds=10.0)
     assert [finding.kind for finding in findings.find(look)] == ["pooler full"]
+
+
+# Connect errors of another incident.
+
+
+def test_a_connect_error_that_is_over_is_a_note_that_says_so() -> None:
+    figures: dict[str, Any] = {"last_error": "refused", "last_error_age": 31.0}
+    over = process(pool(**figures, connected_again_age=20.0))
+    assert told(overview(over)) == [
+        (
+            Level.FINE,
+            'Process 4121 (gunicorn) failed to connect to "default" 31 s ago, and connected again '
+            "since: refused",
+        )
+    ]
+    # Another incident's waiters are not cut off by it.
+    waiting: dict[str, Any] = {"waiting": 2, "longest_waiting": 5.0, "idle": 0, "size": 0}
+    found = findings.find(overview(process(pool(**figures, **waiting, connected_again_age=20.0))))
+    assert "connecting fails" not in " ".join(finding.sentence for finding in found)
+    # One process that still fails is the one to name.
+    still = process(pool(last_error="refused", last_error_age=3.0), pid=7)
+    finding = the(overview(over, still), "connect")
+    assert finding.level is Level.WARNING
+    assert finding.sentence.startswith('Process 7 (gunicorn) failed to connect to "default", last')

@@ -71,6 +71,7 @@ Pools.Dashboard = class {
           Pools.line("p99", "p99", "p99", { width: 2 }),
           Pools.line("p95", "p95", "p95", { width: 2, dash: [7, 3] }),
           Pools.line("p50", "p50", "p50", { width: 2, dash: [2, 3] }),
+          Pools.line("longest", "waiting now", "waiting", { width: 2, dash: [10, 3, 2, 3] }),
         ],
         height: 170,
         log: 0.00003,
@@ -80,6 +81,13 @@ Pools.Dashboard = class {
         lines: [Pools.line("checkouts", "checkouts a second", "flow", { fill: "flow-fill", width: 2 })],
         height: 170,
         floor: 5,
+        format: Pools.format.rate,
+      }),
+      chart("failures", {
+        lines: [Pools.line("failures", "failed a second", "waiting", { fill: "waiting" })],
+        bars: true,
+        height: 170,
+        floor: 1,
         format: Pools.format.rate,
       }),
       chart("restarts", {

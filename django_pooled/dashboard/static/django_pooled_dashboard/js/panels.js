@@ -38,6 +38,7 @@ Pools.panels.tiles = (root, sample, snapshots) => {
     idle: Pools.format.count(sample.idle),
     waiting: Pools.format.count(sample.waiting),
     checkouts: Pools.format.rate(sample.checkouts),
+    failures: Pools.format.rate(sample.failing),
     p95: Pools.format.duration(sample.p95),
     restarts: Pools.format.count(restarts),
     lost: Pools.format.count(lost),
@@ -46,6 +47,7 @@ Pools.panels.tiles = (root, sample, snapshots) => {
     Pools.text(element, figures[element.dataset.figure]);
   }
   root.querySelector('[data-tile="waiting"]').classList.toggle("alert", sample.waiting > 0);
+  root.querySelector('[data-tile="failures"]').classList.toggle("alert", sample.failing > 0);
   root.querySelector('[data-tile="lost"]').classList.toggle("alert", unresolved);
 };
 
@@ -60,7 +62,6 @@ Pools.panels.processes = (table, snapshots, sampler) => {
   for (const snapshot of snapshots) {
     for (const { key, process, pool } of Pools.rows(snapshot)) {
       const did = sampler.busy.get(key) || {};
-      const failed = (pool.timeouts || 0) + (pool.refused || 0) + (pool.exhausted || 0);
       const row = Pools.row([
         Pools.make("span", "", String(process.pid)),
         process.command,
@@ -71,7 +72,7 @@ Pools.panels.processes = (table, snapshots, sampler) => {
         `${pool.size} of ${pool.max_size}`,
         rate(did.checkouts),
         duration(Pools.panels.p95(pool.wait, snapshot.bounds)),
-        count(failed),
+        count(Pools.failed(pool)),
         count(Pools.sum(pool.restarts)),
         duration(pool.age),
       ]);

@@ -7,11 +7,15 @@ Pools.HOST_KEPT = 15;
 /** Seconds of checkout waits that make a percentile. */
 Pools.WAITS_OVER = 10;
 
+/** Seconds over which failures are averaged: with a timeout of some seconds they come in bursts. */
+Pools.FAILURES_OVER = 10;
+
 Pools.Sampler = class {
   constructor() {
     this.hosts = new Map(); // name → {snapshot, received}
     this.before = new Map(); // pool's key → {counters, taken}
     this.waits = []; // {time, buckets} of the last seconds
+    this.rates = []; // {time, failures} of the last seconds, as rates
     this.busy = new Map(); // pool's key → what it did in its last interval
     this.started = null;
   }
@@ -36,6 +40,7 @@ Pools.Sampler = class {
     for (const { key, pool } of Pools.rows(snapshot)) {
       const counters = {
         checkouts: pool.checkouts || 0,
+        failures: Pools.failed(pool),
         restarts: Pools.sum(pool.restarts),
         wait: pool.wait ? pool.wait.buckets : null,
       };
@@ -43,17 +48,18 @@ Pools.Sampler = class {
       // A pid that is used again, or a pool that was opened again, begins at nothing; one that
       // was there before the page was opened does not.
       const isYoung = seconds !== null && pool.age !== undefined && pool.age <= seconds + 1;
-      const nothing = { checkouts: 0, restarts: 0, wait: null };
+      const nothing = { checkouts: 0, failures: 0, restarts: 0, wait: null };
       let base = known && known.checkouts <= counters.checkouts ? known : null;
       if (!base && (known || isYoung)) base = nothing;
       this.before.set(key, counters);
       if (!base || seconds === null) {
-        this.busy.set(key, { checkouts: null, restarts: null, wait: null });
+        this.busy.set(key, { checkouts: null, failures: null, restarts: null, wait: null });
         continue;
       }
       const wait = Pools.histogram.minus(counters.wait, base.wait);
       this.busy.set(key, {
         checkouts: (counters.checkouts - base.checkouts) / seconds,
+        failures: (counters.failures - base.failures) / seconds,
         restarts: (counters.restarts - base.restarts) / seconds,
         wait,
       });
@@ -65,15 +71,19 @@ Pools.Sampler = class {
   sample(snapshot, time) {
     const total = { in_use: 0, idle: 0, waiting: 0, size: 0, max_size: 0 };
     let checkouts = null;
+    let failures = null;
     let restarts = null;
+    let longest = null;
     const present = new Set();
     for (const { snapshot: known } of this.hosts.values()) {
       for (const { key, pool } of Pools.rows(known)) {
         present.add(key);
         for (const gauge of Object.keys(total)) total[gauge] += pool[gauge] || 0;
+        if (pool.waiting) longest = Math.max(longest || 0, pool.longest_waiting || 0);
         const did = this.busy.get(key);
         if (did && did.checkouts !== null) {
           checkouts = (checkouts || 0) + did.checkouts;
+          failures = (failures || 0) + did.failures;
           restarts = (restarts || 0) + did.restarts;
         }
       }
@@ -84,12 +94,18 @@ Pools.Sampler = class {
         this.busy.delete(key);
       }
     }
+    if (failures !== null) this.rates.push({ time, failures });
+    this.rates = this.rates.filter((entry) => time - entry.time < Pools.FAILURES_OVER);
+    const failing = this.rates.reduce((sum, entry) => sum + entry.failures / this.rates.length, 0);
     const buckets = this.waits.reduce((sum, entry) => Pools.histogram.plus(sum, entry.buckets), null);
     const quantile = (share) => Pools.histogram.quantile(buckets, snapshot.bounds, share);
     return {
       time,
       ...total,
+      longest,
       checkouts,
+      failures,
+      failing: failures === null ? null : failing,
       restarts,
       p50: quantile(0.5),
       p95: quantile(0.95),
@@ -111,3 +127,6 @@ Pools.rows = (snapshot) =>
 
 /** The sum of what is counted by kind. */
 Pools.sum = (counts) => Object.values(counts || {}).reduce((sum, count) => sum + count, 0);
+
+/** Checkouts of a pool that ended without a connection. */
+Pools.failed = (pool) => (pool.timeouts || 0) + (pool.refused || 0) + (pool.exhausted || 0);
