@@ -265,7 +265,8 @@ def _alias_of(error: BaseException) -> str | None:
             return link.alias
     # Django's errors don't know their alias, but the connection knows that it had one.
     failed = [c.alias for c in connections.all(initialized_only=True) if c.errors_occurred]
-    return failed[0] if len(failed) == 1 else None
+    candidates = failed or list(connections)
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def _reason(error: BaseException) -> str:

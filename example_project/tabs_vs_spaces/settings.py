@@ -44,6 +44,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django_pooled.middleware.DeadlineMiddleware",
     "django_pooled.middleware.DatabaseUnavailableMiddleware",
+    "django_pooled.middleware.RetryReadsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

@@ -245,3 +245,11 @@ def test_a_request_that_is_cancelled_ends_its_deadline_while_its_thread_goes_on(
     wait_until(lambda: bool(seen))
     assert seen == ["the client has gone"]
     assert ends_at() == float("inf")
+
+
+def test_the_log_names_the_database_of_a_site_that_has_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Client(raise_request_exception=False).get("/late/")
+    [record] = [each for each in caplog.records if getattr(each, "event", "") == "answered_503"]
+    assert "Database 'default' had no time left, GET /late/" in record.getMessage()
