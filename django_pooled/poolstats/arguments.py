@@ -159,6 +159,10 @@ def refuse_without_effect(options: Mapping[str, Any]) -> None:
                 f"--{given} has no effect with {in_place_of_the_table}, which prints no table: "
                 "leave out one of the two."
             )
+    if options["over"] is not None and options["format"] == "prometheus":
+        raise ValueError(
+            "--over can't be written for Prometheus, whose counters are totals: leave it out."
+        )
     if options["over"] is not None and options["watch"] is not None:
         raise ValueError(
             "--over has no effect with --watch, which shows what is new each time: "

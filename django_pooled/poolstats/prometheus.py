@@ -166,7 +166,12 @@ def of_overview(overview: Overview, found: Iterable[Finding] = ()) -> list[Metri
 
 def _of_findings(found: Iterable[Finding]) -> Metric:
     family = _family(GaugeMetricFamily, *FINDINGS, FINDING_LABELS)
-    counts = Counter((finding.code, finding.level.name.lower()) for finding in found)
+    counts = Counter(
+        (finding.code, finding.level.name.lower())
+        for finding in found
+        # What else runs on the host is none of the site's.
+        if finding.kind != "others"
+    )
     for labels, number in counts.items():
         family.add_metric(labels, number)
     return family  # type: ignore[no-any-return]

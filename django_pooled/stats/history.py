@@ -31,6 +31,9 @@ add their figures up."""
 OFTEN = 1.0
 """Seconds from look to look while a pool is used; otherwise there is one in an interval."""
 
+SHARE = 0.01
+"""Of a processor at most: with very many pools there are fewer looks, and longer intervals."""
+
 MOST_BYTES = 512 * 1024
 """Of all intervals; beyond, the oldest are forgotten."""
 
@@ -72,13 +75,14 @@ class History:
         self._worst: dict[str, PoolSnapshot] = {}
         self._begun = time()
         self._is_used = True
+        self._took = 0.0
+        """Seconds of the latest look."""
 
     @property
     def pause(self) -> float:
         """Seconds until the next look is due."""
-        now = time()
-        left = INTERVAL - now % INTERVAL
-        return min(left, OFTEN) if self._is_used else left
+        left = INTERVAL - time() % INTERVAL
+        return max(min(left, OFTEN) if self._is_used else left, self._took / SHARE)
 
     def sample(self) -> None:
         """Look at the pools; at the end of an interval, keep what it was."""
@@ -95,6 +99,7 @@ class History:
                 self._worst[key] = pool
         if time() // INTERVAL != self._begun // INTERVAL:
             self._keep()
+        self._took = monotonic() - now
 
     def encoded(self, since: float) -> bytes:
         """Return a JSON list of the intervals that began since then, the oldest first.

@@ -209,7 +209,7 @@ class _Publisher:
 
     def accept(self) -> socket.socket | None:
         """Wait for a reader; None if a look at the pools was due first."""
-        if self.history is None:
+        if self.history is None or os.getpid() != self.pid:
             return self.listener.accept()[0]
         # Readers that come again and again must not put it off.
         if (left := self.look_at - time.monotonic()) > 0:

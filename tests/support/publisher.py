@@ -133,7 +133,7 @@ def _main(pools: str, options: str) -> None:
 
     def start() -> None:
         site = snapshots[0].site if snapshots else ""
-        publisher.start(folder, lambda: process_report(snapshots), site)
+        publisher.start(folder, lambda: process_report(snapshots), site, lambda seconds: snapshots)
 
     def fork(then: Callable[[], None] = lambda: None) -> int:
         if child := os.fork():

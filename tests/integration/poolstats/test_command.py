@@ -536,6 +536,11 @@ def test_impossible_thresholds_are_refused() -> None:
             "--processes has no effect with --check, which prints no table",
         ),
         (["--format=json", "--connections"], "--connections has no effect with --format json, "),
+        (["--since=5m", "--over=2"], "--over has no effect with --since, .*: leave it out."),
+        (["--since=5m", "--connections"], "--connections has no effect with --since, "),
+        (["--since=5m", "--processes"], "--processes has no effect with --since, "),
+        (["--since=5m", "--format=prometheus"], ".*: write --since with --format json."),
+        (["--over=2", "--format=prometheus"], ".*totals: leave it out"),
         (["--watch", "--over=2"], "--over has no effect with --watch, .*: write --watch 2."),
     ],
 )
@@ -549,6 +554,9 @@ def test_options_without_effect_beside_the_others_are_refused(options: list[str]
     [
         ("--watch=-2", "argument --watch: expected seconds above 0, not '-2'"),
         ("--over=soon", "argument --over: expected seconds above 0, not 'soon'"),
+        ("--since=16m", "argument --since: expected a time such as .* at most 15m, not '16m'"),
+        ("--since=yesterday", "argument --since: expected a time such as 90s, 5m, .*"),
+        ("--since=0", "argument --since: expected a time such as 90s, 5m, .*"),
         ("--timeout=nan", "argument --timeout: expected seconds above 0, not 'nan'"),
         ("--over=1e6", "argument --over: expected less than 86400 seconds, not '1e6'"),
         ("--warn-server=-1", "argument --warn-server: expected a number, 0 or more, not '-1'"),

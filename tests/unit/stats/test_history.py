@@ -131,3 +131,16 @@ def test_only_the_longest_holders_of_a_pool_with_waiters_are_kept(clock: Clock) 
     pools.at(5, pool(waiting=1, in_use=30, connections=held))
     kept = [one["backend_pid"] for one in pools.kept[0]["pools"][0]["connections"]]
     assert kept == list(range(30, 10, -1))
+
+
+def test_where_a_look_takes_long_there_are_fewer(clock: Clock) -> None:
+    pools = Pools(clock)
+
+    def slow(seconds: float) -> list[PoolSnapshot]:
+        clock.now += 0.25
+        return [pool(in_use=1)]
+
+    crowded = History(slow)
+    crowded.sample()
+    assert crowded.pause == 25.0
+    assert pools.history.pause == 1.0
