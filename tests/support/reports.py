@@ -75,8 +75,6 @@ def pool(alias: str = "default", **figures: Any) -> dict[str, Any]:
         "deadlines": {},
         "idempotency_keys": {},
         "held": {},
-        "site": "",
-        "settings": "",
         "connections": [],
         **figures,
         "closed": {**closed, **figures.get("closed", {})},

@@ -465,9 +465,10 @@ def test_trouble_is_the_headline_and_the_rest_is_noted() -> None:
         look(Answer(ServerView("default", error="gone"), 0.1), in_use=10, idle=0, waiting=2)
     )
     assert told["status"] == "critical"
-    assert told["sentence"].startswith("2 waiters")
+    # The cause comes before what follows from it.
+    assert told["sentence"] == 'The database "default" does not answer: gone'
     assert [note["level"] for note in told["notes"]] == ["critical"]
-    assert "gone" in told["notes"][0]["sentence"]
+    assert told["notes"][0]["sentence"].startswith("2 waiters")
 
 
 def test_a_server_is_told_once_for_all_its_databases() -> None:

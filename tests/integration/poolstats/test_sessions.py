@@ -26,6 +26,7 @@ from tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from django_pooled.poolstats.findings.finding import Kind
     from embedded_postgres import EmbeddedServer
     from tests.servers.postgresql import Servers
     from tests.support.pools import MakeDatabase
@@ -81,7 +82,7 @@ def in_a_thread(alias: str, statement: str, until: threading.Event) -> Iterator[
         yield
 
 
-def kinds(look: Callable[[], Overview]) -> list[str]:
+def kinds(look: Callable[[], Overview]) -> list[Kind | None]:
     return [finding.kind for finding in findings.find(look())]
 
 
