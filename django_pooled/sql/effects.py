@@ -10,22 +10,18 @@ from .calls import calls_in
 from .lexer import tokens_of
 from .query_text import text_of
 from .session_state import graver
+from .statements import explained, statements_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 __all__ = [
     "REMEMBERED_LENGTH",
     "Effect",
     "effect_of",
     "effect_of_text",
-    "ends_transaction",
-    "is_plain_write",
     "only_reads",
-    "precedes_queries",
     "sets_a_time_limit",
-    "undoes_savepoint",
-    "writes_nothing",
 ]
 
 REMEMBERED_LENGTH = 4096
@@ -84,8 +80,6 @@ _LEAVES = re.compile(
     """,
     re.VERBOSE,
 )
-_QUERY_BEGINS = frozenset({"(", "select", "table", "values", "with"})
-_EXPLAIN = re.compile(r"explain\b")
 _TEMPORARY = re.compile(
     r"""
     create\ (?:or\ replace\ )?(?:(?:local|global)\ )?temp(?:orary)?\b
@@ -163,38 +157,6 @@ def only_reads(query: object) -> bool:
     return effect_of(query).reads
 
 
-def writes_nothing(query: object) -> bool:
-    """Tell whether the text of *query* shows that nothing is written, notified or locked in a row.
-
-    So does what only reads, and what works on the transaction alone: SAVEPOINT, SET LOCAL.
-    """
-    effect = effect_of(query)
-    return effect.reads or effect.controls
-
-
-def is_plain_write(query: object) -> bool:
-    """Tell whether *query* is one INSERT, UPDATE, DELETE or MERGE that calls nothing unknown."""
-    return effect_of(query).writes
-
-
-def ends_transaction(query: object) -> bool | None:
-    """Tell whether *query* ends the transaction that it is run in; None if it cannot be told."""
-    return effect_of(query).ends
-
-
-def precedes_queries(query: object) -> bool:
-    """Tell whether a transaction may still get its isolation level after *query*.
-
-    It is no query itself, and takes no snapshot: SET TRANSACTION has to come before the first.
-    """
-    return effect_of(query).precedes
-
-
-def undoes_savepoint(query: object) -> bool:
-    """Tell whether *query* rolls back to a savepoint."""
-    return effect_of(query).undoes
-
-
 _NOTHING = Effect(None, reads=True)
 _HARMLESS = Effect(None, reads=False)
 _UNKNOWN = Effect("unknown", reads=False)
@@ -206,35 +168,16 @@ def _effect_of_text(text: str) -> Effect:
     tokens = tokens_of(text)
     if tokens is None:
         return _NO_TEXT
-    statements = list(_statements_of(tokens))
+    statements = statements_in(tokens)
+    if statements is None:
+        return _NO_TEXT
     if not statements:
         return _NOTHING
-    if statements[-1] is _UNENDED:
-        return _NO_TEXT
     effects = [_effect_of_one(statement) for statement in statements]
     effect = effects[0] if len(effects) == 1 else _worst_of(effects)
     if effect.leaves is None and not effect.reads and _TEMPORARY_SCHEMA in text.lower():
         return effect._replace(leaves="TEMPORARY")
     return effect
-
-
-_UNENDED = ("?",)
-
-
-def _statements_of(tokens: Sequence[str]) -> Iterator[Sequence[str]]:
-    start = depth = 0
-    for place, token in enumerate([*tokens, ";"]):
-        # The body of a function in standard SQL: BEGIN ATOMIC ...; ...; END.
-        if depth:
-            depth += (token == "case") - (token == "end")
-        elif token == "atomic" and tokens[start] == "create" and tokens[place - 1] == "begin":
-            depth = 1
-        elif token == ";":
-            if place > start:
-                yield tokens[start:place]
-            start = place + 1
-    if depth:
-        yield _UNENDED
 
 
 def _worst_of(effects: Sequence[Effect]) -> Effect:
@@ -284,8 +227,7 @@ effect_of_text = lru_cache(_REMEMBERED)(_effect_of_text)
 
 
 def _effect_of_tokens(tokens: Sequence[str]) -> Effect:
-    while tokens and _EXPLAIN.match(tokens[0]):
-        tokens = _explained(tokens)
+    tokens = explained(tokens)
     words = _words_of(tokens)
     if not words:
         return _NOTHING
@@ -314,17 +256,6 @@ def _effect_of_tokens(tokens: Sequence[str]) -> Effect:
 
 
 _WORDS = {'"': '"q"', "'": "'s'"}
-
-
-def _explained(tokens: Sequence[str]) -> Sequence[str]:
-    """Return the statement after EXPLAIN and its options."""
-    place = 1
-    if tokens[1:2] == ["("] and ")" in tokens and tokens[2] not in _QUERY_BEGINS:
-        # Options have no parentheses of their own.
-        place = tokens.index(")") + 1
-    while tokens[place : place + 1] and tokens[place] in ("analyze", "analyse", "verbose"):
-        place += 1
-    return tokens[place:]
 
 
 def _is_in_c(tokens: Sequence[str]) -> bool:
