@@ -6,6 +6,7 @@ import inspect
 from contextlib import contextmanager
 from functools import lru_cache
 from threading import get_ident
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -53,7 +54,11 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
             or connection.announced_by == thread
             or (status := connection.pgconn.transaction_status) == _UNKNOWN
             # As in `_observing`.
-            or (status == _IDLE and connection.session.is_readable())
+            or (
+                status == _IDLE
+                and monotonic() >= connection.fresh_until
+                and connection.session.is_readable()
+            )
         ):
             connection = self._observing()
             if connection is None:

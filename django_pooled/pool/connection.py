@@ -152,6 +152,7 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         "carries",
         "control",
         "drew",
+        "fresh_until",
         "in_use",
         "may_have_begun",
         "observer",
@@ -204,6 +205,8 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         """Its checkout, until that is claimed by `claim`; empty while it is idle."""
         self.in_use: bool = False
         """Whether it is checked out, by a wrapper or by code that asks the pool itself."""
+        self.fresh_until: float = 0.0
+        """The monotonic moment before which its socket need not be looked at again."""
         self.owner: ref[Owner] | None = None
         """Its user, while it is in use."""
         self.observer: Observer | None = None

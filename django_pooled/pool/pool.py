@@ -58,6 +58,10 @@ __all__ = ["Pool"]
 
 logger = logging.getLogger("django_pooled.pool")
 
+_FRESH = 0.001
+"""Seconds after a checkout in which its look at the socket counts for the first statement too. It
+comes right after it as a rule, and a session may end between a look and a statement in any case."""
+
 
 class RetryBudget(Protocol):
     """Limits how often transactions of this process are restarted on a pool's database."""
@@ -251,7 +255,7 @@ class Pool:
             except BaseException:
                 self._pool.discard(connection, "error")
                 raise
-            connection.in_use = True
+            connection.in_use, connection.fresh_until = True, now + _FRESH
             if connection_checked_out.receivers:
                 self._events.checked_out(checkout.waited)
             return connection
