@@ -62,6 +62,7 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
         ):
             connection = self._observing()
             if connection is None:
+                self.take_along()
                 super().execute(query, params, **options)
                 return self
         if connection.control is not None and connection.has_to_wait(self, query):
@@ -81,6 +82,8 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
             elif effect.leaves is not None or not effect.reads or connection.control is not None:
                 connection.announce(query, effect)
             connection.announced_by = thread
+            if addition or not connection.autocommit or connection.control is not None:
+                self.take_along()
             super().execute(query, params, **options)
             if connection.observer is not None:
                 connection.observer.seen(self, addition, locked=False)

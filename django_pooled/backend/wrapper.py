@@ -342,7 +342,8 @@ class DatabaseWrapper(Replacement):
         if not isinstance(connection, PooledConnection):
             end()
             return
-        connection.end_savepoints()
+        if connection.control is not None:
+            connection.end_savepoints()
         thread = connection.announced_by = get_ident()
         try:
             end()
@@ -352,7 +353,11 @@ class DatabaseWrapper(Replacement):
 
     def run_and_clear_commit_hooks(self) -> None:
         # They belong to what is committed, also if its deadline has ended meanwhile.
-        call_with_grace(super().run_and_clear_commit_hooks)
+        run = super().run_and_clear_commit_hooks
+        if self.run_on_commit:
+            call_with_grace(run)
+        else:
+            run()
 
     def set_rollback(self, rollback: bool) -> None:
         super().set_rollback(rollback)

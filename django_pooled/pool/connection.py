@@ -359,14 +359,6 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         if self.announced_by == get_ident():
             self.announced_by = 0
 
-    def set_autocommit(self, value: bool) -> None:
-        """As psycopg's, which has a generator for it, even if there is nothing to wait for."""
-        with self.lock:
-            is_waiting = self.control is not None and self.control.is_waiting
-            is_set = not is_waiting and psycopg_private.set_autocommit_if_idle(self, value)
-        if not is_set:
-            super().set_autocommit(value)
-
     def commit(self) -> None:
         """As psycopg's."""
         if self.announced_by != get_ident():

@@ -138,6 +138,15 @@ class CarryingConnection(psycopg.Connection[Any]):
             return control is not None and control.is_waiting
         return status == _IDLE and not self._autocommit
 
+    def set_autocommit(self, value: bool) -> None:
+        """As psycopg's, which waits as for an answer of the server, though there is none."""
+        with self.lock:
+            is_idle = self.pgconn.transaction_status == _IDLE and self._pipeline is None
+            if is_idle and (self.control is None or not self.control.is_waiting):
+                self._autocommit = bool(value)
+                return
+        super().set_autocommit(value)
+
     def due(self) -> Sequence[bytes]:
         """Return the commands that the server has to run before any other statement."""
         status = self.pgconn.transaction_status
@@ -199,7 +208,15 @@ class CarryingCursor(_AnyCursor):
     answers: Sequence[PGresult] = ()
     """Their results, which do not concern the caller of the statement."""
 
-    def _execute_gen(self, *args: Any, **options: Any) -> PQGen[None]:
+    def take_along(self) -> None:
+        """Have the next ``execute()`` take along what is due, and the addition.
+
+        Most statements have nothing to take along, and go psycopg's own way.
+        """
+        self._execute_gen = self._taking_along_gen  # type: ignore[method-assign]
+
+    def _taking_along_gen(self, *args: Any, **options: Any) -> PQGen[None]:
+        del self._execute_gen
         connection = self._conn
         # Called with the lock held.
         if (

@@ -43,7 +43,6 @@ __all__ = [
     "run",
     "send",
     "sends_nothing_new",
-    "set_autocommit_if_idle",
     "succeed",
 ]
 
@@ -314,23 +313,6 @@ def forget_prepared(connection: psycopg.Connection[Any]) -> None:
     """
     connection._prepared.clear()
     connection._prepared._to_flush.clear()
-
-
-def set_autocommit_if_idle(connection: psycopg.Connection[Any], value: bool) -> bool:
-    """Set autocommit if nothing is under way; tell whether that was done.
-
-    psycopg has a generator for it, and waits for that as for an answer of the server; Django sets
-    it twice in a transaction.
-
-    Args:
-        connection: Whose; its lock is held.
-        value: What to set it to.
-    """
-    is_idle = connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
-    if is_idle and connection._pipeline is None:
-        connection._autocommit = bool(value)
-        return True
-    return False
 
 
 def is_piping(connection: psycopg.Connection[Any]) -> bool:

@@ -112,7 +112,7 @@ def test_an_object_that_serves_again_has_the_state_of_a_new_one(wrapper: Databas
     new = served.renewed()
     try:
         # Those of the present checkout are left out.
-        of_one = {"_given_back", "as_made", "carries", "in_use", "owner", "uses"}
+        of_one = {"_given_back", "as_made", "carries", "fresh_until", "in_use", "owner", "uses"}
         for name in set(PooledConnection.__slots__) - of_one:
             assert getattr(served, name) == getattr(new, name), name
     finally:
