@@ -117,6 +117,14 @@ def test_a_cursor_goes_on_after_its_connection_was_lost(site: Site) -> None:
     assert site.ask(work) == [1, 2, 3]
 
 
+def test_a_request_goes_on_though_it_loses_one_connection_after_another(site: Site) -> None:
+    for number in (1, 2, 3):
+        site.lose(f"SELECT 4{number}", times=2)
+    found = site.ask(lambda: [site.query(f"SELECT 4{number}")[0][0] for number in (1, 2, 3)])
+    assert found == [41, 42, 43]
+    assert site.proxy.triggered() == 6
+
+
 def test_it_is_read_only_so_that_the_server_guarantees_it(site: Site) -> None:
     assert site.ask(lambda: site.query("SHOW transaction_read_only")) == [("on",)]
     assert site.query("SHOW transaction_read_only") == [("off",)]
