@@ -28,10 +28,12 @@ class SiteOptions:
     """How the views of a site are run."""
 
     using: str
-    reads: TransactionOptions
-    """For requests of safe methods."""
+    reads: TransactionOptions | None
+    """For requests of safe methods; None if they are left alone."""
     writes: TransactionOptions | None
     """For all others; None if they are left alone."""
+    renders: TransactionOptions
+    """For template responses that Django renders when the view has returned."""
 
     rehearse: bool
     """Whether views are called once, and what they do outside the database is logged."""
@@ -43,17 +45,17 @@ class SiteOptions:
         Raises:
             TypeError, ValueError: One of them cannot work.
         """
-        if methods not in ("safe", "all"):
+        if methods not in ("safe", "unsafe", "all"):
             raise ValueError(
                 f"retry_requests(methods={methods!r}); expected 'safe' (GET, HEAD, OPTIONS and "
-                f"TRACE, in READ ONLY transactions) or 'all'"
+                f"TRACE, in READ ONLY transactions), 'unsafe' (the others) or 'all'"
             )
         if not isinstance(rehearse, bool):
             raise TypeError(f"retry_requests(rehearse={rehearse!r}); expected True or False")
-        if methods == "all" and options.get("read_only"):
+        if methods != "safe" and options.get("read_only"):
             raise ValueError(
-                "retry_requests(methods='all', read_only=True): requests that write could not; "
-                "leave read_only out, which makes transactions of safe methods READ ONLY"
+                f"retry_requests(methods={methods!r}, read_only=True): requests that write could "
+                "not; leave read_only out, which makes transactions of safe methods READ ONLY"
             )
         common: Any = {"deadline": DEADLINE, **options}
         # What only reads needs no key, and could not store it.
@@ -61,12 +63,13 @@ class SiteOptions:
         if keyed and methods == "safe":
             raise ValueError(
                 f"retry_requests({min(keyed)}=...) is about requests that write; "
-                f"expected methods='all' with it"
+                f"expected methods='all' or 'unsafe' with it"
             )
-        reads: Any = {"read_only": True, **common}
+        renders: Any = {"read_only": True, **common}
         for name in keyed:
-            del reads[name]
-        writes: Any = {**common, "read_only": None} if methods == "all" else None
+            del renders[name]
+        reads = renders if methods != "unsafe" else None
+        writes: Any = {**common, "read_only": None} if methods != "safe" else None
         # It checks them, and names one that it does not know.
         retry_transaction(**common)
-        return cls(common.get("using", DEFAULT_DB_ALIAS), reads, writes, rehearse)
+        return cls(common.get("using", DEFAULT_DB_ALIAS), reads, writes, renders, rehearse)

@@ -30,7 +30,7 @@ def retry_requests(
     urlpatterns: Iterable[URLPattern | URLResolver],
     /,
     *,
-    methods: Literal["safe", "all"] = "safe",
+    methods: Literal["safe", "unsafe", "all"] = "safe",
     rehearse: bool = False,
     **options: Unpack[TransactionOptions],
 ) -> list[URLPattern | URLResolver]:
@@ -52,7 +52,8 @@ def retry_requests(
     Args:
         urlpatterns: What ``path()``, ``re_path()`` and ``i18n_patterns()`` return.
         methods: "safe": GET, HEAD, OPTIONS and TRACE, in READ ONLY transactions; other requests are
-            handled as before. "all": other requests too, in transactions that may write.
+            handled as before. "unsafe": the others alone, in transactions that may write. "all":
+            both.
         rehearse: Whether to make no second attempts, and to log what they would repeat outside of
             the database.
         options: As for ``retry_transaction``. ``deadline`` is 8 s if left out.

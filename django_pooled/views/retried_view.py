@@ -99,8 +99,10 @@ class _Calls:
         self._notice = Notice(self._name, options.using)
         self._left_alone: dict[str, bool] = {}
         """By method."""
-        self._reads = self._call(self._called, name, options.reads, options)
-        self._renders = self._call(_render, name, options.reads, options)
+        self._renders = self._call(_render, name, options.renders, options)
+        self._reads: RestartedCall | RehearsedCall | None = None
+        if options.reads is not None:
+            self._reads = self._call(self._called, name, options.reads, options)
         self._writes: RestartedCall | RehearsedCall | None = None
         if options.writes is not None:
             try:
@@ -136,7 +138,7 @@ class _Calls:
             return plain()
         arguments = (request, *args)
         writes = self._writes and partial(self._writes, arguments, kwargs, plain)
-        if method in SAFE:
+        if method in SAFE and self._reads is not None:
             response = self._reads(arguments, kwargs, writes or plain)
         else:
             response = writes() if writes else plain()
@@ -159,7 +161,8 @@ class _Calls:
         return await call_in_thread(answer, self._using, self._name, place)
 
     def _is_called_plainly(self, method: str) -> bool:
-        return (method not in SAFE and self._writes is None) or self._leaves_alone(method)
+        call = self._reads if method in SAFE else self._writes
+        return call is None or self._leaves_alone(method)
 
     def _call_plainly(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Call the view as the handler would without us."""

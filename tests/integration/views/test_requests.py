@@ -87,6 +87,22 @@ def test_a_get_that_loses_its_connection_is_run_again_read_only(
     assert client.get(address).content == b"on True 2"
 
 
+def test_with_unsafe_methods_alone_a_get_has_no_transaction_of_ours(
+    client: Client, attempts: Attempts
+) -> None:
+    assert client.post("/unsafe/page/").content == b"True 2"
+    attempts.reset()
+    attempts.times = 0
+    assert client.get("/unsafe/page/").content == b"off False 1"
+
+
+def test_with_unsafe_methods_alone_a_get_has_djangos_transaction(
+    client: Client, attempts: Attempts, atomic_requests: None
+) -> None:
+    attempts.times = 0
+    assert client.get("/unsafe/page/").content == b"off True 1"
+
+
 def test_its_restart_is_counted_under_the_name_of_the_view(client: Client) -> None:
     before = restarts_of()
     client.get("/page/")

@@ -181,5 +181,6 @@ urlpatterns = [
         [*patterns, *i18n_patterns(path("translated/", read, name="translated"))], backoff=QUICK
     ),
     path("all/", include((retry_requests(patterns, methods="all", backoff=QUICK), "all"))),
+    path("unsafe/", include((retry_requests(patterns, methods="unsafe", backoff=QUICK), "unsafe"))),
     path("bare/", include((patterns, "bare"))),
 ]

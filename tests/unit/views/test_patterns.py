@@ -240,7 +240,8 @@ def test_what_is_no_pattern_is_refused() -> None:
     [
         ({"methods": "GET"}, ValueError, "methods='GET'.*expected 'safe'.*'all'"),
         ({"methods": "all", "read_only": True}, ValueError, "leave read_only out"),
-        ({"idempotency_key": "Idempotency-Key"}, ValueError, "expected methods='all'"),
+        ({"methods": "unsafe", "read_only": True}, ValueError, "leave read_only out"),
+        ({"idempotency_key": "Idempotency-Key"}, ValueError, "expected methods='all' or 'unsafe'"),
         ({"deadline": 0}, ValueError, "deadline is 0"),
         ({"attempts": 3}, TypeError, "attempts"),
     ],
