@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from django_pooled.poolstats.server.pgbouncer_console import PoolerQueue
 from django_pooled.poolstats.server.sessions import Session
 from django_pooled.poolstats.server.view import ServerView, summed
 from tests.support.reports import connection, overview, pool, process, times
@@ -154,6 +155,15 @@ INCIDENTS = {
         read_only="db:5432 is a read-only standby",
         read_only_age=2.0,
         refused_writes=50,
+        connects=960,
+        closed={"drained": 950},
+    ),
+    "full pooler": _incident(
+        ("pooler-full", "critical"), closed={"error": 90}, connects=91, pooler_timeouts=90
+    ),
+    "full pooler, seen by its console": _incident(
+        ("pooler-full", "critical"),
+        servers=[_server(pooler=True, queue=PoolerQueue(6, 4.0, active=2, idle=0, pool_size=2))],
     ),
     "stopped process": _unanswered([4122], [], ("silent", "warning")),
     "another version": _unanswered([], ["Process 9 answered nonsense."], ("problem", "warning")),
