@@ -83,7 +83,7 @@ def close_all(timeout: float = 5.0, *, cancel: bool = False) -> None:
         timeout: Seconds, in all, that other threads have to finish what they have in use.
         cancel: Whether statements that they have under way after that are cancelled on the server,
             which would go on with them, for as long as they take. A COMMIT is not cancelled. Their
-            threads get a `DeadlineExceeded`, which says that the process is ending.
+            threads get a ``DeadlineExceeded``, which says that the process is ending.
     """
     deadline = monotonic() + timeout
     with _lock:

@@ -72,6 +72,27 @@ def test_what_fires_is_what_poolstats_finds(incident: Incident) -> None:
 
 
 @needs_promtool
+@pytest.mark.parametrize(
+    ("waits", "fires"),
+    [([2.8, 0.3], True), ([2.8, *[0.0] * 19], False)],
+    ids=["with a short timeout", "once in a while"],
+)
+def test_waiters_fire_if_they_wait_again_and_again(
+    waits: list[float], fires: bool, tmp_path: Path
+) -> None:
+    name = 'django_pooled_pool_longest_waiting_seconds{job="pools",database="default"}'
+    values = " ".join(map(str, waits * 40))
+    expected = [{"labels": "{}", "value": 1}] if fires else []
+    test = {
+        "expr": 'count(count_over_time(ALERTS{alertstate="firing"}[10m]))',
+        "eval_time": "9m",
+        "exp_samples": expected,
+    }
+    group = {"input_series": [{"series": name, "values": values}], "promql_expr_test": [test]}
+    run_tests(tmp_path, group, RULES)
+
+
+@needs_promtool
 def test_an_alert_names_the_database_and_its_section(tmp_path: Path) -> None:
     alert = {
         "exp_labels": {
