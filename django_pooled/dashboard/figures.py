@@ -23,7 +23,7 @@ MOST_HOLDERS = 10
 
 _OF_A_SERVER = (
     *("error", "failure", "version", "standby", "max_connections", "reserved", "used", "free"),
-    *("states", "blocked", "longest_idle_in_transaction", "waits_in_pooler"),
+    *("states", "blocked", "longest_idle_in_transaction", "waits_in_pooler", "seen_by"),
 )
 """The figures of a server: counts, without single sessions."""
 

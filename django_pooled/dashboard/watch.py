@@ -74,6 +74,7 @@ class Watch:
         """The moment at which the latest snapshot is too old for other viewers."""
         self._past: Past | None = None
         self._earlier: list[Overview] = []
+        self._finds_full = False
         self._aliases = pooled_aliases()
         # Wrappers of its own: those in django.db.connections belong to a thread.
         self._servers = [
@@ -105,20 +106,21 @@ class Watch:
     def _site(self) -> Site:
         return Site.of_settings(self._aliases)
 
-    def _collect(self, *, history: bool = False) -> Collection:
+    def _collect(self, **wanted: bool) -> Collection:
         # Of this user alone, also for root: other users may answer anything.
         return collect_all(
             stats_dirs(self._aliases),
             PROCESSES,
             uid=this_user(),
             site=self._site,
-            history=history,
+            **wanted,
         )
 
     def _take(self) -> Snapshot:
         taken = time()
         asked = [server.want() for server in self._servers]
-        site, collection = self._site, self._collect()
+        # A server that is full lets no more in, so that the processes have to tell who is there.
+        site, collection = self._site, self._collect(sessions=self._finds_full)
         if os.getpid() not in {report.pid for report in collection.reports}:
             # This process is shown even if nothing is published.
             collection.reports += site.own([process_report(registry.snapshots())])
@@ -128,6 +130,7 @@ class Watch:
             for server, since in zip(self._servers, asked, strict=True)
         ]
         heard = [answer.view for answer in answers if answer.age is not None]
+        self._finds_full = any(view.is_full for view in heard)
         overview = Overview(collection, heard, site=site)
         return Snapshot(overview, self._recent(overview), answers, taken)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import Counter
+from contextlib import suppress
 from functools import partial
 from random import uniform
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakMethod
 
+import psycopg
 from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
 
 from django_pooled.diagnostics.redaction import told
@@ -30,7 +33,7 @@ from . import queue
 from .checkin import Checkin
 from .checkout import Checkout
 from .checkouts import FOLD, Checkouts, described
-from .connect_errors import AttemptFailed
+from .connect_errors import AttemptFailed, is_server_full
 from .connector import Connector
 from .custom_check import CustomCheck
 from .deadline import GRACE, current
@@ -42,12 +45,11 @@ from .opener import CONNECT_TIMEOUT, Opener
 from .readiness import Readiness
 from .references import ALONE, references_to
 from .reset import Reset
+from .server_sessions import ServerSessions, ask_sessions
 from .time_limit import LeftBehind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    import psycopg
 
     from .connection import PooledConnection
     from .deadline import Deadline
@@ -61,6 +63,10 @@ logger = logging.getLogger("django_pooled.pool")
 _FRESH = 0.001
 """Seconds after a checkout in which its look at the socket counts for the first statement too. It
 comes right after it as a rule, and a session may end between a look and a statement in any case."""
+
+_ASKED, _UNASKED = 2.0, 10.0
+"""Seconds for which a look at the server's sessions serves readers that ask, and is not repeated
+while none asks."""
 
 
 class RetryBudget(Protocol):
@@ -123,6 +129,7 @@ class Pool:
         """Guards the idle connections and the waiters (see `queue`), which slots are taken, the
         ends of checkouts, and the sums. Reentrant, since a signal handler may check out too."""
         self.record: Record = Record(self._lock)
+        self._sessions: ServerSessions | None = None  # those that the server had at the last look
         self.retry_budget: RetryBudget | None = None
         """Made by retry_transaction at its first restart; see `budget_of`."""
         self._made_at = monotonic()
@@ -407,6 +414,13 @@ class Pool:
         if connection is None:
             return None
         connection.session.idle_since = float("-inf")  # So only a round trip tells.
+        if not self._lend(connection, started):
+            return False
+        self.checkin(connection)
+        return True
+
+    def _lend(self, connection: PooledConnection, started: float) -> bool:
+        """Check a connection out for the pool itself; close it if it is dead."""
         try:
             deadline = started + self.options.check_timeout
             unusable = self._idle_checks.unusable(connection, deadline)
@@ -422,9 +436,35 @@ class Pool:
             raise
         if unusable is not None:
             self._pool.discard(connection, unusable)
-            return False
-        self.checkin(connection)
-        return True
+        return unusable is None
+
+    def look_at_server(self, timeout: float = 0.0) -> None:
+        """Find out whose sessions the server has, for `snapshot`; where it is full, by itself.
+
+        Args:
+            timeout: Seconds to wait for a connection, if all are in use. With 0 it is a look only
+                if the server has refused a connection for want of room.
+        """
+        trouble, seen = self._connector.trouble, self._sessions
+        is_asked = timeout > 0.0
+        if not is_asked and (trouble is None or not is_server_full(trouble)):
+            return
+        if seen is not None and monotonic() - seen.seen_at < (_ASKED if is_asked else _UNASKED):
+            return
+        started = monotonic()
+        connection = self._pool.take_idle()
+        if connection is None and is_asked:
+            # In the queue: where threads wait, none is idle.
+            with suppress(queue.PoolTimeout, queue.TooManyRequests, queue.Refused):
+                connection = self._pool.take(timeout)
+        if connection is None or not self._lend(connection, started):
+            return
+        try:
+            self._sessions = ask_sessions(connection)
+        except psycopg.Error as error:
+            self.note_error(connection, error)
+        finally:
+            self.checkin(connection)
 
     def close(self, timeout: float = 5.0, *, cancel: bool = False) -> None:
         """Refuse checkouts, close what is idle, and let other threads finish what is in use.
@@ -471,7 +511,7 @@ class Pool:
         counters.connect_failures = self._connector.failures
         error = self._connector.last_error
         again_at = self._connector.connected_again_at
-        read_only = self._eviction.read_only
+        sessions, read_only = self._sessions, self._eviction.read_only
         refused_at = read_only and read_only.refused_at
         return PoolSnapshot(
             alias=self.alias,
@@ -491,6 +531,10 @@ class Pool:
             last_error_age=monotonic() - self._connector.last_error_at if error else None,
             read_only=read_only and read_only.words,
             read_only_age=None if refused_at is None else monotonic() - refused_at,
+            sessions=sessions.by_name if sessions else Counter(),
+            sessions_age=monotonic() - sessions.seen_at if sessions else None,
+            max_connections=sessions.max_connections if sessions else 0,
+            reserved=sessions.reserved if sessions else 0,
             connected_again_age=None if again_at is None else monotonic() - again_at,
             counters=counters,
             connections=[*self._checkouts.describe(), *map(described, self._pool.idle_connections)],

@@ -30,6 +30,9 @@ _pools: dict[tuple[str, Hashable], Pool] = {}
 _inherited: list[Pool] = []
 _owner = os.getpid()
 
+PATIENCE = 0.5
+"""Seconds that a reader of the statistics waits for a pool's connection."""
+
 
 def pool_for(alias: str, target: Hashable, make: Callable[[], Pool]) -> Pool:
     """Return the open pool of *alias* that leads to *target*, making it on first use.
@@ -101,14 +104,20 @@ def snapshots() -> list[PoolSnapshot]:
 def _publish(stats_dir: str | os.PathLike[str] | bool | None, site: str) -> None:
     if stats_dir is not False:
         folder = os.fspath(stats_dir) if isinstance(stats_dir, (str, os.PathLike)) else None
-        publisher.start(folder, _report, site, _look)
+        publisher.start(folder, _report, site, _look, _look_at_servers)
 
 
 def _look(seconds: float) -> list[PoolSnapshot]:
     """Describe the open pools, after their holders of the last seconds were noted."""
     for pool in list(_pools.values()):
         pool.note_held(seconds)
+        pool.look_at_server()
     return snapshots()
+
+
+def _look_at_servers() -> None:
+    for pool in list(_pools.values()):
+        pool.look_at_server(PATIENCE)
 
 
 def _report() -> ProcessReport:

@@ -87,6 +87,10 @@ class Observer:
         collection = self._collection()
         collection.problems[:0] = self.problems
         servers = [probe.wait(deadline - monotonic()) for probe in self._probes]
+        if any(server.is_full for server in servers):
+            # It lets no more in, so that the processes have to tell who is there.
+            collection = self._collection(sessions=True)
+            collection.problems[:0] = self.problems
         return self._overview(collection, servers)
 
     def past(self, seconds: float) -> Past:
@@ -97,9 +101,9 @@ class Observer:
         """
         return Past(self._overview(self._collection(history=True), []), seconds)
 
-    def _collection(self, *, history: bool = False) -> Collection:
+    def _collection(self, **wanted: bool) -> Collection:
         site = None if self._every_site else self._site
-        return collect_all(self._folders, self._timeout, uid=self._uid, site=site, history=history)
+        return collect_all(self._folders, self._timeout, uid=self._uid, site=site, **wanted)
 
     def _overview(self, collection: Collection, servers: list[ServerView]) -> Overview:
         user = this_user() if self._uid is None else self._uid

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from django_pooled.stats.snapshot import session_name
 from django_pooled.stats.socket_folder import this_user
 
-from .formatting import cut
+from .formatting import cut, duration
 from .rows import Group, PoolRow
 from .server.pgbouncer_console import is_invented
 
@@ -44,6 +44,24 @@ class Overview:
     """The site that this is about; None where no pool is of another."""
     user: int = field(default_factory=this_user)
     """Whose processes bear no mark."""
+
+    def __post_init__(self) -> None:
+        for server in self.servers:
+            if server.is_full:
+                self._name_holders(server)
+
+    def _name_holders(self, server: ServerView) -> None:
+        """Have the processes tell whose sessions a full server has, the latest of them."""
+        seen = [
+            (pool.sessions_age, report.pid, pool)
+            for report in self.collection.reports
+            for pool in report.pools
+            if pool.sessions_age is not None and self.server_of(pool) is server
+        ]
+        if seen:
+            age, pid, pool = min(seen, key=lambda one: one[0])
+            by = f"process {pid} {duration(age)} ago"
+            server.tell(pool.sessions, pool.max_connections, pool.reserved, by)
 
     @cached_property
     def processes(self) -> list[ProcessReport]:
@@ -173,7 +191,11 @@ class Overview:
     def _server_as_json(self, server: ServerView) -> dict[str, Any]:
         if server.error is not None:
             pooler = {"pooler": True, "queue": server.queue and asdict(server.queue)}
-            return {"error": server.error} | (pooler if server.pooler else {})
+            holders = {group.application_name: group.sessions for group in server.processes}
+            found = {"error": server.error} | (pooler if server.pooler else {})
+            if server.seen_by:
+                found |= {"sessions": holders | server.others, "seen_by": server.seen_by}
+            return found
         unreachable = {group.application_name for group in self.unreachable(server)}
         values = asdict(server) | {"free": server.free}
         del values["alias"]

@@ -41,8 +41,9 @@ PATIENCE = 1.0
 QUESTION = 0.1
 """Seconds in which a reader says what it wants."""
 
-NOW, HISTORY = b"now\n", b"history\n"
-"""What it may want: the pools as they are, or the last minutes too."""
+NOW, HISTORY, SESSIONS = b"now\n", b"history\n", b"sessions\n"
+"""What it may want: the pools as they are, the last minutes too, or whose sessions a full server
+has, which lets no reader in."""
 
 _PASSING = {errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -58,6 +59,7 @@ def start(
     report: Callable[[], ProcessReport],
     site: str = "",
     look: Callable[[float], list[PoolSnapshot]] | None = None,
+    look_at_servers: Callable[[], object] = lambda: None,
 ) -> None:
     """Answer questions about this process's pools from now on.
 
@@ -69,6 +71,7 @@ def start(
         report: Called in a thread of its own for each reader.
         site: Key of the site that the process belongs to.
         look: Called for the history, see `History`; None for none.
+        look_at_servers: Called before the report for a reader that wants sessions.
     """
     global _started_by, _publisher
     with _lock:
@@ -79,7 +82,7 @@ def start(
         _started_by = os.getpid()
         try:
             socket_folder.require()
-            _publisher = _Publisher(folder, report, site, look)
+            _publisher = _Publisher(folder, report, site, look, look_at_servers)
             # RuntimeError: no thread can be started, or not any more at exit.
         except (OSError, RuntimeError) as error:
             logger.debug(
@@ -157,8 +160,10 @@ class _Publisher:
         report: Callable[[], ProcessReport],
         site: str,
         look: Callable[[float], list[PoolSnapshot]] | None,
+        look_at_servers: Callable[[], object],
     ) -> None:
         self.report = report
+        self.look_at_servers = look_at_servers
         self.history = History(look) if look is not None else None
         self.look_at = time.monotonic()
         """When the next look is due."""
@@ -239,6 +244,11 @@ class _Publisher:
             connection.settimeout(QUESTION)
             asked = connection.recv(64)
         connection.settimeout(PATIENCE)
+        if asked.startswith(SESSIONS):
+            try:
+                self.look_at_servers()
+            except Exception as error:
+                _log_failure(error)
         answer = _encode(self.report)
         if asked.startswith(HISTORY) and self.history is not None and answer.endswith(b"}"):
             past = self.history.encoded(time.time() - KEPT)

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import threading
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -104,6 +105,15 @@ class PoolSnapshot:
     counters: Counters
     connections: list[ConnectionFigures]
     """Each connection: those in use, then the idle ones."""
+    sessions: Counter[str] = field(default_factory=Counter)
+    """The server's client sessions by ``application_name``, as this pool last saw them: where the
+    server was full, or a reader asked."""
+    sessions_age: float | None = None
+    """Seconds since then."""
+    max_connections: int = 0
+    """Sessions that the server admits."""
+    reserved: int = 0
+    """Of them, kept for superusers and privileged roles."""
     connected_again_age: float | None = None
     """Seconds since a connection was opened after that error; None if none was."""
     read_only: str | None = None

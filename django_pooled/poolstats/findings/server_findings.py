@@ -35,7 +35,11 @@ def of_server(overview: Overview, name: str, server: ServerView) -> Iterator[Fin
     if server.waits_in_pooler:
         return
     if server.error is not None:
-        sentence = f"The database {name} {server.failure}: {server.error}"
+        what = server.error
+        if server.seen_by:
+            # The server's words say no more, and are in the finding of failed connects.
+            what = f"{_room_words(server)}{_most(server)} (seen by {server.seen_by})."
+        sentence = f"The database {name} {server.failure}: {what}"
         yield Finding(Level.CRITICAL, sentence, "away", "database")
         return
     yield from _room(overview, name, server)
@@ -52,9 +56,7 @@ def of_server(overview: Overview, name: str, server: ServerView) -> Iterator[Fin
 
 
 def _room(overview: Overview, name: str, server: ServerView) -> Iterator[Finding]:
-    room = f"{server.used} of {server.max_connections} connections are used"
-    if server.reserved:
-        room += f" and {server.reserved} reserved"
+    room = _room_words(server)
     if server.free < SCARCE * server.max_connections:
         if server.free:
             level, what = Level.WARNING, f"has room for {server.free} more connections"
@@ -75,6 +77,11 @@ def _room(overview: Overview, name: str, server: ServerView) -> Iterator[Finding
             f"and its server has room for {server.free}."
         )
         yield Finding(Level.FINE, sentence, "room", "pool")
+
+
+def _room_words(server: ServerView) -> str:
+    room = f"{server.used} of {server.max_connections} connections are used"
+    return f"{room} and {server.reserved} reserved" if server.reserved else room
 
 
 def _most(server: ServerView) -> str:

@@ -78,6 +78,7 @@ def collect_all(
     uid: int | None = None,
     site: Site | None = None,
     history: bool = False,
+    sessions: bool = False,
 ) -> Collection:
     """Ask every process that publishes its pools for a report.
 
@@ -91,6 +92,7 @@ def collect_all(
         uid: The user that runs the site. None is the current one, or for root all of them.
         site: The only one whose pools are wanted; None for those of all sites.
         history: Whether the last minutes are wanted too.
+        sessions: Whether the processes are to look whose sessions their servers have.
     """
     collection = Collection(askable=socket_folder.available())
     if not collection.askable:
@@ -99,6 +101,7 @@ def collect_all(
     with contextlib.ExitStack() as stack:
         key = site.key if site is not None else ""
         what = publisher.HISTORY if history else publisher.NOW
+        what = publisher.SESSIONS if sessions else what
         users = _find(find_folders(folders, uid), collection, stack, key, what)
         _ask(users, timeout, collection)
     for user in users:

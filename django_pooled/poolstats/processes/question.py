@@ -31,7 +31,7 @@ class Question:
         descriptor: Of that folder, open.
         entry: The socket.
         limits: Of the folder's owner.
-        what: `publisher.NOW` or `publisher.HISTORY`.
+        what: `publisher.NOW`, `publisher.HISTORY` or `publisher.SESSIONS`.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ ASKED_FOR_BLOCKERS = 10
 """Sessions at most whose blockers are asked for: the server looks through all locks for each."""
 
 # Of other roles' sessions a role sees little: state and kind are null without pg_read_all_stats.
+# The launcher of logical replication has a role and no database.
 # The text of queries is not asked for, since it may hold what is secret.
 _SESSIONS = """
     SELECT pid,
@@ -27,7 +28,7 @@ _SESSIONS = """
            extract(epoch FROM clock_timestamp() - xact_start)::float8
       FROM pg_stat_activity
      WHERE coalesce(backend_type, 'client backend') = 'client backend'
-       AND usesysid IS NOT NULL
+       AND usesysid IS NOT NULL AND datid IS NOT NULL
        AND application_name <> %s
      ORDER BY backend_start
 """

@@ -10,12 +10,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from django_pooled.pool.connect_errors import answer_in
+from django_pooled.sql.sqlstates import FULL
 
 from .pgbouncer_console import ConsoleProbe, is_invented
 from .probe import NoAnswer, Probe
 from .sessions import Session, find_blockers, find_sessions
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import psycopg
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -82,6 +85,9 @@ class ServerView:
     that their names and numbers say nothing about processes."""
     queue: PoolerQueue | None = None
     """PgBouncer's own figures, if the role may see them."""
+    seen_by: str = ""
+    """The process of the site that has seen the sessions in use, where the server is full, and how
+    long ago."""
     waits_in_pooler: bool = False
     """Whether the pooler let the question in, and had no server connection for it."""
 
@@ -89,6 +95,24 @@ class ServerView:
     def failure(self) -> str | None:
         """The error in a few words, as "is full (53300)" or "does not answer"."""
         return None if self.error is None else answer_in(self.error)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it refused the question, having no connection left for it (53300)."""
+        return FULL in (self.failure or "")
+
+    def tell(self, names: Mapping[str, int], max_connections: int, reserved: int, by: str) -> None:
+        """Fill in whose sessions it has, from what a process of the site has seen.
+
+        Args:
+            names: Sessions by ``application_name``.
+            max_connections: The server's.
+            reserved: Of them, kept for privileged roles.
+            by: Which process, and how long ago.
+        """
+        self.max_connections, self.reserved, self.seen_by = max_connections, reserved, by
+        self.used = sum(names.values())
+        self.processes, self.others = _by_process(Counter(names))
 
     def __post_init__(self) -> None:
         # No field, since that would be in every dictionary that is made of this.
@@ -183,15 +207,8 @@ def _query(alias: str, connection: psycopg.Connection[Any]) -> ServerView:
 
 def summed(view: ServerView) -> ServerView:
     """Fill in the figures that follow from a server's sessions."""
-    processes: dict[str, SessionGroup] = {}
-    others: Counter[str] = Counter()
-    for session in view.sessions:
-        name = session.application_name
-        if match := _SESSION_NAME.match(name):
-            group = SessionGroup(name, int(match["pid"]), match["host"])
-            processes.setdefault(name, group).sessions += 1
-        else:
-            others[name] += 1
+    names = Counter(session.application_name for session in view.sessions)
+    view.processes, view.others = _by_process(names)
     view.used = len(view.sessions)
     view.states = dict(Counter(session.state for session in view.sessions))
     view.blocked = sum(session.is_blocked for session in view.sessions)
@@ -199,6 +216,16 @@ def summed(view: ServerView) -> ServerView:
         (session.transaction or 0.0 for session in view.sessions if session.idles_in_transaction),
         default=None,
     )
-    view.processes = sorted(processes.values(), key=lambda group: group.application_name)
-    view.others = dict(others.most_common())
     return view
+
+
+def _by_process(names: Counter[str]) -> tuple[list[SessionGroup], dict[str, int]]:
+    """Tell the sessions of processes of this engine from those of other programs."""
+    processes, others = [], Counter[str]()
+    for name, number in names.items():
+        if match := _SESSION_NAME.match(name):
+            processes.append(SessionGroup(name, int(match["pid"]), match["host"], number))
+        else:
+            others[name] = number
+    processes.sort(key=lambda group: group.application_name)
+    return processes, dict(others.most_common())

@@ -23,7 +23,7 @@ def lines(overview: Overview, width: int) -> list[str]:
     """Describe each server that answered."""
     found = []
     for names, server in overview.servers_by_address:
-        if server.error is None:
+        if server.error is None or server.seen_by:
             found.append(cut(_room(names, server), width))
             for label, text in _details(server):
                 found += labelled(label, text, width)
@@ -38,7 +38,7 @@ def _room(names: str, server: ServerView) -> str:
     reserved = f", {server.reserved} reserved" if server.reserved else ""
     pooler = ", behind a pooler" if server.pooler else ""
     return (
-        f"PostgreSQL {server.version}{standby} of {names}{pooler}: {server.used} of "
+        f"PostgreSQL {server.version}".strip() + f"{standby} of {names}{pooler}: {server.used} of "
         f"{server.max_connections} connections used, {server.free} free{reserved}"
     )
 
@@ -58,7 +58,8 @@ def _details(server: ServerView) -> Iterator[tuple[str, str]]:
     if age is not None:
         states += f"; oldest idle in transaction {duration(age)}"
     blocked = f"; {server.blocked} waiting for a lock" if server.blocked else ""
-    yield "sessions", f"{states}{blocked}"
+    if server.error is None:
+        yield "sessions", f"{states}{blocked}"
     if server.hosts and not server.pooler:
         hosts = sorted(server.hosts.items(), key=lambda host: (-host[1][1], host[0]))
         parts = [

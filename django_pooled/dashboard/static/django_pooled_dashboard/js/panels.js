@@ -193,6 +193,12 @@ Pools.panels.server = (server) => {
   }
   if (server.error) {
     box.append(make("p", "alert", `${server.failure}: ${server.error}`));
+    if (server.used) {
+      const { used, max_connections: most, reserved, seen_by: by } = server;
+      const kept = reserved ? `, ${reserved} reserved` : "";
+      box.append(make("p", "", make("b", "", String(used)), ` of ${most} connections used${kept}, seen by ${by}`));
+      box.append(make("ul", "places", ...Pools.panels.places(server)));
+    }
     return box;
   }
   title.append(make("span", "faint", ` PostgreSQL ${server.version}${server.standby ? ", a standby" : ""}`));
