@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from django_pooled.poolstats.rows import failed_checkouts
 from django_pooled.stats.combine import total
-from django_pooled.stats.history import INTERVAL
 
 if TYPE_CHECKING:
     from django_pooled.poolstats.overview import Overview
@@ -44,7 +43,7 @@ def columns(past: Past) -> dict[str, Any]:
 
 def _figures(overview: Overview) -> dict[str, float | None]:
     groups = overview.groups
-    counters = total(group.counters for group in groups)
+    counters, seconds = total(group.counters for group in groups), overview.seconds or 1.0
     waits = [wait for group in groups if (wait := group.longest_waiting) is not None]
     figures: dict[str, float | None] = {
         gauge: sum(group.sum(gauge) for group in groups)
@@ -52,9 +51,9 @@ def _figures(overview: Overview) -> dict[str, float | None]:
     }
     figures |= {
         "longest": max(waits, default=None),
-        "checkouts": counters.checkouts / INTERVAL,
-        "failures": sum(failed_checkouts(counters).values()) / INTERVAL,
-        "restarts": counters.restarts.total() / INTERVAL,
+        "checkouts": counters.checkouts / seconds,
+        "failures": sum(failed_checkouts(counters).values()) / seconds,
+        "restarts": counters.restarts.total() / seconds,
         **{f"p{share}": counters.wait.quantile(share / 100) for share in (50, 95, 99)},
     }
     rows = [row for group in groups for row in group.rows]

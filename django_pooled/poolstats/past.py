@@ -168,10 +168,13 @@ class Past:
 
 def _moments(overview: Overview, since: float) -> Iterator[Moment]:
     found: dict[float, list[ProcessReport]] = {}
+    seconds: dict[float, float] = {}
     for report in overview.processes:
         for past in report.history:
             if past.time >= since:
                 begin = past.time // INTERVAL * INTERVAL
+                # The one under way is shorter.
+                seconds[begin] = max(seconds.get(begin, 0.0), past.seconds)
                 found.setdefault(begin, []).append(replace(report, pools=past.pools, history=[]))
     for begin, reports in sorted(found.items()):
         look = Overview(
@@ -179,7 +182,7 @@ def _moments(overview: Overview, since: float) -> Iterator[Moment]:
             [],
             overview.alias,
             overview.host,
-            seconds=INTERVAL,
+            seconds=seconds[begin] or INTERVAL,
             site=overview.site,
             user=overview.user,
         )
@@ -207,7 +210,6 @@ def _incidents(moments: list[Moment]) -> list[Incident]:
             if (finding.level, weight) > (incident.finding.level, incident.weight):
                 incident.finding, incident.weight = finding, weight
     for incident in found:
-        # The interval under way is not known yet.
         incident.goes_on = incident.end >= moments[-1].time + INTERVAL
     return found
 

@@ -104,26 +104,32 @@ class History:
     def encoded(self, since: float) -> bytes:
         """Return a JSON list of the intervals that began since then, the oldest first.
 
+        The last one is that under way, up to the latest look.
+
         Args:
             since: Seconds since the epoch.
         """
         kept = [interval.text for interval in self._kept if interval.begun >= since]
+        if self._last.moment > self._base.moment:
+            kept.append(self._encode())
         return b"[" + b",".join(kept) + b"]"
 
     def _keep(self) -> None:
-        base, last, begun = self._base, self._last, self._begun
-        self._base, self._begun = last, time()
-        pools = [
-            _sparse(self._worst[key], _counted(pool, base), last.moment - base.moment)
-            for key, pool in last.pools.items()
-        ]
-        self._worst = {}
-        interval = {"time": begun, "seconds": last.moment - base.moment, "pools": pools}
-        text = json.dumps(interval, separators=(",", ":")).encode()
+        text, begun = self._encode(), self._begun
+        self._base, self._begun, self._worst = self._last, time(), {}
         self._kept.append(_Interval(begun, text))
         self._bytes += len(text)
         while self._bytes > MOST_BYTES or self._kept[0].begun < begun - KEPT:
             self._bytes -= len(self._kept.popleft().text)
+
+    def _encode(self) -> bytes:
+        seconds = self._last.moment - self._base.moment
+        pools = [
+            _sparse(self._worst[key], _counted(pool, self._base), seconds)
+            for key, pool in self._last.pools.items()
+        ]
+        interval = {"time": self._begun, "seconds": seconds, "pools": pools}
+        return json.dumps(interval, separators=(",", ":")).encode()
 
 
 def _checkouts(pool: PoolSnapshot | None) -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_pooled.poolstats.processes.collect import collect
+from django_pooled.poolstats.processes.collect import collect, collect_all
 from django_pooled.poolstats.processes.report_parser import parse_report
 from django_pooled.stats import publisher as publishing
 from django_pooled.stats import socket_folder
@@ -659,3 +659,23 @@ def test_a_socket_that_cannot_get_its_name_leaves_nothing_behind(
         in caplog.text
     )
     assert list(private.iterdir()) == []
+
+
+# The past
+
+
+def test_a_child_remembers_nothing_and_with_a_process_its_past_ends(
+    stats_dir: Path, make_publisher: Callable[..., Publisher]
+) -> None:
+    def beginnings() -> dict[int, float]:
+        reports = collect_all([stats_dir], 10.0, history=True).reports
+        return {report.pid: report.history[0].time for report in reports if report.history}
+
+    parent = make_publisher()
+    began = wait_until(lambda: beginnings()[parent.pid])
+    before = time.time()
+    child = int(parent.tell("fork and start"))
+    wait_until(lambda: child in beginnings())
+    assert began < before <= beginnings()[child]
+    parent.kill()
+    wait_until(lambda: beginnings().keys() == {child})

@@ -144,3 +144,13 @@ def test_where_a_look_takes_long_there_are_fewer(clock: Clock) -> None:
     crowded.sample()
     assert crowded.pause == 25.0
     assert pools.history.pause == 1.0
+
+
+def test_the_interval_under_way_is_told_up_to_the_latest_look(clock: Clock) -> None:
+    pools = Pools(clock)
+    pools.at(5, pool(3))
+    pools.at(7, pool(10))
+    first, under_way = pools.kept
+    assert first["pools"][0]["checkouts"] == 3
+    assert (under_way["time"], under_way["seconds"]) == (1_000_000_005.0, 2.0)
+    assert under_way["pools"][0]["checkouts"] == 7

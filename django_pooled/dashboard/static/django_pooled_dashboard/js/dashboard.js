@@ -48,9 +48,9 @@ Pools.Dashboard = class {
     return Number(this.find('[name="window"]:checked').value);
   }
 
-  async start() {
-    await this.past.load(this.history);
+  start() {
     this.poll.run();
+    this.past.load(this.history).then(() => this.draw());
     setInterval(() => this.past.refresh(), Pools.Past.EVERY);
     setInterval(() => this.tellAge(), 1000);
   }

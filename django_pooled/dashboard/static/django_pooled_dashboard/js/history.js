@@ -21,6 +21,18 @@ Pools.History = class {
     this.forget(time - Pools.REMEMBERED);
   }
 
+  /** Put what was before the first row in front of it. */
+  prepend(times, columns) {
+    const first = this.times.length ? this.times[0] : Infinity;
+    const earlier = times.filter((time) => time < first);
+    const nothing = (many) => new Array(many).fill(null);
+    for (const name of new Set([...this.columns.keys(), ...Object.keys(columns)])) {
+      const before = columns[name] ? columns[name].slice(0, earlier.length) : nothing(earlier.length);
+      this.columns.set(name, [...before, ...(this.columns.get(name) || nothing(this.times.length))]);
+    }
+    this.times = [...earlier, ...this.times];
+  }
+
   /** Leave a gap, once, however long it lasts. */
   gap(time) {
     const last = this.times.length - 1;

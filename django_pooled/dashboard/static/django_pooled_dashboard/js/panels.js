@@ -107,8 +107,8 @@ Pools.panels.holders = (table, snapshots) => {
   const rows = sorted.map(([name, holder]) => {
     const what = Pools.make("span", "", name);
     for (const text of new Set(holder.statements)) what.append(Pools.make("code", "statement", text));
-    const now = holder.in_use ? count(holder.in_use) : Pools.format.NONE;
-    return Pools.row([what, duration(holder.seconds), now, holder.in_use ? age(holder.longest) : Pools.format.NONE]);
+    const now = holder.in_use ? `${count(holder.in_use)}, for ${age(holder.longest)}` : Pools.format.NONE;
+    return Pools.row([what, duration(holder.seconds), now]);
   });
   Pools.refill(table.tBodies[0], rows);
   table.hidden = !rows.length;

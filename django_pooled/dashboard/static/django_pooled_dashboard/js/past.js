@@ -23,16 +23,13 @@ Pools.Past = class {
     }
   }
 
-  /** Fill the history up to now, and show the incidents. */
+  /** Put the past in front of the history, and show the incidents. */
   async load(history) {
     const past = await this.ask();
     if (past === null) return;
     // The browser's clock may be another.
     const shift = Date.now() / 1e3 - past.until;
-    past.times.forEach((time, i) => {
-      const values = Object.entries(past.columns).map(([name, column]) => [name, column[i]]);
-      history.push(Math.min(time, past.until) + shift, Object.fromEntries(values));
-    });
+    history.prepend(past.times.map((time) => time + shift), past.columns);
     this.tell(past, shift);
   }
 
