@@ -12,12 +12,7 @@ if TYPE_CHECKING:
 
     from .attempt import Attempt
 
-__all__ = ["AttemptEvents", "is_heard"]
-
-
-def is_heard() -> bool:
-    """Tell whether anything listens; if not, a call makes no events."""
-    return bool(attempt_started.receivers or attempt_ended.receivers)
+__all__ = ["AttemptEvents"]
 
 
 class AttemptEvents:

@@ -24,8 +24,9 @@ from .async_callables import as_coroutine_function, as_dispatch
 from .callables import REBINDING, is_async, is_dispatch, refuse_what_cannot_be_run_again
 from .classify import RetryOn
 from .idempotency import KeyedLoop, keyed_request
-from .loop import Loop, Retried
+from .loop import Loop
 from .policy import BACKOFF, Policy, refuse_unknown_arguments
+from .retried import Retried
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable

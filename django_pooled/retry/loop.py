@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import psycopg
 from django.db import Error
 
-from django_pooled.activity import name_of
 from django_pooled.backend.commit import ambiguous
 from django_pooled.pool.deadline import current
-from django_pooled.replay import Inputs, Surroundings, copy_of
+from django_pooled.replay import Inputs, copy_of
+from django_pooled.signals import attempt_ended, attempt_started
 from django_pooled.sql.sqlstates import SERIALIZATION, is_refusal
 
 from .attempt import Attempt
-from .attempt_events import AttemptEvents, is_heard
+from .attempt_events import AttemptEvents
 from .budget import budget_of
 from .caller_state import CallerState
 from .classify import Classification, classify
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
     from .classify import Failure
     from .policy import Policy
+    from .retried import Retried
 
-__all__ = ["Loop", "Retried", "Seams"]
+__all__ = ["Loop", "Seams"]
 
 R = TypeVar("R")
 
@@ -58,28 +59,6 @@ class Seams:
 
     attempt: Callable[..., Attempt] = Attempt
     sleep: Callable[[Policy, float], None] = staticmethod(_sleep)
-
-
-class Retried(Generic[R]):
-    """A function that is retried, with what is the same for all of its calls.
-
-    Args:
-        function: The function.
-        policy: How to try.
-    """
-
-    def __init__(self, function: Callable[..., R], policy: Policy) -> None:
-        self.function = function
-        self.policy = policy
-        self.name: str = getattr(function, "__qualname__", "?")
-        """For messages."""
-        innermost: Any = function
-        while isinstance(innermost, partial):
-            innermost = innermost.func
-        self.full_name: str = name_of(innermost)
-        """Functions of one name share a budget."""
-        self.surroundings = Surroundings(function)
-        """What it works with besides its arguments."""
 
 
 class Loop(Generic[R]):
@@ -135,7 +114,9 @@ class Loop(Generic[R]):
         if check.record is not None:
             check.refuse_without_table(wrapper)
         attempt = Seams.attempt(policy, wrapper, check, self._deadline, self._retried.name)
-        events = AttemptEvents(self._retried.function, policy.using) if is_heard() else None
+        events = None
+        if attempt_started.receivers or attempt_ended.receivers:
+            events = AttemptEvents(self._retried.function, policy.using)
         try:
             while True:
                 if events is not None:

@@ -10,7 +10,7 @@ import pytest
 from django_pooled import retry_deadline
 from django_pooled.pool.deadline import ends_at
 from django_pooled.retry.budget import MOST_FUNCTIONS, RetryBudget
-from django_pooled.retry.loop import Retried
+from django_pooled.retry.retried import Retried
 
 
 class Clock:
