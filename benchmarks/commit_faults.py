@@ -45,12 +45,21 @@ def run(part: str, servers: Servers, mode: str, chosen: argparse.Namespace) -> P
     number = QUICK[part] if chosen.quick else getattr(chosen, part)
     if part == "promotions":
         emulate = EMULATIONS[chosen.server]
-        return promote(servers, chosen.version, mode, number, chosen.seed, emulate)
+        return promote(
+            servers,
+            chosen.version,
+            mode,
+            number,
+            chosen.seed,
+            emulate,
+            coroutines=chosen.coroutines,
+        )
     server = servers.make(chosen.version, settings=SETTINGS if part == "crashes" else None)
     server.start()
     EMULATIONS[chosen.server](server)
     try:
-        return (strike if part == "faults" else crash)(server, mode, number, chosen.seed)
+        proof = strike if part == "faults" else crash
+        return proof(server, mode, number, chosen.seed, coroutines=chosen.coroutines)
     finally:
         servers.remove(server)
 
@@ -86,6 +95,9 @@ def main() -> int:
         "--server", default="stock", choices=EMULATIONS, help="what the server refuses"
     )
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument(
+        "--coroutines", action="store_true", help="called by tasks of an event loop"
+    )
     parser.add_argument("--peers", action="store_true", help="those who answer wrong, too")
     parser.add_argument("--faults", type=int, default=1000, help="how many")
     parser.add_argument("--crashes", type=int, default=200, help="how many")

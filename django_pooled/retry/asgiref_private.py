@@ -133,7 +133,12 @@ def _executor_of_context() -> Executor:
 
 def usual_thread() -> int | None:
     """Return the identifier of the thread of `usual_executor`; None if that has none yet."""
-    executor: Any = usual_executor()
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    executor: Any = getattr(AsyncToSync.executors, "current", None)
+    if executor is None and context is not None:
+        executor = SyncToAsync.context_to_thread_executor.get(context)
+    elif executor is None:
+        executor = _executor_of_context()
     thread = getattr(executor, "_work_thread", None)
     if thread is None:
         # A pool of one thread, which it makes for the first work.

@@ -49,10 +49,17 @@ class Callers:
         proxy: the proxy through which they reach it.
         processes: how many.
         threads: how many each of them has at most.
+        coroutines: whether they call coroutine functions.
     """
 
     def __init__(
-        self, server: EmbeddedServer, proxy: FaultProxy, *, processes: int = 2, threads: int = 4
+        self,
+        server: EmbeddedServer,
+        proxy: FaultProxy,
+        *,
+        processes: int = 2,
+        threads: int = 4,
+        coroutines: bool = False,
     ) -> None:
         pool = {
             "max_size": threads,
@@ -73,6 +80,7 @@ class Callers:
             "OPTIONS": {"pool": pool},
         }
         self._threads = threads
+        self._coroutines = coroutines
         self._callers = [Caller(database) for _ in range(processes)]
 
     def migrate(self) -> None:
@@ -84,7 +92,12 @@ class Callers:
         for number, caller in enumerate(self._callers):
             first = number * self._threads
             caller.send(
-                "start", load=load, threads=threads or self._threads, first=first, **arguments
+                "start",
+                load=load,
+                threads=threads or self._threads,
+                first=first,
+                coroutines=self._coroutines,
+                **arguments,
             )
         self._answers()
 

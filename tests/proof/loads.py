@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import time
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from asgiref.sync import sync_to_async
 from django.db import close_old_connections, connection, transaction
 from psycopg import IsolationLevel
 
@@ -60,6 +62,8 @@ class Load:
         first: number of the first of them; the same in no other process.
         calls: how many each thread makes; None for as many as it can until ``stop``.
         isolation: name of the isolation level; None for that of the connection.
+        coroutines: whether what is decorated are coroutine functions, which are called by tasks of
+            one event loop; the threads wait for them.
     """
 
     def __init__(
@@ -70,8 +74,10 @@ class Load:
         first: int,
         calls: int | None = None,
         isolation: str | None = None,
+        coroutines: bool = False,
     ) -> None:
         self.mode = mode
+        self._loop = event_loop() if coroutines else None
         self._calls = calls
         self._stop = threading.Event()
         self._open: dict[str, list[Attempt]] = {}
@@ -119,13 +125,29 @@ class Load:
     def decorated(self, body: Callable[..., None]) -> Callable[..., None]:
         """Return the function, which notes its attempts and callbacks under its first argument."""
 
-        def attempt(key: str, *args: Any) -> None:
+        def begin(key: str) -> None:
             pid = connection.connection.info.backend_pid
             self._open[key].append(Attempt(pid, time.monotonic()))
             transaction.on_commit(lambda: self._call_back(key))
+
+        def attempt(key: str, *args: Any) -> None:
+            begin(key)
             body(key, *args)
 
-        return self._decorate(attempt)
+        async def attempt_in_steps(key: str, *args: Any) -> None:
+            await sync_to_async(begin)(key)
+            await asyncio.sleep(0)
+            await sync_to_async(body)(key, *args)
+
+        loop = self._loop
+        if loop is None:
+            return self._decorate(attempt)
+        coroutine_function: Callable[..., Any] = self._decorate(attempt_in_steps)
+
+        def call(key: str, *args: Any) -> None:
+            asyncio.run_coroutine_threadsafe(coroutine_function(key, *args), loop).result()
+
+        return call
 
     def call(self, decorated: Callable[..., None], key: str, *args: Any) -> Call:
         """Make a call and note its outcome."""
@@ -159,9 +181,16 @@ class Load:
             connection.close()
 
 
+def event_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop that runs in a thread of its own until the process ends."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
+
+
 def decorator(
     mode: str, has_happened: Callable[..., bool | None], isolation: str | None
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return ``retry_transaction`` with the given ``commit_check``, or one of its peers."""
     if mode in PEERS:
         return PEERS[mode]

@@ -53,20 +53,24 @@ class Proof(NamedTuple):
 
 @contextlib.contextmanager
 def through_proxy(
-    server: EmbeddedServer, *, processes: int, threads: int
+    server: EmbeddedServer, *, processes: int, threads: int, coroutines: bool
 ) -> Iterator[tuple[FaultProxy, Callers]]:
     """Start a proxy before the server, and callers that use it."""
     with (
         FaultProxy(server.host, server.port, listen=free_port()) as proxy,
-        Callers(server, proxy, processes=processes, threads=threads) as callers,
+        Callers(
+            server, proxy, processes=processes, threads=threads, coroutines=coroutines
+        ) as callers,
     ):
         callers.migrate()
         yield proxy, callers
 
 
-def strike(server: EmbeddedServer, mode: str, number: int, seed: object = 0) -> Proof:
+def strike(
+    server: EmbeddedServer, mode: str, number: int, seed: object = 0, *, coroutines: bool = False
+) -> Proof:
     """Let so many faults befall calls of two processes with four threads each."""
-    with through_proxy(server, processes=2, threads=4) as (proxy, callers):
+    with through_proxy(server, processes=2, threads=4, coroutines=coroutines) as (proxy, callers):
         execute(server, Calls.schema(mode))
         faults = Faults(proxy, server, seed)
         callers.start("calls", mode=mode)
@@ -83,9 +87,11 @@ def strike(server: EmbeddedServer, mode: str, number: int, seed: object = 0) -> 
     return Proof(tally, outcomes, list(wrong.values()), Counter(faults=len(strikes)))
 
 
-def crash(server: EmbeddedServer, mode: str, number: int, seed: object = 0) -> Proof:
+def crash(
+    server: EmbeddedServer, mode: str, number: int, seed: object = 0, *, coroutines: bool = False
+) -> Proof:
     """Run so many trials of ``crashes``, on a server with its settings."""
-    with through_proxy(server, processes=1, threads=3) as (proxy, callers):
+    with through_proxy(server, processes=1, threads=3, coroutines=coroutines) as (proxy, callers):
         trials = crashes.Crashes(server, proxy, callers, mode)
         chance = random.Random(f"{seed}")
         found = {}
@@ -104,6 +110,8 @@ def promote(
     number: int,
     seed: object = 0,
     emulate: Callable[[EmbeddedServer], object] = lambda server: None,
+    *,
+    coroutines: bool = False,
 ) -> Proof:
     """Run so many trials of ``promotions``; *emulate* is called with the first primary."""
 
@@ -115,7 +123,7 @@ def promote(
     primary = servers.make(version)
     primary.start()
     emulate(primary)
-    with through_proxy(primary, processes=1, threads=3) as (proxy, callers):
+    with through_proxy(primary, processes=1, threads=3, coroutines=coroutines) as (proxy, callers):
         trials = promotions.Promotions(primary, make_standby, servers.remove, proxy, callers, mode)
         chance = random.Random(f"{seed}")
         found = {}
@@ -151,9 +159,10 @@ def storm(
     isolation: str,
     seconds: float,
     seed: object,
+    coroutines: bool,
 ) -> tuple[list[dict[str, Any]], list[Strike], Counter[str]]:
     """Let a storm rage while sixteen threads call; return what came of it, strikes and notes."""
-    with through_proxy(server, processes=2, threads=8) as (proxy, callers):
+    with through_proxy(server, processes=2, threads=8, coroutines=coroutines) as (proxy, callers):
         execute(server, schema)
         faults = Faults(proxy, server, seed)
         callers.start(load, mode=mode, isolation=isolation)
@@ -164,10 +173,18 @@ def storm(
 
 
 def bank(
-    server: EmbeddedServer, mode: str, isolation: str, seconds: float, seed: object = 0
+    server: EmbeddedServer,
+    mode: str,
+    isolation: str,
+    seconds: float,
+    seed: object = 0,
+    *,
+    coroutines: bool = False,
 ) -> Proof:
     """Let a storm rage while sixteen threads transfer money."""
-    results, strikes, notes = storm(server, "bank", Bank.schema(), mode, isolation, seconds, seed)
+    results, strikes, notes = storm(
+        server, "bank", Bank.schema(), mode, isolation, seconds, seed, coroutines
+    )
     calls = calls_of(results)
     with psycopg.connect(**server.parameters()) as connection:
         rows = Counter(key for (key,) in connection.execute("SELECT key FROM done"))
@@ -182,10 +199,18 @@ def bank(
 
 
 def list_append(
-    server: EmbeddedServer, mode: str, isolation: str, seconds: float, seed: object = 0
+    server: EmbeddedServer,
+    mode: str,
+    isolation: str,
+    seconds: float,
+    seed: object = 0,
+    *,
+    coroutines: bool = False,
 ) -> Proof:
     """Let a storm rage while sixteen threads append to lists and read them; check the history."""
-    results, strikes, notes = storm(server, "lists", Lists.schema(), mode, isolation, seconds, seed)
+    results, strikes, notes = storm(
+        server, "lists", Lists.schema(), mode, isolation, seconds, seed, coroutines
+    )
     calls = calls_of(results)
     history = transactions_of(results)
     found = anomalies(history, final_reads(server))

@@ -93,6 +93,35 @@ def test_a_storm_leaves_no_wrong_history(
     assert proof.notes["backend killed"] > 0
 
 
+@pytest.mark.parametrize("mode", ["xid", "token"])
+def test_every_call_of_a_coroutine_function_tells_the_truth(
+    make_server: Callable[..., EmbeddedServer], mode: str
+) -> None:
+    proof = strike(make_server(), mode, 60, coroutines=True)
+    assert proof.wrong == []
+    assert proof.outcomes["failed"] == 0
+    assert proof.notes["faults"] >= 60
+    assert proof.tally.total()["run again"] > 0
+
+
+def test_every_call_of_a_coroutine_function_tells_the_truth_after_the_server_ended(
+    make_server: Callable[..., EmbeddedServer],
+) -> None:
+    server = make_server(settings=SETTINGS)
+    assert crash(server, "xid", EVERY_CRASH, coroutines=True).wrong == []
+
+
+@pytest.mark.parametrize("workload", [bank, list_append])
+def test_a_storm_over_tasks_leaves_no_wrong_history(
+    make_server: Callable[..., EmbeddedServer], workload: Callable[..., Any]
+) -> None:
+    server = make_server(settings=HISTORY_SETTINGS)
+    proof = workload(server, "xid", "SERIALIZABLE", 10.0, coroutines=True)
+    assert proof.wrong == []
+    assert proof.outcomes["acknowledged"] > 30
+    assert proof.notes["backend killed"] > 0
+
+
 @pytest.mark.parametrize("mode", ["xid", "token", "callable"])
 @pytest.mark.parametrize("emulation", [name for name in EMULATIONS if name != "stock"])
 def test_every_call_tells_the_truth_on_a_server_that_tells_less(

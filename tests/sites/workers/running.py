@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
+from embedded_postgres import free_port
 from tests.servers.postgresql import backend_pids
 from tests.support.waiting import wait_until
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Site",
+    "asgi",
     "backends",
     "complains_not",
     "database",
@@ -112,7 +114,9 @@ class Site:
 
     @property
     def port(self) -> int:
-        return int(wait_until(lambda: re.findall(r"http://127\.0\.0\.1:(\d+)", self.log))[0])
+        return int(
+            wait_until(lambda: re.findall(r"(?:http://|address )127\.0\.0\.1:(\d+)", self.log))[0]
+        )
 
     def request(
         self, path: str, body: bytes | None = None, content_type: str = "text/plain"
@@ -210,6 +214,26 @@ def uvicorn(url: str, *options: str, **pool: object) -> contextlib.AbstractConte
     """Run the site under uvicorn, in one process."""
     command = ["uvicorn", "--host=127.0.0.1", "--port=0", "--lifespan=off", *options]
     return serving([*command, "tests.sites.workers.asgi:application"], environment(url, **pool))
+
+
+def asgi(server: str, url: str, **pool: object) -> contextlib.AbstractContextManager[Site]:
+    """Run the site under any server for asynchronous sites, in one process."""
+    application, address = "tests.sites.workers.asgi:application", "127.0.0.1"
+    command = {
+        "uvicorn": ["uvicorn", f"--host={address}", "--port=0", "--lifespan=off", application],
+        "daphne": ["daphne", "--bind", address, "--port=0", application],
+        "hypercorn": ["hypercorn", f"--bind={address}:0", application],
+        "gunicorn": ["gunicorn", "--worker-class=asgi", f"--bind={address}:0", application],
+        "uvicorn_worker": [
+            *("gunicorn", "--worker-class=uvicorn_worker.UvicornWorker", f"--bind={address}:0"),
+            application,
+        ],
+        "granian": [
+            *("granian", "--interface=asgi", f"--host={address}", f"--port={free_port()}"),
+            application,
+        ],
+    }[server]
+    return serving(command, environment(url, **pool))
 
 
 def complains_not(site: Site) -> None:

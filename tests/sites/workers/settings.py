@@ -21,6 +21,13 @@ MIDDLEWARE: list[str] = []
 if "SITE_DEADLINE" in os.environ:
     MIDDLEWARE.append("django_pooled.middleware.DeadlineMiddleware")
     POOLED_DEADLINE = json.loads(os.environ["SITE_DEADLINE"])
+if "SITE_LOGS_ERRORS" in os.environ:
+    LOGGING = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {"stderr": {"class": "logging.StreamHandler"}},
+        "loggers": {"django.request": {"handlers": ["stderr"]}},
+    }
 
 DATABASES = {
     "default": {

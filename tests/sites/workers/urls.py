@@ -25,5 +25,8 @@ urlpatterns = [
     path("async/add/<name>", views.async_add),
     path("async/slow/<seconds>", views.async_slow),
     path("async/long/<way>/<what>", views.async_long),
+    path("coroutine/add/<name>", views.coroutine_add),
+    path("coroutine/long/<name>/<what>", views.coroutine_long),
+    path("coroutine/value/<name>", views.coroutine_value),
     path("async/rows/<int:count>", views.async_rows),
 ]

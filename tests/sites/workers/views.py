@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from hashlib import sha256
@@ -200,3 +201,29 @@ async def async_rows(request: HttpRequest, count: int) -> StreamingHttpResponse:
             yield f"{row[0]}\n"
 
     return StreamingHttpResponse(numbers())
+
+
+@retry_transaction(max_attempts=50)
+async def coroutine_add(request: HttpRequest, name: str) -> JsonResponse:
+    """Add one to a counter, with time for other tasks between the statements."""
+    await Counter.objects.aget_or_create(name=name)
+    await asyncio.sleep(0.002)
+    await Counter.objects.filter(name=name).aupdate(value=F("value") + 1)
+    return JsonResponse({"pid": os.getpid()})
+
+
+@retry_transaction
+async def coroutine_long(request: HttpRequest, name: str, what: str) -> JsonResponse:
+    """Add one to a counter, and then wait for long: for the database, or for something else."""
+    await Counter.objects.acreate(name=name)
+    if what == "asleep":
+        await asyncio.sleep(25)
+    else:
+        await sync_to_async(_query)(LONG[what])
+    return JsonResponse({})
+
+
+async def coroutine_value(request: HttpRequest, name: str) -> JsonResponse:
+    """Return a counter."""
+    found = await Counter.objects.filter(name=name).afirst()
+    return JsonResponse({"value": found and found.value})
