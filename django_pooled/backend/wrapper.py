@@ -365,29 +365,31 @@ class DatabaseWrapper(Replacement):
             self.attempt.set_rollback(rollback)
 
     def _savepoint(self, sid: str) -> None:
-        statement = self.ops.savepoint_create_sql(sid)
-        self._control("SAVEPOINT", sid, statement, super()._savepoint)  # type: ignore[misc]
+        create = super()._savepoint  # type: ignore[misc]
+        self._control("SAVEPOINT", sid, self.ops.savepoint_create_sql, create)
 
     def _savepoint_rollback(self, sid: str) -> None:
-        statement = self.ops.savepoint_rollback_sql(sid)
         end = super()._savepoint_rollback  # type: ignore[misc]
-        send = partial(self._control, "ROLLBACK", sid, statement, end)
+        send = partial(self._control, "ROLLBACK", sid, self.ops.savepoint_rollback_sql, end)
         if self.attempt is not None:
             send = partial(self.attempt.roll_back_savepoint, send)
         # A deadline of the block that is undone must not break the transaction around it.
         call_with_grace(send)
 
     def _savepoint_commit(self, sid: str) -> None:
-        statement = self.ops.savepoint_commit_sql(sid)
         end = super()._savepoint_commit  # type: ignore[misc]
-        send = partial(self._control, "RELEASE", sid, statement, end)
+        send = partial(self._control, "RELEASE", sid, self.ops.savepoint_commit_sql, end)
         if self.attempt is not None:
             send = partial(self.attempt.release_savepoint, send)
         # Django releases one that was rolled back to as well.
         call_with_grace(send)
 
     def _control(
-        self, kind: Kind, savepoint: str, statement: str, send: Callable[[str], None]
+        self,
+        kind: Kind,
+        savepoint: str,
+        statement_for: Callable[[str], str],
+        send: Callable[[str], None],
     ) -> None:
         """Let Django execute a statement that may wait for the next one."""
         connection = self.connection
@@ -397,7 +399,7 @@ class DatabaseWrapper(Replacement):
         control = connection.control
         if control is None:
             control = connection.control = TransactionControl()
-        control.expected = Control(kind, savepoint, statement)
+        control.expected = Control(kind, savepoint, statement_for(savepoint))
         try:
             send(savepoint)
         finally:
