@@ -61,20 +61,19 @@ def of_group(overview: Overview, group: Group) -> Iterator[Finding]:
 def _read_only(overview: Overview, group: Group) -> Iterator[Finding]:
     found: dict[str, list[PoolRow]] = {}
     for row in group.rows:
-        if row.pool.read_only is not None:
+        # Without a connection, it is another incident by now.
+        if row.pool.read_only is not None and not _is_cut_off(row):
             found.setdefault(row.pool.read_only, []).append(row)
     for words, rows in found.items():
         sentence = f'"{group.name}": {words}: writes fail (25006)'
-        if overview.seconds is not None:
-            refused = sum(row.counters.refused_writes for row in rows)
-            sentence += f", {refused} in the last {duration(overview.seconds)}"
+        refused = sum(row.counters.refused_writes for row in rows)
+        age = min(row.pool.read_only_age or 0.0 for row in rows)
         level = Level.CRITICAL
         if not any(row.pool.writes_fail for row in rows):
             # Perhaps a replica, to which something wrote by mistake.
-            level = Level.FINE
-            sentence += (
-                f", the last one {duration(min(row.pool.read_only_age or 0 for row in rows))} ago"
-            )
+            level, sentence = Level.FINE, f"{sentence}, the last one {duration(age)} ago"
+        elif overview.seconds is not None and refused:
+            sentence += f", {refused} in the last {duration(overview.seconds)}"
         yield Finding(level, f"{sentence}.", "read only", "database")
 
 

@@ -733,3 +733,25 @@ def test_a_connect_error_that_is_over_is_a_note_that_says_so() -> None:
     finding = the(overview(over, still), "connect")
     assert finding.level is Level.WARNING
     assert finding.sentence.startswith('Process 7 (gunicorn) failed to connect to "default", last')
+
+
+def test_a_server_that_is_away_is_not_called_read_only_any_more() -> None:
+    figures: dict[str, Any] = {
+        "read_only": STANDBY,
+        "read_only_age": 20.0,
+        "idle": 0,
+        "size": 0,
+        "last_error": "refused",
+        "last_error_age": 1.0,
+    }
+    found = findings.find(overview(process(pool(**figures)), seconds=10.0))
+    assert "read only" not in [finding.kind for finding in found]
+    # Connected again, and read-only still: none was refused in these seconds, though lately.
+    figures |= {"size": 1, "idle": 1, "connected_again_age": 0.5}
+    [finding] = [
+        one
+        for one in findings.find(overview(process(pool(**figures)), seconds=10.0))
+        if one.kind == "read only"
+    ]
+    assert finding.level is Level.CRITICAL
+    assert finding.sentence == f'"default": {STANDBY}: writes fail (25006).'
