@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from django.db.backends.base.validation import BaseDatabaseValidation
 
 from .backend import wrapper
 from .backend.startup import refuse_bad_settings
-from .checks.database_validation import DatabaseValidation
+
+if TYPE_CHECKING:
+    from django.core.checks import CheckMessage
 
 __all__ = ["DatabaseWrapper"]
+
+
+class DatabaseValidation(BaseDatabaseValidation):
+    """What ``manage.py check --database`` asks, whether or not the app is installed.
+
+    ``migrate`` and Django's test runner ask for it, too.
+    """
+
+    connection: DatabaseWrapper
+
+    def check(self, **kwargs: Any) -> list[CheckMessage]:
+        """Return Django's own messages and ours. A server that is away is a warning."""
+        # Here, since a worker has no use for the system checks, nor for poolstats, which they read.
+        from .checks.server import check_app, check_server
+
+        return [*super().check(**kwargs), *check_app(), *check_server(self.connection)]
 
 
 class DatabaseWrapper(wrapper.DatabaseWrapper):

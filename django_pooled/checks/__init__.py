@@ -1,7 +1,7 @@
 """System checks: of settings, versions and workers at each command, of the server on request.
 
-docs/checks.md has a row for each id. The app registers the first kind, ``base.py`` names the second
-(`database_validation`, `server`); nothing else imports this folder. One of the first kind must not
+docs/checks.md has a row for each id. The app registers the first kind, ``base.py`` asks for the
+second (`server`) on request; nothing else imports this folder. One of the first kind must not
 import psycopg: without it, the check that says so still has to run.
 """
 
