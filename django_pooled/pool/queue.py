@@ -393,6 +393,14 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         # psycopg_pool's queue. Its own places lose what is given to an interrupted thread.
         return list(self._waiting)  # type: ignore[arg-type]
 
+    @property
+    def _next_place(self) -> Place | None:
+        # The first of them, without a look at the others.
+        try:
+            return self._waiting[0]  # type: ignore[return-value]
+        except IndexError:
+            return None
+
     def _remove(self, places: list[Place]) -> None:
         for place in places:
             # Unless a signal handler of this thread has done so.
@@ -510,6 +518,8 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
 
     def _grow(self, at_least: int = 0) -> None:
         """Have connections opened for those that wait, and up to *at_least*; under the lock."""
+        if not self._may_grow():
+            return  # Before it counts those that wait, which are many if the pool is full.
         waiting = self.waiting
         while self._may_grow() and (self._slots.opening < waiting or len(self._slots) < at_least):
             if self._connector.holds_off and self._slots.opening:
@@ -550,7 +560,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         # exception in between would leave it waiting in vain.
         conn._pool = self
         with self._lock:
-            for place in self._places if self._waiting else ():
+            while (place := self._next_place) is not None:
                 served = not self._closed and place.set(conn)
                 self._remove([place])
                 if served:
