@@ -44,7 +44,7 @@ from .parameters import copied, isolation_level_of, resolved, server_of, with_de
 from .pool_lookup import PoolLookup
 from .replacement import Replacement
 from .sql_comments import Commenter
-from .transaction_mode_cursors import for_transaction_mode
+from .transaction_mode_cursors import TransactionModeCursor, for_transaction_mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -248,7 +248,9 @@ class DatabaseWrapper(Replacement):
             pool = self.checked_out_from
             if pool is not None:
                 if pool.transaction_mode:
-                    cursor.source, cursor.made_after = self, self.closings
+                    # One of a class that was set on the connection stays with that connection.
+                    if isinstance(cursor, TransactionModeCursor):
+                        cursor.source, cursor.made_after = self, self.closings
                 elif name is None:
                     self._cursors.append(ref(cursor))
                     if len(self._cursors) >= _CURSORS:

@@ -9,9 +9,12 @@ import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from django.db.transaction import atomic
 
 from django_pooled import registry
 from django_pooled.backend.databases import is_pooled
+from embedded_postgres import free_port
+from tests.servers.fault_proxy import FaultProxy
 from tests.servers.postgresql import versions
 
 try:
@@ -77,6 +80,26 @@ def test_every_connection_of_the_pool_knows_the_types(spatial: Any) -> None:
     work(spatial)
     thread.join(10)
     assert len(pids) == 2
+
+
+def test_its_transactions_take_the_round_trips_of_their_statements(
+    spatial: Any,
+) -> None:
+    spatial.prepare_database()
+    spatial.close()
+    settings = connections.settings[spatial.alias]
+    with FaultProxy(settings["HOST"], settings["PORT"], listen=free_port()) as proxy:
+        settings["PORT"] = spatial.settings_dict["PORT"] = proxy.port
+        for _ in range(2):
+            before = proxy.round_trips()
+            with atomic(using=spatial.alias), atomic(using=spatial.alias):
+                assert there_and_back(spatial, Point(3, 4)) == "POINT(3 4)"
+                with atomic(using=spatial.alias):
+                    assert there_and_back(spatial, Point(5, 6)) == "POINT(5 6)"
+            took = proxy.round_trips() - before
+        assert took == 3
+        spatial.close()
+        spatial.close_pool()
 
 
 def test_connections_from_before_the_extension_leave(spatial: Any) -> None:

@@ -5,6 +5,7 @@ Each scenario runs on both engines; what it notes has to be the same.
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 from functools import partial
@@ -100,6 +101,17 @@ def _plain(text: str) -> str:
     # Savepoints have the number of the thread, and one that counts on; keys are random.
     text = re.sub(r"[0-9a-f]{32}", "key", text)
     return re.sub(r"(s|_pg3)(\d+_x|_)\d+", r"\1", text)
+
+
+class Said(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
 
 
 Scenario = "Callable[[Engine], object]"
@@ -791,6 +803,54 @@ def wrappers_see_each_statement(engine: Engine) -> None:
             engine.execute("SELECT 2")
             transaction.set_rollback(True, using=engine.alias)
     engine.note(seen)
+
+
+@scenario
+def what_djangos_logger_says(engine: Engine) -> None:
+    logger, said = logging.getLogger("django.db.backends"), Said()
+    before, debug = logger.level, engine.wrapper.force_debug_cursor
+    logger.addHandler(said)
+    logger.setLevel(logging.DEBUG)
+    engine.wrapper.force_debug_cursor = True
+    try:
+        with engine.atomic():
+            with engine.atomic():
+                engine.execute("SELECT %s", ["x"])
+            engine.tries(lambda: nested("SELEKT")(engine))
+            engine.write("one")
+        with engine.atomic():
+            engine.execute("SELECT 2")
+            transaction.set_rollback(True, using=engine.alias)
+    finally:
+        engine.wrapper.force_debug_cursor = debug
+        logger.setLevel(before)
+        logger.removeHandler(said)
+    differs = re.compile(r"\(\d+\.\d+\)|alias=\w+|UUID\('[^']*'\)")
+    engine.note([differs.sub("", _plain(record.getMessage())) for record in said.records])
+
+
+@scenario
+def cursors_of_other_classes(engine: Engine) -> None:
+    class Watching(psycopg.ClientCursor[Any]):
+        """As that of a monitoring tool, set on the connection."""
+
+        def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
+            engine.note(("before", _plain(str(query))))
+            found = super().execute(query, params, **options)
+            engine.note(("after", self.rowcount, self.statusmessage))
+            return found
+
+    for kind in (Watching, psycopg.Cursor, psycopg.RawCursor):
+        with engine.atomic():
+            engine.raw.cursor_factory = kind
+            with engine.atomic():
+                engine.tries(lambda: nested("SELEKT")(engine))
+                engine.execute("SELECT 1")
+            with engine.atomic():
+                engine.execute("INSERT INTO app_note (text, key) VALUES ('a', gen_random_uuid())")
+                transaction.set_rollback(True, using=engine.alias)
+            engine.execute("SELECT count(*) FROM app_note")
+        engine.wrapper.close()
 
 
 @scenario

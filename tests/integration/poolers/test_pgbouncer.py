@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import psycopg
 import pytest
 from django.core.checks.database import check_database_backends
-from django.db import connections, transaction
+from django.db import DataError, connections, transaction
 from django.db.transaction import atomic
 
 from django_pooled import Backoff, CheckoutTimeout, ConnectFailed, PoolError, retry_transaction
 from django_pooled.pool.registry import snapshots
 from django_pooled.sql.sqlstates import is_server_away
+from embedded_postgres import free_port
 from tests.servers import pgbouncer
+from tests.servers.fault_proxy import FaultProxy
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgresql import backend_pids, kill_backends
 from tests.support.waiting import wait_until
@@ -492,6 +494,47 @@ def test_a_server_side_cursor_within_a_transaction_works(
             assert len(cursor.fetchmany(100)) == 100
             assert len(cursor.fetchall()) == 200
         connections[alias].close()
+
+
+@in_all_modes
+@pytest.mark.parametrize("binds_on_server", [False, True], ids=["client-side", "server-side"])
+def test_begin_and_savepoints_travel_with_statements_through_it(
+    server: EmbeddedServer,
+    make_ledger: Callable[..., Ledger],
+    poolers_mode: Mode,
+    our_mode: Mode,
+    *,
+    binds_on_server: bool,
+) -> None:
+    with (
+        PgBouncer(server, poolers_mode) as bouncer,
+        FaultProxy(bouncer.host, bouncer.port, listen=free_port()) as proxy,
+    ):
+        ledger = make_ledger(bouncer, our_mode)
+        alias = ledger.alias
+        settings = connections.settings[alias]
+        settings["PORT"] = proxy.port
+        settings["OPTIONS"]["server_side_binding"] = binds_on_server
+
+        def insert(number: int) -> None:
+            with connections[alias].cursor() as cursor:
+                cursor.execute("INSERT INTO ledger VALUES (%s)", [number])
+
+        def nested() -> None:
+            with atomic(using=alias):
+                for number in range(3):
+                    with suppress(DataError), atomic(using=alias):
+                        insert(number if number != 1 else 2**40)
+
+        # Sessions that are idle in the pooler or not, and the client's connection as well.
+        for _ in range(2):
+            before = proxy.round_trips()
+            nested()
+            took = proxy.round_trips() - before
+        # That which fails, and ROLLBACK TO: it does not wait, since the transaction is aborted.
+        assert took == 5
+        connections[alias].close()
+    assert ledger.rows == [0, 0, 2, 2]
 
 
 @in_all_modes
