@@ -453,12 +453,17 @@ class DatabaseWrapper(Replacement):
         It does while other threads may use it, as Django's live server does in tests. Else it
         forgets the connection, which will have other users.
         """
+        # Where a thread waits for another connection with the lock held, this one is gone already.
         if self.connection is not connection:
             return False
-        if self.allow_thread_sharing:
-            return True
-        self._part()
-        return False
+        # Another thread may be allowed to use it at this moment, and begin to.
+        with self._connection_lock:
+            if self.connection is not connection:
+                return False
+            if self.allow_thread_sharing:
+                return True
+            self._part()
+            return False
 
     def _part(self) -> None:
         """Forget the connection, and its pool with it."""

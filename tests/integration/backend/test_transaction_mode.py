@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from django.db import DataError, ProgrammingError, connections, transaction
+from django.db import DatabaseError, DataError, ProgrammingError, connections, transaction
 from django.db.backends.signals import connection_created
 from django.db.transaction import atomic
 
@@ -481,3 +482,37 @@ def test_an_interruption_as_iterators_are_closed_leaves_nothing_in_use(
     assert ask(wrapper, "SELECT 42") == 42
     wrapper.close()
     assert counters(wrapper).reclaimed == 0
+
+
+def test_a_wrapper_that_is_shared_keeps_what_a_thread_got_before_that_was_not_allowed_to(
+    database: Any,
+) -> None:
+    """That thread has ended, and its connection is taken back while another thread uses it."""
+
+    def failure_of_a_thread() -> BaseException | None:
+        failures: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                ask(database, "SELECT 1")
+            except DatabaseError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        return failures[0] if failures else None
+
+    interval = sys.getswitchinterval()
+    # Threads take turns as often as can be: between any two steps.
+    sys.setswitchinterval(5e-6)
+    try:
+        for _ in range(1000):
+            assert "thread" in str(failure_of_a_thread())
+            database.inc_thread_sharing()
+            try:
+                assert failure_of_a_thread() is None
+            finally:
+                database.dec_thread_sharing()
+    finally:
+        sys.setswitchinterval(interval)
