@@ -585,7 +585,7 @@ def test_counts_over_some_seconds_are_a_seconds(site: Site) -> None:
     assert 0.2 <= values["seconds"] < 20.0
     assert values["totals"][0]["checkouts"] == 0
     assert values["totals"][0]["wait"]["count"] == 0
-    assert " per s failed " in site.poolstats("--over", "0.1")
+    assert " per s fail/s " in site.poolstats("--over", "0.1")
 
 
 def test_check_tells_its_status_in_json_too(site: Site) -> None:
