@@ -82,6 +82,9 @@ def retry_transaction(
     up on the server: committed is success, aborted is run again. Saturation of the pool is never
     retried.
 
+    A coroutine function is decorated in the same way, and has a thread and a connection of its own
+    for each call; see docs/async.md.
+
     The decorated callable opens the transaction itself. Under ``ATOMIC_REQUESTS`` it replaces
     the handler's own; decorate a class-based view's ``dispatch``, by ``method_decorator``. Called
     within another call decorated for the same database, it joins that one's transaction.
