@@ -169,12 +169,12 @@ class ThreadedCall:
                 wanted.fail(cancelled)
             del wanted
         try:
-            if self._error is None:
-                if cancelled is not None:
-                    raise cancelled
-                return self._result
             if cancelled is None or isinstance(self._error, AmbiguousCommit):
-                raise self._error
+                if self._error is not None:
+                    raise self._error
+                return self._result
+            if self._error is None or self._error is cancelled:
+                raise cancelled
             # Such as that of the statement that was cancelled with it.
             raise cancelled from self._error
         finally:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import warnings
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -326,6 +328,65 @@ def test_a_task_that_fails_ends_the_statement_of_another(votes: Votes) -> None:
         assert votes.gauges == (0, 0)
 
     run(main)
+
+
+def test_calls_that_are_cancelled_at_random_take_effect_once_or_not_at_all(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=4, timeout=60.0, retry_budget=0)
+    votes, chance = Votes(server, alias), random.Random(7)
+    votes.execute("INSERT INTO vote VALUES ('total')")
+    votes.execute("ALTER TABLE vote ADD number int DEFAULT 0")
+    ends: Counter[str] = Counter()
+
+    @retry_transaction(using=alias, max_attempts=50, backoff=Backoff(0.001, 0.01))
+    async def work(name: str) -> None:
+        await votes.cast(name)
+        await asyncio.sleep(0.001 * chance.random())
+        await votes.send("UPDATE vote SET number = number + 1 WHERE name = 'total'")
+
+    async def one(number: int) -> None:
+        task = asyncio.create_task(work(f"{number}"))
+        await asyncio.wait([task], timeout=chance.random() * 0.06)
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            ends["cancelled"] += 1
+            assert votes.names.count(f"{number}") <= 1
+        else:
+            ends["returned"] += 1
+            assert votes.names.count(f"{number}") == 1
+
+    async def end_sessions() -> None:
+        while True:
+            await asyncio.sleep(0.05)
+            await asyncio.to_thread(kill_some)
+
+    def kill_some() -> None:
+        with psycopg.connect(**server.parameters(), autocommit=True) as operator:
+            operator.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid IN ("
+                " SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' LIMIT 1)"
+            )
+
+    async def main() -> None:
+        killer = asyncio.create_task(end_sessions())
+        numbers = iter(range(300))
+
+        async def caller() -> None:
+            for number in numbers:
+                await one(number)
+
+        await asyncio.gather(*[caller() for _ in range(12)])
+        killer.cancel()
+        assert votes.gauges == (0, 0)
+
+    run(main)
+    assert ends["cancelled"] > 20
+    assert ends["returned"] > 20
+    assert votes.ask("SELECT number FROM vote WHERE name = 'total'") == [(len(votes.names) - 1,)]
+    votes.close()
 
 
 def test_an_event_loop_that_is_closed_leaves_no_connection_behind(votes: Votes) -> None:
