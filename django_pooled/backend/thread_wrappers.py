@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from threading import get_ident
 from typing import TYPE_CHECKING
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,14 +14,13 @@ if TYPE_CHECKING:
 
 __all__ = ["note", "wrappers_of"]
 
-_MOST_THREADS = 1000
-"""Threads after which those that have ended are forgotten."""
-
-_wrappers: dict[int, tuple[ref[TransactionMode], ...]] = {}
-"""By the thread's identifier, which a later thread may have again."""
+_wrappers: WeakKeyDictionary[threading.Thread, tuple[ref[TransactionMode], ...]] = (
+    WeakKeyDictionary()
+)
+"""By the thread itself: its identifier may be that of one that has ended."""
 
 _lock = threading.Lock()
-"""Held to change it."""
+"""Guards the dictionary."""
 
 
 def note(wrapper: TransactionMode) -> None:
@@ -30,20 +28,19 @@ def note(wrapper: TransactionMode) -> None:
 
     Django keeps wrappers in locals of the thread, which no other one can look into.
     """
-    mine = get_ident()
+    mine = threading.current_thread()
     with _lock:
-        if len(_wrappers) >= _MOST_THREADS:
-            for thread in [key for key, found in _wrappers.items() if not any(_existing(found))]:
-                del _wrappers[thread]
         _wrappers[mine] = (*map(ref, _existing(_wrappers.get(mine, ()))), ref(wrapper))
 
 
-def wrappers_of(thread: int, alias: str) -> list[TransactionMode]:
+def wrappers_of(thread: threading.Thread, alias: str) -> list[TransactionMode]:
     """Return the wrappers for a database that a thread has made and that still exist.
 
     What they hold may change at any moment: only their own thread may rely on it.
     """
-    return [each for each in _existing(_wrappers.get(thread, ())) if each.alias == alias]
+    with _lock:
+        found = _wrappers.get(thread, ())
+    return [each for each in _existing(found) if each.alias == alias]
 
 
 def _existing(references: Iterable[ref[TransactionMode]]) -> list[TransactionMode]:
@@ -54,10 +51,6 @@ def _after_fork_in_child() -> None:
     global _lock
     # Another thread of the parent may have held it.
     _lock = threading.Lock()
-    # The other threads are not in the child, and their identifiers are given anew.
-    for thread in list(_wrappers):
-        if thread != get_ident():
-            del _wrappers[thread]
 
 
 if hasattr(os, "register_at_fork"):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Executor, Future
     from contextvars import Context
+    from threading import Thread
 
 __all__ = [
     "ServingThread",
@@ -131,19 +132,19 @@ def _executor_of_context() -> Executor:
     return executor
 
 
-def usual_thread() -> int | None:
-    """Return the identifier of the thread of `usual_executor`; None if that has none yet."""
+def usual_thread() -> Thread | None:
+    """Return the thread of `usual_executor`; None if that has none yet."""
     context = SyncToAsync.thread_sensitive_context.get(None)
     executor: Any = getattr(AsyncToSync.executors, "current", None)
     if executor is None and context is not None:
         executor = SyncToAsync.context_to_thread_executor.get(context)
     elif executor is None:
         executor = _executor_of_context()
-    thread = getattr(executor, "_work_thread", None)
+    thread: Thread | None = getattr(executor, "_work_thread", None)
     if thread is None:
         # A pool of one thread, which it makes for the first work.
         thread = next(iter(tuple(getattr(executor, "_threads", ()))), None)
-    return None if thread is None else thread.ident
+    return thread
 
 
 def enter_thread(loop: asyncio.AbstractEventLoop) -> None:

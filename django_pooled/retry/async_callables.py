@@ -31,7 +31,7 @@ def as_coroutine_function(
     # Not before: what is synchronous needs none of it.
     from .asgiref_private import refuse_old_release
     from .coroutines import awaited_by_caller
-    from .placement import Place, call_in_thread, place_of
+    from .placement import Place, call_in_thread, placement_of
 
     refuse_old_release()
     attempts = calling(awaited_by_caller(decorated))
@@ -39,10 +39,10 @@ def as_coroutine_function(
 
     @wraps(attempts)
     async def run_again(*args: Any, **kwargs: Any) -> Any:
-        place = await place_of(alias)
-        if place is Place.SAME_TRANSACTION and not is_keyed:
+        placement = await placement_of(alias)
+        if placement.place is Place.SAME_TRANSACTION and not is_keyed:
             return await decorated(*args, **kwargs)
-        return await call_in_thread(partial(attempts, *args, **kwargs), alias, name, place)
+        return await call_in_thread(partial(attempts, *args, **kwargs), alias, name, placement)
 
     run_again.__wrapped__ = decorated
     return run_again

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.db import connections
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from django_pooled.backend.transaction_mode import TransactionMode
 
-__all__ = ["Place", "call_in_thread", "place_of"]
+__all__ = ["Place", "Placement", "call_in_thread", "placement_of"]
 
 
 class Place(Enum):
@@ -38,7 +38,18 @@ class Place(Enum):
     """Within the transaction of a decorated call, which that thread is making."""
 
 
-async def place_of(alias: str) -> Place:
+class Placement(NamedTuple):
+    """Where a call is made."""
+
+    place: Place
+    outside: DatabaseWrapper | None = None
+    """The wrapper of the usual thread, if a tenant is chosen by it."""
+
+
+_OWN_THREAD = Placement(Place.OWN_THREAD)
+
+
+async def placement_of(alias: str) -> Placement:
     """Return where a call on a database is to be made.
 
     A connection that the usual thread only keeps goes back first: if requests kept one and waited
@@ -47,13 +58,14 @@ async def place_of(alias: str) -> Place:
     Args:
         alias: Key of the database.
     """
-    if any(map(_holds_something, _usual_wrappers(alias))):
+    thread = usual_thread()
+    if thread is not None and any(map(_holds_something, wrappers_of(thread, alias))):
         return await sync_to_async(_settle)(alias)
-    return Place.OWN_THREAD
+    return _OWN_THREAD
 
 
 async def call_in_thread(
-    function: Callable[[], Any], alias: str, name: str, place: Place = Place.OWN_THREAD
+    function: Callable[[], Any], alias: str, name: str, placement: Placement
 ) -> Any:
     """Call a function in a thread, in which coroutine functions can be called by a bridge.
 
@@ -61,54 +73,52 @@ async def call_in_thread(
         function: What to call.
         alias: Key of the database of its transaction.
         name: Of the function, for messages and statistics.
-        place: Which thread.
+        placement: Which thread.
     """
-    if place is not Place.OWN_THREAD:
+    if placement.place is not Place.OWN_THREAD:
         return await ThreadedCall(function, alias, name).run(usual_executor().submit)
-    outside = next(filter(tenants.has_tenants, _usual_wrappers(alias)), None)
-    called = partial(_with_own_connections, function, alias, outside)
+    called = partial(_with_own_connections, function, alias, placement.outside)
     return await ThreadedCall(called, alias, name).run(THREADS.run)
-
-
-def _usual_wrappers(alias: str) -> list[TransactionMode]:
-    thread = usual_thread()
-    return [] if thread is None else wrappers_of(thread, alias)
 
 
 def _holds_something(wrapper: TransactionMode) -> bool:
     """Tell whether the thread of a wrapper, which is another one, has to be asked."""
     connection = wrapper.connection
-    return wrapper.in_atomic_block or (
-        connection is not None
-        # It is at work for others, and what it holds is theirs.
-        and connection.pgconn.transaction_status != TransactionStatus.ACTIVE
+    return (
+        wrapper.in_atomic_block
+        or tenants.has_tenants(wrapper)
+        or (
+            connection is not None
+            # It is at work for others, and what it holds is theirs.
+            and connection.pgconn.transaction_status != TransactionStatus.ACTIVE
+        )
     )
 
 
-def _settle(alias: str) -> Place:
+def _settle(alias: str) -> Placement:
     """In the usual thread: return the place, and give the connection back if nothing needs it."""
     wrapper = connections[alias]
     if not isinstance(wrapper, DatabaseWrapper):
-        return Place.OWN_THREAD
+        return _OWN_THREAD
     if wrapper.in_atomic_block:
-        return Place.USUAL_THREAD if wrapper.attempt is None else Place.SAME_TRANSACTION
-    connection = wrapper.connection
-    if connection is None:
-        return Place.OWN_THREAD
-    has_state = (
-        isinstance(connection, PooledConnection)
-        and connection.pinned_by is not None
-        # The search_path of a tenant is set up on each connection.
-        and not (tenants.has_tenants(wrapper) and connection.relied_on is None)
-    )
-    if has_state or not wrapper.autocommit:
-        return Place.USUAL_THREAD
-    wrapper.release()
-    return Place.OWN_THREAD
+        joins = wrapper.attempt is not None
+        return Placement(Place.SAME_TRANSACTION if joins else Place.USUAL_THREAD)
+    has_tenants, connection = tenants.has_tenants(wrapper), wrapper.connection
+    if connection is not None:
+        has_state = (
+            isinstance(connection, PooledConnection)
+            and connection.pinned_by is not None
+            # The search_path of a tenant is set up on each connection.
+            and not (has_tenants and connection.relied_on is None)
+        )
+        if has_state or not wrapper.autocommit:
+            return Placement(Place.USUAL_THREAD)
+        wrapper.release()
+    return Placement(Place.OWN_THREAD, wrapper) if has_tenants else _OWN_THREAD
 
 
 def _with_own_connections(
-    function: Callable[[], Any], alias: str, outside: TransactionMode | None
+    function: Callable[[], Any], alias: str, outside: DatabaseWrapper | None
 ) -> Any:
     """Call *function* with connections that go back as at the end of a request."""
     if outside is not None:

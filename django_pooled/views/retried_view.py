@@ -16,7 +16,7 @@ from django_pooled.backend.wrapper import DatabaseWrapper
 from django_pooled.integrations import ninja
 from django_pooled.retry.callables import is_async, refuse_what_cannot_be_run_again
 from django_pooled.retry.coroutines import awaited_by_caller
-from django_pooled.retry.placement import Place, call_in_thread, place_of
+from django_pooled.retry.placement import Place, call_in_thread, placement_of
 
 from .marks import class_of, leaves_method_alone
 from .methods import SAFE
@@ -154,11 +154,11 @@ class _Calls:
         is_atomic = connections.settings[self._using]["ATOMIC_REQUESTS"]
         if self._is_called_plainly(request.method or "GET") and not is_atomic:
             return await self.view(request, *args, **kwargs)
-        place = await place_of(self._using)
-        if place is Place.SAME_TRANSACTION:
+        placement = await placement_of(self._using)
+        if placement.place is Place.SAME_TRANSACTION:
             return await self.view(request, *args, **kwargs)
         answer = partial(self.answer, request, args, kwargs)
-        return await call_in_thread(answer, self._using, self._name, place)
+        return await call_in_thread(answer, self._using, self._name, placement)
 
     def _is_called_plainly(self, method: str) -> bool:
         call = self._reads if method in SAFE else self._writes

@@ -66,6 +66,10 @@ def test_a_token_is_written_and_found_in_the_shared_schema(seen: Any) -> None:
     assert seen["token"] == {"struck": 1, "tokens": 1}
 
 
+def test_a_decorated_coroutine_sees_the_rows_of_its_callers_tenant(seen: Any) -> None:
+    assert seen["coroutines"] == ["one", "two", "one", "two", "public"]
+
+
 # What follows runs in the site.
 
 
@@ -77,6 +81,7 @@ def look() -> Any:
     found["lost answer"] = lose_an_answer()
     found["own check"] = lose_an_answer_with_a_check()
     found["token"] = lose_an_answer_with_a_token()
+    found["coroutines"] = call_coroutines()
     found["child"] = fork() if hasattr(os, "fork") else None
     return found
 
@@ -202,6 +207,38 @@ def lose_an_answer_with_a_token() -> dict[str, Any]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM public.django_pooled_token")
         return {"struck": fault.struck, "tokens": cursor.fetchone()[0]}
+
+
+def call_coroutines() -> list[str]:
+    import asyncio
+
+    from asgiref.sync import ThreadSensitiveContext, sync_to_async
+    from django.db import connection, connections
+
+    from django_pooled import retry_transaction
+
+    def schema() -> str:
+        return connection.schema_name  # type: ignore[attr-defined, no-any-return]
+
+    @retry_transaction
+    async def work() -> str:
+        name = await sync_to_async(schema)()
+        return name if name == "public" else await sync_to_async(whose)()
+
+    async def request(name: str) -> str:
+        # As a request, with a thread of its own.
+        async with ThreadSensitiveContext():
+            if name != "public":
+                await sync_to_async(visit)(name)
+            try:
+                return await work()
+            finally:
+                await sync_to_async(connections.close_all)()
+
+    async def main() -> list[str]:
+        return [await request(name) for name in ("one", "two", "one", "two", "public")]
+
+    return asyncio.run(main())
 
 
 def fork() -> str:

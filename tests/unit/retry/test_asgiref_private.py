@@ -32,7 +32,9 @@ async def assert_is_foretold() -> None:
     # In a thread that there is not yet, nothing is foretold; the executor is the one.
     executor = usual_executor()
     found = await thread_of()
-    assert usual_thread() == found
+    thread = usual_thread()
+    assert thread is not None
+    assert thread.ident == found
     assert await asyncio.wrap_future(executor.submit(threading.get_ident)) == found
 
 
