@@ -8,6 +8,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.utils.deprecation import MiddlewareMixin
 
+from .backend.unattended import note_streaming
 from .backend.wrapper import DatabaseWrapper
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class ReleaseBeforeStreamingMiddleware(MiddlewareMixin):
 
     Django ends a request, and with it the use of its connection, when the last byte is sent:
     a client that reads slowly would hold one for as long. A body that uses the database
-    checks a connection out when it does, and holds that one to its end.
+    checks a connection out for each transaction, as in transaction mode: between two messages of
+    server-sent events it holds none.
 
     A connection stays where something on it is under way: a transaction, or a server-side
     cursor that the view has opened. Session state that a view set up for the body (``SET``,
@@ -44,15 +46,20 @@ class ReleaseBeforeStreamingMiddleware(MiddlewareMixin):
             return self.__acall__(request)
         response: HttpResponseBase = self.get_response(request)
         if response.streaming:
-            release_connections()
+            _begin_streaming()
         return response
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         response: HttpResponseBase = await self.get_response(request)
         if response.streaming:
             # In the thread of the request's synchronous code, which is the one that holds it.
-            await sync_to_async(release_connections, thread_sensitive=True)()
+            await sync_to_async(_begin_streaming, thread_sensitive=True)()
         return response
+
+
+def _begin_streaming() -> None:
+    release_connections()
+    note_streaming()
 
 
 def release_connections() -> None:

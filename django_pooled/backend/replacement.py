@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import ref
 
 import psycopg
@@ -16,6 +16,7 @@ from django_pooled.pool.liveness import ending_of
 
 from .django_private import turn_autocommit_off
 from .transaction_mode import TransactionMode
+from .transaction_mode_cursors import TransactionModeCursor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -197,10 +198,10 @@ class Replacement(TransactionMode):
 
         Within the request that has made it.
         """
-        pool, connection, moving = self.checked_out_from, self.connection, cast("Any", cursor)
-        if pool is not None and pool.transaction_mode:
+        connection = self.connection
+        if isinstance(cursor, TransactionModeCursor) and cursor.source is not None:
             # It moves by itself, unless Django has closed the connection amid a transaction.
-            moving.made_after = self.closings
+            cursor.made_after = self.closings
         elif cursor.connection is not connection:
             self._move(cursor, connection)
 

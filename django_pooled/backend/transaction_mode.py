@@ -36,11 +36,15 @@ _TIMESTAMPTZ = types["timestamptz"].oid
 class TransactionMode(postgresql.DatabaseWrapper):
     """The part of the database wrapper that knows when a connection can go back.
 
-    In session mode that is when Django closes it, and nothing here happens earlier.
+    In session mode that is when Django closes it, and nothing here happens earlier, unless the
+    connection was checked out where nothing would close it: see `unattended`.
     """
 
     checked_out_from: Pool | None = None
     """The pool of the present connection."""
+
+    gives_back: bool = False
+    """Whether the present connection goes back by itself; decided at its checkout."""
 
     closings: int = 0
     """How often it was closed, as at the end of a request."""
@@ -60,8 +64,7 @@ class TransactionMode(postgresql.DatabaseWrapper):
 
     def connect(self) -> None:
         with self._connection_lock:
-            pool = self.checked_out_from
-            if self.connection is not None and pool is not None and pool.transaction_mode:
+            if self.connection is not None and self.gives_back:
                 # Another thread that shares this wrapper was first.
                 return
             self._keeps += 1
@@ -105,8 +108,7 @@ class TransactionMode(postgresql.DatabaseWrapper):
         # it sends: holdable in autocommit, since it is used outside of a transaction then.
         binds_on_server = self.settings_dict["OPTIONS"].get("server_side_binding") is True
         kind: Any = ServerBindingNamedCursor if binds_on_server else NamedCursor
-        pool = self.checked_out_from
-        if pool is not None and pool.transaction_mode:
+        if self.gives_back:
             kind = for_transaction_mode(kind)
         connection = self.connection
         cursor = kind(connection, name=name, scrollable=False, withhold=connection.autocommit)
@@ -116,6 +118,19 @@ class TransactionMode(postgresql.DatabaseWrapper):
         still_open = [other for other in self._named_cursors or () if not other.closed]
         self._named_cursors = [*still_open, cursor]
         return cursor
+
+    def make_client_cursor(self) -> Any:
+        """Make a cursor for the present connection."""
+        pool, connection = self.checked_out_from, self.connection
+        if not self.gives_back or pool is None or pool.transaction_mode:
+            return super().create_cursor()
+        # The connection was opened for cursors that keep it.
+        usual = connection.cursor_factory
+        connection.cursor_factory = for_transaction_mode(usual)
+        try:
+            return super().create_cursor()
+        finally:
+            connection.cursor_factory = usual
 
     def has_open_cursors(self) -> bool:
         """Tell whether there are cursors that may need the present connection again."""
@@ -187,9 +202,8 @@ class TransactionMode(postgresql.DatabaseWrapper):
             self.give_back_if_idle()
 
     def give_back_if_idle(self) -> None:
-        """In transaction mode, give the connection back unless something on it is under way."""
-        pool = self.checked_out_from
-        if pool is None or not pool.transaction_mode:
+        """Give a connection back that does so by itself, unless something on it is under way."""
+        if not self.gives_back:
             return
         with self._connection_lock:
             connection = self.connection

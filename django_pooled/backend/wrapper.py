@@ -45,6 +45,7 @@ from .pool_lookup import PoolLookup
 from .replacement import Replacement
 from .sql_comments import Commenter
 from .transaction_mode_cursors import TransactionModeCursor, for_transaction_mode
+from .unattended import is_unattended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,6 +181,7 @@ class DatabaseWrapper(Replacement):
                 pool = self._lookup.find(self, conn_params)
             connection: Any = pool.checkout()
             self.checked_out_from = self.pool = pool
+            self.gives_back = pool.transaction_mode or is_unattended()
             connection.carries = pool.options.pipeline and IS_SUPPORTED
         else:
             foreign_options.refuse_leftovers(self.alias, self.settings_dict)
@@ -216,7 +218,7 @@ class DatabaseWrapper(Replacement):
                 # With the connection lost, another one has found the transaction committed.
                 self.run_and_clear_commit_hooks()
                 self.run_commit_hooks_on_set_autocommit_on = False
-        if self.checked_out_from is not None and self.checked_out_from.transaction_mode:
+        if self.gives_back:
             self.give_back_if_idle()
 
     def close_if_unusable_or_obsolete(self) -> None:
@@ -244,17 +246,15 @@ class DatabaseWrapper(Replacement):
             elif connection.pgconn.status != ConnStatus.OK and self.checked_out_from is not None:
                 # An error has shown that it is lost.
                 self.replace(connection)
-            cursor = super().create_cursor(None) if name is None else self.make_named_cursor(name)
-            pool = self.checked_out_from
-            if pool is not None:
-                if pool.transaction_mode:
-                    # One of a class that was set on the connection stays with that connection.
-                    if isinstance(cursor, TransactionModeCursor):
-                        cursor.source, cursor.made_after = self, self.closings
-                elif name is None:
-                    self._cursors.append(ref(cursor))
-                    if len(self._cursors) >= _CURSORS:
-                        self._cursors = [each for each in self._cursors if each() is not None]
+            cursor = self.make_client_cursor() if name is None else self.make_named_cursor(name)
+            if self.gives_back:
+                # One of a class that was set on the connection stays with that connection.
+                if isinstance(cursor, TransactionModeCursor):
+                    cursor.source, cursor.made_after = self, self.closings
+            elif name is None and self.checked_out_from is not None:
+                self._cursors.append(ref(cursor))
+                if len(self._cursors) >= _CURSORS:
+                    self._cursors = [each for each in self._cursors if each() is not None]
             return cursor
 
     def get_autocommit(self) -> bool:
@@ -437,7 +437,7 @@ class DatabaseWrapper(Replacement):
     def adopt_connection(self, other: DatabaseWrapper) -> None:
         """Take over the connection of *other*, which has none afterwards."""
         self.connection, self.checked_out_from = other.connection, other.checked_out_from
-        self.pool = self.checked_out_from
+        self.pool, self.gives_back = self.checked_out_from, other.gives_back
         other._part()
         if isinstance(self.connection, PooledConnection):  # pragma: no branch - told to mypy
             self.connection.owner = ref(self)
@@ -468,6 +468,7 @@ class DatabaseWrapper(Replacement):
     def _part(self) -> None:
         """Forget the connection, and its pool with it."""
         self.connection = self.checked_out_from = None
+        self.gives_back = False
         vars(self).pop("pool", None)
 
     def _close(self) -> None:
@@ -488,6 +489,7 @@ class DatabaseWrapper(Replacement):
             # The pool makes another object for the session if anything still refers to this one.
             holder = [self.connection]
             self.connection, self.checked_out_from, self._cursors = None, None, []
+            self.gives_back = False
             del self.pool
             pool.checkin_from(holder)
 

@@ -7,6 +7,7 @@ import psycopg: without it, the check that says so still has to run.
 
 from __future__ import annotations
 
+from .asgi import check_asgi
 from .celery_worker import check_celery
 from .databases import check_databases
 from .deadlines import check_deadlines
@@ -19,6 +20,7 @@ from .workers import check_workers
 __all__ = [
     "REGISTERED",
     "TAG",
+    "check_asgi",
     "check_celery",
     "check_databases",
     "check_deadlines",
@@ -41,6 +43,7 @@ REGISTERED = (
     check_deadlines,
     check_versions,
     check_workers,
+    check_asgi,
     check_celery,
 )
 """What the app registers."""

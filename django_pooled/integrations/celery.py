@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["FIXUP", "closes_around_a_task", "end_starting_worker"]
+__all__ = ["FIXUP", "closes_around_a_task", "end_starting_worker", "runs_a_task"]
 
 FIXUP = "celery.fixups.django"
 
@@ -26,6 +26,16 @@ def closes_around_a_task() -> bool:
     from celery import current_task  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     return bool(current_task)
+
+
+def runs_a_task() -> bool:
+    """Tell whether the running code is a worker's task, at whose end Celery closes connections."""
+    if "celery" not in sys.modules:
+        return False
+    from celery import current_task  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    # After a task that its caller runs itself, by apply(), it does not.
+    return bool(current_task) and not current_task.request.is_eager
 
 
 def end_starting_worker(error: Exception) -> None:

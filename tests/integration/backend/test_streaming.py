@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.core.signals import request_finished, request_started
 from django.db import connections
 from django.db.transaction import atomic
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
@@ -83,6 +84,29 @@ def test_a_body_that_uses_the_database_takes_a_connection_when_it_does(alias: st
     assert held == [0, 1]
 
 
+def test_in_a_request_the_body_takes_one_for_each_transaction(alias: str) -> None:
+    held = []
+
+    def body() -> Iterator[str]:
+        for _ in range(2):
+            with atomic(using=alias):
+                yield str(ask(alias))
+                held.append(in_use(alias))
+            yield str(ask(alias))
+            held.append(in_use(alias))
+
+    def view(request: HttpRequest) -> StreamingHttpResponse:
+        ask(alias)
+        return StreamingHttpResponse(body())
+
+    request_started.send(sender=None)
+    assert b"".join(respond(view)) == b"42" * 4
+    assert held == [1, 0] * 2
+    request_finished.send(sender=None)
+    ask(alias)
+    assert in_use(alias) == 1
+
+
 def test_other_responses_keep_theirs_to_the_request_s_end(alias: str) -> None:
     respond(lambda request: HttpResponse(str(ask(alias))))
     assert in_use(alias) == 1
@@ -144,7 +168,10 @@ def test_under_asgi_other_responses_keep_theirs(alias: str) -> None:
         return found
 
     async def held() -> int:
+        await request_started.asend(sender=None)
         await respond(view)
-        return await sync_to_async(held_until_now)()
+        found = await sync_to_async(held_until_now)()
+        await request_finished.asend(sender=None)
+        return found
 
     assert asyncio.run(held()) == 1

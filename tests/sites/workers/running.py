@@ -36,6 +36,7 @@ __all__ = [
     "environment",
     "gunicorn",
     "serving",
+    "streaming",
     "uvicorn",
 ]
 
@@ -234,6 +235,13 @@ def asgi(server: str, url: str, **pool: object) -> contextlib.AbstractContextMan
         ],
     }[server]
     return serving(command, environment(url, **pool))
+
+
+def streaming(url: str, **pool: object) -> contextlib.AbstractContextManager[Site]:
+    """Run the site under uvicorn, with the middleware for streaming responses."""
+    command = ["uvicorn", "--host=127.0.0.1", "--port=0", "--lifespan=off"]
+    env = {**environment(url, **pool), "SITE_STREAMS": "yes"}
+    return serving([*command, "tests.sites.workers.asgi:application"], env)
 
 
 def complains_not(site: Site) -> None:

@@ -28,5 +28,7 @@ urlpatterns = [
     path("coroutine/add/<name>", views.coroutine_add),
     path("coroutine/long/<name>/<what>", views.coroutine_long),
     path("coroutine/value/<name>", views.coroutine_value),
+    path("async/events/<int:count>", views.events),
+    path("async/threads/<int:count>", views.in_threads),
     path("async/rows/<int:count>", views.async_rows),
 ]

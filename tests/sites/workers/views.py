@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -227,3 +228,28 @@ async def coroutine_value(request: HttpRequest, name: str) -> JsonResponse:
     """Return a counter."""
     found = await Counter.objects.filter(name=name).afirst()
     return JsonResponse({"value": found and found.value})
+
+
+async def events(request: HttpRequest, count: int) -> StreamingHttpResponse:
+    """Stream how many connections are in use after each of some queries."""
+
+    async def messages() -> AsyncIterator[str]:
+        for _ in range(count):
+            await Counter.objects.acount()
+            yield f"{sum(pool.in_use for pool in registry.snapshots())}\n"
+            await asyncio.sleep(0.01)
+
+    await Counter.objects.acount()
+    return StreamingHttpResponse(messages(), content_type="text/event-stream")
+
+
+async def in_threads(request: HttpRequest, count: int) -> JsonResponse:
+    """Query in some threads of the event loop's executor, which live on."""
+    barrier = threading.Barrier(count)
+
+    def work() -> int:
+        barrier.wait(10.0)
+        return Counter.objects.count()
+
+    answers = await asyncio.gather(*[asyncio.to_thread(work) for _ in range(count)])
+    return JsonResponse({"answers": answers})
