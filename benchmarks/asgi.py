@@ -62,7 +62,7 @@ class DatabaseSyncToAsync(SyncToAsync[Any, Any]):
 
         close_old_connections()
         try:
-            return super().thread_handler(*args, **kwargs)
+            return super().thread_handler(*args, **kwargs)  # type: ignore[no-untyped-call]
         finally:
             close_old_connections()
 

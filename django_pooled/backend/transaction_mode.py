@@ -124,8 +124,10 @@ class TransactionMode(postgresql.DatabaseWrapper):
         pool, connection = self.checked_out_from, self.connection
         if not self.gives_back or pool is None or pool.transaction_mode:
             return super().create_cursor()
-        # The connection was opened for cursors that keep it.
+        # The connection was opened for cursors that keep it, as those of a class set on it do.
         usual = connection.cursor_factory
+        if usual is not self.get_connection_params()["cursor_factory"]:
+            return super().create_cursor()
         connection.cursor_factory = for_transaction_mode(usual)
         try:
             return super().create_cursor()

@@ -196,6 +196,25 @@ def test_a_cursor_is_of_use_again_after_its_connection_went_back(
     assert in_use(alias) == 0
 
 
+def test_a_class_of_cursors_that_was_set_on_a_connection_stays_with_it(
+    alias: str, thread: ThreadPoolExecutor
+) -> None:
+    class Mine(psycopg.ClientCursor[Any]):
+        pass
+
+    def work() -> tuple[bool, int]:
+        wrapper = connections[alias]
+        wrapper.ensure_connection()
+        wrapper.connection.cursor_factory = Mine
+        with wrapper.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            return isinstance(cursor.cursor, Mine), in_use(alias)
+
+    assert thread.submit(work).result() == (True, 1)
+    thread.submit(lambda: connections[alias].close()).result()
+    assert in_use(alias) == 0
+
+
 def test_a_dropped_cursor_holds_nothing(alias: str, thread: ThreadPoolExecutor) -> None:
     def work() -> None:
         connections[alias].cursor().execute("SELECT 1")
