@@ -181,7 +181,7 @@ class DatabaseWrapper(Replacement):
                 pool = self._lookup.find(self, conn_params)
             connection: Any = pool.checkout()
             self.checked_out_from = self.pool = pool
-            self.gives_back = pool.transaction_mode or is_unattended()
+            self.gives_back = pool.transaction_mode or self._is_unattended
             connection.carries = pool.options.pipeline and IS_SUPPORTED
         else:
             foreign_options.refuse_leftovers(self.alias, self.settings_dict)
@@ -446,6 +446,11 @@ class DatabaseWrapper(Replacement):
     def is_setting_up(self) -> bool:
         """Whether the wrapper of a tenant sends its search_path, as on each connection it gets."""
         return tenants.is_setting_up(self)
+
+    @property
+    def _is_unattended(self) -> bool:
+        # A wrapper that threads share belongs to the code that has made it so.
+        return not self.allow_thread_sharing and is_unattended()
 
     def keeps(self, connection: PooledConnection) -> bool:
         """Tell whether this wrapper keeps the connection, though its thread has ended.

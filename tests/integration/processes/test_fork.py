@@ -516,7 +516,9 @@ def parent_of_a_careless_child() -> None:
     neighbour = Neighbour().begin()
 
     def work() -> None:
-        thread = threading.Thread(target=backend, daemon=True)
+        # It would go back by itself, but for a setting of the session.
+        setting = "SELECT set_config('app.kept', 'yes', false)"
+        thread = threading.Thread(target=query, args=[setting], daemon=True)
         thread.start()
         thread.join(PATIENCE)
         (pool,) = wait_until(lambda: [pool for pool in registry.snapshots() if not pool.in_use])
@@ -544,7 +546,7 @@ def outlive_a_thousand_threads() -> None:
             transaction.set_autocommit(False)
             Note.objects.create(text="left")
         else:
-            Note.objects.count()
+            connection.ensure_connection()
 
     for first in range(0, 1000, 8):
         threads = [threading.Thread(target=leave_behind, args=[first + n]) for n in range(8)]

@@ -13,6 +13,7 @@ import pytest
 from asgiref import current_thread_executor
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import request_finished, request_started
 from django.db import (
     OperationalError,
     close_old_connections,
@@ -473,12 +474,13 @@ def test_as_many_callers_as_connections_do_not_wait_for_each_other(
     async def request() -> None:
         # As a request does, which has a thread of its own, and has queried there before.
         async with ThreadSensitiveContext():
+            await request_started.asend(sender=None)
             await sync_to_async(backend_pid)(alias)
             await sync_to_async(everyone.wait)(10.0)
             assert in_use(alias) == 3
             await sync_to_async(everyone.wait)(10.0)
             await work()
-            await sync_to_async(connections.close_all)()
+            await request_finished.asend(sender=None)
 
     async def main() -> None:
         await asyncio.gather(*[request() for _ in range(3)])
