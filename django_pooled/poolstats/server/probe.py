@@ -12,6 +12,7 @@ import psycopg
 from django_pooled.backend.parameters import resolved
 from django_pooled.diagnostics.redaction import told
 from django_pooled.poolstats.formatting import brief
+from django_pooled.sql.sqlstates import CONNECTION_LOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,10 +91,7 @@ class Probe(Generic[T]):
 
     def _ask(self, timeout: float) -> None:
         try:
-            if self._connection is None or self._connection.closed:
-                self._connection = self._connect(timeout)
-                self._logged_in(self._connection)
-            self._answer.append(self._put(self._connection, timeout))
+            self._answer.append(self._put_over(self._connection, timeout))
         # A callable for the password may raise anything.
         except Exception as error:
             if self._connection is not None:
@@ -102,6 +100,19 @@ class Probe(Generic[T]):
                 self._connection = None
             self._error = brief(told(error))
             self._failed(error)
+
+    def _put_over(self, kept: psycopg.Connection[Any] | None, timeout: float) -> T:
+        if kept is not None and not kept.closed:
+            try:
+                return self._put(kept, timeout)
+            except psycopg.OperationalError as error:
+                # Ended since the last question, which says nothing of the server by now.
+                if error.sqlstate not in {None, *CONNECTION_LOST}:
+                    raise
+                kept.close()
+        self._connection = self._connect(timeout)
+        self._logged_in(self._connection)
+        return self._put(self._connection, timeout)
 
     def _put(self, connection: psycopg.Connection[Any], timeout: float) -> T:
         with connection.transaction():
