@@ -30,8 +30,9 @@ _pools: dict[tuple[str, Hashable], Pool] = {}
 _inherited: list[Pool] = []
 _owner = os.getpid()
 
-PATIENCE = 0.5
-"""Seconds that a reader of the statistics waits for a pool's connection."""
+PATIENCE = 0.3
+"""Seconds that a reader of the statistics waits for a pool's connection: the dashboard gives a
+process half a second for its whole answer."""
 
 
 def pool_for(alias: str, target: Hashable, make: Callable[[], Pool]) -> Pool:

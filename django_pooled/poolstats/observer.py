@@ -89,7 +89,7 @@ class Observer:
         servers = [probe.wait(deadline - monotonic()) for probe in self._probes]
         if any(server.is_full for server in servers):
             # It lets no more in, so that the processes have to tell who is there.
-            collection = self._collection(sessions=True)
+            collection = collection.updated(self._collection(sessions=True))
             collection.problems[:0] = self.problems
         return self._overview(collection, servers)
 

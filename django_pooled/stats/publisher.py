@@ -20,7 +20,7 @@ from . import socket_folder
 from .history import KEPT, History
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from .snapshot import PoolSnapshot, ProcessReport
@@ -167,6 +167,8 @@ class _Publisher:
         self.history = History(look) if look is not None else None
         self.look_at = time.monotonic()
         """When the next look is due."""
+        self.looking = threading.Lock()
+        """Held while a thread of its own looks whose sessions the servers have."""
         self.pid = os.getpid()
         self.closed = threading.Event()
         self.listener, self.path = _first_usable(folder, partial(_listen, site))
@@ -200,17 +202,8 @@ class _Publisher:
                 # Out of file descriptors, accept() fails at once for as long as it lasts.
                 self.closed.wait(PATIENCE)
                 continue
-            if connection is None:
-                continue
-            with connection:
-                try:
-                    self.answer(connection)
-                except OSError as error:
-                    logger.debug(
-                        "a reader of the pool statistics went away: %s",
-                        told(error),
-                        extra=event_fields("reader_gone", error=error),
-                    )
+            if connection is not None:
+                self.answer(connection)
 
     def accept(self) -> socket.socket | None:
         """Wait for a reader; None if a look at the pools was due first."""
@@ -230,30 +223,65 @@ class _Publisher:
         return None
 
     def answer(self, connection: socket.socket) -> None:
-        peer = socket_folder.peer_of(connection)
-        if peer is not None and peer.uid not in (0, os.geteuid()):
-            logger.debug(
-                "user %d may not read the pool statistics",
-                peer.uid,
-                extra=event_fields("reader_refused", uid=peer.uid),
-            )
-            return
-        asked = b""
-        with contextlib.suppress(TimeoutError):
-            # A reader of an earlier version sends none.
-            connection.settimeout(QUESTION)
-            asked = connection.recv(64)
-        connection.settimeout(PATIENCE)
-        if asked.startswith(SESSIONS):
+        """Answer a reader; one that wants sessions gets its answer from another thread."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(connection)
+            stack.enter_context(_reader_may_leave())
+            peer = socket_folder.peer_of(connection)
+            if peer is not None and peer.uid not in (0, os.geteuid()):
+                logger.debug(
+                    "user %d may not read the pool statistics",
+                    peer.uid,
+                    extra=event_fields("reader_refused", uid=peer.uid),
+                )
+                return
+            asked = b""
+            with contextlib.suppress(TimeoutError):
+                # A reader of an earlier version sends none.
+                connection.settimeout(QUESTION)
+                asked = connection.recv(64)
+            connection.settimeout(PATIENCE)
+            # A look waits for a connection, and other readers must not wait for it. Those that
+            # come during a look get what is known.
+            if asked.startswith(SESSIONS) and self.looking.acquire(blocking=False):
+                try:
+                    name = "django_pooled.looks"
+                    threading.Thread(
+                        target=self.look_and_answer, args=(connection,), name=name, daemon=True
+                    ).start()
+                    stack.pop_all()
+                    return
+                except RuntimeError:
+                    # No thread can be started.
+                    self.looking.release()
+            answer = _encode(self.report)
+            if asked.startswith(HISTORY) and self.history is not None and answer.endswith(b"}"):
+                past = self.history.encoded(time.time() - KEPT)
+                answer = answer[:-1] + b', "history": ' + past + b"}"
+            connection.sendall(answer)
+
+    def look_and_answer(self, connection: socket.socket) -> None:
+        """Find out whose sessions the servers have, and answer a reader that wants them."""
+        with connection, _reader_may_leave():
             try:
                 self.look_at_servers()
             except Exception as error:
                 _log_failure(error)
-        answer = _encode(self.report)
-        if asked.startswith(HISTORY) and self.history is not None and answer.endswith(b"}"):
-            past = self.history.encoded(time.time() - KEPT)
-            answer = answer[:-1] + b', "history": ' + past + b"}"
-        connection.sendall(answer)
+            finally:
+                self.looking.release()
+            connection.sendall(_encode(self.report))
+
+
+@contextlib.contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        logger.debug(
+            "a reader of the pool statistics went away: %s",
+            told(error),
+            extra=event_fields("reader_gone", error=error),
+        )
 
 
 def _listen(site: str, folder: Path, descriptor: int) -> tuple[socket.socket, Path]:

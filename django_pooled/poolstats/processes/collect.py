@@ -7,7 +7,7 @@ import os
 import selectors
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from django_pooled.diagnostics.redaction import masked, one_line
@@ -62,6 +62,18 @@ class Collection:
     """Where they were looked for, the missing folders too."""
     askable: bool = True
     """False on a platform on which no process publishes its pools."""
+
+    def updated(self, later: Collection) -> Collection:
+        """Return a later look, with the earlier answers of processes that gave it none."""
+        answered = {report.pid for report in later.reports} | later.others
+        kept = [
+            report
+            for report in self.reports
+            if report.pid in later.silent and report.pid not in answered
+        ]
+        silent = sorted({*later.silent} - {report.pid for report in kept})
+        reports = sorted([*later.reports, *kept], key=lambda report: report.pid)
+        return replace(later, reports=reports, silent=silent)
 
 
 def collect(

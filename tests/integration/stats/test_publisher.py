@@ -14,12 +14,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from django_pooled.poolstats.processes.collect import collect, collect_all
+from django_pooled.poolstats.processes.collect import Collection, collect, collect_all
 from django_pooled.poolstats.processes.report_parser import parse_report
 from django_pooled.stats import publisher as publishing
 from django_pooled.stats import socket_folder
@@ -679,3 +680,39 @@ def test_a_child_remembers_nothing_and_with_a_process_its_past_ends(
     assert began < before <= beginnings()[child]
     parent.kill()
     wait_until(lambda: beginnings().keys() == {child})
+
+
+def test_a_look_at_the_servers_keeps_no_other_reader_waiting(
+    stats_dir: Path, unpublished: None
+) -> None:
+    looking, seen = threading.Event(), threading.Event()
+
+    def look() -> None:
+        looking.set()
+        assert seen.wait(30.0)
+
+    publishing.start(str(stats_dir), lambda: process_report([snapshot()]), look_at_servers=look)
+    found: list[Any] = []
+    reader = threading.Thread(
+        target=lambda: found.append(collect_all([stats_dir], 30.0, sessions=True))
+    )
+    reader.start()
+    assert looking.wait(30.0)
+    try:
+        assert pids(stats_dir) == [os.getpid()]
+        # Another look would only queue for the same connection.
+        again = collect_all([stats_dir], 30.0, sessions=True)
+        assert [report.pid for report in again.reports] == [os.getpid()]
+        assert found == []
+    finally:
+        seen.set()
+        reader.join()
+    assert [report.pid for report in found[0].reports] == [os.getpid()]
+
+
+def test_a_process_that_answered_first_and_not_later_keeps_its_answer() -> None:
+    first = Collection([replace(process_report([snapshot()]), pid=pid) for pid in (1, 2, 3)])
+    later = Collection([replace(process_report([]), pid=2)], silent=[3, 4])
+    both = first.updated(later)
+    assert [(report.pid, len(report.pools)) for report in both.reports] == [(2, 0), (3, 1)]
+    assert both.silent == [4]
