@@ -109,13 +109,25 @@ def _trouble(
         state = "idle in a transaction" if idle else "idle"
         return "application", f"{_part(waiting, long)} {state}: the database waits for its code."
     if sessions:
-        active = [session for session in sessions if not session.asks_nothing]
-        times = [session.since for session in active if session.since is not None]
-        since = f", the longest for {duration(max(times))}" if times else ""
-        return "database", f"{_part(active, long)} running a query{since}."
+        return _queries(overview, long, sessions)
     if server is not None and server.error is not None:
         return "database", f"it {server.failure}."
     return "", ""
+
+
+def _queries(overview: Overview, long: list[_Held], sessions: list[Session]) -> tuple[str, str]:
+    active = [session for session in sessions if not session.asks_nothing]
+    if not overview.servers:
+        # Their clients saw a statement under way: those that wait for a lock look the same.
+        found = f"{_part(active, long)} running a query, or waiting for a lock"
+        oldest = long[0]
+        if oldest.session is not None and oldest.session.idles_in_transaction:
+            behind = name_connection(oldest.connection) or " by another"
+            return "application", f"{found}, perhaps behind the one{behind}, idle in a transaction."
+        return "database", f"{found}."
+    times = [session.since for session in active if session.since is not None]
+    since = f", the longest for {duration(max(times))}" if times else ""
+    return "database", f"{_part(active, long)} running a query{since}."
 
 
 def _part(some: Sequence[Session], of: Sequence[_Held]) -> str:

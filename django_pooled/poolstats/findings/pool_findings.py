@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from django_pooled.pool.connect_errors import answer_in
 from django_pooled.poolstats.formatting import brief, duration, kinds, many
 from django_pooled.poolstats.rows import failed_checkouts, failure_name, last_failure
 from django_pooled.stats.combine import total
@@ -92,6 +93,9 @@ def _waiters(overview: Overview, group: Group) -> Iterator[Finding]:
         sentence = f"{who}: connecting fails, and no connection is left."
         yield Finding(Level.CRITICAL, sentence, "waiting", "database")
     others = [row for row in waiting if not row.starved and not _is_cut_off(row)]
+    if refused := [row for row in others if row.pool.size < row.pool.max_size and _is_refused(row)]:
+        yield _waits_for_connects(group, refused)
+        others = [row for row in others if row not in refused]
     opening = [row for row in others if row.pool.size < row.pool.max_size]
     for rows, why in (
         (opening, "while connections are being opened"),
@@ -100,6 +104,17 @@ def _waiters(overview: Overview, group: Group) -> Iterator[Finding]:
         if rows:
             sentence = f"{_who_waits(group, rows)} {why}."
             yield Finding(_level(group, rows, Level.WARNING), sentence, "waiting")
+
+
+def _waits_for_connects(group: Group, rows: list[PoolRow]) -> Finding:
+    """Describe waiters of pools that have connections, and can't open those that are missing."""
+    part, failure = replace(group, rows=rows), last_failure(rows)
+    size, most = part.sum("size"), many(part.sum("max_size"), "connection")
+    sentence = (
+        f"{_who_waits(group, rows)}: only {size} of {most} {'is' if size == 1 else 'are'} open, "
+        f"and the server {answer_in(failure.error if failure else '')}."
+    )
+    return Finding(_level(group, rows, Level.CRITICAL), sentence, "waiting", "database")
 
 
 def _level(group: Group, rows: list[PoolRow], worst: Level) -> Level:
@@ -125,8 +140,13 @@ def _failed_lately(row: PoolRow) -> bool:
     return failure is not None and failure.age <= RECENT
 
 
+def _is_refused(row: PoolRow) -> bool:
+    """Whether it can't connect at the moment."""
+    return _failed_lately(row) and row.pool.connected_again_age is None
+
+
 def _is_cut_off(row: PoolRow) -> bool:
-    return not row.pool.size and _failed_lately(row) and row.pool.connected_again_age is None
+    return not row.pool.size and _is_refused(row)
 
 
 def _failures(overview: Overview, group: Group) -> Iterator[Finding]:
@@ -150,7 +170,7 @@ def _failures(overview: Overview, group: Group) -> Iterator[Finding]:
 
 def _connect_failures(group: Group) -> Iterator[Finding]:
     lately = [row for row in group.rows if _failed_lately(row)]
-    failing = [row for row in lately if row.pool.connected_again_age is None]
+    failing = [row for row in lately if _is_refused(row)]
     rows = failing or lately
     if failure := last_failure(rows):
         # Waiters or not: without a connection, each request fails.

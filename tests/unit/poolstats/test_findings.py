@@ -243,6 +243,33 @@ def test_waiters_of_a_pool_that_lost_all_its_connections_are_critical() -> None:
     assert "connecting fails, and no connection is left" in finding.sentence
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        ("FATAL:  sorry, too many clients already", "is full (53300)"),
+        ("connection refused", "does not answer"),
+    ],
+)
+def test_waiters_for_connections_that_the_server_refuses_tell_so(error: str, why: str) -> None:
+    figures: dict[str, Any] = {
+        "idle": 0,
+        "in_use": 2,
+        "max_size": 5,
+        "waiting": 6,
+        "longest_waiting": 2.5,
+        "last_error": error,
+        "last_error_age": 0.5,
+    }
+    finding = the(overview(process(pool(**figures))), "waiting")
+    assert (finding.level, finding.trouble) == (Level.CRITICAL, "database")
+    assert finding.sentence == (
+        '6 waiters for "default" in process 4121 (gunicorn), the longest for 2.5 s: only 2 of 5 '
+        f"connections are open, and the server {why}."
+    )
+    since = the(overview(process(pool(**figures, connected_again_age=0.2))), "waiting")
+    assert since.sentence.endswith("while connections are being opened.")
+
+
 # The pools
 
 

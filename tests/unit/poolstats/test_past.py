@@ -64,7 +64,24 @@ def test_an_incident_has_its_begin_its_end_and_the_sentence_of_its_worst_moment(
 def test_statements_under_way_put_it_down_to_the_database() -> None:
     (incident,) = past([interval(10, **starved("active", 2, 4.0))]).incidents
     assert incident.finding.trouble == "database"
-    assert incident.finding.sentence.endswith("all 2 sessions are running a query.")
+    assert incident.finding.sentence.endswith(
+        "all 2 sessions are running a query, or waiting for a lock."
+    )
+
+
+def test_statements_that_began_after_an_idle_transaction_may_wait_for_its_lock() -> None:
+    """The past does not know of locks: the server is not asked."""
+    figures = starved("active", 2, 8.0)
+    leaked = connection(
+        73, state="in use", since=26.0, by="shop.tasks.leak", status="idle in transaction"
+    )
+    figures.update(in_use=3, max_size=3, connections=[*figures["connections"], leaked])
+    (incident,) = past([interval(10, **figures)]).incidents
+    assert incident.finding.trouble == "application"
+    assert incident.finding.sentence.endswith(
+        "2 of 3 sessions are running a query, or waiting for a lock, perhaps behind the one by "
+        "shop.tasks.leak, idle in a transaction."
+    )
 
 
 def test_it_goes_on_while_the_last_interval_has_it_and_over_a_quiet_one_it_is_the_same() -> None:
