@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from time import monotonic, time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +14,7 @@ from django_pooled.pool import registry
 from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.past import Past
-from django_pooled.poolstats.processes.collect import collect_all
+from django_pooled.poolstats.processes.collect import Collection, collect_all
 from django_pooled.poolstats.site import Site
 from django_pooled.poolstats.sources import pooled_aliases, stats_dirs
 from django_pooled.stats.history import KEPT
@@ -23,8 +24,6 @@ from django_pooled.stats.socket_folder import this_user
 from .server_watch import LINGER, ServerWatch
 
 if TYPE_CHECKING:
-    from django_pooled.poolstats.processes.collect import Collection
-
     from .server_watch import Answer
 
 __all__ = ["Snapshot", "Watch", "past", "snapshot"]
@@ -44,6 +43,9 @@ SERVERS = 0.25
 
 SPAN = 10.0
 """Seconds back to the snapshot that one is compared with for recent counts."""
+
+NEXT = 3.0
+"""Seconds after which a look is no longer the next one: what was said before is too old."""
 
 APART = 3.0
 """Seconds at least between snapshots that are kept for that: each may be of many processes."""
@@ -74,6 +76,8 @@ class Watch:
         """The moment at which the latest snapshot is too old for other viewers."""
         self._past: Past | None = None
         self._earlier: list[Overview] = []
+        self._heard = Collection()
+        """What the processes answered at the latest look."""
         self._finds_full = False
         self._aliases = pooled_aliases()
         # Wrappers of its own: those in django.db.connections belong to a thread.
@@ -120,10 +124,15 @@ class Watch:
         taken = time()
         asked = [server.want() for server in self._servers]
         # A server that is full lets no more in, so that the processes have to tell who is there.
-        site, collection = self._site, self._collect(sessions=self._finds_full)
+        site, before = self._site, self._heard
+        self._heard = collection = self._collect(sessions=self._finds_full)
+        if self._latest is not None and taken - self._latest.taken < NEXT:
+            # A busy host lets one answer come late: a process is silent from the second one on.
+            collection = before.updated(collection)
         if os.getpid() not in {report.pid for report in collection.reports}:
             # This process is shown even if nothing is published.
-            collection.reports += site.own([process_report(registry.snapshots())])
+            own = site.own([process_report(registry.snapshots())])
+            collection = replace(collection, reports=[*collection.reports, *own])
         deadline = monotonic() + SERVERS
         answers = [
             server.latest(since, deadline - monotonic())

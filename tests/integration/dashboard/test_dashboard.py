@@ -345,6 +345,29 @@ def test_only_pools_of_this_site_are_shown(alone: str, monkeypatch: pytest.Monke
     assert found == {here}
 
 
+def test_a_process_is_silent_from_its_second_missing_answer_on(
+    alone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="stats-", dir="/tmp"))
+    monkeypatch.setattr(watch, "stats_dirs", lambda aliases: [folder])
+    monkeypatch.setattr(watch, "FRESH", 0.0)
+    monkeypatch.setattr(watch, "NEXT", 60.0)
+    here = server_of(connections.settings[alone])
+    other = Publisher(folder, {"alias": alone, "server": here, "site": this_site().key})
+
+    def shown() -> tuple[bool, list[int]]:
+        overview = watch.snapshot().overview
+        return other.pid in {it.pid for it in overview.processes}, overview.collection.silent
+
+    try:
+        wait_until(lambda: shown() == (True, []))
+        other.freeze()
+        assert [shown(), shown()] == [(True, []), (False, [other.pid])]
+    finally:
+        other.close()
+        shutil.rmtree(folder)
+
+
 def test_a_process_that_publishes_nothing_still_shows_itself(
     alone: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
