@@ -453,8 +453,9 @@ class Pool:
             return
         started = monotonic()
         connection = self._pool.take_idle()
-        if connection is None and is_asked:
-            # In the queue: where threads wait, none is idle.
+        most = self.options.max_waiting
+        if connection is None and is_asked and not 0 < most <= self._pool.waiting + 1:
+            # In the queue, since none is idle where threads wait; not in the last place of it.
             with suppress(queue.PoolTimeout, queue.TooManyRequests, queue.Refused):
                 connection = self._pool.take(timeout)
         if connection is None or not self._lend(connection, started):

@@ -30,9 +30,8 @@ _pools: dict[tuple[str, Hashable], Pool] = {}
 _inherited: list[Pool] = []
 _owner = os.getpid()
 
-PATIENCE = 0.3
-"""Seconds that a reader of the statistics waits for a pool's connection: the dashboard gives a
-process half a second for its whole answer."""
+PATIENCE = 5.0
+"""Seconds that a look at the server waits for a connection of a pool, once a reader wants it."""
 
 
 def pool_for(alias: str, target: Hashable, make: Callable[[], Pool]) -> Pool:

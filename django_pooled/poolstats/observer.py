@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from django.core.exceptions import ImproperlyConfigured
@@ -27,6 +27,9 @@ __all__ = ["Observer"]
 
 DATABASE_TIMEOUT = 3.0
 """Seconds that the databases have at least: one that is far away connects slowly."""
+
+LOOK = 0.2
+"""Seconds after which processes are asked again for the sessions of a full server."""
 
 
 class Observer:
@@ -89,9 +92,19 @@ class Observer:
         servers = [probe.wait(deadline - monotonic()) for probe in self._probes]
         if any(server.is_full for server in servers):
             # It lets no more in, so that the processes have to tell who is there.
-            collection = collection.updated(self._collection(sessions=True))
+            collection = collection.updated(self._holders(deadline))
             collection.problems[:0] = self.problems
         return self._overview(collection, servers)
+
+    def _holders(self, deadline: float) -> Collection:
+        """Ask for the sessions of full servers, until a process knows them."""
+        while True:
+            collection = self._collection(sessions=True)
+            pools = [pool for report in collection.reports for pool in report.pools]
+            is_known = any(pool.sessions_age is not None for pool in pools)
+            if is_known or not pools or monotonic() + LOOK >= deadline:
+                return collection
+            sleep(LOOK)
 
     def past(self, seconds: float) -> Past:
         """Ask the processes what they remember; no database is asked.

@@ -20,7 +20,7 @@ from . import socket_folder
 from .history import KEPT, History
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from .snapshot import PoolSnapshot, ProcessReport
@@ -43,7 +43,7 @@ QUESTION = 0.1
 
 NOW, HISTORY, SESSIONS = b"now\n", b"history\n", b"sessions\n"
 """What it may want: the pools as they are, the last minutes too, or whose sessions a full server
-has, which lets no reader in."""
+has, which lets no reader in: those that are known, and a new look for the next question."""
 
 _PASSING = {errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -71,7 +71,7 @@ def start(
         report: Called in a thread of its own for each reader.
         site: Key of the site that the process belongs to.
         look: Called for the history, see `History`; None for none.
-        look_at_servers: Called before the report for a reader that wants sessions.
+        look_at_servers: Called in a thread of its own, once a reader wants sessions.
     """
     global _started_by, _publisher
     with _lock:
@@ -202,8 +202,17 @@ class _Publisher:
                 # Out of file descriptors, accept() fails at once for as long as it lasts.
                 self.closed.wait(PATIENCE)
                 continue
-            if connection is not None:
-                self.answer(connection)
+            if connection is None:
+                continue
+            with connection:
+                try:
+                    self.answer(connection)
+                except OSError as error:
+                    logger.debug(
+                        "a reader of the pool statistics went away: %s",
+                        told(error),
+                        extra=event_fields("reader_gone", error=error),
+                    )
 
     def accept(self) -> socket.socket | None:
         """Wait for a reader; None if a look at the pools was due first."""
@@ -223,65 +232,47 @@ class _Publisher:
         return None
 
     def answer(self, connection: socket.socket) -> None:
-        """Answer a reader; one that wants sessions gets its answer from another thread."""
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(connection)
-            stack.enter_context(_reader_may_leave())
-            peer = socket_folder.peer_of(connection)
-            if peer is not None and peer.uid not in (0, os.geteuid()):
-                logger.debug(
-                    "user %d may not read the pool statistics",
-                    peer.uid,
-                    extra=event_fields("reader_refused", uid=peer.uid),
-                )
-                return
-            asked = b""
-            with contextlib.suppress(TimeoutError):
-                # A reader of an earlier version sends none.
-                connection.settimeout(QUESTION)
-                asked = connection.recv(64)
-            connection.settimeout(PATIENCE)
-            # A look waits for a connection, and other readers must not wait for it. Those that
-            # come during a look get what is known.
-            if asked.startswith(SESSIONS) and self.looking.acquire(blocking=False):
-                try:
-                    name = "django_pooled.looks"
-                    threading.Thread(
-                        target=self.look_and_answer, args=(connection,), name=name, daemon=True
-                    ).start()
-                    stack.pop_all()
-                    return
-                except RuntimeError:
-                    # No thread can be started.
-                    self.looking.release()
-            answer = _encode(self.report)
-            if asked.startswith(HISTORY) and self.history is not None and answer.endswith(b"}"):
-                past = self.history.encoded(time.time() - KEPT)
-                answer = answer[:-1] + b', "history": ' + past + b"}"
-            connection.sendall(answer)
+        peer = socket_folder.peer_of(connection)
+        if peer is not None and peer.uid not in (0, os.geteuid()):
+            logger.debug(
+                "user %d may not read the pool statistics",
+                peer.uid,
+                extra=event_fields("reader_refused", uid=peer.uid),
+            )
+            return
+        asked = b""
+        with contextlib.suppress(TimeoutError):
+            # A reader of an earlier version sends none.
+            connection.settimeout(QUESTION)
+            asked = connection.recv(64)
+        connection.settimeout(PATIENCE)
+        if asked.startswith(SESSIONS):
+            self.begin_to_look()
+        answer = _encode(self.report)
+        if asked.startswith(HISTORY) and self.history is not None and answer.endswith(b"}"):
+            past = self.history.encoded(time.time() - KEPT)
+            answer = answer[:-1] + b', "history": ' + past + b"}"
+        connection.sendall(answer)
 
-    def look_and_answer(self, connection: socket.socket) -> None:
-        """Find out whose sessions the servers have, and answer a reader that wants them."""
-        with connection, _reader_may_leave():
+    def begin_to_look(self) -> None:
+        """Find out whose sessions the servers have, for the next question."""
+        # It waits for a connection, behind the threads of the site: no reader waits for that.
+        if self.looking.acquire(blocking=False):
+            name = "django_pooled.looks"
             try:
-                self.look_at_servers()
-            except Exception as error:
-                _log_failure(error)
-            finally:
+                threading.Thread(target=self.look, name=name, daemon=True).start()
+            except RuntimeError as error:
+                # No thread can be started.
                 self.looking.release()
-            connection.sendall(_encode(self.report))
+                _log_failure(error)
 
-
-@contextlib.contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        logger.debug(
-            "a reader of the pool statistics went away: %s",
-            told(error),
-            extra=event_fields("reader_gone", error=error),
-        )
+    def look(self) -> None:
+        try:
+            self.look_at_servers()
+        except Exception as error:
+            _log_failure(error)
+        finally:
+            self.looking.release()
 
 
 def _listen(site: str, folder: Path, descriptor: int) -> tuple[socket.socket, Path]:

@@ -145,6 +145,19 @@ def test_a_reader_waits_its_turn_for_a_connection_and_not_for_ever(
     assert pool.snapshot().counters.timeouts == 0
 
 
+def test_a_reader_never_takes_the_last_place_of_the_queue(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=1, max_waiting=1)
+    pool: Pool = connections[alias].pool  # type: ignore[attr-defined]
+    connection = pool.checkout()
+    pool.look_at_server(60.0)
+    assert pool.snapshot().sessions_age is None
+    pool.checkin(connection)
+    pool.look_at_server(60.0)
+    assert pool.snapshot().sessions_age is not None
+
+
 def test_a_pool_with_room_is_not_looked_at_unless_asked(pool: Pool) -> None:
     before = pool.snapshot().counters.checkouts
     pool.look_at_server()
@@ -166,6 +179,14 @@ def test_the_command_started_amid_it_names_the_other_program(
         with full(server, password=PASSWORD.replace(" ", ""), dbname="site") as others:
             env = running.environment(url, stats_dir=str(site.stats_dir))
             command = [sys.executable, "-m", "django", "poolstats", "--check"]
-            told = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert told.returncode == 2
-    assert f'{others} by "nightly batch"' in told.stdout
+
+            def told() -> subprocess.CompletedProcess[str]:
+                return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+
+            named = f'{others} by "nightly batch"'
+            # No connection is ever idle, and threads wait for each.
+            with site.load("/hold/0.1", clients=8):
+                wait_until(lambda: named in told().stdout)
+            alone = told()
+    assert alone.returncode == 2
+    assert named in alone.stdout

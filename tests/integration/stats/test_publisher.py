@@ -682,32 +682,32 @@ def test_a_child_remembers_nothing_and_with_a_process_its_past_ends(
     wait_until(lambda: beginnings().keys() == {child})
 
 
-def test_a_look_at_the_servers_keeps_no_other_reader_waiting(
-    stats_dir: Path, unpublished: None
-) -> None:
-    looking, seen = threading.Event(), threading.Event()
+def test_a_look_at_the_servers_keeps_no_reader_waiting(stats_dir: Path, unpublished: None) -> None:
+    looks: list[threading.Event] = []
+    looking = threading.Semaphore(0)
 
     def look() -> None:
-        looking.set()
-        assert seen.wait(30.0)
+        looks.append(threading.Event())
+        looking.release()
+        assert looks[-1].wait(30.0)
 
     publishing.start(str(stats_dir), lambda: process_report([snapshot()]), look_at_servers=look)
-    found: list[Any] = []
-    reader = threading.Thread(
-        target=lambda: found.append(collect_all([stats_dir], 30.0, sessions=True))
-    )
-    reader.start()
-    assert looking.wait(30.0)
     try:
-        assert pids(stats_dir) == [os.getpid()]
-        # Another look would only queue for the same connection.
-        again = collect_all([stats_dir], 30.0, sessions=True)
-        assert [report.pid for report in again.reports] == [os.getpid()]
-        assert found == []
+        for sessions in (True, False, True):
+            answered = collect_all([stats_dir], 30.0, sessions=sessions)
+            assert [report.pid for report in answered.reports] == [os.getpid()]
+        assert looking.acquire(timeout=30.0)
+        # A second one would only queue for the same connection.
+        assert len(looks) == 1
     finally:
-        seen.set()
-        reader.join()
-    assert [report.pid for report in found[0].reports] == [os.getpid()]
+        looks[0].set()
+
+    def looks_again() -> bool:
+        collect_all([stats_dir], 30.0, sessions=True)
+        return looking.acquire(blocking=False)
+
+    wait_until(looks_again)
+    looks[1].set()
 
 
 def test_a_process_that_answered_first_and_not_later_keeps_its_answer() -> None:
