@@ -428,6 +428,8 @@ class Pool:
                 thread, now = self._checkouts.threads.this, monotonic()
                 leak_after = self.options.leak_after
                 checkout = Checkout(connection, started, now, thread, self._checkin, leak_after)
+                # By no view: it is not to be taken for one of a thread of the site.
+                checkout.activity = "django_pooled"
                 self._checkouts.begin(connection, checkout)
                 if self._eviction.in_doubt:
                     self._eviction.note_use(connection, looks_again=True)

@@ -14,6 +14,7 @@ import pytest
 from django.db import connections
 
 from django_pooled.errors import CheckoutTimeout
+from django_pooled.pool.server_sessions import ServerSessions, ask_sessions
 from django_pooled.poolstats.findings import overview_findings as findings
 from django_pooled.poolstats.findings.finding import Level
 from django_pooled.poolstats.overview import Overview
@@ -29,6 +30,7 @@ from tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from django_pooled.pool.connection import PooledConnection
     from django_pooled.pool.pool import Pool
     from embedded_postgres import EmbeddedServer
     from tests.support.pools import MakeDatabase
@@ -156,6 +158,18 @@ def test_a_reader_never_takes_the_last_place_of_the_queue(
     pool.checkin(connection)
     pool.look_at_server(60.0)
     assert pool.snapshot().sessions_age is not None
+
+
+def test_a_look_is_no_holder_of_the_sites(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    def ask(connection: PooledConnection) -> ServerSessions:
+        seen.extend(it["by"] for it in pool.snapshot().connections if it["state"] == "in use")
+        return ask_sessions(connection)
+
+    monkeypatch.setattr("django_pooled.pool.pool.ask_sessions", ask)
+    pool.look_at_server(30.0)
+    assert seen == ["django_pooled"]
 
 
 def test_a_pool_with_room_is_not_looked_at_unless_asked(pool: Pool) -> None:
