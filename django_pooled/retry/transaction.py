@@ -125,7 +125,14 @@ class Transaction:
         """Roll back to a savepoint, and with it what failed since then."""
         # What was asked for is done, or fails for another reason.
         self.rollback_wanted = False
-        self.release_savepoint(send)
+        before = len(self.failures)
+        try:
+            self.release_savepoint(send)
+        except Error:
+            if self.phase is Phase.BODY and any(each.lost for each in self.failures[before:]):
+                # What should have been undone has gone with the transaction. The loss counts.
+                self._undone = before
+            raise
         self.wrapper.rollback_exc = None
         self._forgive()
         if len(self.wrapper.savepoint_ids) < self._interrupted_in:

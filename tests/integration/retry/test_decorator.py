@@ -22,7 +22,7 @@ from django.views import View
 from django_pooled import AmbiguousCommit, Backoff, registry, retry_transaction, run_transaction
 from django_pooled.retry.budget import RetryBudget
 from django_pooled.signals import transaction_restarting
-from django_pooled.testing import fail_next_transaction
+from django_pooled.testing import fail_next_transaction, terminate_backend
 from tests.app.models import Counter, Note
 from tests.servers.postgresql import backend_pids
 
@@ -755,6 +755,30 @@ def test_under_atomic_requests_views_are_run_again(path: str) -> None:
 def test_under_atomic_requests_a_decorated_post_method_is_refused_with_the_way_to_do_it() -> None:
     with pytest.raises(TransactionManagementError, match="name='dispatch'"):
         post("/post/")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_session_that_ends_before_an_error_is_undone_restarts_the_call() -> None:
+    taken, runs = Note.objects.create(text="taken"), []
+
+    @retry_transaction(backoff=QUICK)
+    def work() -> str:
+        runs.append(1)
+        # As get_or_create() does where others were faster.
+        try:
+            with atomic():
+                try:
+                    Note.objects.create(text="too late", key=taken.key)
+                except IntegrityError:
+                    if len(runs) == 1:
+                        terminate_backend()
+                    raise
+        except IntegrityError:
+            return Note.objects.get(key=taken.key).text
+        raise AssertionError("there is no such key")
+
+    assert work() == "taken"
+    assert len(runs) == 2
 
 
 def test_what_cannot_be_run_again_is_refused_at_decoration() -> None:
