@@ -181,6 +181,13 @@ class ServerBindingCursor(_Observed, django.ServerBindingCursor):
 class _Named(_Observed):
     """Can be closed at any moment, since a generator that reads it is closed as it is freed."""
 
+    def take_along(self) -> None:
+        """DECLARE takes nothing along: what is due is sent before it.
+
+        It does not go through what ``execute()`` would be given for it, which refers to the cursor
+        and keeps it, and its connection, until the garbage collector comes by.
+        """
+
     def close(self) -> None:
         """As psycopg's, unless this thread holds the connection's lock: it would wait for itself.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import psycopg
 import pytest
 from django.db import connections
+from django.db.transaction import atomic
 from psycopg.rows import dict_row
 
 from django_pooled.pool.connection import PooledConnection
@@ -84,6 +87,22 @@ def test_a_closed_cursor_that_is_held_keeps_no_object_from_serving_again(
     assert id(wrapper.connection) == first
     assert cursor.connection is not wrapper.connection
     wrapper.close()
+
+
+def test_a_named_cursor_of_a_transaction_keeps_no_object_once_it_is_closed(
+    wrapper: DatabaseWrapper,
+) -> None:
+    gc.disable()  # which would free what refers to itself
+    try:
+        with atomic(using=wrapper.alias), wrapper.chunked_cursor() as cursor:
+            cursor.execute("SELECT generate_series(1, 9)")
+            assert cursor.fetchmany(2) == [(1,), (2,)]
+            named = ref(cursor.cursor)
+        del cursor
+        wrapper.close()
+        assert named() is None
+    finally:
+        gc.enable()
 
 
 def test_what_was_set_on_an_object_goes_with_it(wrapper: DatabaseWrapper) -> None:
