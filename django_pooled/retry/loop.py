@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 from django.db import Error
+from psycopg.pq import ConnStatus
 
 from django_pooled.backend.commit import ambiguous
 from django_pooled.pool.deadline import current
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from django_pooled.backend.wrapper import DatabaseWrapper
+    from django_pooled.pool.connection import PooledConnection
 
     from .classify import Failure
     from .policy import Policy
@@ -52,6 +54,22 @@ def _sleep(policy: Policy, seconds: float) -> None:
         present.sleep(seconds)
     else:
         policy.sleep(seconds)
+
+
+def _replace_if_lost(wrapper: DatabaseWrapper, connection: PooledConnection) -> None:
+    """Replace a connection that was lost since the caller's last statement: it costs no attempt.
+
+    Raises:
+        django.db.Error: No other is to be had, or it would not be as the caller has left this one.
+    """
+    try:
+        wrapper.replace(connection)
+    except Error:
+        # The next one may be lost too, while it is set up: then the first attempt gets another.
+        new = wrapper.connection
+        if new is None or new is connection or new.pgconn.status == ConnStatus.OK:
+            raise
+        wrapper.give_back()
 
 
 class Seams:
@@ -85,8 +103,8 @@ class Loop(Generic[R]):
         self._inputs = Inputs(retried.surroundings, args, kwargs)
         self._caller_state: CallerState | None = None
         if wrapper.connection is not None and not wrapper.in_atomic_block:
-            # Lost since the caller's last statement, it would cost an attempt.
-            wrapper.replace(wrapper.connection)
+            _replace_if_lost(wrapper, wrapper.connection)
+        if wrapper.connection is not None and not wrapper.in_atomic_block:
             self._caller_state = CallerState(wrapper)
         check = policy.commit_check
         if isinstance(check, str):

@@ -687,6 +687,34 @@ def test_a_decorated_call_spends_no_attempt_on_a_connection_lost_before(database
     assert counters(database).replaced == 1
 
 
+def test_a_decorated_call_begins_though_the_other_connection_is_lost_as_it_is_set_up(
+    server: EmbeddedServer, proxy: FaultProxy, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, through=proxy, max_size=2)
+    wrapper: Any = connections[alias]
+    calls: list[int] = []
+
+    def set_up(connection: Any, **kwargs: Any) -> None:
+        if connection.alias == alias:
+            run(connection, "SET application_name = 'set up'")
+
+    @retry_transaction(using=alias, max_attempts=1)
+    def work() -> None:
+        calls.append(1)
+        run(wrapper, "INSERT INTO item VALUES (6)")
+
+    connection_created.connect(set_up)
+    try:
+        ask(wrapper, "SELECT 1")
+        lose(wrapper)
+        proxy.fault_at("SET application_name = 'set up'", "cut")
+        work()
+    finally:
+        connection_created.disconnect(set_up)
+    assert len(calls) == proxy.triggered() == 1
+    assert ask(wrapper, "SELECT count(*) FROM item WHERE x = 6") == 1
+
+
 def test_an_idle_connection_with_news_is_kept(database: Any, server: EmbeddedServer) -> None:
     before = ask(database, PID)
     with psycopg.connect(**server.parameters("postgres"), autocommit=True) as admin:
