@@ -442,7 +442,11 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         if control is None or control.expected is None or psycopg_private.is_piping(self):
             return False
         self.refuse_if_given_back()
-        answer = control.waits(query, self.pgconn.transaction_status)
+        status = self.pgconn.transaction_status
+        if status == TransactionStatus.IDLE and self.autocommit:
+            # Set by hand: no transaction will begin, and the server has to refuse it.
+            return False
+        answer = control.waits(query, status)
         if answer is not None:
             psycopg_pipeline.seem_executed(cursor, str(query), answer.encode())
         return answer is not None

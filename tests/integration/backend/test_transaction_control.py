@@ -682,6 +682,19 @@ def a_setting_of_psycopg_in_a_transaction(engine: Engine) -> None:
 
 
 @scenario
+def psycopgs_autocommit_turned_on_before_a_nested_block(engine: Engine) -> None:
+    def block() -> None:
+        with engine.atomic():
+            engine.raw.autocommit = True
+            engine.write("done")
+            with engine.atomic():
+                engine.write("undone")
+                raise LookupError
+
+    engine.tries(block)
+
+
+@scenario
 def autocommit_set_in_a_pipeline(engine: Engine) -> None:
     def set_within() -> None:
         with engine.raw.pipeline():
