@@ -79,6 +79,7 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
                 # A pipeline takes one statement at a time.
                 carries = self._can_carry and connection.pgconn.pipeline_status == _NO_PIPELINE
                 addition = self.addition = connection.announce(query, effect, carries=carries)
+                self.answers = ()
             elif effect.leaves is not None or not effect.reads or connection.control is not None:
                 connection.announce(query, effect)
             connection.announced_by = thread

@@ -148,9 +148,11 @@ class TransactionWatch:
             TransactionManagementError: It has ended the transaction.
         """
         if addition and cursor is not None:
-            self._read(cursor.answers[0])
-            if self.identity is None and cursor.rowcount > 0:
-                # Rows of a foreign server, whose transaction ends with this one.
+            if cursor.answers:
+                self._read(cursor.answers[0])
+            if self.identity is None and (cursor.rowcount > 0 or not cursor.answers):
+                # Rows of a foreign server, whose transaction ends with this one; or a cursor of
+                # another class has sent something else, or nothing.
                 self.has_to_ask = True
         if self.may_have_ended:
             self._verify(locked)

