@@ -197,7 +197,9 @@ class DatabaseWrapper(Replacement):
         if not autocommit:
             # What the last transaction did is undone, if that was not committed.
             self._pending_effects = False
-            if pool is not None and connection.pgconn.status != ConnStatus.OK:
+            # An interruption may have struck between the checkout and the end of connect().
+            is_there = pool is not None and connection is not None
+            if is_there and connection.pgconn.status != ConnStatus.OK:
                 # An error has shown that it is lost: a transaction on it would fail.
                 connection = self.replace(connection)
         # Atomic.__exit__ ends a transaction whose connection was lost with set_autocommit(True),

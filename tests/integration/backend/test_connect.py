@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+import psycopg
 import pytest
 from django.core.exceptions import SynchronousOnlyOperation
-from django.db import close_old_connections, connections, transaction
+from django.db import OperationalError, close_old_connections, connections, transaction
 from django.db.backends.postgresql import base as postgresql
 from django.db.backends.signals import connection_created
 from django.test import override_settings
@@ -231,6 +232,31 @@ def test_a_backend_may_change_the_parameters_of_each_connection(
         other.name = name
         assert ask(other, "SHOW application_name") == name
         other.close()
+
+
+class Interruption(BaseException):
+    """As a time limit of the caller's, or Ctrl-C."""
+
+
+@pytest.mark.parametrize("interruption", [Interruption, psycopg.OperationalError])
+def test_a_block_begins_after_one_that_was_interrupted_as_it_had_its_connection(
+    wrapper: DatabaseWrapper,
+    monkeypatch: pytest.MonkeyPatch,
+    interruption: type[BaseException],
+) -> None:
+    class Interrupted(DatabaseWrapper):
+        def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+            super().get_new_connection(conn_params)
+            raise interruption("right after the checkout")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(wrapper, "__class__", Interrupted)
+        with pytest.raises((interruption, OperationalError), match="right after the checkout"):
+            ask(wrapper, "SELECT 1")
+    with transaction.atomic(using=wrapper.alias):
+        assert ask(wrapper, "SELECT 42") == 42
+    wrapper.close()
+    assert [pool.in_use for pool in registry.snapshots() if pool.alias == wrapper.alias] == [0]
 
 
 def test_a_patch_of_django_s_parameters_is_called_for_each_connection(
