@@ -42,16 +42,12 @@ def commit_once(wrapper: BaseDatabaseWrapper, send: Callable[[], None]) -> None:
             read as "nothing happened, try again".
     """
     began = wrapper.connection.pgconn.transaction_status == TransactionStatus.INTRANS
+    refuse_if_session_ended(wrapper)
     try:
-        refuse_if_session_ended(wrapper)
-        try:
-            send()
-        except Exception as error:
-            if began and psycopg_error(error) and not is_known_to_have_failed(wrapper, error):
-                raise ambiguous(wrapper) from error
-            raise
-    except BaseException as error:
-        close_if_interrupted(wrapper, error)
+        send()
+    except Exception as error:
+        if began and psycopg_error(error) and not is_known_to_have_failed(wrapper, error):
+            raise ambiguous(wrapper) from error
         raise
 
 

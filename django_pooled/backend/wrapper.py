@@ -320,13 +320,14 @@ class DatabaseWrapper(Replacement):
     def _commit(self) -> None:
         if self.connection is None:
             return
-        send = super()._commit  # type: ignore[misc]
         try:
+            send = super()._commit  # type: ignore[misc]
             if self.attempt is None:
                 self._end_transaction(partial(commit_once, self, send))
             else:
                 self._end_transaction(partial(self.attempt.commit, send))
         except BaseException as error:
+            close_if_interrupted(self, error)
             # Any other error of the database says that nothing was committed.
             if isinstance(error, AmbiguousCommit) or not isinstance(error, Error):
                 self.has_lasting_effects |= self._pending_effects

@@ -81,9 +81,9 @@ class Attempt(Transaction):
         inside = wrapper.in_atomic_block
         if self.left_open is not None and not inside:
             self._end_left_open(self.left_open)
-        wrapper.attempt = self
-        wrapper.rollback_exc = None
         try:
+            wrapper.attempt = self
+            wrapper.rollback_exc = None
             if not inside:
                 self._prepare()
             with (
@@ -110,7 +110,7 @@ class Attempt(Transaction):
         finally:
             if wrapper.attempt is self:
                 self.end()
-            if wrapper.in_atomic_block and not inside:
+            if not inside and (wrapper.in_atomic_block or not wrapper.autocommit):
                 # An exception struck between two steps of Django's, as one from outside can.
                 wrapper.abandon_block()
 
@@ -141,12 +141,13 @@ class Attempt(Transaction):
 
     def end(self) -> None:
         """The transaction has ended: let go of its wrapper and its connection."""
-        self.wrapper.attempt = None
+        if self.watch is not None:
+            self.watch.stop()
         if self.restore is not None:
             restore, self.restore = self.restore, None
             restore()
-        if self.watch is not None:
-            self.watch.stop()
+        # Last: `run` ends it again if an exception strikes before.
+        self.wrapper.attempt = None
 
     def _send_commit(self, send: Callable[[], None]) -> None:
         watch = self.watch

@@ -141,6 +141,41 @@ def test_the_caller_meets_what_struck_and_the_next_transaction_is_served(
     gives_its_connection_back(alias)
 
 
+STEPS = [
+    (plain, "django_pooled.backend.wrapper.commit_once"),
+    (decorated, "django_pooled.retry.attempt.Attempt.commit"),
+    (decorated, "django_pooled.retry.attempt.Attempt.end"),
+    (decorated, "django_pooled.retry.attempt.TransactionWatch.stop"),
+]
+
+
+@pytest.mark.parametrize(("run", "step"), STEPS)
+@pytest.mark.parametrize("limit", LIMITS)
+def test_so_is_what_strikes_between_two_steps_of_a_commit(
+    run: Callable[[str, Callable[[], None]], None],
+    step: str,
+    limit: type[BaseException],
+    alias: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def strike(*_: object) -> None:
+        patched.undo()
+        raise limit("the worker's limit")
+
+    run(alias, partial(body, alias, fails=False))
+    with monkeypatch.context() as patched:
+        patched.setattr(step, strike)
+        with pytest.raises(limit, match="the worker's limit"):
+            run(alias, partial(body, alias, fails=False))
+    assert connections[alias].get_autocommit()
+    assert connections[alias].attempt is None  # type: ignore[attr-defined]
+    run(alias, partial(body, alias, fails=False))
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM interrupted")
+        assert cursor.fetchone()[0] in (4, 6)
+    gives_its_connection_back(alias)
+
+
 def is_raised_once(limit: type[BaseException], alias: str) -> None:
     """Fail unless the next call raises the limit, and the one after it works."""
     with pytest.raises(limit, match="the worker's limit"):
