@@ -326,3 +326,18 @@ def test_threads_share_a_bounded_pool_and_leave_nothing_in_use(
         assert sessions_opened(server, name) <= MAX_SIZE
     finally:
         worker.kill()
+
+
+def test_a_task_in_a_thread_holds_its_connection_and_a_thread_that_it_starts_does_not(
+    tmp_path: Path, server: EmbeddedServer, name: str
+) -> None:
+    worker = Worker(tmp_path, server.url(name), "--pool=threads", "--concurrency=1")
+    try:
+        worker.start()
+        (task,) = worker.run("hold", [1])
+        assert task["in_use"] == [1, 1]
+        # Celery gives back nothing after a task that its caller has run itself.
+        (call,) = worker.run("hold_in_thread", [2])
+        assert call["in_use"] == [0, 0]
+    finally:
+        worker.kill()

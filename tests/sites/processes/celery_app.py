@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import psycopg
 from celery import Celery  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from django.db import connection, transaction
 
+from django_pooled import registry
 from tests.support.waiting import wait_until
 
 FOLDER = Path(os.environ.get("CELERY_FOLDER", "."))
@@ -83,6 +85,27 @@ def sleep(number: int, seconds: float) -> None:
         cursor.execute("SELECT pg_backend_pid() FROM pg_sleep(%s)", [seconds])
         (backend,) = cursor.fetchone()
     _say(number=number, backend=backend, started=started)
+
+
+@app.task  # type: ignore[untyped-decorator,unused-ignore]
+def hold(number: int) -> None:
+    """Say how many connections are in use after a query, and after one in a thread of its own."""
+    found = [_backend(), _in_use()]
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(_backend).result()
+        found.append(_in_use())
+    _say(number=number, backend=found[0], in_use=found[1:])
+
+
+@app.task  # type: ignore[untyped-decorator,unused-ignore]
+def hold_in_thread(number: int) -> None:
+    """As `hold`, as a call and not as a task, in a thread of its own."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(hold.apply, [number]).result()
+
+
+def _in_use() -> int:
+    return sum(pool.in_use for pool in registry.snapshots())
 
 
 @app.task  # type: ignore[untyped-decorator,unused-ignore]
