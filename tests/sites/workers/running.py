@@ -36,7 +36,6 @@ __all__ = [
     "environment",
     "gunicorn",
     "serving",
-    "streaming",
     "uvicorn",
 ]
 
@@ -217,8 +216,17 @@ def uvicorn(url: str, *options: str, **pool: object) -> contextlib.AbstractConte
     return serving([*command, "tests.sites.workers.asgi:application"], environment(url, **pool))
 
 
-def asgi(server: str, url: str, **pool: object) -> contextlib.AbstractContextManager[Site]:
-    """Run the site under any server for asynchronous sites, in one process."""
+def asgi(
+    server: str, url: str, *, releases_streams: bool = False, **pool: object
+) -> contextlib.AbstractContextManager[Site]:
+    """Run the site under any server for asynchronous sites, in one process.
+
+    Args:
+        server: which.
+        url: the site's database.
+        releases_streams: whether it has the middleware for streaming responses.
+        pool: options of its pool.
+    """
     application, address = "tests.sites.workers.asgi:application", "127.0.0.1"
     command = {
         "uvicorn": ["uvicorn", f"--host={address}", "--port=0", "--lifespan=off", application],
@@ -234,14 +242,10 @@ def asgi(server: str, url: str, **pool: object) -> contextlib.AbstractContextMan
             application,
         ],
     }[server]
-    return serving(command, environment(url, **pool))
-
-
-def streaming(url: str, **pool: object) -> contextlib.AbstractContextManager[Site]:
-    """Run the site under uvicorn, with the middleware for streaming responses."""
-    command = ["uvicorn", "--host=127.0.0.1", "--port=0", "--lifespan=off"]
-    env = {**environment(url, **pool), "SITE_STREAMS": "yes"}
-    return serving([*command, "tests.sites.workers.asgi:application"], env)
+    env = environment(url, **pool)
+    if releases_streams:
+        env["SITE_RELEASES_STREAMS"] = "yes"
+    return serving(command, env)
 
 
 def complains_not(site: Site) -> None:

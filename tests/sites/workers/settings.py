@@ -18,7 +18,7 @@ ROOT_URLCONF = "tests.sites.workers.urls"
 WSGI_APPLICATION = "tests.sites.workers.wsgi.application"
 INSTALLED_APPS = ["django_pooled", "tests.app"]
 MIDDLEWARE: list[str] = []
-if "SITE_STREAMS" in os.environ:
+if "SITE_RELEASES_STREAMS" in os.environ:
     MIDDLEWARE.append("django_pooled.streaming.ReleaseBeforeStreamingMiddleware")
 if "SITE_DEADLINE" in os.environ:
     MIDDLEWARE.append("django_pooled.middleware.DeadlineMiddleware")
