@@ -95,6 +95,9 @@ class _Statement:
         wrapper = self.wrapper
         if wrapper.in_atomic_block or isinstance(self.cursor, psycopg.ServerCursor):
             return False
+        if wrapper.allow_thread_sharing:
+            # Statements of the other threads would become part of its transaction.
+            return False
         connection = wrapper.connection
         if connection is None:
             return bool(wrapper.settings_dict["AUTOCOMMIT"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -239,6 +240,30 @@ def test_an_async_request_is_served_by_the_same_rule(site: Site) -> None:
     async_to_sync(ask)()
     assert found == [[(40,)]]
     assert site.proxy.triggered() == 1
+
+
+def test_threads_that_share_a_wrapper_each_get_their_own_answers(site: Site) -> None:
+    wrapper, answers = site.wrapper, []
+
+    def work() -> None:
+        def run(number: int) -> None:
+            connections[site.alias] = wrapper
+            for _ in range(25):
+                answers.append((number, site.query("SELECT %s", number)))
+
+        wrapper.inc_thread_sharing()
+        try:
+            threads = [threading.Thread(target=run, args=[number]) for number in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            wrapper.dec_thread_sharing()
+
+    site.query("SELECT 1")
+    site.ask(work)
+    assert sorted(answers) == [(number, [(number,)]) for number in range(4) for _ in range(25)]
 
 
 def test_a_server_side_cursor_is_left_alone(site: Site) -> None:
