@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from psycopg import IsolationLevel
+
     from django_pooled.backend.wrapper import DatabaseWrapper
+    from django_pooled.pool.connection import PooledConnection
 
     from .policy import Policy
 
@@ -22,28 +25,35 @@ def set_characteristics(policy: Policy, wrapper: DatabaseWrapper) -> Callable[[]
     along with that.
     """
     wrapper.ensure_connection()
+    connection = wrapper.connection
+    before = connection.isolation_level, connection.read_only, connection.deferrable
     with wrapper.wrap_database_errors:
         if policy.isolation_level is not None:
-            wrapper.connection.isolation_level = policy.isolation_level
+            connection.isolation_level = policy.isolation_level
         if policy.read_only is not None:
-            wrapper.connection.read_only = policy.read_only
+            connection.read_only = policy.read_only
         if policy.deferrable is not None:
-            wrapper.connection.deferrable = policy.deferrable
+            connection.deferrable = policy.deferrable
         if policy.time_limits:
-            wrapper.connection.time_limits = policy.time_limits
-    return partial(_restore, policy, wrapper)
+            connection.time_limits = policy.time_limits
+    return partial(_restore, policy, wrapper, connection, before)
 
 
-def _restore(policy: Policy, wrapper: DatabaseWrapper) -> None:
-    connection = wrapper.connection
-    if connection is None or connection.closed or wrapper.in_atomic_block:
+def _restore(
+    policy: Policy,
+    wrapper: DatabaseWrapper,
+    connection: PooledConnection,
+    before: tuple[IsolationLevel | None, bool | None, bool | None],
+) -> None:
+    # Another one, which has taken its place, has none of it.
+    if wrapper.connection is not connection or connection.closed or wrapper.in_atomic_block:
         return
+    isolation_level, read_only, deferrable = before
     if policy.isolation_level is not None:
-        configured = "isolation_level" in wrapper.settings_dict["OPTIONS"]
-        connection.isolation_level = wrapper.isolation_level if configured else None
+        connection.isolation_level = isolation_level
     if policy.read_only is not None:
-        connection.read_only = None
+        connection.read_only = read_only
     if policy.deferrable is not None:
-        connection.deferrable = None
+        connection.deferrable = deferrable
     if policy.time_limits:
         connection.time_limits = None

@@ -242,6 +242,18 @@ def test_an_async_request_is_served_by_the_same_rule(site: Site) -> None:
     assert site.proxy.triggered() == 1
 
 
+@pytest.mark.parametrize("site", ["session"], indirect=True)
+def test_a_mode_that_was_set_by_hand_is_there_after_a_read(site: Site) -> None:
+    def work() -> tuple[Any, Any]:
+        site.query("SELECT 1")
+        present = site.wrapper.connection
+        present.read_only = True
+        site.query("SELECT 2")
+        return present.read_only, site.wrapper.connection is present
+
+    assert site.ask(work) == (True, True)
+
+
 def test_threads_that_share_a_wrapper_each_get_their_own_answers(site: Site) -> None:
     wrapper, answers = site.wrapper, []
 
