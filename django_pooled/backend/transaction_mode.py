@@ -119,10 +119,11 @@ class TransactionMode(postgresql.DatabaseWrapper):
         self._named_cursors = [*still_open, cursor]
         return cursor
 
-    def make_client_cursor(self) -> Any:
-        """Make a cursor for the present connection."""
+    def make_moving_cursor(self) -> Any:
+        """Make a cursor that runs each statement on the connection of that moment."""
         pool, connection = self.checked_out_from, self.connection
-        if not self.gives_back or pool is None or pool.transaction_mode:
+        if pool is None or pool.transaction_mode:
+            # The connection makes such cursors.
             return super().create_cursor()
         # The connection was opened for cursors that keep it, as those of a class set on it do.
         usual = connection.cursor_factory

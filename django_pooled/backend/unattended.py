@@ -14,40 +14,46 @@ from django.dispatch import receiver
 
 from django_pooled.integrations import celery
 
-__all__ = ["is_unattended", "note_streaming"]
+__all__ = ["is_unattended", "note_streaming", "thread"]
 
 
-class _Request(threading.local):
-    is_under_way = False
-    is_streaming = False
+def _is_main() -> bool:
+    # Looked up anew, since gevent and eventlet replace the functions.
+    return threading.get_ident() == threading.main_thread().ident
 
 
-_request = _Request()
+class _Thread(threading.local):
+    """The running thread."""
+
+    in_request: bool = False
+    has_end: bool
+    """Whether connections that it checks out now are closed at the end of what it does. In doubt
+    not: then they go back after each transaction, unless something depends on one."""
+
+    def __init__(self) -> None:
+        self.has_end = _is_main()
+
+
+thread = _Thread()
 
 
 def is_unattended() -> bool:
-    """Tell whether nothing will soon close the connections of the running thread.
-
-    In doubt it is: then they go back after each transaction, unless something depends on one.
-    """
-    if _request.is_under_way:
-        return _request.is_streaming
-    # Looked up anew, since gevent and eventlet replace the functions.
-    is_main = threading.get_ident() == threading.main_thread().ident
-    return not is_main and not celery.runs_a_task()
+    """Tell whether nothing will soon close the connections of the running thread."""
+    return not thread.has_end and not celery.runs_a_task()
 
 
 def note_streaming() -> None:
     """The rest of this thread's request streams a response, for as long as the client reads it."""
-    _request.is_streaming = True
+    if thread.in_request:
+        thread.has_end = False
 
 
 # Under ASGI too they are sent in the thread of the request's synchronous code, of its queries.
 @receiver(request_started)
 def _request_begins(**kwargs: object) -> None:
-    _request.is_under_way, _request.is_streaming = True, False
+    thread.in_request = thread.has_end = True
 
 
 @receiver(request_finished)
 def _request_ends(**kwargs: object) -> None:
-    _request.is_under_way = False
+    thread.in_request, thread.has_end = False, _is_main()

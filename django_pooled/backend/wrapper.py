@@ -45,7 +45,7 @@ from .pool_lookup import PoolLookup
 from .replacement import Replacement
 from .sql_comments import Commenter
 from .transaction_mode_cursors import TransactionModeCursor, for_transaction_mode
-from .unattended import is_unattended
+from .unattended import is_unattended, thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +181,7 @@ class DatabaseWrapper(Replacement):
                 pool = self._lookup.find(self, conn_params)
             connection: Any = pool.checkout()
             self.checked_out_from = self.pool = pool
-            self.gives_back = pool.transaction_mode or self._is_unattended
+            self.gives_back = pool.transaction_mode or (not thread.has_end and self._is_unattended)
             connection.carries = pool.options.pipeline and IS_SUPPORTED
         else:
             foreign_options.refuse_leftovers(self.alias, self.settings_dict)
@@ -248,7 +248,12 @@ class DatabaseWrapper(Replacement):
             elif connection.pgconn.status != ConnStatus.OK and self.checked_out_from is not None:
                 # An error has shown that it is lost.
                 self.replace(connection)
-            cursor = self.make_client_cursor() if name is None else self.make_named_cursor(name)
+            if name is not None:
+                cursor = self.make_named_cursor(name)
+            elif self.gives_back:
+                cursor = self.make_moving_cursor()
+            else:
+                cursor = super().create_cursor()
             if self.gives_back:
                 # One of a class that was set on the connection stays with that connection.
                 if isinstance(cursor, TransactionModeCursor):
