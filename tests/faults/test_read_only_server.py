@@ -81,7 +81,7 @@ def probe(alias: str) -> tuple[int, str]:
     return response.status_code, json.loads(response.content)["databases"][alias]
 
 
-def told(alias: str) -> list[tuple[Level, str, str]]:
+def told(alias: str) -> list[tuple[Level, str | None, str]]:
     """Return what poolstats says of the process's pool: level, kind and sentence."""
     look = Overview(Collection([process_report([pool_of(alias).snapshot()])]), [])
     return [(found.level, found.kind, found.sentence) for found in findings.find(look)]

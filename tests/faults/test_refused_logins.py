@@ -240,14 +240,15 @@ def test_reconnect_failed_is_not_called_if_there_was_a_success_meanwhile(
     execute(own_server, "CREATE ROLE clerk LOGIN PASSWORD 'new'")
     parameters = {"user": "clerk", "password": "old"}
     pool = make_watched(
-        make_pool, own_server, told, parameters=parameters, reconnect_timeout=1.0, backoff=STEADY
+        make_pool, own_server, told, parameters=parameters, reconnect_timeout=6.0, backoff=STEADY
     )
     with pytest.raises(ConnectFailed):
         query(pool)
     execute(own_server, "ALTER ROLE clerk PASSWORD 'old'")
     wait_until(lambda: not pool._connector.pause)
     assert query(pool) == 42
-    time.sleep(1.5)  # past the end of the period
+    assert pool._pool._patience_ends
+    wait_until(lambda: not pool._pool._patience_ends, what="the end of the period")
     assert told == []
 
 

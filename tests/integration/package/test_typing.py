@@ -30,7 +30,6 @@ ENGINE = "django_pooled.backend.wrapper.DatabaseWrapper"
 # them all the same where a subclass assigns to them.
 LEFT_TO_DJANGO = {
     "django_pooled.base.DatabaseWrapper",
-    "django_pooled.base.DatabaseWrapper.validation_class",
     ENGINE,
     f"{ENGINE}.atomic_blocks",
     f"{ENGINE}.close_if_health_check_failed",
@@ -46,6 +45,7 @@ LEFT_TO_DJANGO = {
 # ours for unknown. Where the names are used it knows them; see the test before.
 LEFT_TO_PSYCOPG = {
     f"{ENGINE}.checked_out_from",
+    f"{ENGINE}.gives_back",
     f"{ENGINE}.keeps",
     f"{ENGINE}.note_write",
     f"{ENGINE}.pool",

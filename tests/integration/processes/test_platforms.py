@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -225,7 +226,9 @@ def test_the_commands_fall_back_to_what_the_server_sees(
     assert seen[worker["pid"]]["reached"] is False
     code, text = metrics
     assert code == 0
-    assert 'django_pooled_server_up{database="default"} 1' in text
+    assert re.search(
+        r'django_pooled_server_up\{database="default",server=".+:\d+/.+"\} 1\.0$', text, re.M
+    )
     code, text = verdict
     assert code == 3
     assert text.startswith("UNKNOWN: ")

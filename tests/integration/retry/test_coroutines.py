@@ -583,6 +583,7 @@ def test_a_query_in_another_thread_takes_no_part_and_is_told_so_once(
 @pytest.mark.django_db(transaction=True)
 def test_a_task_that_is_left_behind_does_not_write_outside_of_its_transaction() -> None:
     left: list[asyncio.Task[Any]] = []
+    ends: list[asyncio.Event] = []
 
     @retried
     async def work() -> None:
@@ -592,14 +593,18 @@ def test_a_task_that_is_left_behind_does_not_write_outside_of_its_transaction() 
             await over.wait()
             await Note.objects.acreate(text="late")
 
+        if ends:
+            # During the second attempt, and after it.
+            ends[0].set()
+        ends.append(over)
         left.append(asyncio.create_task(late()))
-        asyncio.get_running_loop().call_later(0.05, over.set)
         await Note.objects.acreate(text="vote")
         if len(left) == 1:
             await sync_to_async(fail_with)("40001")
 
     async def main() -> None:
         await work()
+        ends[1].set()
         for error in await asyncio.gather(*left, return_exceptions=True):
             assert isinstance(error, RuntimeError)
             assert "its transaction has ended" in str(error)

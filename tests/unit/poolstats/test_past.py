@@ -18,6 +18,12 @@ from tests.support.reports import connection, overview, pool, process, times
 NOW = time() // 60 * 60
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The past is looked at now, however long ago this module was imported."""
+    monkeypatch.setattr("django_pooled.poolstats.past.time", lambda: NOW)
+
+
 def interval(ago: float, **figures: Any) -> dict[str, Any]:
     """Return an interval that began so many seconds ago, of a quiet pool unless told otherwise."""
     return {"time": NOW - ago, "seconds": 5.0, "pools": [pool(**{"checkouts": 0, **figures})]}
