@@ -22,14 +22,19 @@ BRIEF, LONG = 0.1, 1.0
 
 
 def of_pooler(name: str, server: ServerView) -> Iterator[Finding]:
-    """Yield what its console says of a pooler, or a query that it has left without an answer."""
+    """Yield what its console says of a pooler, or a query that it has let wait."""
     if not has_none_free(server):
         return
     queue = server.queue
     if queue is None:
+        waited = (
+            f"and their queries wait ({server.error})"
+            if server.pooler_wait is None
+            else f"and a query waited {duration(server.pooler_wait)} for one"
+        )
         sentence = (
             f"The pooler of {name} has no free server connection, as it seems: it lets clients in, "
-            f"and their queries wait ({server.error})."
+            f"{waited}."
         )
         yield Finding(Level.CRITICAL, sentence, "pooler full", "database")
         return
@@ -48,7 +53,7 @@ def has_none_free(server: ServerView) -> bool:
     """Tell whether clients of a pooler wait for a server connection."""
     queue = server.queue
     if queue is None:
-        return server.waits_in_pooler
+        return server.waits_in_pooler or server.pooler_wait is not None
     return bool(queue.waiting) and queue.longest_waiting >= BRIEF
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from math import ceil
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
@@ -58,6 +59,10 @@ class Probe(Generic[T]):
         self._thread: threading.Thread | None = None
         self._answer: list[T] = []
         self._error = ""
+        self.first_wait: float = 0.0
+        """Seconds until the first statement of the last answer was done."""
+        self.rest: float = 0.0
+        """Seconds that the others took together."""
 
     def start(self, timeout: float) -> None:
         """Begin to ask, unless the last question is still open."""
@@ -115,10 +120,14 @@ class Probe(Generic[T]):
         return self._put(self._connection, timeout)
 
     def _put(self, connection: psycopg.Connection[Any], timeout: float) -> T:
+        started = monotonic()
         with connection.transaction():
+            begun = monotonic()
             # LOCAL, so that behind PgBouncer it does not stay with another client's session.
             connection.execute(f"SET LOCAL statement_timeout = {ceil(timeout * 1000)}")
-            return self._question(connection)
+            answer = self._question(connection)
+        self.first_wait, self.rest = begun - started, monotonic() - begun
+        return answer
 
     def _connect(self, timeout: float) -> psycopg.Connection[Any]:
         limit = max(2, ceil(timeout))

@@ -35,6 +35,10 @@ _WAITS = re.compile("query_wait_timeout|nothing came within")
 LEFT_FOR_CONSOLE = 0.5
 """Seconds that PgBouncer's console has at least."""
 
+WAIT_IN_POOLER, SLOWER = 1.0, 5
+"""Seconds that a question waits for a server connection of a pooler before that counts as long, and
+how many times slower than all that follows the first statement has to be."""
+
 _SERVER = """
     SELECT split_part(current_setting('server_version'), ' ', 1),
            pg_is_in_recovery(),
@@ -118,6 +122,8 @@ class ServerView:
         # No field, since that would be in every dictionary that is made of this.
         self.sessions: list[Session] = []
         """All that are counted in ``used``."""
+        self.pooler_wait: float | None = None
+        """Seconds that the question waited for a server connection of the pooler, if for long."""
 
     @property
     def free(self) -> int:
@@ -165,6 +171,8 @@ class ServerProbe:
         try:
             view = self._probe.wait(timeout)
             self._is_pooler = view.pooler
+            if view.pooler and self._waited_in_pooler():
+                view.pooler_wait = self._probe.first_wait
         except NoAnswer as error:
             view = ServerView(self.alias, error=str(error), pooler=self._is_pooler)
         if view.pooler:
@@ -179,6 +187,11 @@ class ServerProbe:
     def _note_login(self, connection: psycopg.Connection[Any]) -> None:
         """Recognise a pooler that has no connection for the question, since it lets clients in."""
         self._is_pooler = self._is_pooler or is_invented(connection.info.backend_pid)
+
+    def _waited_in_pooler(self) -> bool:
+        # Once BEGIN has got a server connection, the rest is sent over it; on a slow host or
+        # network that is slow too.
+        return self._probe.first_wait >= max(WAIT_IN_POOLER, SLOWER * self._probe.rest)
 
     def _ask_pooler(self, view: ServerView, deadline: float) -> None:
         # It has been found out just now, perhaps, and its console waits for no server.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from contextlib import ExitStack, contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -110,6 +112,26 @@ def test_a_pooler_without_a_free_connection_is_told_from_a_server_that_does_not_
     if bouncer.has_console:  # type: ignore[attr-defined]
         assert view.queue is not None
         assert view.queue.waiting == 0
+
+
+@pytest.mark.parametrize("bouncer", ["no console"], indirect=True)
+def test_a_question_that_waited_for_a_server_connection_tells_of_it(
+    bouncer: PgBouncer, probe: ServerProbe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django_pooled.poolstats.server.view.WAIT_IN_POOLER", 0.1)
+    with saturated(bouncer):
+        probe.start(30.0)
+        wait_until(lambda: probe._probe._connection)
+        logged_in = monotonic()
+        wait_until(lambda: monotonic() - logged_in > 3.0)
+    view = probe.wait(30.0)
+    assert view.error is None
+    assert view.pooler_wait is not None
+    assert view.pooler_wait > 1.0
+    [(level, kind, sentence)] = [it for it in told(view) if it[1] != "pooler"]
+    assert (level, kind) == (Level.CRITICAL, CODE)
+    assert re.search(r"it lets clients in, and a query waited \d+[.]\d s for one[.]$", sentence)
+    assert look(probe, 30.0).pooler_wait is None
 
 
 @pytest.mark.parametrize("bouncer", ["console"], indirect=True)
