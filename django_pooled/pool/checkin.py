@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -10,10 +9,10 @@ from weakref import ref
 
 from psycopg.pq import TransactionStatus
 
-from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.signals import connection_checked_in
 
 from .cancellation import cancel
+from .checkouts import DROPPED
 
 if TYPE_CHECKING:
     import threading
@@ -31,14 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkin"]
 
-logger = logging.getLogger("django_pooled.pool")
-
 
 class Checkin:
     """Resets connections of one pool and gives them back, or closes them; see `Pool.checkin`.
 
     Args:
-        alias: The pool's alias, for log lines.
         lock: The pool's.
         queue: Where connections go back to.
         checkouts: Which connections are in use.
@@ -51,7 +47,6 @@ class Checkin:
 
     def __init__(
         self,
-        alias: str,
         lock: threading.RLock,
         queue: RecoveringPool,
         checkouts: Checkouts,
@@ -61,7 +56,6 @@ class Checkin:
         events: Events,
         record: Record,
     ) -> None:
-        self._alias = alias
         self._lock = lock
         self._queue = queue
         self._checkouts = checkouts
@@ -137,14 +131,10 @@ class Checkin:
             return
         checkout.returning = True
         connection.owner = connection.observer = None
-        logger.warning(
-            "pool %r: took back a connection of a thread that has ended, checked out at %s. "
-            "Call connections.close_all() at the end of the thread.",
-            self._alias,
-            checkout.where,
-            extra=event_fields(
-                "connection_reclaimed", alias=self._alias, where=str(checkout.where)
-            ),
+        self._checkouts.log_reclaimed(
+            checkout,
+            "of a thread that has ended",
+            ". Call connections.close_all() at the end of the thread.",
         )
         self._record.add("reclaimed")
         self.end(checkout, connection)
@@ -155,14 +145,7 @@ class Checkin:
             if not self._checkouts.is_current(checkout):
                 return False
             checkout.returning = True
-        logger.warning(
-            "pool %r: took back a connection that was dropped without close(), checked out at %s",
-            self._alias,
-            checkout.where,
-            extra=event_fields(
-                "connection_reclaimed", alias=self._alias, where=str(checkout.where)
-            ),
-        )
+        self._checkouts.log_reclaimed(checkout, DROPPED)
         self._record.add("reclaimed")
         connection.owner = connection.observer = None
         if connection.pinned_by is None:

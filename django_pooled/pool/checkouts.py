@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from .connection import PooledConnection
     from .thread_exit import Thread
 
-__all__ = ["FOLD", "Checkouts", "described"]
+__all__ = ["DROPPED", "FOLD", "Checkouts", "described"]
 
 logger = logging.getLogger("django_pooled.pool")
+
+DROPPED = "that was dropped without close()"
+"""What became of a connection that nothing refers to any more, for `Checkouts.log_reclaimed`."""
 
 FOLD = 100
 """Ends of checkouts that are counted together."""
@@ -214,7 +217,25 @@ class Checkouts:
             for checkout in lost:
                 self._record.add("reclaimed")
                 self.end(checkout, now, kept=False)
+        for checkout in lost:
+            self.log_reclaimed(checkout, DROPPED)
         return len(lost)
+
+    def log_reclaimed(self, checkout: Checkout, which: str, advice: str = "") -> None:
+        """Say where a connection was checked out that its user has not given back.
+
+        Args:
+            checkout: The one that is over.
+            which: What became of the user.
+            advice: What would have been right.
+        """
+        logger.warning(
+            "pool %r: took back a connection %s, checked out at %s%s",
+            *(self._alias, which, checkout.where, advice),
+            extra=event_fields(
+                "connection_reclaimed", alias=self._alias, where=str(checkout.where)
+            ),
+        )
 
     def log_overdue(self) -> float:
         """Log checkouts that last longer than ``leak_after``, then twice as long, and so on.

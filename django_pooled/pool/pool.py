@@ -193,7 +193,6 @@ class Pool:
             alias, options.backoff, self._pool, self._checkouts, self.record, options.read_only
         )
         self._checkin = Checkin(
-            alias,
             self._lock,
             self._pool,
             self._checkouts,

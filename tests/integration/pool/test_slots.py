@@ -174,6 +174,30 @@ def test_what_another_thread_is_taking_back_keeps_max_waiting_from_refusing(
     assert (counters.exhausted, counters.checkouts, counters.checkins) == (0, 3, 3)
 
 
+def test_what_is_looked_at_while_it_is_collected_is_told_of_once(
+    server: EmbeddedServer,
+    make_pool: MakePool,
+    no_garbage_collection: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pool = make_pool(server, max_size=1)
+
+    class Reader:
+        """Looks when the collector has cleared references, and not yet called all finalizers."""
+
+        def __del__(self) -> None:
+            assert pool.gauges().in_use == 0
+
+    knot: list[Any] = [Reader()]
+    knot += [pool.checkout(), knot]
+    del knot
+    gc.collect()
+    assert pool.snapshot().counters.reclaimed == 1
+    assert caplog.text.count("that was dropped without close()") == 1
+    assert query(pool) == 42
+    assert pool.gauges().size == 1
+
+
 def test_what_somebody_can_still_use_is_taken_from_nobody(
     server: EmbeddedServer, make_pool: MakePool
 ) -> None:
