@@ -95,6 +95,9 @@ class _Statement:
         wrapper = self.wrapper
         if wrapper.in_atomic_block or isinstance(self.cursor, psycopg.ServerCursor):
             return False
+        if wrapper.attempt is not None:
+            # Sent as the connection of an attempt is set up, whose transaction comes next.
+            return False
         if wrapper.allow_thread_sharing:
             # Statements of the other threads would become part of its transaction.
             return False

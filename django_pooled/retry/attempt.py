@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from django_pooled.backend.transaction_hooks import TransactionHooks
     from django_pooled.pool.pool import Pool
 
     from .server_identity import Learned
@@ -68,6 +69,8 @@ class Attempt(Transaction):
     restore: Callable[[], None] | None = None
     """Gives the connection back what it had before; for callbacks after COMMIT, too."""
 
+    _outer: TransactionHooks | None = None
+    """The attempt whose connection was being set up, by a receiver for instance, as this began."""
     _outermost: bool = False
     """Whether it ends with a COMMIT, and not with the release of a savepoint."""
     _depth: int = 0
@@ -82,7 +85,7 @@ class Attempt(Transaction):
         if self.left_open is not None and not inside:
             self._end_left_open(self.left_open)
         try:
-            wrapper.attempt = self
+            self._outer, wrapper.attempt = wrapper.attempt, self
             wrapper.rollback_exc = None
             if not inside:
                 self._prepare()
@@ -147,7 +150,7 @@ class Attempt(Transaction):
             restore, self.restore = self.restore, None
             restore()
         # Last: `run` ends it again if an exception strikes before.
-        self.wrapper.attempt = None
+        self.wrapper.attempt = self._outer
 
     def _send_commit(self, send: Callable[[], None]) -> None:
         watch = self.watch

