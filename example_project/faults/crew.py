@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING
 
 from django_pooled.stats.snapshot import session_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .channel import Line
 
 
 class Crew:
     """All workers, each of which keeps a call open, and the connections they hold hostage."""
 
-    def __init__(self) -> None:
+    def __init__(self, released: Callable[[], None]) -> None:
+        """Prepare for workers.
+
+        Args:
+            released: called each time when the last connection that was held is free again.
+        """
+        self._released = released
         self._lines: dict[int, Line] = {}
         self._held: dict[int, int] = {}
+        self._reporting = threading.Lock()
         self._until = 0.0
 
     def __len__(self) -> int:
@@ -45,17 +55,25 @@ class Crew:
         self._lines[pid] = line
         try:
             for report in line:
-                self._held[pid] = report["held"]
+                self._report(pid, report["held"])
         finally:
             del self._lines[pid]
-            self._held.pop(pid, None)
+            self._report(pid, 0)
 
-    def take(self, seconds: float) -> int:
-        """Have every worker take all connections it may have; return how many workers there are."""
+    def _report(self, pid: int, held: int) -> None:
+        with self._reporting:
+            before = self.held
+            self._held[pid] = held
+            free = before and not self.held
+            if not held:
+                del self._held[pid]
+        if free:
+            self._released()
+
+    def take(self, seconds: float) -> None:
+        """Have every worker take all connections it may have."""
         self._until = time.monotonic() + seconds
-        lines = list(self._lines.copy().values())
-        for line in lines:
+        for line in self._lines.copy().values():
             # A worker that has just died holds nothing.
             with contextlib.suppress(OSError):
                 line.send({"seconds": seconds})
-        return len(lines)

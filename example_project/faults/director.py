@@ -66,7 +66,7 @@ class Director:
         self._address = address
         self._threads = threads
         self._freezer = Freezer()
-        self._crew = Crew()
+        self._crew = Crew(lambda: self.note("All connections that were held are free again."))
         self._burst: Burst | None = None
         self._events: list[dict[str, Any]] = []
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -218,8 +218,9 @@ class Director:
     def _hostage(self, seconds: float) -> None:
         if self._crew.left is not None:
             raise Refused("The pools are held already.")
-        workers = self._crew.take(seconds)
+        workers = len(self._crew)
         self.note(f"Holding all connections of {workers} workers for {seconds:g} s.", "hold")
+        self._crew.take(seconds)
 
     def _release(self, seconds: float) -> None:
         if self._crew.left is None:

@@ -281,9 +281,10 @@ def test_hostages_are_all_connections_of_every_worker_and_are_let_go(
 def test_hostages_are_let_go_when_their_time_is_over(operator: Operator) -> None:
     operator.order("hostage", 0.5)
 
-    soon(lambda: operator.state["held"] == 8)
-    soon(lambda: operator.state["held"] == 0)
-    assert operator.state["held_left"] is None
+    # An observer may miss the time in which they are held; what is noted afterwards stays.
+    soon(lambda: "free again" in operator.state["events"][-1]["text"])
+    state = operator.state
+    assert (state["held"], state["held_left"]) == (0, None)
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "21", "nan", "long"])
