@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import ImproperlyConfigured
 from django.db.utils import load_backend
 
+from django_pooled.diagnostics.required_names import UnsupportedRelease
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -35,8 +37,13 @@ def loads_as_ours(settings_dict: Mapping[str, Any]) -> bool:
     """As `is_ours`; another backend whose package is missing is not.
 
     Django says so when that one is used.
+
+    Raises:
+        UnsupportedRelease: This backend cannot be loaded.
     """
     try:
         return bool(settings_dict.get("ENGINE")) and is_ours(settings_dict)
+    except UnsupportedRelease:
+        raise
     except (ImportError, ImproperlyConfigured):
         return False

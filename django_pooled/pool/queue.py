@@ -22,7 +22,7 @@ from weakref import WeakMethod, ref
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 from psycopg_pool import pool as inside
 
-from django_pooled.diagnostics.required_names import Need, require
+from django_pooled.diagnostics.required_names import Need, require, require_overrides
 
 from .connect_errors import is_permanent_refusal
 from .connection import PooledConnection
@@ -50,19 +50,43 @@ __all__ = [
 ]
 
 
+_OPTIONS = (
+    "connection_class= open= name= min_size= max_size= timeout= max_waiting= max_lifetime="
+    " max_idle= reconnect_timeout= reconnect_failed= num_workers="
+)
+
+
 def _require() -> None:
+    kind = ConnectionPool
+    tasks, taking_back = "give tasks to its threads", "take a connection back"
+    require(
+        "psycopg-pool",
+        (
+            Need(inside, "ConnectionPool", "open a pool", takes=_OPTIONS),
+            Need(inside, "AddConnection MaintenanceTask", tasks, takes="pool"),
+            Need(inside, "Schedule", tasks, takes="pool task delay"),
+            Need(inside.MaintenanceTask, "run tick _run", tasks),
+            Need(kind, "run_task", tasks, takes="self task"),
+            Need(kind, "schedule_task", tasks, takes="self task delay"),
+            Need(kind, "_start_workers _start_initial_tasks", "do without threads at exit"),
+            Need(kind, "_maybe_grow_pool _add_connection", "decide when a connection is opened"),
+            Need(kind, "_check_open_getconn", "take an idle connection", takes="self"),
+            Need(kind, "_add_to_pool _close_connection", taking_back, takes="self conn"),
+            Need(kind, "_shrink_pool", taking_back, takes="self"),
+            Need(kind, "close", "end its threads", takes="self timeout"),
+        ),
+    )
     pool = ConnectionPool("", min_size=0, max_size=1, open=False)
     require(
         "psycopg-pool",
         (
-            Need(inside, "AddConnection MaintenanceTask Schedule", "give tasks to its threads"),
-            Need(pool, "run_task schedule_task _workers", "give tasks to its threads"),
-            Need(pool, "_start_workers _start_initial_tasks", "do without threads at exit"),
-            Need(pool, "_maybe_grow_pool _add_connection", "decide when a connection is opened"),
-            Need(pool, "_pool _waiting _closed _check_open_getconn", "take an idle connection"),
+            Need(pool, "_workers", tasks),
+            Need(pool, "_pool _waiting _closed", "take an idle connection"),
             Need(pool, "_nconns _nconns_min _min_size _max_size", "count connections"),
-            Need(pool, "_add_to_pool _close_connection _shrink_pool", "take a connection back"),
             Need(pool, "_reconnect_failed", "call it when the server stays away"),
+            Need(inside.AddConnection(pool), "attempt pool", "know what a task is for"),
+            Need(kind._add_to_pool, "_lock _waiting _pool", "guard its fields by a lock of ours"),
+            Need(kind._start_workers, "_tasks", "give its threads a queue that takes no lock"),
         ),
     )
 
@@ -684,3 +708,6 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             refusal = Refused(str(error))
             refusal.__cause__ = error
             waiter.fail(refusal)
+
+
+require_overrides("psycopg-pool", RecoveringPool, ConnectionPool)

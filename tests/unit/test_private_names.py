@@ -19,6 +19,7 @@ from psycopg import Connection, Cursor
 from psycopg_pool import ConnectionPool
 
 import django_pooled
+from django_pooled.diagnostics.required_names import changed_overrides
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,8 +53,6 @@ EXCEPTIONS = {
     ("activity.py", "_get_response"): "a name of a frame; without it, an activity has no name",
     ("pool/connection.py", "_pool"): "read by a finalizer, when modules may be gone",
 }
-# Set before psycopg_pool has them, so that there is nothing to ask for: see test_queue.py.
-SET = {"_lock", "_tasks"}
 
 
 def parsed(path: str) -> ast.Module:
@@ -164,9 +163,19 @@ def test_a_class_built_on_theirs_uses_no_private_name_that_is_not_asked_for_at_s
     asked, found = asked_for(), {}
     for path, kind, theirs in subclasses():
         private = set().union(*map(private_names_of, theirs))
-        if left := set(used_by(kind)) & private - asked - SET:
+        if left := set(used_by(kind)) & private - asked:
             found[f"{path}: {kind.__name__}"] = left
     assert found == {}
+
+
+def test_a_method_takes_whatever_the_one_takes_that_it_replaces() -> None:
+    changed = {
+        told
+        for _, kind, theirs in subclasses()
+        for base in theirs
+        for told in changed_overrides(kind, base)
+    }
+    assert changed == set()
 
 
 def test_the_classes_that_are_built_on_theirs_are_looked_at() -> None:

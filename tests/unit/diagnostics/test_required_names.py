@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
+
+from django_pooled.diagnostics.required_names import changed_overrides
+from tests.support.next_release import VERSION, environment_with, next_release
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROGRAM = """
 import sys
@@ -20,9 +27,22 @@ print(connection.vendor)
 """
 
 
-def start_after(change: str, engine: str = "django_pooled") -> subprocess.CompletedProcess[str]:
+def start_after(
+    change: str, engine: str = "django_pooled", *, packages: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Start Django with the engine.
+
+    Args:
+        change: Code that is run before.
+        engine: Which one.
+        packages: A folder with packages in place of installed ones.
+    """
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, change, engine], capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROGRAM, change, engine],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=None if packages is None else environment_with(packages),
     )
 
 
@@ -98,7 +118,8 @@ def test_an_attribute_that_django_sets_no_more_is_said_too(change: str, purpose:
 def is_refused(done: subprocess.CompletedProcess[str], package: str, purpose: str) -> None:
     assert done.returncode == 1
     error = done.stderr.splitlines()[-1]
-    assert error.startswith("django.core.exceptions.ImproperlyConfigured: " + package), done.stderr
+    refusal = "django_pooled.diagnostics.required_names.UnsupportedRelease: "
+    assert error.startswith(refusal + package), done.stderr
     assert purpose in error
     assert "Install an older" in error
 
@@ -107,3 +128,111 @@ def test_the_engine_starts_with_the_releases_that_are_installed() -> None:
     # A name that nobody needs, so that the program above is known to start without one.
     done = start_after(without("psycopg", "BINARY"))
     assert done.stdout == "postgresql\n", done.stderr
+
+
+def test_a_newer_psycopg_pool_with_the_same_inside_is_taken(tmp_path: Path) -> None:
+    done = start_after("", packages=next_release(tmp_path))
+    assert done.stdout == "postgresql\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            (r"\b_maybe_grow_pool\b", "_grow_pool"),
+            "ConnectionPool._maybe_grow_pool (to decide when a connection is opened)",
+        ),
+        (
+            (r"\b_lock\b", "_mutex"),
+            "ConnectionPool._add_to_pool._lock (to guard its fields by a lock of ours)",
+        ),
+        (
+            (r"\b_tasks\b", "_queue"),
+            "ConnectionPool._start_workers._tasks (to give its threads a queue that takes no lock)",
+        ),
+        (
+            (r"self\.attempt\b", "self.backoff"),
+            "AddConnection.attempt (to know what a task is for)",
+        ),
+        (
+            (r"task: MaintenanceTask, delay: float\)", "task: MaintenanceTask, *, after: float)"),
+            "psycopg_pool.pool.Schedule(pool, task, delay) (to give tasks to its threads)",
+        ),
+        (
+            (r"max_idle: float = ", "idle_time: float = "),
+            "psycopg_pool.pool.ConnectionPool(connection_class=, open=, name=, ",
+        ),
+        (
+            (r"(attempt: AttemptWithBackoff \| None, growing: bool = False)", r"\1, why: str = ''"),
+            "ConnectionPool._add_connection(self, attempt: 'AttemptWithBackoff | None', "
+            "growing: 'bool' = False, why: 'str' = '') -> 'None', "
+            "replaced by RecoveringPool._add_connection(self, attempt: 'Any', growing: 'bool' = ",
+        ),
+    ],
+    ids=lambda value: value[1] if isinstance(value, tuple) else "",
+)
+def test_a_newer_psycopg_pool_whose_inside_has_changed_is_refused_at_start_up(
+    tmp_path: Path, change: tuple[str, str], words: str
+) -> None:
+    done = start_after("", packages=next_release(tmp_path, change))
+    is_refused(done, f"psycopg-pool {VERSION}", words)
+
+
+def test_a_server_with_the_app_does_not_start_with_it(tmp_path: Path) -> None:
+    packages = next_release(tmp_path, (r"\b_add_to_pool\b", "_keep"))
+    starts = (
+        "import django\n"
+        "from django.conf import settings\n"
+        "settings.configure(INSTALLED_APPS=['django.contrib.contenttypes', 'django_pooled'],\n"
+        "    DATABASES={'default': {'ENGINE': 'django_pooled', 'NAME': 'shop'}})\n"
+        "django.setup()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", starts],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment_with(packages),
+    )
+    is_refused(done, f"psycopg-pool {VERSION}", "ConnectionPool._add_to_pool (to take a ")
+
+
+class Theirs:
+    def move(self, conn: object, *, slowly: bool = False) -> None: ...
+    def close(self, timeout: float = 5.0) -> None: ...
+    def __len__(self, unit: str = "") -> int:
+        return 0
+
+
+class Ours:
+    def move(self, conn: object, *, slowly: bool = False, far: bool = False) -> None: ...
+    def close(self, *args: object, **kwargs: object) -> None: ...
+    def __len__(self) -> int:
+        return 1
+
+
+class Renamed:
+    def move(self, connection: object, *, slowly: bool = False) -> None: ...
+
+
+class ByPosition:
+    def close(self, timeout: float = 5.0, /) -> None: ...
+
+
+class WithoutKeyword:
+    def move(self, conn: object) -> None: ...
+
+
+def test_a_method_that_takes_all_that_the_replaced_one_takes_is_in_order() -> None:
+    assert list(changed_overrides(Ours, Theirs)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(Renamed, "move"), (ByPosition, "close"), (WithoutKeyword, "move")]
+)
+def test_a_method_that_does_not_take_what_the_replaced_one_takes_is_told(
+    kind: type, name: str
+) -> None:
+    [told] = changed_overrides(kind, Theirs)
+    assert told.startswith(f"Theirs.{name}(self, ")
+    assert f"replaced by {kind.__name__}.{name}(self, " in told
