@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -22,12 +23,12 @@ from django_pooled.checks import (
     check_retried_urls,
     check_versions,
 )
+from django_pooled.checks.versions import OLDEST_POOL
 from django_pooled.middleware import DatabaseUnavailableMiddleware
 from django_pooled.urls import retry_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from django.core.checks import CheckMessage
     from django.http import HttpRequest
@@ -317,6 +318,11 @@ def test_versions_that_are_too_old_are_errors_and_untested_ones_are_warnings(
 ) -> None:
     monkeypatch.setattr(module, "__version__", version)
     assert ids(check_versions()) == expected
+
+
+def test_the_versions_that_may_be_installed_begin_with_the_oldest_that_is_taken() -> None:
+    wanted = (Path(__file__).parents[3] / "setup.cfg").read_text(encoding="utf-8")
+    assert f"psycopg-pool>={'.'.join(map(str, OLDEST_POOL))},<{OLDEST_POOL[0] + 1}\n" in wanted
 
 
 def test_the_application_registers_its_checks_under_a_tag_of_its_own() -> None:
