@@ -1,0 +1,52 @@
+"""Tell in one line for each name what moved inside of the packages that this one builds on.
+
+    python -m tests.canary             # compare what is installed with what was recorded
+    python -m tests.canary --record    # record what is installed, once all tests pass with it
+
+The exit status is 1 if a name is gone, or is called in another way than before. A name whose code
+has changed is told of only: whether that matters, tests find out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from importlib.metadata import version
+
+import django
+from django.conf import settings
+
+from .names import look, missing_imports
+from .record import compare, read, write
+
+
+def main(arguments: list[str]) -> int:
+    """Compare or record; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.canary", description=__doc__)
+    parser.add_argument("--record", action="store_true", help="record what is installed")
+    record = parser.parse_args(arguments).record
+    settings.configure()
+    django.setup()
+    found = look()
+    versions = {distribution: version(distribution) for distribution in sorted(found.names)}
+    if record:
+        write(found.names, versions, platform.python_version())
+        return 0
+    before = read()
+    for distribution, installed in versions.items():
+        known = before.versions.get(distribution, "never")
+        sys.stdout.write(f"{distribution} {installed}, recorded: {known}\n")
+    moved = compare(before.names, found)
+    broken = [*moved.broken, *missing_imports(), *found.errors]
+    for line in [*broken, *moved.changed]:
+        sys.stdout.write(f"  {line}\n")
+    if before.python.rpartition(".")[0] != platform.python_version().rpartition(".")[0]:
+        sys.stdout.write(f"  (recorded on Python {before.python}: code may look changed)\n")
+    if not broken and not moved.changed:
+        sys.stdout.write("  nothing moved\n")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

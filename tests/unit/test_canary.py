@@ -1,0 +1,147 @@
+"""The canary knows each private name that is used, and tells what has become of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.canary.names import Findings, Name, described, missing_imports
+from tests.canary.record import compare, read, write
+from tests.support.next_release import VERSION, environment_with, next_release
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOOK = """
+import json, django
+from django.conf import settings
+settings.configure()
+django.setup()
+from tests.canary.names import look
+found = look()
+assert not found.errors, found.errors
+print(json.dumps({package: sorted(names) for package, names in found.names.items()}))
+"""
+
+
+def test_each_name_that_is_asked_for_is_recorded_and_no_other() -> None:
+    done = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    # Where GDAL is missing, that of the GIS backend is not asked for.
+    found["django"] = sorted({*found["django"], "DatabaseWrapper._type_infos"})
+    recorded = {package: sorted(known) for package, known in read().names.items()}
+    assert found == recorded, "once it is in order: python -m tests.canary --record"
+
+
+def test_all_that_is_imported_of_the_packages_is_there() -> None:
+    assert missing_imports() == []
+
+
+def test_an_import_of_what_is_gone_is_told(tmp_path: Path) -> None:
+    (tmp_path / "uses.py").write_text(
+        "from tenacity import Retrying, wait_gone\n"
+        "from django.db import models, utils, no_such\n"
+        "from psycopg_pool.lost import Pool\n"
+    )
+    assert [line.partition(": ")[2] for line in missing_imports(tmp_path)] == [
+        "django.db.no_such is gone",
+        "psycopg_pool.lost is gone",
+        "tenacity.wait_gone is gone",
+    ]
+
+
+def test_it_tells_in_one_line_for_each_name_what_moved(tmp_path: Path) -> None:
+    packages = next_release(
+        tmp_path,
+        (r"\b_shrink_pool\b", "_make_smaller"),
+        (r"(def schedule_task\(self, task: MaintenanceTask), delay: float", r"\1, when: float"),
+        (r"(def _check_open_getconn\(self\) -> None:\n)", r"\1        self._looks = 1\n"),
+        (r"self\._waiting = deque\[WaitingClient\[CT\]\]\(\)", "self._waiting = list()"),
+        (r"(attempt: AttemptWithBackoff \| None, growing: bool = False)", r"\1, why: str = ''"),
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.canary"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment_with(packages),
+    )
+    assert done.returncode == 1, done.stderr
+    lines = [line.strip() for line in done.stdout.splitlines() if "psycopg-pool" in line]
+    assert lines[0].startswith(f"psycopg-pool {VERSION}, recorded: 3.3.")
+    assert [line.removeprefix("psycopg-pool: ") for line in sorted(lines[1:])] == [
+        "ConnectionPool._add_connection takes (self, attempt, growing=…, why=…), "
+        "took (self, attempt, growing=…) (to decide when a connection is opened)",
+        "ConnectionPool._check_open_getconn has changed inside (to take an idle connection)",
+        "ConnectionPool._shrink_pool is gone (to take a connection back)",
+        "ConnectionPool._waiting is a list, was a deque (to take an idle connection)",
+        "ConnectionPool.schedule_task takes (self, task, when), took (self, task, delay) "
+        "(to give tasks to its threads)",
+        "psycopg_pool.pool.ConnectionPool has changed inside (to open a pool)",
+    ]
+
+
+class Pool:
+    """A class."""
+
+    limit = 3
+
+    def take(self, timeout: float, *, quickly: bool = False) -> int:
+        """Take one."""
+        return int(timeout)  # in seconds
+
+
+class Reworded:
+    def take(self, timeout: Any, *, quickly: Any = False) -> Any:
+        return int(timeout)
+
+
+class Changed:
+    def take(self, timeout: Any, *, quickly: Any = False) -> Any:
+        return int(timeout) + 1
+
+
+def test_comments_docstrings_and_annotations_do_not_count() -> None:
+    before = described(Pool, "take")
+    assert (before.kind, before.takes) == ("function", "self, timeout, *, quickly=…")
+    assert described(Reworded, "take") == before
+    assert described(Changed, "take")[:2] == before[:2]
+    assert described(Changed, "take").code != before.code
+
+
+def test_what_is_no_function_is_known_by_its_type() -> None:
+    assert described(Pool, "limit") == Name("int")
+    assert described(Pool, "no_such") == Name("gone")
+    assert described(Pool.take, "int") == Name("used")
+    assert described(Pool.take, "float") == Name("gone")
+
+
+@pytest.mark.parametrize(
+    ("now", "broken", "changed"),
+    [
+        (Name("function", "self", "1"), "", ""),
+        (Name("function", "self", "2"), "", "has changed inside"),
+        (Name("function", "self, how", "1"), "takes (self, how), took (self)", ""),
+        (Name("property"), "is a property, was a function", ""),
+        (Name("gone"), "is gone", ""),
+    ],
+)
+def test_what_moved_is_told_by_what_it_breaks(now: Name, broken: str, changed: str) -> None:
+    before = {"pool": {"Pool.take": Name("function", "self", "1")}}
+    found = Findings({"pool": {"Pool.take": now}}, {"Pool.take": "take one"}, [])
+    moved = compare(before, found)
+    told = [f"pool: Pool.take {words} (to take one)" for words in (broken, changed) if words]
+    assert [*moved.broken, *moved.changed] == told
+    assert bool(moved.broken) == bool(broken)
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    names = {"pool": {"Pool.take": Name("function", "self", "1"), "Pool.limit": Name("int")}}
+    write(names, {"pool": "1.2"}, "3.13.0", tmp_path / "record.json")
+    assert read(tmp_path / "record.json") == (names, {"pool": "1.2"}, "3.13.0")
+    assert len((tmp_path / "record.json").read_text().splitlines()) == 12
