@@ -16,9 +16,18 @@ from .errors import ServerError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["all_binaries", "environment", "executable", "find_binaries", "major_version"]
+__all__ = [
+    "VARIABLE",
+    "all_binaries",
+    "environment",
+    "executable",
+    "find_binaries",
+    "major_version",
+]
 
 VARIABLE = "DJANGO_POOLED_POSTGRES_BIN"
+"""Names the folder that has initdb and postgres."""
+
 SYSTEM_FOLDERS = (
     "usr/lib/postgresql/*/bin",
     "usr/pgsql-*/bin",

@@ -24,6 +24,8 @@ def versions_with_tls() -> list[str]:
     """Return the major versions to be had here that were built with OpenSSL, oldest first."""
     found = []
     for version, folder in all_binaries().items():
+        if not (folder / "pg_config").exists():
+            continue
         command = [str(folder / "pg_config"), "--configure"]
         configured = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         if "--with-openssl" in configured or "--with-ssl" in configured:

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from embedded_postgres import EmbeddedServer, all_binaries
+from embedded_postgres import (
+    VARIABLE,
+    EmbeddedServer,
+    all_binaries,
+    find_binaries,
+    major_version,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +38,12 @@ SETTINGS = {"shared_buffers": "16MB", "max_connections": "60"}
 
 
 def versions() -> list[str]:
-    """Return the oldest and the newest major version to be had here."""
+    """Return the oldest and the newest major version to be had here.
+
+    Where DJANGO_POOLED_POSTGRES_BIN chooses one, it is the only one.
+    """
+    if VARIABLE in os.environ:
+        return [major_version(find_binaries(["variable"])) or "unknown"]
     found = list(all_binaries())
     return sorted({found[0], found[-1]}, key=int) if found else []
 

