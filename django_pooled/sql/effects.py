@@ -39,8 +39,9 @@ _REMEMBERED = 1024
 _UTILITY = re.compile(
     r"""
     (?: abort | begin | checkpoint | close | cluster | comment | commit | drop | end | fetch | grant
-        | lock | move | notify | reassign | refresh | reindex | release | revoke | rollback
-        | savepoint | security | show | start | truncate | vacuum | analyze | analyse )\b
+        | lock | move | notify | reassign | refresh | reindex | release | repack | revoke
+        | rollback | savepoint | security | show | start | truncate | vacuum | wait\ for | analyze
+        | analyse )\b
     | import\ foreign\b | prepare\ transaction\ 's' | discard\ (?:plans|sequences|temp|temporary)\b
     | set\ local\ (?!to\b|[.=]) | set\ constraints\ (?!to\b|[.=])
     | set\ transaction\ (?:isolation|read|not|deferrable|snapshot)\b
@@ -48,9 +49,9 @@ _UTILITY = re.compile(
         |alter\ (?:event\ )?)
       (?: access\ method | aggregate | cast | collation | conversion | database | default
         | foreign | function | group | language | large\ object | operator | policy | procedure
-        | publication | role | routine | rule | schema | sequence | server | statistics
-        | subscription | system | tablespace | text\ search | transform | trigger | type | user
-        | view )\b
+        | property\ graph | publication | role | routine | rule | schema | sequence | server
+        | statistics | subscription | system | tablespace | text\ search | transform | trigger
+        | type | user | view )\b
     """,
     re.VERBOSE,
 )
@@ -94,7 +95,9 @@ _SCHEMA_WITH_PARTS = re.compile(r"create schema\b.*\bcreate\b")
 _CHANGES_OR_LOCKS = re.compile(
     r"\b(?:insert|update|delete|merge|into)\b|\bfor (?:key )?share\b|\bfor no key\b"
 )
-_READS = re.compile(r"(?:select|table|values|with|declare|show|close)\b|copy\b.* to stdout\b")
+_READS = re.compile(
+    r"(?:select|table|values|with|declare|show|close|wait for)\b|copy\b.* to stdout\b"
+)
 # What ends a transaction, or may: a savepoint is released and rolled back to by other words.
 _ENDS = re.compile(
     r"(?:commit|end|abort|prepare transaction|rollback(?!(?: work| transaction)? to\b))\b"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
@@ -250,6 +251,22 @@ def test_a_lost_commit_is_resolved_through_a_unix_socket(
         insert()
     assert fault.struck == 1
     assert ask(alias, "SELECT count(*) FROM letters") == 1
+
+
+def test_a_warning_at_each_login_is_no_reason_to_leave_a_session(
+    connect: Connect, shared_server: EmbeddedServer
+) -> None:
+    # Since version 19 the server warns of a password that is about to expire.
+    execute(
+        shared_server,
+        "DROP ROLE IF EXISTS expiring",
+        "CREATE ROLE expiring LOGIN PASSWORD 'soon'",
+        f"ALTER ROLE expiring VALID UNTIL '{datetime.now(timezone.utc) + timedelta(days=3)}'",
+    )
+    alias = connect(shared_server, USER="expiring", PASSWORD="soon")
+    assert ask_in_requests(alias, "SELECT current_user::text") == "expiring"
+    if is_pooled(alias):
+        assert ask_in_requests(alias, "SELECT pg_backend_pid()")
 
 
 # TLS.

@@ -152,7 +152,13 @@ def session(
 ) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
     """A session in which a function of the database's own leaves a setting."""
     parameters = server.parameters("postgres")
-    options = f"-c standard_conforming_strings={request.param} -c escape_string_warning=off"
+    with psycopg.connect(**parameters) as connection:
+        can_be_off = connection.info.server_version < 190000
+    if request.param == "off" and not can_be_off:
+        pytest.skip("since PostgreSQL 19 standard_conforming_strings is always on")
+    options = f"-c standard_conforming_strings={request.param}"
+    if can_be_off:
+        options += " -c escape_string_warning=off"
     with psycopg.connect(
         **parameters, options=options, autocommit=True, cursor_factory=psycopg.ClientCursor
     ) as connection:

@@ -565,6 +565,22 @@ def test_the_session_of_a_client_that_vanishes_from_its_transaction_is_ended_by_
         dawdle()
 
 
+@pytest.mark.skipif(psycopg.pq.version() < 180000, reason="libpq has protocol 3.2 since 18")
+def test_a_statement_is_cancelled_by_the_longer_key_of_protocol_3_2(
+    shared_server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(shared_server, options={"max_protocol_version": "3.2"})
+    pid = ask(alias, "SELECT pg_backend_pid()")
+    pgconn = connections[alias].connection.pgconn
+    has_it = pgconn.server_version >= 180000
+    assert pgconn.full_protocol_version == (30002 if has_it else 30000)
+    for _ in range(3):
+        with pytest.raises(DeadlineExceeded, match="cancelled"), deadline(0.2):
+            ask(alias, COMPUTES)
+        assert ask(alias, "SELECT pg_backend_pid()") == pid
+    assert under_way(shared_server) == 0
+
+
 def test_before_libpq_17_the_request_to_cancel_has_a_thread_of_its_own(
     server: EmbeddedServer, make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
