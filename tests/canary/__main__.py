@@ -2,6 +2,7 @@
 
     python -m tests.canary             # compare what is installed with what was recorded
     python -m tests.canary --record    # record what is installed, once all tests pass with it
+    python -m tests.canary --add       # record names that are used since, and forget others
 
 The exit status is 1 if a name is gone, or is called in another way than before. A name whose code
 has changed is told of only: whether that matters, tests find out.
@@ -18,22 +19,27 @@ import django
 from django.conf import settings
 
 from .names import look, missing_imports
-from .record import compare, read, write
+from .record import Record, compare, read, write
 
 
 def main(arguments: list[str]) -> int:
     """Compare or record; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.canary", description=__doc__)
-    parser.add_argument("--record", action="store_true", help="record what is installed")
-    record = parser.parse_args(arguments).record
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--record", action="store_true", help="record what is installed")
+    how.add_argument("--add", action="store_true", help="record new names, forget unused ones")
+    options = parser.parse_args(arguments)
     settings.configure()
     django.setup()
     found = look()
     versions = {distribution: version(distribution) for distribution in sorted(found.names)}
-    if record:
-        write(found.names, versions, platform.python_version())
+    if options.record:
+        write(Record(found.names, versions, platform.python_version()))
         return 0
     before = read()
+    if options.add:
+        write(before.with_names(found.names))
+        return 0
     for distribution, installed in versions.items():
         known = before.versions.get(distribution, "never")
         sys.stdout.write(f"{distribution} {installed}, recorded: {known}\n")

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
     from .names import Findings
 
-__all__ = ["Moved", "Record", "compare", "read", "write"]
+__all__ = ["GIS", "Moved", "Record", "compare", "read", "write"]
 
 FILE = Path(__file__).with_name("recorded.json")
+
+GIS = frozenset({"DatabaseWrapper._type_infos"})
+"""What is asked for only where GDAL is installed."""
 
 
 class Record(NamedTuple):
@@ -25,6 +28,20 @@ class Record(NamedTuple):
     names: dict[str, dict[str, Name]]
     versions: dict[str, str]
     python: str
+
+    def with_names(self, names: Mapping[str, Mapping[str, Name]]) -> Record:
+        """Return the record with *names* and no others, of which the known ones stay as they were.
+
+        Those of the GIS backend are found only where GDAL is installed.
+        """
+        kept = {
+            distribution: {
+                **{name: was for name, was in self.names[distribution].items() if name in GIS},
+                **{name: self.names[distribution].get(name, now) for name, now in found.items()},
+            }
+            for distribution, found in names.items()
+        }
+        return self._replace(names=kept)
 
 
 class Moved(NamedTuple):
@@ -46,15 +63,9 @@ def read(file: Path = FILE) -> Record:
     return Record(names, record["versions"], record["python"])
 
 
-def write(
-    names: Mapping[str, Mapping[str, Name]],
-    versions: Mapping[str, str],
-    python: str,
-    file: Path = FILE,
-) -> None:
-    """Record the names as they are."""
-    record = {"python": python, "versions": versions, "names": names}
-    text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False)
+def write(record: Record, file: Path = FILE) -> None:
+    """Write the names into a file."""
+    text = json.dumps(record._asdict(), indent=1, sort_keys=True, ensure_ascii=False)
     # A line for each name, so that a difference shows which.
     text = re.sub(r"\[\n\s*(.+),\n\s*(.+),\n\s*(.+)\n\s*\]", r"[\1, \2, \3]", text)
     file.write_text(text + "\n", encoding="utf-8")

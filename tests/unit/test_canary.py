@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.canary.names import Findings, Name, described, missing_imports
-from tests.canary.record import compare, read, write
+from tests.canary.record import GIS, Record, compare, read, write
 from tests.support.next_release import VERSION, environment_with, next_release
 
 if TYPE_CHECKING:
@@ -32,10 +32,9 @@ def test_each_name_that_is_asked_for_is_recorded_and_no_other() -> None:
     done = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    # Where GDAL is missing, that of the GIS backend is not asked for.
-    found["django"] = sorted({*found["django"], "DatabaseWrapper._type_infos"})
+    found["django"] = sorted({*found["django"], *GIS})
     recorded = {package: sorted(known) for package, known in read().names.items()}
-    assert found == recorded, "once it is in order: python -m tests.canary --record"
+    assert found == recorded, "to be recorded by: python -m tests.canary --add"
 
 
 def test_all_that_is_imported_of_the_packages_is_there() -> None:
@@ -142,6 +141,21 @@ def test_what_moved_is_told_by_what_it_breaks(now: Name, broken: str, changed: s
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     names = {"pool": {"Pool.take": Name("function", "self", "1"), "Pool.limit": Name("int")}}
-    write(names, {"pool": "1.2"}, "3.13.0", tmp_path / "record.json")
-    assert read(tmp_path / "record.json") == (names, {"pool": "1.2"}, "3.13.0")
-    assert len((tmp_path / "record.json").read_text().splitlines()) == 12
+    record = Record(names, {"pool": "1.2"}, "3.13.0")
+    write(record, tmp_path / "record.json")
+    assert read(tmp_path / "record.json") == record
+    # A line for each name.
+    assert '   "Pool.take": ["function", "self", "1"]' in (
+        (tmp_path / "record.json").read_text().splitlines()
+    )
+
+
+def test_a_name_that_is_added_leaves_the_others_as_they_were_recorded() -> None:
+    old, new, gis = Name("function", "self", "1"), Name("function", "self", "2"), Name("dict")
+    names = {"pool": {"Pool.take": old, "Pool.lost": old}, "django": {next(iter(GIS)): gis}}
+    record = Record(names, {"pool": "1.2"}, "3.13.0")
+    found = {"pool": {"Pool.take": new, "Pool.give": new}, "django": {"Q.run": new}}
+    assert record.with_names(found).names == {
+        "pool": {"Pool.take": old, "Pool.give": new},
+        "django": {"Q.run": new, next(iter(GIS)): gis},
+    }
