@@ -8,7 +8,7 @@ from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 from django.utils.version import get_version_tuple
 
-from django_pooled.diagnostics.required_packages import INSTALL, missing_package
+from django_pooled.diagnostics.required_packages import missing_package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ def check_versions(**kwargs: object) -> list[CheckMessage]:
     """Check that all packages are there, and that their versions are the right ones."""
     missing = missing_package()
     if missing is not None:
-        hint = f"{INSTALL}; psycopg2 may stay for other packages."
+        hint = f"{missing.remedy}; psycopg2 may stay for other packages."
         return [Error(f"{missing}.", hint=hint, id="django_pooled.E004")]
     import psycopg
     import psycopg_pool

@@ -99,6 +99,54 @@ class TestAPackageIsMissing:
         )
 
 
+# As with plain psycopg, which brings no libpq, on a system that has none either.
+WITHOUT_LIBPQ = """
+import ctypes.util, sys
+sys.modules["psycopg_c"] = sys.modules["psycopg_binary"] = None
+ctypes.util.find_library = lambda name: None
+"""
+
+
+class TestLibpqIsMissing:
+    """psycopg 3 is there."""
+
+    WORDS = (
+        "django_pooled needs libpq, the client library of PostgreSQL, which psycopg 3 could not "
+        "load: no pq wrapper available; couldn't import psycopg 'c' implementation: "
+    )
+    REMEDY = (
+        "pip install 'psycopg[binary]', or, where that has no wheel for this Python, install the "
+        "system's libpq (on Debian and Ubuntu libpq5)"
+    )
+
+    @pytest.mark.parametrize(
+        ("databases", "script"),
+        [(POOLED, ""), (POOLED_BESIDE_ANOTHER, "import django\ndjango.setup()\n")],
+        ids=["the engine", "a server"],
+    )
+    def test_the_last_line_says_so(self, manage: Manage, databases: str, script: str) -> None:
+        done = manage(databases, WITHOUT_LIBPQ + script)
+        assert done.returncode == 1
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith(f"django.core.exceptions.ImproperlyConfigured: {self.WORDS}")
+        assert last.endswith(f"implementation: libpq library not found. {self.REMEDY}")
+
+    def test_e004_says_so_where_another_database_is_the_default(self, manage: Manage) -> None:
+        done = manage(POOLED_BESIDE_ANOTHER, WITHOUT_LIBPQ)
+        assert done.returncode == 1
+        assert f"?: (django_pooled.E004) {self.WORDS}" in done.stderr
+        assert f"HINT: {self.REMEDY}; psycopg2 may stay for other packages.\n" in done.stderr
+
+    def test_an_implementation_that_was_asked_for_and_is_missing_is_named(
+        self, manage: Manage
+    ) -> None:
+        done = manage(POOLED, f"{WITHOUT_LIBPQ}import os\nos.environ['PSYCOPG_IMPL'] = 'binary'\n")
+        assert done.returncode == 1
+        last = done.stderr.splitlines()[-1]
+        assert "could not load: couldn't import requested psycopg 'binary' implementation: " in last
+        assert last.endswith(f". {self.REMEDY}")
+
+
 def test_psycopg2_beside_psycopg_3_has_no_part_in_it(
     manage: Manage,
 ) -> None:
