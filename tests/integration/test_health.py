@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from asgiref.sync import ThreadSensitiveContext
 from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
-from django.test import AsyncClient, Client, RequestFactory
+from django.test import Client, RequestFactory
 from django.urls import path
 
 from django_pooled.base import DatabaseWrapper
@@ -30,7 +30,7 @@ from tests.support.pools import fill
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from django.http import JsonResponse
     from pytest_django import Settings
@@ -575,17 +575,32 @@ def test_asynchronous_handlers_answer_too_and_go_on_meanwhile(
     proxy.deaf()
     alias = make_database(server, through=proxy)
 
+    # Not Django's AsyncClient: two of its requests at once take signals from each other.
+    handler = ASGIHandler()
+
     async def probe() -> tuple[list[str], list[int]]:
-        client = AsyncClient()
         order: list[str] = []
 
         async def get(name: str) -> int:
-            # A request has a thread of its own for its synchronous code, as Django's ASGI handler
-            # gives it one.
-            async with ThreadSensitiveContext():
-                response = await client.get(f"/health/{name}")
+            scope = {
+                "type": "http",
+                "method": "GET",
+                "path": f"/health/{name}",
+                "query_string": b"",
+                "headers": [],
+            }
+            requests: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+            await requests.put({"type": "http.request"})
+            statuses: list[int] = []
+
+            async def send(message: Mapping[str, Any]) -> None:
+                if message["type"] == "http.response.start":
+                    statuses.append(message["status"])
+
+            await handler(scope, requests.get, send)
             order.append(name)
-            return response.status_code
+            [status] = statuses
+            return status
 
         statuses = await asyncio.gather(get(f"ready/{alias}"), get("live"))
         return order, list(statuses)
