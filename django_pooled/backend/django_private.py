@@ -28,6 +28,7 @@ __all__ = [
     "DatabaseErrorWrapper",
     "ServerBindingCursor",
     "ServerSideCursor",
+    "get_adapters_template",
     "is_block_of_test_case",
     "is_refused_as_durable",
     "register_tzloader",
@@ -46,6 +47,7 @@ require(
     (
         Need(base, "NO_DB_ALIAS", "know the connections that are for maintenance"),
         Need(psycopg_any, "register_tzloader", "give rows of server-side cursors a time zone"),
+        Need(psycopg_any, "get_adapters_template", "have one pool where threads begin together"),
         Need(utils, "DatabaseErrorWrapper", "see each error of the database"),
         Need(
             postgresql,
@@ -79,6 +81,7 @@ CONFIGURE_ROLE = "_configure_role"
 NON_ATOMIC_REQUESTS = "_non_atomic_requests"
 
 NO_DB_ALIAS: str = base.NO_DB_ALIAS
+get_adapters_template: Any = psycopg_any.get_adapters_template
 register_tzloader: Any = psycopg_any.register_tzloader
 Cursor = postgresql.Cursor
 CursorMixin = postgresql.CursorMixin

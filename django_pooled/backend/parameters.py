@@ -15,11 +15,13 @@ from django_pooled.stats.snapshot import session_name
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
+    from datetime import tzinfo
 
 __all__ = [
     "FALLBACK_NAME",
     "copied",
     "fingerprint",
+    "first_of_equal",
     "isolation_level_of",
     "resolved",
     "server_of",
@@ -78,6 +80,19 @@ def fingerprint(params: Mapping[str, Any]) -> Hashable:
             value = repr(value)
         items.append((key, value))
     return tuple(items)
+
+
+_zones: dict[tuple[type, str], tzinfo] = {}
+"""By class and name. Only ever added to, by setdefault(), which no other thread divides."""
+
+
+def first_of_equal(zone: tzinfo) -> tzinfo:
+    """Return the object that all wrappers have for a time zone.
+
+    Threads that ask ``zoneinfo`` for the same one together may get two, which are not equal, and
+    the parameters of a connection are compared by it.
+    """
+    return _zones.setdefault((type(zone), str(zone)), zone)
 
 
 def server_of(settings: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ if (_missing := missing_package()) is not None:
     raise refusal(_missing)
 
 import psycopg
+from django.conf import settings
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql import base as postgresql
@@ -39,8 +40,15 @@ from . import foreign_options, thread_wrappers, transaction_thread
 from .addresses import refuse_addresses
 from .commit import close_if_interrupted, commit_once
 from .cursors import observed
-from .django_private import NO_DB_ALIAS, Cursor, DatabaseErrorWrapper
-from .parameters import copied, isolation_level_of, resolved, server_of, with_defaults
+from .django_private import NO_DB_ALIAS, Cursor, DatabaseErrorWrapper, get_adapters_template
+from .parameters import (
+    copied,
+    first_of_equal,
+    isolation_level_of,
+    resolved,
+    server_of,
+    with_defaults,
+)
 from .pool_lookup import PoolLookup
 from .replacement import Replacement
 from .sql_comments import Commenter
@@ -49,6 +57,7 @@ from .unattended import is_unattended, thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import tzinfo
     from types import TracebackType
 
     from django_pooled.pool.pool import Pool
@@ -137,6 +146,12 @@ class DatabaseWrapper(Replacement):
     those of a pool have been configured when they were opened.
     """
 
+    @cached_property
+    def timezone(self) -> tzinfo | None:
+        """As Django's."""
+        zone = super().timezone
+        return None if zone is None else first_of_equal(zone)
+
     def get_connection_params(self) -> dict[str, Any]:
         # Those of a backend behind this one, or of a patch of Django's, may follow from anything.
         behind = getattr(super().get_connection_params, "__func__", None)
@@ -151,6 +166,9 @@ class DatabaseWrapper(Replacement):
     def _work_out_params(self) -> dict[str, Any]:
         # Before Django's own look at them: it quotes a NAME that is too long.
         refuse_addresses(self.alias, self.settings_dict)
+        # Threads that make the first call together get a map of adapters each, of which Django's
+        # cache keeps one. Pools are told apart by it, and the next call gets that one.
+        get_adapters_template(settings.USE_TZ, self.timezone)
         params = with_defaults(super().get_connection_params())
         factory = params["cursor_factory"]
         # A cursor of another class that is on no pool's connection stays what it is. Its connection
