@@ -24,11 +24,17 @@ __all__ = ["close_all", "close_pools_of", "pool_for", "snapshots"]
 # Reentrant: a signal handler that queries may interrupt the thread that holds it.
 _lock = threading.RLock()
 _pools: dict[tuple[str, Hashable], Pool] = {}
+"""The lock guards what is added and taken out; it is read without."""
 
 # Pools inherited through fork(). They are kept for ever: a connection or pool that is freed would
 # use sockets and locks of the parent.
 _inherited: list[Pool] = []
+"""Guarded by the lock of the forks, as what follows."""
 _owner = os.getpid()
+"""The process that all above is of; set last, and read without the lock."""
+_forks: dict[int, threading.RLock] = {}
+"""A lock for each process that has parted from its parent's pools, by its pid: a parent's may be
+held for ever. Only ever added to, by setdefault(), which no other thread divides."""
 
 PATIENCE = 5.0
 """Seconds that a look at the server waits for a connection of a pool, once a reader wants it."""
@@ -72,6 +78,7 @@ def close_pools_of(alias: str, timeout: float = 5.0, server: str | None = None) 
         timeout: Seconds that other threads have to finish what they have in use.
         server: Those of other aliases that lead to this database are closed too, as `Pool.server`.
     """
+    _after_fork_in_child()
     with _lock:
         keys = [key for key, pool in _pools.items() if key[0] == alias or pool.server == server]
         pools = [_pools.pop(key) for key in keys]
@@ -89,6 +96,7 @@ def close_all(timeout: float = 5.0, *, cancel: bool = False) -> None:
             threads get a ``DeadlineExceeded``, which says that the process is ending.
     """
     deadline = monotonic() + timeout
+    _after_fork_in_child()
     with _lock:
         pools = list(_pools.values())
         _pools.clear()
@@ -125,16 +133,22 @@ def _report() -> ProcessReport:
 
 
 def _after_fork_in_child() -> None:
-    global _lock, _owner
-    if _owner == os.getpid():
+    global _lock, _owner, _pools
+    pid = os.getpid()
+    if _owner == pid:
         return
-    _owner = os.getpid()
-    _lock = threading.RLock()
-    for pool in _pools.values():
-        pool.abandon()
-        _inherited.append(pool)
-    _pools.clear()
-    publisher.after_fork_in_child()
+    # Without hooks it is the first use that comes here, and another thread's may be right behind:
+    # that waits, and finds no pool of the parent's.
+    with _forks.setdefault(pid, threading.RLock()):
+        if _owner == pid:
+            return
+        inherited, _pools = _pools, {}
+        _lock = threading.RLock()
+        for pool in inherited.values():
+            pool.abandon()
+            _inherited.append(pool)
+        publisher.after_fork_in_child()
+        _owner = pid
 
 
 def _at_exit() -> None:
