@@ -70,7 +70,7 @@ class Watch:
     """
 
     def __init__(self, linger: float = LINGER) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards all below; held while one viewer asks for all
         self._latest: Snapshot | None = None
         self._until = 0.0
         """The moment at which the latest snapshot is too old for other viewers."""
@@ -152,10 +152,9 @@ class Watch:
         return recent
 
 
-_watch: Watch | None = None
-_owner = os.getpid()
-_inherited: list[Watch] = []
-"""The watches of parents, never freed: their connections and threads are the parents'."""
+_watches: dict[int, Watch] = {}
+"""By process, those of parents too, which are never freed: their connections and threads are the
+parents'. Only ever added to, by setdefault(), which no other thread divides."""
 
 
 def snapshot() -> Snapshot:
@@ -170,12 +169,7 @@ def past() -> Past:
 
 def current() -> Watch:
     """Return the watch of this process, a new one after a fork."""
-    global _watch, _owner
-    if _owner != os.getpid():
-        _owner = os.getpid()
-        if _watch is not None:
-            _inherited.append(_watch)
-            _watch = None
-    if _watch is None:
-        _watch = Watch()
-    return _watch
+    pid = os.getpid()
+    watch = _watches.get(pid)
+    # It asks nothing until it is used: of two viewers who come first together, both get one.
+    return _watches.setdefault(pid, Watch()) if watch is None else watch

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,7 @@ def site(settings: Any) -> Any:
 @pytest.fixture(autouse=True)
 def own_watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The process's watch, for this test alone, which lets go of its connections soon."""
-    monkeypatch.setattr(watch, "_watch", None)
+    monkeypatch.setattr(watch, "_watches", {})
     made: list[Watch] = []
 
     def make() -> Watch:
@@ -274,7 +275,7 @@ def test_all_viewers_share_one_connection_which_ends_after_the_last(
     server: EmbeddedServer, alone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Long enough for a busy machine to count connections meanwhile.
-    monkeypatch.setattr(watch, "_watch", Watch(linger=2.0))
+    monkeypatch.setattr(watch, "_watches", {os.getpid(): Watch(linger=2.0)})
 
     def observers() -> int:
         return backend_count(server, "postgres", application_name=OBSERVER)
@@ -313,17 +314,29 @@ def test_what_happened_in_the_last_seconds_is_told_apart(alone: str) -> None:
     assert checkouts_lately(200.0, 99) is None
 
 
-def test_after_a_fork_the_watch_is_a_new_one(alone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_fork_the_watch_is_a_new_one_and_the_parents_is_kept(
+    alone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parents = watch.current()
-    monkeypatch.setattr(watch, "_inherited", [])
-    monkeypatch.setattr(watch, "_owner", -1)
+    monkeypatch.setattr(watch, "_watches", {-1: parents})
     assert watch.current() is not parents
-    assert watch._inherited == [parents]
-    # Nobody had watched there before this one.
-    monkeypatch.setattr(watch, "_watch", None)
-    monkeypatch.setattr(watch, "_owner", -1)
-    assert watch.current() not in (None, parents)
-    assert watch._inherited == [parents]
+    assert watch.current() is watch.current()
+    assert watch._watches[-1] is parents
+
+
+def test_viewers_who_come_first_together_have_one_watch(
+    alone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, together = watch.Watch, threading.Barrier(3)
+
+    def made_together() -> Watch:
+        together.wait(30.0)
+        return make()
+
+    monkeypatch.setattr(watch, "Watch", made_together)
+    with ThreadPoolExecutor(3) as threads:
+        found = [threads.submit(watch.current) for _ in range(3)]
+        assert len({viewer.result(30.0) for viewer in found}) == 1
 
 
 def test_only_pools_of_this_site_are_shown(alone: str, monkeypatch: pytest.MonkeyPatch) -> None:
