@@ -6,17 +6,31 @@ import gc
 import os
 import sys
 import threading
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import FrameType
 
-__all__ = ["activities_of", "current", "name_of", "statements_of"]
+__all__ = ["activities_of", "current", "name_of", "present", "start_thread"]
 
 current: ContextVar[str | None] = ContextVar("django_pooled.activity", default=None)
 """The name of what the running code belongs to, if it was given one."""
+
+STACKS_CAN_BE_READ: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether a thread may look at the stack of another one. Without the GIL its frames are freed under
+the reader's hands, and the process crashes."""
+
+
+def _by_own_stack() -> str | None:
+    name = current.get()
+    return _activity_in(sys._getframe(1)) if name is None else name
+
+
+present: Callable[[], str | None] = current.get if STACKS_CAN_BE_READ else _by_own_stack
+"""Names what the running code belongs to, for others to see: by its stack too where no other thread
+can read that later."""
 
 # Held while garbage collection is off. Reentrant: a signal handler may interrupt the holder.
 _collection_lock = threading.RLock()
@@ -26,7 +40,7 @@ _is_off = False  # guarded by the lock: whether collection has to be turned on a
 def activities_of(threads: Iterable[int]) -> dict[int, str | None]:
     """Name the views, tasks and commands that threads of this process run now, by their stacks.
 
-    It costs those threads nothing: they keep no record of it.
+    It costs those threads nothing: they keep no record of it. Without the GIL it names none.
 
     Args:
         threads: The ``threading.get_ident()`` of each.
@@ -35,7 +49,7 @@ def activities_of(threads: Iterable[int]) -> dict[int, str | None]:
         By thread, a view as ``votes.views.cast``, a task of Celery as ``celery votes.tasks.count``,
         a command as ``manage.py loaddata``; None for anything else, or a thread that has ended.
     """
-    wanted = set(threads)
+    wanted = set(threads) if STACKS_CAN_BE_READ else set()
     # CPython makes the frames of all threads, even if one is asked for.
     frames = _frames_of_all() if wanted else {}
     try:
@@ -45,39 +59,28 @@ def activities_of(threads: Iterable[int]) -> dict[int, str | None]:
         frames.clear()
 
 
-def statements_of(threads: Iterable[int]) -> dict[int, object]:
-    """Return the statements that threads of this process have under way, by their stacks.
+def start_thread(target: Callable[[], object], name: str) -> threading.Thread:
+    """Start a daemon thread of this package's own, which works for none of them.
 
-    Args:
-        threads: The ``threading.get_ident()`` of each.
+    Without the GIL, and with an option from Python 3.14 on, a thread begins with the context
+    variables of the code that starts it: the deadline of one request would be that of a pool's
+    worker for good. https://docs.python.org/3.14/library/threading.html#threading.Thread
 
-    Returns:
-        By thread, a statement in the form in which a cursor was given it, without its parameters.
+    Raises:
+        RuntimeError: The system has no more threads.
     """
-    wanted = set(threads)
-    frames = _frames_of_all() if wanted else {}
-    try:
-        found = {thread: _statement_in(frames.get(thread)) for thread in wanted}
-    finally:
-        frames.clear()
-    return {thread: statement for thread, statement in found.items() if statement is not None}
-
-
-def _statement_in(frame: FrameType | None) -> object:
-    while frame is not None:
-        if frame.f_globals.get("__name__") == "django_pooled.backend.cursors" and (
-            name := _STATEMENTS.get(frame.f_code.co_name)
-        ):
-            return frame.f_locals.get(name)
-        frame = frame.f_back
-    return None
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    Context().run(thread.start)
+    return thread
 
 
 def _activity_in(frame: FrameType | None) -> str | None:
     while frame is not None:
-        look = _FRAMES.get((frame.f_globals.get("__name__", ""), frame.f_code.co_name))
-        if look is not None and (found := look(frame)) is not None:
-            return found
+        name = frame.f_code.co_name
+        if name in _NAMES:
+            look = _FRAMES.get((frame.f_globals.get("__name__", ""), name))
+            if look is not None and (found := look(frame)) is not None:
+                return found
         frame = frame.f_back
     return None
 
@@ -129,15 +132,13 @@ def _command(frame: FrameType) -> str | None:
     return f"manage.py {type(command).__module__.rpartition('.')[2]}"
 
 
-# The methods of our cursors, and what they call the statement.
-_STATEMENTS = {"execute": "query", "executemany": "query", "stream": "query"}
-
 # The frames with the name: of Django's handler, of Celery's tracer, of a management command.
 _FRAMES = {
     ("django.core.handlers.base", "_get_response"): _view,
     ("celery.app.trace", "trace_task"): _task,
     ("django.core.management.base", "execute"): _command,
 }
+_NAMES = frozenset(name for _, name in _FRAMES)
 
 
 def _after_fork_in_child() -> None:

@@ -82,7 +82,7 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
                 self.answers = ()
             elif effect.leaves is not None or not effect.reads or connection.control is not None:
                 connection.announce(query, effect)
-            connection.announced_by = thread
+            connection.announced_by, connection.statement = thread, query
             if addition or not connection.autocommit or connection.control is not None:
                 self.take_along()
             super().execute(query, params, **options)
@@ -91,6 +91,7 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
         finally:
             if addition:
                 self.addition = ()
+            connection.statement = None
             if connection.announced_by == thread:
                 connection.announced_by = 0
         return self
@@ -125,11 +126,12 @@ class _Observed(psycopg_pipeline.CarryingCursor, _AnyCursor):
             return
         try:
             connection.announce(query)
-            connection.announced_by = get_ident()
+            connection.announced_by, connection.statement = get_ident(), query
             yield
             if connection.observer is not None:
                 connection.observer.seen(self, (), locked=False)
         finally:
+            connection.statement = None
             connection.end_announced()
 
     def _observing(self) -> PooledConnection | None:

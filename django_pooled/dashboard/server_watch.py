@@ -6,6 +6,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
+from django_pooled.activity import start_thread
 from django_pooled.poolstats.server.view import ServerProbe, ServerView
 
 if TYPE_CHECKING:
@@ -65,8 +66,7 @@ class ServerWatch:
             self._wanted = True
             if self._thread is None:
                 name = f"django_pooled.watches.{self.alias}"
-                self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._run, name)
             self._changed.notify_all()
         return moment
 

@@ -78,7 +78,7 @@ _lock = threading.RLock()
 _secrets: dict[str, None] = {}
 """The latest at the end; guarded by the lock."""
 _spellings: tuple[str, ...] = ()
-"""As addresses, Python and JSON spell them too, the longest first."""
+"""As addresses, Python and JSON spell them too, the longest first; replaced under the lock."""
 
 
 def remember(*secrets: object) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psycopg
 from psycopg import capabilities
 
+from django_pooled.activity import start_thread
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
 
@@ -21,17 +21,25 @@ from .time_limit import start as start_work
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from psycopg.pq.abc import PGcancel
+    from psycopg.pq.abc import PGcancel, PGconn
 
 __all__ = ["cancel", "cancel_within", "interrupt"]
 
 logger = logging.getLogger("django_pooled.pool")
 
+T = TypeVar("T")
+
+
+class _Connection(Protocol):
+    """One that another thread may use, and close, meanwhile."""
+
+    def look(self, look: Callable[[PGconn], T]) -> T | None:
+        """Call a function with libpq's connection; return None once that is closed."""
+
 
 def _in_a_thread(action: Callable[[], object]) -> None:
-    thread = threading.Thread(target=action, name="cancels", daemon=True)
     try:
-        thread.start()
+        start_thread(action, "cancels")
     except RuntimeError as error:
         logger.debug(
             "cannot cancel a query: %s",
@@ -41,7 +49,7 @@ def _in_a_thread(action: Callable[[], object]) -> None:
 
 
 def cancel(
-    connection: psycopg.Connection[Any],
+    connection: _Connection,
     start: Callable[[Callable[[], object]], None] = _in_a_thread,
 ) -> None:
     """Ask the server to end what it still does for *connection*, which may be closed meanwhile.
@@ -55,9 +63,11 @@ def cancel(
         start: Runs an action in another thread.
     """
     try:
-        request = connection.pgconn.get_cancel()
+        request = connection.look(lambda pgconn: pgconn.get_cancel())
     except psycopg.OperationalError:
-        return  # It is closed.
+        return  # It is lost.
+    if request is None:
+        return
     # libpq knows no limit for it but the system's, so nobody waits for it.
     start(partial(_send, request))
 
@@ -98,7 +108,7 @@ def cancel_within(
 
 
 def interrupt(
-    connection: psycopg.Connection[Any],
+    connection: _Connection,
     start: Callable[[Callable[[], object]], None] = _in_a_thread,
 ) -> None:
     """Have the thread that waits for the server find *connection* lost, at once.
@@ -111,12 +121,16 @@ def interrupt(
         start: Runs an action in another thread.
     """
     cancel(connection, start)
-    with suppress(psycopg.OperationalError, OSError):  # The thread has closed it meanwhile.
-        handle = socket.socket(fileno=connection.pgconn.socket)
-        try:
-            handle.shutdown(socket.SHUT_RDWR)
-        finally:
-            handle.detach()
+    with suppress(psycopg.OperationalError, OSError):  # It is lost already.
+        connection.look(_shut_down)
+
+
+def _shut_down(pgconn: PGconn) -> None:
+    handle = socket.socket(fileno=pgconn.socket)
+    try:
+        handle.shutdown(socket.SHUT_RDWR)
+    finally:
+        handle.detach()
 
 
 def _send(request: PGcancel) -> None:

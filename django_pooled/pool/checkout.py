@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import TYPE_CHECKING, Protocol
 from weakref import ref
 
-from django_pooled.activity import current
+from django_pooled.activity import present
 from django_pooled.diagnostics.call_site import caller, callers
 
 if TYPE_CHECKING:
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from .thread_exit import Thread
 
 __all__ = ["Checkout", "Home"]
-
-_numbers = count()
 
 
 class Home(Protocol):
@@ -39,6 +36,10 @@ class Checkout:
     It refers to the connection only weakly: one that is not referred to any more is freed, and its
     finalizer tells the pool.
 
+    No lock guards the fields. What changes is one assignment: `connection` and `returning` by who
+    has claimed it (see `PooledConnection.claim`), `activity` by any reader, to the same value,
+    `due` by the thread that looks for those that last too long.
+
     Args:
         connection: The connection.
         asked: The monotonic moment at which the thread began to wait for it.
@@ -53,7 +54,7 @@ class Checkout:
         "connection",
         "due",
         "home",
-        "number",
+        "key",
         "returning",
         "since",
         "stack",
@@ -71,7 +72,9 @@ class Checkout:
         home: Home,
         leak_after: float | None,
     ) -> None:
-        self.number: int = next(_numbers)
+        self.key: object = object()
+        """Tells it from every other checkout. No number: two threads may draw the same one from an
+        ``itertools.count()`` without the GIL."""
         self.connection: ref[PooledConnection] = ref(connection)
         self.home: Home = home
         self.since: float = now
@@ -83,7 +86,7 @@ class Checkout:
             """When it is logged next."""
             self.stack = callers(above=2)
         self.thread: Thread = thread
-        self.activity: str | None = current.get()
+        self.activity: str | None = present()
         """The view, task or command that it is for, once that is known; see `holders`."""
         self.returning: bool = False
         """Whether it is being given back."""

@@ -10,7 +10,6 @@ from weakref import WeakMethod
 
 from psycopg.pq import TransactionStatus
 
-from django_pooled.activity import statements_of
 from django_pooled.diagnostics.call_site import quoted
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import one_line
@@ -48,10 +47,13 @@ def described(
     connection: PooledConnection,
     checkout: Checkout | None = None,
     activity: str | None = None,
-    statement: str | None = None,
+    shows_statement: bool = False,
 ) -> ConnectionFigures:
     """Describe a connection: idle, or in use since *checkout* for *activity*."""
     session, now = connection.session, monotonic()
+    status, text = connection.look(lambda pgconn: pgconn.transaction_status), None
+    if shows_statement and status == TransactionStatus.ACTIVE:
+        text = text_of(connection.statement)
     state = "returning" if checkout and checkout.returning else "in use" if checkout else "idle"
     return ConnectionFigures(
         backend_pid=session.backend_pid,
@@ -62,8 +64,8 @@ def described(
         where=str(checkout.where) if checkout else None,
         pinned_by=connection.pinned_by,
         doomed_by=session.doomed_by,
-        status=_STATUS.get(TransactionStatus(connection.pgconn.transaction_status), "closed"),
-        statement=statement,
+        status="closed" if status is None else _STATUS.get(TransactionStatus(status), "closed"),
+        statement=fingerprint(text) if text else None,
     )
 
 
@@ -99,10 +101,11 @@ class Checkouts:
         self._record = record
         self._leak_after = leak_after
         self._show_statements = show_statements
-        self.open: dict[int, Checkout] = {}
-        """Those under way, by number. One is added without the lock, under a key of its own. The
+        self.open: dict[object, Checkout] = {}
+        """Those under way, by key. One is added without the lock, under a key of its own. The
         lock guards what is taken away, which is counted first."""
-        self._inherited: list[PooledConnection] = []  # the parent process's; kept for good
+        # The parent process's, kept for good; written by the only thread of a forked process.
+        self._inherited: list[PooledConnection] = []
         self.threads: Threads = Threads(WeakMethod(self._thread_ended))
         self._changed = threading.Condition(lock)
         self.watched: bool = False
@@ -122,32 +125,17 @@ class Checkouts:
     def begin(self, connection: PooledConnection, checkout: Checkout) -> None:
         """Note that a connection is in use."""
         connection.uses.append(checkout)
-        self.open[checkout.number] = checkout
+        self.open[checkout.key] = checkout
         connection.in_use = True
 
     def describe(self) -> list[ConnectionFigures]:
         """Describe the connections in use now, and those that are being given back."""
         checkouts = list(self.open.values())
-        statements = self._statements(checkouts)
         return [
-            described(connection, checkout, activity, statements.get(checkout.number))
+            described(connection, checkout, activity, self._show_statements)
             for checkout, activity in zip(checkouts, activities(checkouts), strict=True)
             if (connection := checkout.connection()) is not None
         ]
-
-    def _statements(self, checkouts: list[Checkout]) -> dict[int, str]:
-        """Return the statements under way, without their values, by number of the checkout."""
-        if not self._show_statements:
-            return {}
-        found = statements_of(checkout.thread.ident for checkout in checkouts)
-        texts = {thread: text_of(statement) for thread, statement in found.items()}
-        return {
-            checkout.number: fingerprint(text)
-            for checkout in checkouts
-            if (text := texts.get(checkout.thread.ident))
-            and (connection := checkout.connection()) is not None
-            and connection.pgconn.transaction_status == TransactionStatus.ACTIVE
-        }
 
     def note_held(self, seconds: float) -> None:
         """Count the time since the last look for the holders of the connections in use now."""
@@ -182,8 +170,8 @@ class Checkouts:
             kept: Whether the connection goes back, and is not closed.
         """
         ends = self._record.book[1]
-        ends[checkout.number] = (checkout.waited, now - checkout.since, kept)
-        self.open.pop(checkout.number, None)
+        ends[checkout.key] = (checkout.waited, now - checkout.since, kept)
+        self.open.pop(checkout.key, None)
         if len(ends) >= FOLD or self.watched:
             self.settle()
 
@@ -196,13 +184,13 @@ class Checkouts:
     def fold(self) -> None:
         """Count the ends that were noted; under the pool's lock."""
         # An exception may have kept one of them from being taken away.
-        for number in list(self._record.book[1]):
-            self.open.pop(number, None)
+        for key in list(self._record.book[1]):
+            self.open.pop(key, None)
         self._record.fold()
 
     def is_current(self, checkout: Checkout) -> bool:
         """Tell whether that checkout has not ended; its connection may have had others since."""
-        return checkout.number in self.open
+        return checkout.key in self.open
 
     def end_lost(self) -> int:
         """End the checkouts whose connection has been freed; return how many there were.
@@ -271,7 +259,7 @@ class Checkouts:
         found = [
             connection
             for connection in self.connections()
-            if connection.pgconn.transaction_status == TransactionStatus.ACTIVE
+            if connection.look(lambda pgconn: pgconn.transaction_status) == TransactionStatus.ACTIVE
             and not connection.session.is_committing
         ]
         for connection in found:

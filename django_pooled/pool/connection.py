@@ -8,7 +8,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from django_pooled.diagnostics.redaction import scrub
@@ -22,7 +22,7 @@ from .session import Session
 from .statement_deadline import refuse_if_ended, tell_if_interrupted, wait_within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from weakref import ref
 
     from psycopg.abc import PQGen
@@ -77,7 +77,7 @@ class Owner(Protocol):
 class Use(Protocol):
     """The checkout that a connection is in use by, or was last."""
 
-    number: int
+    key: object
     """Tells it from every other checkout."""
 
     connection: ref[PooledConnection]
@@ -142,7 +142,9 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
     with it. A ``pgconn`` that was taken from it before is out of reach.
     """
 
-    # Whatever else is an attribute is psycopg's or the user's: see `as_made`.
+    # Whatever else is an attribute is psycopg's or the user's: see `as_made`. No lock guards these:
+    # they are the user's, or the pool's while there is none; with `claim` it changes hands. Others
+    # read `session`, `statement`, `pinned_by` and `uses`, each of which changes in one operation.
     __slots__ = (
         "_given_back",
         "_pool",
@@ -161,6 +163,7 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         "relied_on",
         "replaced_by",
         "session",
+        "statement",
         "statements",
         "time_limits",
         "uses",
@@ -213,6 +216,8 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         """Sees the statements of an attempt under retry_transaction."""
         self.announced_by: int = 0
         """The thread whose next calls were announced; psycopg lets several use a connection."""
+        self.statement: object = None
+        """What a cursor has under way, as it was given it; for others to see."""
         self.statements: int = 0
         """In transaction mode, how many statements of cursors need it."""
         self.wrote: bool = False
@@ -358,6 +363,23 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         """This thread's next calls have not been announced."""
         if self.announced_by == get_ident():
             self.announced_by = 0
+
+    def look(self, look: Callable[[PGconn], RV]) -> RV | None:
+        """Look at libpq's connection in a thread that is not the user's; None once it is closed.
+
+        Without the lock it might be closed, and its memory be another's, in the midst of it.
+
+        Args:
+            look: Must not wait, since who closes it waits meanwhile.
+        """
+        with self.session.open:
+            pgconn = self.pgconn
+            return look(pgconn) if pgconn.status == ConnStatus.OK else None
+
+    def close(self) -> None:
+        """As psycopg's, once no other thread looks at it."""
+        with self.session.open:
+            super().close()
 
     def commit(self) -> None:
         """As psycopg's."""

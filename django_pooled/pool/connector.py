@@ -107,6 +107,8 @@ class Connector:
         self._opened = opened
         self._credentials_change = credentials_change
         self._closing = threading.Event()
+        # What attempts change, here and above, is guarded by the lock below, and read without it:
+        # each is one assignment.
         self._trouble = False
         self._trouble_since = 0.0  # with trouble: the moment of the first failure
         self._suspected = False
@@ -269,8 +271,9 @@ class Connector:
             was_in_trouble = self._trouble
             self._trouble = self._suspected = False
             self._refusals, self._refusal = 0, None
+            if was_in_trouble:
+                self.connected_again_at = monotonic()
         if was_in_trouble:
-            self.connected_again_at = monotonic()
             outage = monotonic() - self._trouble_since
             # As visible as its beginning: without it, a log tells of an outage that never ends.
             logger.warning(
@@ -284,15 +287,11 @@ class Connector:
         self._opened(took)
 
     def _failed(self, error: Exception) -> None:
-        if not self._trouble:
-            self._trouble_since = monotonic()
-            logger.warning(
-                "pool %r: cannot connect: %s",
-                self._name,
-                told(error),
-                extra=event_fields("connect_failed", alias=self._name, error=error),
-            )
         with self._counting:
+            # Attempts side by side fail together, and one of them is the first.
+            is_news = not self._trouble
+            if is_news:
+                self._trouble_since = monotonic()
             self.last_error_at, self.connected_again_at = monotonic(), None
             if not self._closing.is_set():
                 self.last_error = error
@@ -304,3 +303,10 @@ class Connector:
                 self._refusals += 1
                 wait = self._when_refused.wait(self._refusals)
                 self._try_again_at = self.last_error_at + wait
+        if is_news:
+            logger.warning(
+                "pool %r: cannot connect: %s",
+                self._name,
+                told(error),
+                extra=event_fields("connect_failed", alias=self._name, error=error),
+            )

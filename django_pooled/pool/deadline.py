@@ -42,6 +42,9 @@ often have an unknown outcome, and a connection be closed that could be kept.
 class Deadline:
     """The moment at which the work of a request ends; threads that work for it may share one.
 
+    No lock guards it: what changes is one assignment, or one operation on the list of sleepers. A
+    sleeper looks at the time after it has joined them, and who ends it wakes them after that.
+
     Args:
         seconds: From now on.
         outer: The deadline around it, which ends it too.

@@ -99,7 +99,8 @@ class Eviction:
             backoff, maximum=max(backoff.maximum, LONGEST_WHEN_READ_ONLY), jitter=False
         )
         self.in_doubt: bool = self._has_to_write
-        """Whether `note_use` may learn something, since a write has been refused for instance."""
+        """Whether `note_use` may learn something, since a write has been refused for instance; set
+        under the lock, and read without."""
         self._lock = threading.RLock()  # guards all below
         self._read_only: dict[Place, _ReadOnlyServer] = {}
         self._drained: dict[Place | str, float] = {}  # when, by what the drain was for
@@ -158,7 +159,7 @@ class Eviction:
         if server is not None:
             # Its address leads to another server by now, and the others are on the one before.
             self._evict(
-                lambda other: other.session.place == place and other.server_is_read_only,
+                lambda other: other.session.place == place and _is_read_only(other),
                 f"{READ_ONLY}: opened while {place[0]}:{place[1]} was read-only",
                 "drained",
             )
@@ -263,6 +264,18 @@ class Eviction:
             if leaves(connection):
                 connection.session.doom(reason, counts_as)
         self._pool.sweep(lambda other: not leaves(other), "drained")
+
+
+def _is_read_only(connection: PooledConnection) -> bool:
+    """Tell whether the server of a connection that another thread may use is read-only."""
+    # What the server reports is a list of libpq's, which the user's thread may be changing.
+    if not connection.lock.acquire(blocking=False):
+        # It has been in use since its server was read-only, and does not come back.
+        return True
+    try:
+        return bool(connection.look(lambda pgconn: connection.server_is_read_only))
+    finally:
+        connection.lock.release()
 
 
 def _words(connection: PooledConnection) -> str:

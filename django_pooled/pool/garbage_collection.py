@@ -10,6 +10,7 @@ __all__ = ["collect_garbage"]
 SHARE = 0.1
 """Most of the time that may go into it: it stops all threads, for longer the larger the process."""
 
+# Without a lock: if two threads write them at once, the moment of either will do.
 _last_at = _next_at = float("-inf")
 
 

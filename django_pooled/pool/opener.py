@@ -35,7 +35,10 @@ several hosts kept silent. It looks at the clock every 0.1 seconds."""
 
 
 class _Attempt:
-    """How far an attempt has got; written by its thread, read by that which waits for it."""
+    """How far an attempt has got; written by its thread, read by that which waits for it.
+
+    But for `interrupted`, which is the other way round: it is read once the attempt is over.
+    """
 
     def __init__(self, limit: float) -> None:
         self.connection: PooledConnection | None = None

@@ -124,14 +124,15 @@ class Pool:
         self.transaction_mode: bool = options.pool_mode == "transaction"
         """Whether a checkout lasts for a transaction, and not for a request."""
         self.closed: bool = True
-        """Whether it refuses checkouts: not opened yet, or closed for good."""
+        """Whether it refuses checkouts: not opened yet, or closed for good. Without a lock, as all
+        that is one assignment here; who has read it too early finds the queue closed."""
         self._lock = threading.RLock()
         """Guards the idle connections and the waiters (see `queue`), which slots are taken, the
         ends of checkouts, and the sums. Reentrant, since a signal handler may check out too."""
         self.record: Record = Record(self._lock)
         self._sessions: ServerSessions | None = None  # those that the server had at the last look
         self.retry_budget: RetryBudget | None = None
-        """Made by retry_transaction at its first restart; see `budget_of`."""
+        """Made by retry_transaction at its first restart; see `budget_of`, whose lock guards it."""
         self._made_at = monotonic()
         self._id = os.urandom(8).hex()
         reset = Reset(alias, options.reset, self.transaction_mode, configure, assume_role)
@@ -257,7 +258,7 @@ class Pool:
                 thread, leak_after = checkouts.threads.this, self.options.leak_after
                 checkout = Checkout(connection, started, now, thread, self._checkin, leak_after)
                 connection.uses.append(checkout)
-                checkouts.open[checkout.number] = checkout
+                checkouts.open[checkout.key] = checkout
             except BaseException:
                 self._pool.discard(connection, "error")
                 raise
@@ -284,7 +285,7 @@ class Pool:
         checkouts, session, pgconn = self._checkouts, connection.session, connection.pgconn
         try:
             # As `PooledConnection.claim`. A parent process's is not among those of this one.
-            checkout = checkouts.open[connection.uses.pop().number]
+            checkout = checkouts.open[connection.uses.pop().key]
         except (IndexError, KeyError):
             return
         checkout.returning = True
@@ -322,8 +323,8 @@ class Pool:
         with self._lock:
             # Counted before it is given: whatever comes in between, it has one user.
             ends = self.record.book[1]
-            ends[checkout.number] = (checkout.waited, now - checkout.since, True)
-            checkouts.open.pop(checkout.number, None)
+            ends[checkout.key] = (checkout.waited, now - checkout.since, True)
+            checkouts.open.pop(checkout.key, None)
             if len(ends) >= FOLD or checkouts.watched:
                 checkouts.settle()
             connection.uses.clear()
@@ -497,7 +498,13 @@ class Pool:
     def gauges(self) -> Gauges:
         """How full the pool is now."""
         self._checkouts.end_lost()
-        idle, in_use = self._pool.idle, len(self._checkouts)
+        # As at one moment: what comes back in between would count twice, or not at all.
+        with self._lock:
+            return self._gauges(len(self._checkouts))
+
+    def _gauges(self, in_use: int) -> Gauges:
+        """Return the gauges; under the lock."""
+        idle = self._pool.idle
         return Gauges(
             size=idle + in_use,
             idle=idle,
@@ -508,8 +515,12 @@ class Pool:
 
     def snapshot(self) -> PoolSnapshot:
         """Describe the pool for `manage.py poolstats`."""
-        gauges = self.gauges()
-        counters = self._checkouts.counters()
+        self._checkouts.end_lost()
+        with self._lock:
+            counters = self._checkouts.counters()
+            # Those of the same moment: another may have begun since.
+            in_use = counters.checkouts - counters.checkins - counters.discarded
+            gauges = self._gauges(in_use)
         counters.connect_failures = self._connector.failures
         error = self._connector.last_error
         again_at = self._connector.connected_again_at

@@ -232,8 +232,14 @@ def registered_on(connection: psycopg.Connection[Any]) -> list[object]:
         _named(connection.server_cursor_factory),
         [_named(handler) for handler in connection._notice_handlers],
         [_named(handler) for handler in connection._notify_handlers],
-        *({key: _named(adapter) for key, adapter in kind.items()} for kind in (*dumpers, *loaders)),
+        *(_named_all(kind) for kind in (*dumpers, *loaders)),
     ]
+
+
+def _named_all(adapters: dict[Any, Any]) -> dict[Any, str]:
+    # A copy, which is one operation: connections share these, and psycopg replaces the name of a
+    # class by the class when it is first adapted.
+    return {key: _named(adapter) for key, adapter in adapters.copy().items()}
 
 
 def _named(what: object) -> str:

@@ -11,10 +11,10 @@ a name stands for changes, the tests of this module fail.
 from __future__ import annotations
 
 import queue
-import threading
 import traceback
 from collections import deque
 from contextlib import nullcontext, suppress
+from contextvars import Context
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, ref
@@ -22,6 +22,7 @@ from weakref import WeakMethod, ref
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 from psycopg_pool import pool as inside
 
+from django_pooled.activity import start_thread
 from django_pooled.diagnostics.required_names import Need, require, require_overrides
 
 from .connect_errors import is_permanent_refusal
@@ -31,6 +32,7 @@ from .slots import Slots
 from .waiter import Place, Waiter
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from django_pooled.stats.counters import Reason
@@ -131,16 +133,18 @@ class _Start(inside.MaintenanceTask):
 
     def __init__(self, pool: RecoveringPool, task: inside.MaintenanceTask, name: str) -> None:
         super().__init__(pool)
-        self._task: inside.MaintenanceTask | None = task
+        # The worker holds its last task until the next one, which must not hold a connection. And
+        # only one thread may run it: pop() is one operation.
+        self._task = [task]
         self._name = name
 
     def run(self) -> None:
-        # The worker holds its last task until the next one, which must not hold a connection.
-        task, self._task = self._task, None
-        if task is None:
+        try:
+            task = self._task.pop()
+        except IndexError:
             return
         try:
-            threading.Thread(target=task.run, name=self._name, daemon=True).start()
+            start_thread(task.run, self._name)
         except RuntimeError:
             # The system has no more threads.
             task.run()
@@ -186,7 +190,8 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         self._connector = connector
         self._opener = opener
         self._report_closed = closed
-        # All guarded by the lock.
+        # All guarded by the lock, as psycopg_pool's idle connections and waiters are. Lengths of
+        # those, and copies, are read without.
         self._slots = Slots()
         self._successes = 0  # connections that were opened
         self._grows_later: Callable[[], object] = _nothing  # the task at the end of a pause
@@ -196,7 +201,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         # takes no lock: finalizers append.
         self._found: deque[tuple[PooledConnection, Use | None]] = deque()
         self._finds = 0  # only compared: two finalizers at once may count as one
-        self._abandoned = False
+        self._abandoned = False  # set by the only thread of a forked process
         super().__init__(connection_class=PooledConnection, open=False, **options)
         self._lock = lock
 
@@ -208,7 +213,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     @property
     def idle_connections(self) -> list[PooledConnection]:
         """The connections ready for a checkout, which may be in use the next moment."""
-        return list(self._pool)
+        return list(self._pool.copy())
 
     @property
     def opening(self) -> int:
@@ -414,8 +419,9 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
 
     @property
     def _places(self) -> list[Place]:
-        # psycopg_pool's queue. Its own places lose what is given to an interrupted thread.
-        return list(self._waiting)  # type: ignore[arg-type]
+        # psycopg_pool's queue. Its own places lose what is given to an interrupted thread. Copied
+        # first, which no other thread divides: list() reads one after another without the GIL.
+        return list(self._waiting.copy())  # type: ignore[arg-type]
 
     @property
     def _next_place(self) -> Place | None:
@@ -501,10 +507,13 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     def start(self, action: Callable[[], object]) -> None:
         """Run *action* in a thread of its own, which the pool's worker starts; see `_Start`."""
         task = _Start(self, _Call(self, action), f"{self.name}-helps")
-        if self._closed or not self._workers:
-            task.run()
-        else:
+        if not self._closed and self._workers:
             super().run_task(task)
+            if not self._closed:
+                return
+            # It may be in the queue behind what tells the workers to stop, which comes later than
+            # the mark.
+        task.run()
 
     def repeat(self, action: WeakMethod[Callable[[], float]], delay: float) -> None:
         """Run *action* in a thread of its own after *delay* seconds, and after what it returns."""
@@ -676,8 +685,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 failed = pool._reported = pool._successes == successes
             if failed:
                 # It is the project's code: it may take long, or raise SystemExit.
-                name = f"{pool.name}-reconnect-failed"
-                threading.Thread(target=pool.reconnect_failed, name=name, daemon=True).start()
+                start_thread(pool.reconnect_failed, f"{pool.name}-reconnect-failed")
 
         self.schedule_task(_Later(self, end), self.reconnect_timeout)
 
@@ -686,8 +694,9 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         # queue would wait for ever then, since its lock is not reentrant.
         self._tasks = queue.SimpleQueue()  # type: ignore[assignment]
         with suppress(RuntimeError):
-            # Raised where no thread can be started, as at the exit of the interpreter.
-            super()._start_workers()
+            # Raised where no thread can be started, as at the exit of the interpreter. They outlive
+            # the request that opens the pool: see `start_thread`.
+            Context().run(super()._start_workers)
 
     def _start_initial_tasks(self) -> None:
         if self._workers:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from enum import Enum
+from functools import partial
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeAlias
 
+from django_pooled.activity import start_thread
 from django_pooled.diagnostics.log_fields import event_fields
 
 from .connect_errors import is_permanent_refusal
@@ -66,10 +68,10 @@ class ReadinessCheck:
 
     def __init__(self, find_out: Callable[[], State]) -> None:
         self._over = threading.Event()
+        # Written by the thread, before that is set:
         self._over_at = 0.0
         self._state = State.SILENT
-        thread = threading.Thread(target=self._run, args=(find_out,), name="readiness", daemon=True)
-        thread.start()
+        start_thread(partial(self._run, find_out), "readiness")
 
     def result(self, timeout: float) -> State:
         """Return what was found out; SILENT where that takes longer than *timeout* seconds."""
@@ -124,6 +126,7 @@ class Readiness:
         self._eviction = eviction
         self._lock = threading.RLock()  # guards the check
         self._check: ReadinessCheck | None = None
+        # Those of the check that is under way, and there is one at a time:
         self._last = State.READY
         self._not_ready_since = 0.0  # while the last one does not serve
         self._doubted_at = float("-inf")  # Older signs of life do not count.

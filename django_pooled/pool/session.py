@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,9 @@ def _nowhere(counter: str, kind: str) -> None:
 class Session:
     """What is known of one session of the server; each of its connection objects has it.
 
+    Its user alone changes it, or the pool while it is idle; any thread may read it, and `doom` it:
+    each field is written in one assignment. Only libpq's own memory needs a lock, `open`.
+
     It does not know them, so the notice handler below makes no reference cycle: a connection that
     is not referred to any more is freed at once.
 
@@ -54,6 +58,7 @@ class Session:
         "is_interrupted",
         "is_readable",
         "learned",
+        "open",
         "opened_at",
         "place",
         "slot",
@@ -62,6 +67,9 @@ class Session:
     )
 
     def __init__(self, pgconn: PGconn) -> None:
+        self.open = threading.RLock()
+        """Held by a thread that closes libpq's connection, which frees it, and by one that looks at
+        it without being its user. Reentrant: a signal handler may look, or close."""
         self.opened_at: float = monotonic()
         self.idle_since: float = self.opened_at
         self.expires_at: float = float("inf")
@@ -103,7 +111,9 @@ class Session:
     def doom(self, reason: str, counts_as: Reason = "error") -> None:
         """Have the connection closed instead of kept when it comes back."""
         if self.doomed_by is None:
-            self.doomed_by, self.doomed_for = one_line(masked(reason)), counts_as
+            # In this order: the reason is what others look for.
+            self.doomed_for = counts_as
+            self.doomed_by = one_line(masked(reason))
 
     def notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         """Take note of a server that ends an idle session: its error arrives as a notice.

@@ -21,6 +21,18 @@ class Slot:
         self.number: int = number
 
 
+class _Entry:
+    """What is known of a slot that is taken."""
+
+    __slots__ = ("is_connected", "number", "slot")
+
+    def __init__(self, slot: Slot) -> None:
+        self.number: int = slot.number
+        self.slot: ref[Slot] = ref(slot)
+        self.is_connected: bool = False
+        """Whether the attempt has succeeded; its connection holds the slot from then on."""
+
+
 class Slots:
     """Which slots of a pool are taken.
 
@@ -29,45 +41,43 @@ class Slots:
     counted. A slot is known by a weak reference, its holder has the only strong one, and the slot
     of a holder that exists no more is free.
 
-    The pool's lock guards what changes here. Each change is one operation on one dictionary or
-    set, which no exception divides.
+    The pool's lock guards what changes here, but for `restore`. Each change is one operation on one
+    dictionary or entry, which no exception divides. It is read without the lock.
     """
 
     def __init__(self) -> None:
         self._numbers = count()
-        self._taken: dict[int, ref[Slot]] = {}
-        self._connected: set[int] = set()
+        self._taken: dict[int, _Entry] = {}
+
+    def _held(self) -> list[_Entry]:
+        # Of values, not of items: a pair for each might have the garbage collector run amid it, and
+        # thereby other threads.
+        return [entry for entry in list(self._taken.values()) if entry.slot() is not None]
 
     def __len__(self) -> int:
-        return sum(1 for slot in list(self._taken.values()) if slot() is not None)
+        return len(self._held())
 
     @property
     def in_place(self) -> int:
         """Slots that have a connection."""
-        return sum(
-            1
-            for number, slot in list(self._taken.items())
-            if number in self._connected and slot() is not None
-        )
+        return sum(entry.is_connected for entry in self._held())
 
     @property
     def opening(self) -> int:
         """Slots whose connection is being opened."""
-        return sum(
-            1
-            for number, slot in list(self._taken.items())
-            if number not in self._connected and slot() is not None
-        )
+        return sum(not entry.is_connected for entry in self._held())
 
     def take(self) -> Slot:
         """Take a slot for an attempt to open a connection."""
         slot = Slot(next(self._numbers))
-        self._taken[slot.number] = ref(slot)
+        self._taken[slot.number] = _Entry(slot)
         return slot
 
     def connected(self, slot: Slot) -> None:
         """Note that the attempt has succeeded; its connection holds the slot from now on."""
-        self._connected.add(slot.number)
+        entry = self._taken.get(slot.number)
+        if entry is not None:
+            entry.is_connected = True
 
     def restore(self, slot: Slot) -> bool:
         """Go on knowing the slot of a holder that was found; return whether it is its own still.
@@ -76,21 +86,26 @@ class Slots:
         a finalizer then keeps. Called by finalizers, so without the lock: what comes in between
         gives the slot up, and its holder has none.
         """
-        if slot.number not in self._taken:
+        entry = self._taken.get(slot.number)
+        if entry is None:
             return False
-        self._taken[slot.number] = ref(slot)
-        return True
+        # In this order: `give_up_lost` takes the entry out first, and looks at its slot then.
+        entry.slot = ref(slot)
+        return self._taken.get(slot.number) is entry
 
     def give_up(self, slot: Slot) -> bool:
         """Give a slot up; tell whether it was taken until now."""
-        self._connected.discard(slot.number)
         return self._taken.pop(slot.number, None) is not None
 
     def give_up_lost(self) -> int:
         """Give up the slots that nothing holds; return how many of them had a connection."""
-        lost = [number for number, slot in list(self._taken.items()) if slot() is None]
-        connected = len(self._connected.intersection(lost))
-        for number in lost:
-            self._connected.discard(number)
-            self._taken.pop(number, None)
+        connected = 0
+        for entry in list(self._taken.values()):
+            if entry.slot() is not None or self._taken.pop(entry.number, None) is None:
+                continue
+            if entry.slot() is None:
+                connected += entry.is_connected
+            else:
+                # A finalizer has found its holder this very moment.
+                self._taken[entry.number] = entry
         return connected

@@ -184,7 +184,8 @@ class _Exchange:
                 # It waits for notifications.
                 raise _exceeded(self._session, deadline, "refused")
         if self._given_up_at is not None and now >= self._given_up_at and self._is_under_way:
-            self._connection.pgconn.finish()
+            with self._session.open:
+                self._connection.pgconn.finish()
             raise _exceeded(self._session, deadline, "closed")
 
     def _cancelled_at(self) -> float:

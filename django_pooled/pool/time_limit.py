@@ -7,6 +7,8 @@ from concurrent.futures import Future, wait
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from django_pooled.activity import start_thread
+
 from .backoff import Backoff
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def in_a_thread(name: str) -> Callable[[Callable[[], None]], None]:
 
     def run(action: Callable[[], None]) -> None:
         try:
-            threading.Thread(target=action, name=name, daemon=True).start()
+            start_thread(action, name)
         except RuntimeError:
             action()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections import deque
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from django_pooled.activity import start_thread
 from django_pooled.poolstats.findings.overview_findings import find
 from django_pooled.poolstats.tables.overview_table import as_table
 from django_pooled.poolstats.tables.pool_table import FEW, ORDERS
@@ -182,7 +182,7 @@ class Watch:
                 self._taken.append(error)
 
         self._looking = True
-        threading.Thread(target=take, name="poolstats", daemon=True).start()
+        start_thread(take, "poolstats")
 
     def _collect(self) -> bool:
         """Add the look of the other thread, and tell whether there was one."""

@@ -7,6 +7,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
+from django_pooled.activity import start_thread
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -32,6 +34,8 @@ class OwnThreads:
     def __init__(self, name: str) -> None:
         self._name = name
         self._idle: deque[_Thread] = deque()
+        """Without a lock: pop(), append() and remove() are one operation each, and whoever has
+        taken a thread out of it is the only one that gives it a job."""
 
     def run(self, job: Callable[[], object]) -> None:
         """Run a job, which must not raise, in a thread that has no other.
@@ -77,7 +81,7 @@ class _Thread:
 
     def start(self, name: str) -> None:
         # Without work it does not hold up the end of the process, and with work its task does.
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        start_thread(self._run, name)
 
     def take(self, job: Callable[[], object]) -> None:
         self._job = job

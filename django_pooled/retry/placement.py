@@ -90,9 +90,15 @@ def _holds_something(wrapper: TransactionMode) -> bool:
         or (
             connection is not None
             # It is at work for others, and what it holds is theirs.
-            and connection.pgconn.transaction_status != TransactionStatus.ACTIVE
+            and _status_of(connection) != TransactionStatus.ACTIVE
         )
     )
+
+
+def _status_of(connection: Any) -> int | None:
+    if isinstance(connection, PooledConnection):
+        return connection.look(lambda pgconn: pgconn.transaction_status)
+    return int(connection.info.transaction_status)
 
 
 def _settle(alias: str) -> Placement:

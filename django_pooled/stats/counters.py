@@ -113,7 +113,7 @@ class Record:
     """Counters that many threads write.
 
     An exception may arrive between any two steps of a checkin (a time limit's, Ctrl-C), and who
-    finds out then has it counted again. So an end is noted under a number, by one operation on a
+    finds out then has it counted again. So an end is noted under a key, by one operation on a
     dictionary, which may be repeated; `fold` counts what is noted.
 
     Args:
@@ -122,8 +122,8 @@ class Record:
 
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
-        self.book: tuple[Counters, dict[int, End]] = (Counters(), {})
-        """The totals, and by their numbers the ends that are not among them; replaced together.
+        self.book: tuple[Counters, dict[object, End]] = (Counters(), {})
+        """The totals, and by their keys the ends that are not among them; replaced together.
 
         Guarded by the lock. Until the next `fold`, an end counts once however often it is noted:
         how many seconds the checkout took, how many it lasted, and whether the connection went

@@ -13,6 +13,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from django_pooled.activity import start_thread
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import stand_in, told
 
@@ -50,7 +51,8 @@ _PASSING = {errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno
 # Reentrant: a signal handler that queries may interrupt the thread that holds it.
 _lock = threading.RLock()
 _started_by: int | None = None
-"""The process that called start(), whether or not it could publish anything."""
+"""The process that called start(), whether or not it could publish anything; guarded by the lock,
+as what follows."""
 _publisher: _Publisher | None = None
 
 
@@ -152,7 +154,10 @@ def _forget() -> None:
 
 
 class _Publisher:
-    """A listening socket, its name in the folder, and the thread that answers on it."""
+    """A listening socket, its name in the folder, and the thread that answers on it.
+
+    No lock guards the fields: what changes after the start is that thread's alone.
+    """
 
     def __init__(
         self,
@@ -173,7 +178,7 @@ class _Publisher:
         self.closed = threading.Event()
         self.listener, self.path = _first_usable(folder, partial(_listen, site))
         try:
-            threading.Thread(target=self.serve, name="django_pooled.publish", daemon=True).start()
+            start_thread(self.serve, "django_pooled.publish")
         except BaseException:
             self.close()
             raise
@@ -258,9 +263,8 @@ class _Publisher:
         """Find out whose sessions the servers have, for the next question."""
         # It waits for a connection, behind the threads of the site: no reader waits for that.
         if self.looking.acquire(blocking=False):
-            name = "django_pooled.looks"
             try:
-                threading.Thread(target=self.look, name=name, daemon=True).start()
+                start_thread(self.look, "django_pooled.looks")
             except RuntimeError as error:
                 # No thread can be started.
                 self.looking.release()

@@ -18,10 +18,22 @@ from django.test import Client
 from django.urls import path
 from django.views import View
 
-from django_pooled.activity import activities_of, name_of
+from django_pooled.activity import (
+    STACKS_CAN_BE_READ,
+    _by_own_stack,
+    activities_of,
+    current,
+    name_of,
+    present,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+needs_stacks = pytest.mark.skipif(
+    not STACKS_CAN_BE_READ, reason="without the GIL no stack of another thread is read"
+)
 
 
 def activity_of(thread: int) -> str | None:
@@ -31,14 +43,17 @@ def activity_of(thread: int) -> str | None:
 
 
 class Looked:
-    """What was seen of a thread from another one."""
+    """What a thread finds by its own stack, and another one by that too, where it can be read."""
 
     def __init__(self) -> None:
         self.seen: list[str | None] = []
 
     def look(self) -> None:
-        with ThreadPoolExecutor(1) as threads:
-            self.seen.append(threads.submit(activity_of, threading.get_ident()).result())
+        self.seen.append(_by_own_stack())
+        if STACKS_CAN_BE_READ:
+            with ThreadPoolExecutor(1) as threads:
+                found = threads.submit(activity_of, threading.get_ident()).result()
+            assert found == self.seen[-1]
 
 
 looked = Looked()
@@ -107,6 +122,15 @@ def test_any_other_thread_has_no_name() -> None:
     assert looked.seen == [None]
 
 
+def test_the_name_that_code_was_given_comes_before_its_stack() -> None:
+    token = current.set("votes.views.count")
+    try:
+        assert (_by_own_stack(), present()) == ("votes.views.count", "votes.views.count")
+    finally:
+        current.reset(token)
+
+
+@needs_stacks
 def test_a_thread_that_has_ended_has_no_name() -> None:
     thread = threading.Thread()
     thread.start()
@@ -115,6 +139,7 @@ def test_a_thread_that_has_ended_has_no_name() -> None:
     assert activity_of(thread.ident) is None
 
 
+@needs_stacks
 def test_the_frames_of_all_threads_are_made_once_for_all_who_are_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -188,6 +213,7 @@ def test_a_look_at_a_thread_does_not_hang_while_garbage_is_collected() -> None:
     assert (done.stdout, done.stderr) == ("collects\n", "")
 
 
+@needs_stacks
 def test_a_look_at_a_thread_leaves_collection_off_where_the_project_turned_it_off() -> None:
     gc.disable()
     try:
@@ -222,6 +248,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@needs_stacks
 def test_a_process_forked_amid_a_look_collects_garbage_and_can_look() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKING],

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import threading
+from functools import partial
 from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 
+from django_pooled.activity import start_thread
 from django_pooled.backend.parameters import resolved
 from django_pooled.diagnostics.redaction import told
 from django_pooled.poolstats.formatting import brief
 from django_pooled.sql.sqlstates import CONNECTION_LOST
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -70,10 +72,7 @@ class Probe(Generic[T]):
             self._answer.clear()
             self._error = f"nothing came within {timeout:g} s"
             name = f"django_pooled.asks.{self.alias}"
-            self._thread = threading.Thread(
-                target=self._ask, args=(timeout,), name=name, daemon=True
-            )
-            self._thread.start()
+            self._thread = start_thread(partial(self._ask, timeout), name)
 
     def wait(self, timeout: float) -> T:
         """Return the answer.

@@ -1,0 +1,74 @@
+"""Threads of this package's own: in no context of the code that starts them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import django_pooled
+from django_pooled.activity import current, start_thread
+
+PACKAGE = Path(django_pooled.__file__).parent
+
+# Of what a thread finds, if it is started by user code, by ours, and by a worker of a pool.
+INHERITS = """
+import django, threading
+from django.conf import settings
+settings.configure(DATABASES={}, USE_TZ=True)
+from django_pooled.activity import current, start_thread
+from django_pooled.backend.options import parse
+from django_pooled.pool.pool import Pool
+
+current.set("the.first.request")
+seen = []
+
+def inherited():
+    seen.append(current.get())
+
+thread = threading.Thread(target=inherited)
+thread.start()
+thread.join()
+start_thread(inherited, "ours").join()
+
+options = parse("default", {"OPTIONS": {"pool": {"min_size": 0, "stats_dir": False}}})
+pool = Pool("default", options, dict, lambda _: None, "nowhere")
+pool.open()
+told = threading.Event()
+pool._pool.run_later(lambda: (inherited(), told.set()))
+assert told.wait(30.0)
+pool.close()
+print(seen)
+"""
+
+
+def test_a_thread_of_ours_works_for_no_view() -> None:
+    seen: list[str | None] = []
+    token = current.set("shop.views.buy")
+    try:
+        start_thread(lambda: seen.append(current.get()), "ours").join(30.0)
+    finally:
+        current.reset(token)
+    assert seen == [None]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="Python has the option since 3.14")
+def test_where_threads_inherit_the_context_of_their_starter_ours_do_not() -> None:
+    command = [sys.executable, "-X", "thread_inherit_context=1", "-c", INHERITS]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60.0)
+    assert (found.stdout, found.stderr) == ("['the.first.request', None, None]\n", "")
+
+
+def test_each_thread_is_started_without_the_context_of_its_starter() -> None:
+    starts = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("threading.Thread", "Thread", "threading.Timer")
+        and path.name != "thread_exit.py"  # whose Thread is no thread, but tells one from others
+    ]
+    assert [start.partition(":")[0] for start in starts] == ["activity.py"], starts
