@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,9 @@ class _Instrumentation:
 
     def __init__(self, meter: Meter) -> None:
         self._ended = False
-        self._sums, self._owner = Sums(), os.getpid()
+        self._sums: dict[int, tuple[threading.Lock, Sums]] = {}
+        """By process, since a parent reports its own counts. The lock guards the sums: each reader
+        asks in a thread of its own. Only ever added to, by setdefault(), which none divides."""
         self._receivers: list[tuple[Signal, Callable[..., None]]] = []
         for name, text, unit, gauge in _GAUGES:
             meter.create_observable_up_down_counter(name, [self._observer(gauge)], unit, text)
@@ -117,16 +120,15 @@ class _Instrumentation:
     def _timeouts(self, options: CallbackOptions) -> Iterator[Observation]:
         if self._ended:
             return
-        if self._owner != os.getpid():
-            # The parent reports its own counts.
-            self._sums, self._owner = Sums(), os.getpid()
+        lock, kept = self._sums.setdefault(os.getpid(), (threading.Lock(), Sums()))
         report = process_report(registry.snapshots())
         pools = [PoolRow(report, replace(pool, alias=pool.name)) for pool in report.pools]
         seen = SitePools(pools, {(report.host, report.pid)})
-        self._sums.update(seen)
         sums: Counter[str] = Counter()
-        for name, _, counters in self._sums.figures(seen):
-            sums[name] += counters.timeouts
+        with lock:
+            kept.update(seen)
+            for name, _, counters in kept.figures(seen):
+                sums[name] += counters.timeouts
         for name, number in sums.items():
             yield Observation(number, {POOL_NAME: name})
 
