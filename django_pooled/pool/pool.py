@@ -305,10 +305,10 @@ class Pool:
             and not self.closed
             # No cursor, generator or user can reach it, and nothing was changed on it.
             and references_to(connection) == ALONE
-            and vars(connection) == made.attributes
-            and list(map(vars, made.parts)) == made.attributes_of_parts
-            and connection.prepare_threshold == made.prepare_threshold
-            and connection.prepared_max == made.prepared_max
+            and [*vars(connection).values(), *made.adapters.values(), *made.types.values()]
+            == made.values
+            and made.prepared.prepare_threshold == made.prepare_threshold
+            and made.prepared.prepared_max == made.prepared_max
         ):
             self._checkin.end(checkout, connection)
             return

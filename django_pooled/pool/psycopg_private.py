@@ -60,8 +60,9 @@ _CLOSED_CONNECTION: psycopg.Connection[Any] = psycopg.Connection(_CLOSED)
 
 
 # Attributes of a connection, and of its adapters, that are changed in place.
-_LISTS = ("_notice_handlers", "_notify_handlers", "_notifies_backlog")
-_TABLES = ("_dumpers", "_dumpers_by_oid", "_loaders")
+_CHANGED_IN_PLACE = frozenset(
+    "_notice_handlers _notify_handlers _notifies_backlog _dumpers _dumpers_by_oid _loaders".split()
+)
 
 
 def _require() -> None:
@@ -280,11 +281,20 @@ def succeed(
 
 
 class AsMade(NamedTuple):
-    """What a connection object had for attributes when it was made, and what its parts had."""
+    """What a connection object had for attributes when it was made, and what its parts had.
 
-    attributes: dict[str, Any]
-    parts: tuple[object, ...]
-    attributes_of_parts: list[dict[str, Any]]
+    The values alone are compared, which takes a tenth of what dictionaries take: each has its
+    place, and one attribute more makes the list longer.
+    """
+
+    values: list[object]
+    """Of the object, its adapters and their types, one after the other."""
+    adapters: dict[str, Any]
+    """The attributes that its adapters have now."""
+    types: dict[str, Any]
+    """Those of their types."""
+    prepared: Any
+    """Its memory of prepared statements, which is the session's and may change."""
     prepare_threshold: int | None
     prepared_max: int | None
 
@@ -292,22 +302,22 @@ class AsMade(NamedTuple):
 def as_made(connection: psycopg.Connection[Any]) -> AsMade:
     """Describe *connection*, which was just made, so that each change of it can be seen.
 
-    An object and each of its parts are unchanged as long as their ``vars()`` equal these, but for
-    the memory of prepared statements, which is the session's. What is changed in place is copied;
-    what adapters share with others is copied by psycopg before it changes.
+    An object and its parts are unchanged as long as the values of their ``vars()`` equal these.
+    What is changed in place is copied; what adapters share with others is copied by psycopg before
+    it changes.
     """
-    adapters = connection.adapters
-    types = adapters.types
-    attributes, inner = dict(vars(connection)), dict(vars(adapters))
-    for described, names in ((attributes, _LISTS), (inner, _TABLES)):
-        for name in names:
-            described[name] = described[name].copy()
+    adapters, prepared = connection.adapters, connection._prepared
+    parts = vars(connection), vars(adapters), vars(adapters.types)
     return AsMade(
-        attributes,
-        (adapters, types),
-        [inner, dict(vars(types))],
-        connection.prepare_threshold,
-        connection.prepared_max,
+        [
+            value.copy() if name in _CHANGED_IN_PLACE else value
+            for part in parts
+            for name, value in part.items()
+        ],
+        *parts[1:],
+        prepared,
+        prepared.prepare_threshold,
+        prepared.prepared_max,
     )
 
 
