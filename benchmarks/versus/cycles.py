@@ -76,7 +76,7 @@ def _cycles(
         outcome = Outcome(name, title, [WALL, CPU, P99], settings, absent=venue.absent)
         outcome.notes.append(
             "A turn's wall is the median of its requests, its CPU the process's mean. A request "
-            "begins and ends as Django's do, with close_old_connections()."
+            "begins and ends as Django's do, with the signals request_started and request_finished."
         )
 
         def turn(who: str) -> dict[str, float]:

@@ -35,15 +35,17 @@ class Commands(_worker.Commands):
         self._cycle = self._psycopg() if is_psycopg() else self._django()
 
     def _django(self) -> Callable[..., None]:
-        from django.db import close_old_connections
+        from django.core.signals import request_finished, request_started
 
-        def cycle(query: str = QUERY) -> None:
-            # What the signals request_started and request_finished have Django do.
-            close_old_connections()
+        def ask(query: str) -> None:
             with self._connection.cursor() as cursor:
                 cursor.execute(query)
                 cursor.fetchone()
-            close_old_connections()
+
+        def cycle(query: str = QUERY) -> None:
+            request_started.send(sender=Commands, environ={})
+            ask(query)
+            request_finished.send(sender=Commands)
 
         return cycle
 
