@@ -61,7 +61,10 @@ _CLOSED_CONNECTION: psycopg.Connection[Any] = psycopg.Connection(_CLOSED)
 
 # Attributes of a connection, and of its adapters, that are changed in place.
 _CHANGED_IN_PLACE = frozenset(
-    "_notice_handlers _notify_handlers _notifies_backlog _dumpers _dumpers_by_oid _loaders".split()
+    (
+        *("_notice_handlers", "_notify_handlers", "_notifies_backlog"),
+        *("_dumpers", "_dumpers_by_oid", "_loaders"),
+    )
 )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import queue
 import traceback
 from collections import deque
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from contextvars import Context
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -289,8 +289,11 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 )
             if connection is None:
                 limit = current.get()
-                with nullcontext() if limit is None else limit.waking(waiter.give_up):
-                    connection = self._wait(waiter, look_for_lost, limit)
+                if limit is None:
+                    connection = self._wait(waiter, look_for_lost, None)
+                else:
+                    with limit.waking(waiter.give_up):
+                        connection = self._wait(waiter, look_for_lost, limit)
         except BaseException:
             self._leave(waiter)
             raise
@@ -325,7 +328,8 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         last_look_at = deadline - min(PATIENCE, (deadline - started) / 4)
         look_at = min(started + PATIENCE, last_look_at)
         while True:
-            self._work_without_threads()
+            if not self._workers:
+                self._work_without_threads()
             if watched is None:
                 waiter.sleep(look_at)
             else:
@@ -541,8 +545,11 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     def _maybe_grow_pool(self) -> None:
         # Called under the lock when a waiter has queued. One connection on its way for each
         # waiter, where psycopg_pool has one on its way for all of them.
+        taken = len(self._slots)
+        if taken >= self._max_size:
+            return
         refusal = self._connector.standing_refusal()
-        if refusal is not None and not len(self._slots):
+        if refusal is not None and not taken:
             # No connection is on its way, and none will come back for the waiter.
             self._fail([self._places[-1]], refusal)
             self._waiting.pop()
@@ -593,7 +600,11 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         # exception in between would leave it waiting in vain.
         conn._pool = self
         with self._lock:
-            while (place := self._next_place) is not None:
+            while self._waiting:
+                try:
+                    place: Place = self._waiting[0]  # type: ignore[assignment]
+                except IndexError:
+                    break  # A signal handler of this thread was first.
                 served = not self._closed and place.set(conn)
                 self._remove([place])
                 if served:

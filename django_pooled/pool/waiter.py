@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import ref
@@ -47,9 +46,11 @@ class Waiter:
 
     def wake(self) -> None:
         """Wake the thread, which sleeps or is about to."""
-        # The thread that serves it opens the gate, and so may one that ends its wait.
-        with suppress(RuntimeError):
+        try:  # noqa: SIM105  # suppress() takes three calls, at each checkin of a full pool
             self._gate.release()
+        except RuntimeError:
+            # The thread that serves it opens the gate, and so may one that ends its wait.
+            pass
 
     def give_up(self) -> None:
         """End the wait, from any thread; a connection that was handed over meanwhile counts."""
@@ -75,7 +76,10 @@ class Place:
     def waiter(self) -> Waiter | None:
         """The thread that waits here still."""
         waiter = self._waiter()
-        return None if waiter is None or waiter.is_served else waiter
+        # As `is_served`: a pool that is full asks this at each checkin.
+        if waiter is None or waiter.connection is not None or waiter.error is not None:
+            return None
+        return waiter
 
     def is_of(self, waiter: Waiter) -> bool:
         """Tell whose place it is."""
