@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -157,4 +157,6 @@ def _find_kind(cls: type) -> type[Kept] | None:
             return kind
     if issubclass(cls, tuple):
         return CONTAINERS[tuple]
-    return _BY_NAME["collections.abc.Iterator"] if issubclass(cls, Iterator) else None
+    # Most have no such class among their bases: these two tell by the methods.
+    is_iterator = issubclass(cls, Iterator | AsyncIterator)
+    return _BY_NAME["collections.abc.Iterator"] if is_iterator else None

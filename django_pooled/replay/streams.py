@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from itertools import count, cycle, repeat
 from operator import length_hint
-from types import GeneratorType
+from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from .object_state import DEPTH, Kept, keeps
@@ -18,8 +18,9 @@ __all__ = ["KeptIterator", "KeptStream"]
 
 
 @keeps("collections.abc.Iterator")
+@keeps("collections.abc.AsyncIterator")
 class KeptIterator(Kept):
-    """An iterator, which an attempt must not have advanced.
+    """An iterator, asynchronous or not, which an attempt must not have advanced.
 
     Only if it is an argument itself; nested iterators are left alone.
     """
@@ -28,7 +29,7 @@ class KeptIterator(Kept):
 
     def __init__(self, value: Any, snapshot: Snapshot, depth: int) -> None:
         # An object that returns another iterator each time, such as a mock, is not one itself.
-        self._value = value if depth == DEPTH and iter(value) is value else None
+        self._value = value if depth == DEPTH and _iterated(value) is value else None
         self._left = _left(self._value)
 
     def restore(self) -> None:
@@ -39,8 +40,14 @@ class KeptIterator(Kept):
             )
 
 
+def _iterated(value: Any) -> object:
+    return aiter(value) if hasattr(value, "__anext__") else iter(value)
+
+
 def _left(value: Any) -> int | None:
     """Return a value that changes when an iterator is advanced; None if there is none."""
+    if isinstance(value, AsyncGeneratorType):
+        return _ASYNC_STATES.get(_state_of(value))
     if isinstance(value, GeneratorType):
         state = inspect.getgeneratorstate(value)
         return {inspect.GEN_CREATED: 1, inspect.GEN_CLOSED: 0}.get(state)
@@ -48,6 +55,11 @@ def _left(value: Any) -> int | None:
         # It never ends.
         return 1
     return length_hint(value) if hasattr(value, "__length_hint__") else None
+
+
+# Before Python 3.12 nothing tells one that is new from one that waits at its first yield.
+_state_of: Any = getattr(inspect, "getasyncgenstate", lambda generator: None)
+_ASYNC_STATES = {"AGEN_CREATED": 1, "AGEN_CLOSED": 0}
 
 
 @keeps("_io._IOBase")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import logging
+import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from functools import wraps
 from importlib import import_module
@@ -19,7 +21,7 @@ from django_pooled.replay.closures import _MOST_LOOKED_AT
 from django_pooled.replay.object_state import DEPTH, kinds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
 
@@ -179,6 +181,36 @@ def test_an_iterator_that_an_attempt_has_begun_ends_the_attempts(iterator: Itera
 def test_an_iterator_that_no_attempt_has_touched_is_no_obstacle(iterator: Iterator[Any]) -> None:
     after(lambda: None, iterator)
     assert next(iterator) in (0, 1, 2)
+
+
+async def pages() -> AsyncIterator[int]:
+    for number in numbers():
+        yield number
+
+
+class Rows:
+    """An iterator of a driver."""
+
+    def __aiter__(self) -> Rows:
+        return self
+
+    async def __anext__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("make", [pages, Rows])
+def test_an_async_iterator_that_an_attempt_has_begun_ends_the_attempts(
+    make: Callable[[], AsyncIterator[int]],
+) -> None:
+    iterator = make()
+    with pytest.raises(CannotReplay, match="used up; pass a list instead"):
+        after(lambda: asyncio.run(anext(iterator)), iterator)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python does not tell it from another")
+def test_an_async_generator_that_no_attempt_has_touched_is_no_obstacle() -> None:
+    iterator = pages()
+    after(lambda: None, iterator)
 
 
 @pytest.mark.parametrize("iterator", [count(), cycle([0]), repeat(0)])
