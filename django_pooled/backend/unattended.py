@@ -12,9 +12,7 @@ import threading
 from django.core.signals import request_finished, request_started
 from django.dispatch import receiver
 
-from django_pooled.integrations import celery
-
-__all__ = ["is_unattended", "note_streaming", "thread"]
+__all__ = ["note_streaming", "this_thread"]
 
 
 def _is_main() -> bool:
@@ -22,8 +20,8 @@ def _is_main() -> bool:
     return threading.get_ident() == threading.main_thread().ident
 
 
-class _Thread(threading.local):
-    """The running thread."""
+class _ThisThread(threading.local):
+    """What is known of the running thread."""
 
     in_request: bool = False
     has_end: bool
@@ -34,26 +32,21 @@ class _Thread(threading.local):
         self.has_end = _is_main()
 
 
-thread = _Thread()
-
-
-def is_unattended() -> bool:
-    """Tell whether nothing will soon close the connections of the running thread."""
-    return not thread.has_end and not celery.runs_a_task()
+this_thread = _ThisThread()
 
 
 def note_streaming() -> None:
     """The rest of this thread's request streams a response, for as long as the client reads it."""
-    if thread.in_request:
-        thread.has_end = False
+    if this_thread.in_request:
+        this_thread.has_end = False
 
 
 # Under ASGI too they are sent in the thread of the request's synchronous code, of its queries.
 @receiver(request_started)
 def _request_begins(**kwargs: object) -> None:
-    thread.in_request = thread.has_end = True
+    this_thread.in_request = this_thread.has_end = True
 
 
 @receiver(request_finished)
 def _request_ends(**kwargs: object) -> None:
-    thread.in_request, thread.has_end = False, _is_main()
+    this_thread.in_request, this_thread.has_end = False, _is_main()

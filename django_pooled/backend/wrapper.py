@@ -29,7 +29,7 @@ from psycopg.pq import ConnStatus, TransactionStatus
 
 from django_pooled.errors import AmbiguousCommit, DeadlineExceeded, PoolError
 from django_pooled.integrations import tenants, uwsgi
-from django_pooled.integrations.celery import closes_around_a_task
+from django_pooled.integrations.celery import closes_around_a_task, runs_a_task
 from django_pooled.pool import psycopg_private, registry
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.pool.deadline import call_with_grace
@@ -53,7 +53,7 @@ from .pool_lookup import PoolLookup
 from .replacement import Replacement
 from .sql_comments import Commenter
 from .transaction_mode_cursors import TransactionModeCursor, for_transaction_mode
-from .unattended import is_unattended, thread
+from .unattended import this_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -199,7 +199,7 @@ class DatabaseWrapper(Replacement):
                 pool = self._lookup.find(self, conn_params)
             connection: Any = pool.checkout()
             self.checked_out_from = self.pool = pool
-            self.gives_back = pool.transaction_mode or (not thread.has_end and self._is_unattended)
+            self.gives_back = pool.transaction_mode or not (this_thread.has_end or self._has_end)
             connection.carries = pool.options.pipeline and IS_SUPPORTED
         else:
             foreign_options.refuse_leftovers(self.alias, self.settings_dict)
@@ -474,9 +474,9 @@ class DatabaseWrapper(Replacement):
         return tenants.is_setting_up(self)
 
     @property
-    def _is_unattended(self) -> bool:
+    def _has_end(self) -> bool:
         # A wrapper that threads share belongs to the code that has made it so.
-        return not self.allow_thread_sharing and is_unattended()
+        return self.allow_thread_sharing or runs_a_task()
 
     def keeps(self, connection: PooledConnection) -> bool:
         """Tell whether this wrapper keeps the connection, though its thread has ended.
