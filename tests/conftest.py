@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.support.attempts import Attempts
 
 
-pytest_plugins = ["tests.support.pools"]
+pytest_plugins = ["tests.support.pools", "tests.sites.workers.fixtures"]
 
 TESTS = Path(__file__).parent
 

@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-from typing import TYPE_CHECKING
-
 import pytest
 
 from tests.sites.workers import running
 from tests.support.waiting import wait_until
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from embedded_postgres import EmbeddedServer
-
 NAME = "asgi"
-SERVERS = ["uvicorn", "gunicorn", "daphne", "hypercorn", "uvicorn_worker", "granian"]
-
-
-@pytest.fixture(scope="module")
-def database(server: EmbeddedServer) -> Iterator[str]:
-    """The address of a database with the site's tables."""
-    with running.database(server, NAME) as url:
-        yield url
-
-
-@pytest.fixture(params=SERVERS)
-def name(request: pytest.FixtureRequest) -> str:
-    """Each of the servers that is installed."""
-    if importlib.util.find_spec(request.param) is None:
-        pytest.skip(f"{request.param} is not installed")
-    return str(request.param)
 
 
 def test_threads_that_have_queried_leave_the_pool_to_other_requests(
-    name: str, database: str
+    asgi_server: str, site_database: str
 ) -> None:
-    with running.asgi(name, database, max_size=4, timeout=5.0) as site:
+    with running.asgi(asgi_server, site_database, max_size=4, timeout=5.0) as site:
         wait_until(lambda: site.text("/health/live"))
         for _ in range(3):
             assert site.get("/async/threads/4") == {"answers": [0, 0, 0, 0]}
@@ -50,10 +26,10 @@ def test_threads_that_have_queried_leave_the_pool_to_other_requests(
     ("pool_mode", "releases_streams"), [("session", True), ("transaction", False)]
 )
 def test_a_stream_of_events_holds_no_connection_between_two(
-    name: str, database: str, pool_mode: str, releases_streams: bool
+    asgi_server: str, site_database: str, pool_mode: str, releases_streams: bool
 ) -> None:
     with running.asgi(
-        name, database, releases_streams=releases_streams, pool_mode=pool_mode
+        asgi_server, site_database, releases_streams=releases_streams, pool_mode=pool_mode
     ) as site:
         wait_until(lambda: site.text("/health/live"))
         assert site.text("/async/events/5").split() == ["0"] * 5
@@ -61,8 +37,8 @@ def test_a_stream_of_events_holds_no_connection_between_two(
         assert "took back" not in site.log
 
 
-def test_more_streams_than_connections_are_served_side_by_side(database: str) -> None:
-    with running.asgi("uvicorn", database, releases_streams=True, max_size=1) as site:
+def test_more_streams_than_connections_are_served_side_by_side(site_database: str) -> None:
+    with running.asgi("uvicorn", site_database, releases_streams=True, max_size=1) as site:
         # All are begun before the first is read to its end.
         streams = [site.request("/async/events/30") for _ in range(6)]
         answers = [stream.getresponse() for stream in streams]
@@ -74,8 +50,8 @@ def test_more_streams_than_connections_are_served_side_by_side(database: str) ->
 
 
 def test_without_the_middleware_a_stream_keeps_its_connection_in_session_mode(
-    database: str,
+    site_database: str,
 ) -> None:
-    with running.asgi("uvicorn", database) as site:
+    with running.asgi("uvicorn", site_database) as site:
         assert site.text("/async/events/3").split() == ["1"] * 3
         site.at_rest()

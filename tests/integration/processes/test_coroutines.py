@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import socket
 import struct
 import threading
@@ -24,25 +23,13 @@ if TYPE_CHECKING:
     from tests.sites.workers.running import Site
 
 NAME = "coroutines"
-SERVERS = ["uvicorn", "gunicorn", "daphne", "hypercorn", "uvicorn_worker", "granian"]
 
 
-@pytest.fixture(scope="module")
-def database(server: EmbeddedServer) -> Iterator[str]:
-    """The address of a database with the site's tables."""
-    with running.database(server, NAME) as url:
-        yield url
-
-
-@pytest.fixture(params=SERVERS)
-def site(
-    request: pytest.FixtureRequest, database: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Site]:
+@pytest.fixture
+def site(asgi_server: str, site_database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """The site under each of the servers that is installed."""
     monkeypatch.setenv("SITE_LOGS_ERRORS", "1")
-    if importlib.util.find_spec(request.param) is None:
-        pytest.skip(f"{request.param} is not installed")
-    with running.asgi(request.param, database, max_size=4, retry_budget=0) as made:
+    with running.asgi(asgi_server, site_database, max_size=4, retry_budget=0) as made:
         wait_until(lambda: made.text("/health/live"))
         yield made
 

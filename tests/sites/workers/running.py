@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from embedded_postgres import EmbeddedServer
 
 __all__ = [
+    "ASGI",
     "Site",
     "asgi",
     "backends",
@@ -40,6 +41,18 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).resolve().parents[3]
+ASGI_APPLICATION = "tests.sites.workers.asgi:application"
+ASGI = {
+    "uvicorn": ["uvicorn", "--host=127.0.0.1", "--port=0", "--lifespan=off"],
+    "daphne": ["daphne", "--bind", "127.0.0.1", "--port=0"],
+    "hypercorn": ["hypercorn", "--bind=127.0.0.1:0"],
+    "gunicorn": ["gunicorn", "--worker-class=asgi", "--bind=127.0.0.1:0"],
+    "uvicorn_worker": [
+        *("gunicorn", "--worker-class=uvicorn_worker.UvicornWorker", "--bind=127.0.0.1:0"),
+    ],
+    "granian": ["granian", "--interface=asgi", "--host=127.0.0.1"],
+}
+"""Servers for asynchronous sites, by the package that each needs, and their commands."""
 NO_POOL = {"size": 0, "in_use": 0, "waiting": 0}
 
 
@@ -212,8 +225,8 @@ def gunicorn(url: str, *options: str, **pool: object) -> contextlib.AbstractCont
 
 def uvicorn(url: str, *options: str, **pool: object) -> contextlib.AbstractContextManager[Site]:
     """Run the site under uvicorn, in one process."""
-    command = ["uvicorn", "--host=127.0.0.1", "--port=0", "--lifespan=off", *options]
-    return serving([*command, "tests.sites.workers.asgi:application"], environment(url, **pool))
+    command = [*ASGI["uvicorn"], *options, ASGI_APPLICATION]
+    return serving(command, environment(url, **pool))
 
 
 def asgi(
@@ -227,25 +240,14 @@ def asgi(
         releases_streams: whether it has the middleware for streaming responses.
         pool: options of its pool.
     """
-    application, address = "tests.sites.workers.asgi:application", "127.0.0.1"
-    command = {
-        "uvicorn": ["uvicorn", f"--host={address}", "--port=0", "--lifespan=off", application],
-        "daphne": ["daphne", "--bind", address, "--port=0", application],
-        "hypercorn": ["hypercorn", f"--bind={address}:0", application],
-        "gunicorn": ["gunicorn", "--worker-class=asgi", f"--bind={address}:0", application],
-        "uvicorn_worker": [
-            *("gunicorn", "--worker-class=uvicorn_worker.UvicornWorker", f"--bind={address}:0"),
-            application,
-        ],
-        "granian": [
-            *("granian", "--interface=asgi", f"--host={address}", f"--port={free_port()}"),
-            application,
-        ],
-    }[server]
+    command = ASGI[server]
+    if server == "granian":
+        # It does not tell which port it was given.
+        command = [*command, f"--port={free_port()}"]
     env = environment(url, **pool)
     if releases_streams:
         env["SITE_RELEASES_STREAMS"] = "yes"
-    return serving(command, env)
+    return serving([*command, ASGI_APPLICATION], env)
 
 
 def complains_not(site: Site) -> None:
