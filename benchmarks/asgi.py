@@ -2,8 +2,9 @@
 
     python benchmarks/asgi.py
 
-A view queries, awaits 0.5 s as for another service, and queries again. One uvicorn for each row,
-one after the other, on one server; the rows take turns for ``--rounds`` rounds, with new processes.
+A view queries, awaits 0.5 s as for another service, and queries again. In a second table it makes
+one decorated call with an INSERT, and awaits nothing else. One uvicorn for each row, one after the
+other, on one server; the rows take turns for ``--rounds`` rounds, with new processes.
 """
 
 from __future__ import annotations
@@ -39,6 +40,14 @@ CONTESTANTS: dict[str, tuple[dict[str, Any], str]] = {
     "django_pooled, session": ({"ENGINE": "django_pooled", "OPTIONS": POOL}, "view"),
     "django_pooled, transaction": ({"ENGINE": "django_pooled", "OPTIONS": TRANSACTION}, "view"),
 }
+DECORATED: dict[str, tuple[dict[str, Any], str]] = {
+    "function, which Django runs by `sync_to_async`": (
+        {"ENGINE": "django_pooled", "OPTIONS": POOL},
+        "function",
+    ),
+    "coroutine": ({"ENGINE": "django_pooled", "OPTIONS": POOL}, "coroutine"),
+}
+TABLES = ("engine", "decorated")
 
 
 # The site, in each uvicorn.
@@ -86,6 +95,30 @@ async def channels(request: HttpRequest) -> HttpResponse:
     return await _view(DatabaseSyncToAsync(query))
 
 
+def insert() -> None:
+    """Write to the database."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO vote VALUES (42)")
+
+
+async def coroutine(request: HttpRequest) -> HttpResponse:
+    """Write in a transaction that is run again."""
+    from django.http import HttpResponse
+
+    await sync_to_async(insert)()
+    return HttpResponse("ok")
+
+
+def function(request: HttpRequest) -> HttpResponse:
+    """As `coroutine`, in synchronous code."""
+    from django.http import HttpResponse
+
+    insert()
+    return HttpResponse("ok")
+
+
 def site() -> Any:
     """Return the ASGI application."""
     import django
@@ -101,7 +134,14 @@ def site() -> Any:
         MIDDLEWARE=[],
     )
     django.setup()
-    globals()["urlpatterns"] = [path("view", view), path("channels", channels)]
+    from django_pooled import retry_transaction
+
+    globals()["urlpatterns"] = [
+        path("view", view),
+        path("channels", channels),
+        path("function", retry_transaction(function)),
+        path("coroutine", retry_transaction(coroutine)),
+    ]
     return get_asgi_application()
 
 
@@ -201,18 +241,26 @@ class Watch:
             self.memory = max(self.memory, int(status["VmRSS"].split()[0]) / 1024)
 
 
-def run(name: str, one: Any, admin: psycopg.Connection[Any], count: int, pause: float) -> Run:
+def run(
+    contestant: tuple[dict[str, Any], str],
+    one: Any,
+    admin: psycopg.Connection[Any],
+    count: int,
+    pause: float,
+) -> Run:
     """Send one burst to one contestant."""
-    settings, path = CONTESTANTS[name]
+    settings, path = contestant
     database = {**one.django_settings(), **settings}
     with uvicorn(database, pause) as (port, pid), Watch(admin, pid) as watch:
         errors, seconds, p99 = asyncio.run(burst(port, path, count))
     return Run(errors, seconds, p99, watch.sessions, watch.threads, watch.memory)
 
 
-def table(runs: dict[str, list[Run]], count: int) -> None:
+def table(title: str, runs: dict[str, list[Run]], count: int) -> None:
     """Print the medians of each contestant."""
-    print("\n| engine | errors | all answered, s | answers/s | p99, s | sessions | threads | MB |")
+    print(
+        f"\n| {title} | errors | all answered, s | answers/s | p99, s | sessions | threads | MB |"
+    )
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for name, found in runs.items():
         errors, seconds, p99, sessions, threads, memory = map(
@@ -233,20 +281,32 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=200, help="at once")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between the two queries")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=list(TABLES), choices=TABLES)
     chosen = parser.parse_args()
     if chosen.quick:
         chosen.rounds = 1
-    runs: dict[str, list[Run]] = {name: [] for name in CONTESTANTS}
+    tables = {
+        "engine": (CONTESTANTS, chosen.pause),
+        "decorated": (DECORATED, 0.0),
+    }
+    runs: dict[str, dict[str, list[Run]]] = {
+        title: {name: [] for name in rows} for title, (rows, _) in tables.items()
+    }
     with server() as one, psycopg.connect(**one.parameters(), autocommit=True) as admin:
+        admin.execute("CREATE TABLE vote (candidate int)")
         for _ in range(chosen.rounds):
-            for name, found in runs.items():
-                found.append(run(name, one, admin, chosen.requests, chosen.pause))
+            for title in chosen.only:
+                rows, pause = tables[title]
+                for name, contestant in rows.items():
+                    found = run(contestant, one, admin, chosen.requests, pause)
+                    runs[title][name].append(found)
         [(limit,)] = admin.execute("SHOW max_connections").fetchall()
     print(
         f"{chosen.requests} requests at once, {chosen.pause:g} s between two queries; pools of "
         f"{SIZE}, max_connections {limit}; medians of {chosen.rounds} rounds"
     )
-    table(runs, chosen.requests)
+    for title in chosen.only:
+        table(title, runs[title], chosen.requests)
     return 0
 
 
