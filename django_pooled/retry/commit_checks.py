@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from typing import TYPE_CHECKING
 
@@ -226,6 +227,10 @@ class ByCaller(CommitCheck):
     def conclude(self, finding: CommitStatus, asking: DatabaseWrapper) -> Phase:
         try:
             answer = self._ask()
+            if inspect.iscoroutine(answer):
+                # It would count as true.
+                answer.close()
+                raise TypeError("it returned a coroutine; expected True, False or None")
         except Exception as error:
             if is_connection_lost(error):
                 # Asked again on another connection.

@@ -12,6 +12,7 @@ from psycopg import IsolationLevel
 from django_pooled.pool.backoff import Backoff
 from django_pooled.pool.beginning import LONGEST
 
+from .callables import is_async
 from .commit_checks import CHECKS
 from .commit_outcome import GRACE
 
@@ -166,12 +167,25 @@ class Policy:
                 f"a callable that tells True, False or None"
             )
 
+        self._refuse_coroutine_functions(commit_check=self.commit_check, sleep=self.sleep)
         if self.idempotency is not None:
             self._check_idempotency(self.idempotency)
+
+    @staticmethod
+    def _refuse_coroutine_functions(**given: object) -> None:
+        for name, value in given.items():
+            if is_async(value):
+                raise TypeError(
+                    f"{name} is {value!r}, a coroutine function, which nothing would await; "
+                    f"expected a synchronous one: it is called in the thread of the transaction"
+                )
 
     def _check_idempotency(self, options: IdempotencyOptions) -> None:
         if self.read_only:
             raise ValueError("read_only is True; idempotency_key has to store the response")
+        self._refuse_coroutine_functions(
+            idempotency_key=options.key, idempotency_scope=options.scope
+        )
         least = self.deadline + GRACE
         if not options.expiry > least:
             raise ValueError(
