@@ -19,8 +19,8 @@ _wrappers: WeakKeyDictionary[threading.Thread, tuple[ref[TransactionMode], ...]]
 )
 """By the thread itself: its identifier may be that of one that has ended."""
 
-_lock = threading.Lock()
-"""Guards the dictionary."""
+_lock = threading.RLock()
+"""Guards the dictionary. Reentrant, since a finalizer or a signal handler may make a wrapper."""
 
 
 def note(wrapper: TransactionMode) -> None:
@@ -33,14 +33,18 @@ def note(wrapper: TransactionMode) -> None:
         _wrappers[mine] = (*map(ref, _existing(_wrappers.get(mine, ()))), ref(wrapper))
 
 
-def wrappers_of(thread: threading.Thread, alias: str) -> list[TransactionMode]:
-    """Return the wrappers for a database that a thread has made and that still exist.
+def wrappers_of(thread: threading.Thread, alias: str | None = None) -> list[TransactionMode]:
+    """Return the wrappers that a thread has made and that still exist.
 
     What they hold may change at any moment: only their own thread may rely on it.
+
+    Args:
+        thread: Whose.
+        alias: The key of their database; None for those of all.
     """
     with _lock:
         found = _wrappers.get(thread, ())
-    return [each for each in _existing(found) if each.alias == alias]
+    return [each for each in _existing(found) if alias in (None, each.alias)]
 
 
 def _existing(references: Iterable[ref[TransactionMode]]) -> list[TransactionMode]:
@@ -50,7 +54,7 @@ def _existing(references: Iterable[ref[TransactionMode]]) -> list[TransactionMod
 def _after_fork_in_child() -> None:
     global _lock
     # Another thread of the parent may have held it.
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,15 +1,32 @@
-"""The thread that the transaction of a coroutine belongs to, and queries in other threads."""
+"""The thread that the transaction of a coroutine belongs to, and code in other threads."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextvars import ContextVar
-from threading import get_ident
+from functools import partial, wraps
+from threading import current_thread
+from typing import TYPE_CHECKING
+
+from asgiref.sync import async_to_sync, iscoroutinefunction
 
 from django_pooled.diagnostics.call_site import caller
 from django_pooled.diagnostics.log_fields import event_fields
 
-__all__ = ["TransactionThread", "current", "tell_if_elsewhere"]
+from .thread_wrappers import wrappers_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+__all__ = [
+    "TransactionThread",
+    "as_callback",
+    "current",
+    "serving_transaction_of",
+    "tell_if_elsewhere",
+]
 
 logger = logging.getLogger("django_pooled.retry")
 
@@ -26,14 +43,15 @@ class TransactionThread:
         outer: That of the call around this one.
     """
 
-    __slots__ = ("alias", "ident", "is_over", "name", "outer")
+    __slots__ = ("alias", "name", "outer", "serving", "thread")
 
     def __init__(self, alias: str, name: str, outer: TransactionThread | None) -> None:
         self.alias = alias
         self.name = name
         self.outer = outer
-        self.ident = get_ident()
-        self.is_over = False
+        self.thread = current_thread()
+        self.serving: Executor | None = None
+        """What runs code in it; None while no coroutine runs, as after COMMIT."""
 
 
 current: ContextVar[TransactionThread | None] = ContextVar(
@@ -55,9 +73,9 @@ def tell_if_elsewhere(present: TransactionThread, alias: str) -> None:
         alias: Of the database that the query is for.
     """
     call: TransactionThread | None = present
-    while call is not None and (call.alias != alias or call.is_over):
+    while call is not None and (call.alias != alias or call.serving is None):
         call = call.outer
-    if call is None or call.ident == get_ident():
+    if call is None or call.thread is current_thread():
         return
     place = str(caller())
     if (alias, place) in _told or len(_told) >= _MOST_TOLD:
@@ -71,3 +89,39 @@ def tell_if_elsewhere(present: TransactionThread, alias: str) -> None:
         call.name,
         extra=event_fields("queried_elsewhere", alias=alias, where=place, function=call.name),
     )
+
+
+def serving_transaction_of(alias: str) -> Executor | None:
+    """Return what runs code in the thread in which the running coroutine has a transaction.
+
+    None if it has none on this database, or if no coroutine runs here.
+
+    Args:
+        alias: Of the database.
+    """
+    call = current.get()
+    while call is not None and call.serving is None:
+        call = call.outer
+    if call is None or not _runs_coroutine():
+        return None
+    wrappers = wrappers_of(call.thread, alias)
+    return call.serving if any(each.in_atomic_block for each in wrappers) else None
+
+
+def as_callback(function: Callable[[], object]) -> Callable[[], object]:
+    """Return what calls a coroutine function as a callback after COMMIT, which Django awaits not.
+
+    The event loop of the call runs it.
+    """
+    if current.get() is None or not iscoroutinefunction(function):
+        return function
+    # Without its attributes, one of which may be the mark of a coroutine function.
+    return wraps(function, updated=())(partial(async_to_sync(function)))
+
+
+def _runs_coroutine() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -379,6 +379,19 @@ class DatabaseWrapper(Replacement):
             if connection.announced_by == thread:
                 connection.announced_by = 0
 
+    def on_commit(self, func: Callable[[], object], robust: bool = False) -> None:
+        """As Django's; called by a coroutine, it is for the transaction that this takes part in.
+
+        That belongs to a wrapper of another thread. Without this, *func* would be called at once.
+        """
+        serving = transaction_thread.serving_transaction_of(self.alias)
+        func = transaction_thread.as_callback(func)
+        if serving is None or not callable(func):
+            super().on_commit(func, robust)
+        else:
+            # Before COMMIT in any case: that is sent once the thread has nothing more to run.
+            serving.submit(_register_on_commit, self.alias, func, robust)
+
     def run_and_clear_commit_hooks(self) -> None:
         # They belong to what is committed, also if its deadline has ended meanwhile.
         run = super().run_and_clear_commit_hooks
@@ -523,6 +536,10 @@ class DatabaseWrapper(Replacement):
             self.gives_back = False
             del self.pool
             pool.checkin_from(holder)
+
+
+def _register_on_commit(alias: str, func: Callable[[], object], robust: bool) -> None:
+    connections[alias].on_commit(func, robust)
 
 
 def _after_fork_in_child() -> None:

@@ -121,6 +121,9 @@ class Deadline:
         if self.is_gone is not None and self.is_gone():
             self.end("the client has gone")
 
+    def begin_wait(self) -> None:
+        """A thread begins to wait for a connection, or for another attempt, under this deadline."""
+
     @contextmanager
     def waking(self, wake: Callable[[], None]) -> Iterator[None]:
         """Have *wake* called in this block if the deadline is ended early, by any thread.
@@ -136,6 +139,7 @@ class Deadline:
         try:
             for each in deadlines:
                 each._sleepers.append(wake)
+                each.begin_wait()
             if self.has_ended:
                 wake()
             yield

@@ -95,9 +95,14 @@ class ServingThread(current_thread_executor.CurrentThreadExecutor):
         super().__init__(None)
         self._refusal = refusal
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it runs nothing more."""
+        return self._broken
+
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """As Executor's."""
-        if self._broken:
+        if self.is_over:
             raise RuntimeError(self._refusal)
         return super().submit(fn, *args, **kwargs)
 
@@ -111,7 +116,9 @@ def served_by(executor: Executor) -> Iterator[None]:
     try:
         yield
     finally:
-        local.current = before
+        # A task that is destroyed is closed in the context of other code.
+        if getattr(local, "current", None) is executor:
+            local.current = before
 
 
 def usual_executor() -> Executor:
@@ -133,13 +140,16 @@ def _executor_of_context() -> Executor:
 
 
 def usual_thread() -> Thread | None:
-    """Return the thread of `usual_executor`; None if that has none yet."""
+    """Return the thread of `usual_executor`; None if that has none yet, or none any more."""
     context = SyncToAsync.thread_sensitive_context.get(None)
     executor: Any = getattr(AsyncToSync.executors, "current", None)
     if executor is None and context is not None:
         executor = SyncToAsync.context_to_thread_executor.get(context)
     elif executor is None:
         executor = _executor_of_context()
+    elif isinstance(executor, ServingThread) and executor.is_over:
+        # A task that a call has left behind: the thread may serve another call by now.
+        return None
     thread: Thread | None = getattr(executor, "_work_thread", None)
     if thread is None:
         # A pool of one thread, which it makes for the first work.

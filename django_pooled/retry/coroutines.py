@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from functools import partial, wraps
 from math import inf
@@ -39,19 +40,24 @@ class _Cancellation(Deadline):
     """Ends what a call waits for when its task is cancelled, but for COMMIT and what follows it.
 
     A COMMIT is waited for, and resolved, as without a cancellation: it has limits of its own.
+
+    Args:
+        outer: The deadline around the call.
+        note_wait: Called in the thread as it begins to wait for a connection.
     """
 
-    __slots__ = ("_is_cancelled", "_is_shielded")
+    __slots__ = ("_is_cancelled", "_is_shielded", "_note_wait")
 
-    def __init__(self, outer: Deadline | None) -> None:
+    def __init__(self, outer: Deadline | None, note_wait: Callable[[], object]) -> None:
         super().__init__(inf, outer)
+        self._note_wait = note_wait
         self._is_cancelled = False
         self._is_shielded = False
 
     def cancel(self) -> None:
         """The task was cancelled."""
         self._is_cancelled = True
-        if not self._is_shielded:
+        if not self._is_shielded and not self.is_lifted:
             self.end("the call was cancelled")
 
     def shield(self) -> None:
@@ -63,6 +69,9 @@ class _Cancellation(Deadline):
         self._is_shielded = False
         if self._is_cancelled:
             self.cancel()
+
+    def begin_wait(self) -> None:
+        self._note_wait()
 
     def sleep(self, seconds: float) -> None:
         self.expose()
@@ -117,14 +126,22 @@ class ThreadedCall:
         function: Run in the thread.
         alias: The database of its transaction.
         name: Of what is called, for messages and statistics.
+        when_waiting: Called in the event loop as the thread begins to wait for a connection.
     """
 
-    def __init__(self, function: Callable[[], Any], alias: str, name: str) -> None:
+    def __init__(
+        self,
+        function: Callable[[], Any],
+        alias: str,
+        name: str,
+        when_waiting: Callable[[], object] | None = None,
+    ) -> None:
         self._function = function
         self._alias = alias
         self._name = name
         self._loop = asyncio.get_running_loop()
-        self._deadline = _Cancellation(deadlines.current.get())
+        self._when_waiting = when_waiting
+        self._deadline = _Cancellation(deadlines.current.get(), self._note_wait)
         self._lent = LentContext()
         # What the thread wants next; None for nothing more. What is taken out is answered by the
         # side that has taken it.
@@ -143,7 +160,8 @@ class ThreadedCall:
         Args:
             start: Runs a job in a thread.
         """
-        start(partial(copy_context().run, self._in_thread))
+        self._context = copy_context()
+        start(partial(self._context.copy().run, self._in_thread))
         cancelled: asyncio.CancelledError | None = None
         while True:
             try:
@@ -210,32 +228,40 @@ class ThreadedCall:
         try:
             self._deadline.expose()
             wanted = _Run(function, args, kwargs, limit, self._name)
+            self._thread.serving = wanted.thread
             self._want(wanted)
             result = wanted.serve()
             self._deadline.shield()
             return result
         finally:
+            self._thread.serving = None
             deadlines.current.reset(token)
+            # Tasks that were begun in the coroutine may have it still.
+            limit.lift()
 
     def _in_thread(self) -> None:
         try:
             adopt(copy_context())
             enter_thread(self._loop)
             outer = transaction_thread.current.get()
-            thread = TransactionThread(self._alias, self._name, outer)
-            transaction_thread.current.set(thread)
+            self._thread = TransactionThread(self._alias, self._name, outer)
+            transaction_thread.current.set(self._thread)
             deadlines.current.set(self._deadline)
             _present.set(self)
             if current_activity.get() is None:
                 current_activity.set(self._name)
-            try:
-                self._result = self._function()
-            finally:
-                thread.is_over = True
+            self._result = self._function()
         except BaseException as error:
             self._error = error
+        self._deadline.lift()
         self._function = _nothing
         self._want(None)
+
+    def _note_wait(self) -> None:
+        if self._when_waiting is not None:
+            # A closed event loop is met by what follows.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._when_waiting, context=self._context)
 
     def _want(self, wanted: _Run | None) -> None:
         self._wanted.append(wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from .asgiref_private import is_same, transplanted
@@ -47,7 +47,10 @@ class LentContext:
         finally:
             for variable, token in tokens:
                 if variable.get() is changed[variable]:
-                    variable.reset(token)
+                    # A task that is destroyed is closed in the context of other code, and asgiref
+                    # gives that what the task had.
+                    with suppress(ValueError):
+                        variable.reset(token)
 
 
 _MISSING: Any = object()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,8 @@ from .own_threads import THREADS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
     from django_pooled.backend.transaction_mode import TransactionMode
 
 __all__ = ["Place", "Placement", "call_in_thread", "placement_of"]
@@ -31,9 +34,9 @@ class Place(Enum):
     """Where a call is made, with respect to the thread that asgiref would run its queries in."""
 
     OWN_THREAD = "own thread"
-    """In a thread, and with a connection, that no other task uses."""
+    """In a thread, and with connections, that no other task uses."""
     USUAL_THREAD = "usual thread"
-    """In that thread: its transaction is a TestCase's, or its session has state to rely on."""
+    """In that thread: there is a transaction in it, or session state to rely on."""
     SAME_TRANSACTION = "same transaction"
     """Within the transaction of a decorated call, which that thread is making."""
 
@@ -42,8 +45,8 @@ class Placement(NamedTuple):
     """Where a call is made."""
 
     place: Place
-    outside: DatabaseWrapper | None = None
-    """The wrapper of the usual thread, if a tenant is chosen by it."""
+    tenants_from: tuple[DatabaseWrapper, ...] = ()
+    """The wrappers of the usual thread that choose a tenant."""
 
 
 _OWN_THREAD = Placement(Place.OWN_THREAD)
@@ -52,14 +55,14 @@ _OWN_THREAD = Placement(Place.OWN_THREAD)
 async def placement_of(alias: str) -> Placement:
     """Return where a call on a database is to be made.
 
-    A connection that the usual thread only keeps goes back first: if requests kept one and waited
+    Connections that the usual thread only keeps go back first: if requests kept one and waited
     for another, as many as there are connections would wait for each other.
 
     Args:
         alias: Key of the database.
     """
     thread = usual_thread()
-    if thread is not None and any(map(_holds_something, wrappers_of(thread, alias))):
+    if thread is not None and any(map(_holds_something, wrappers_of(thread))):
         return await sync_to_async(_settle)(alias)
     return _OWN_THREAD
 
@@ -77,8 +80,8 @@ async def call_in_thread(
     """
     if placement.place is not Place.OWN_THREAD:
         return await ThreadedCall(function, alias, name).run(usual_executor().submit)
-    called = partial(_with_own_connections, function, alias, placement.outside)
-    return await ThreadedCall(called, alias, name).run(THREADS.run)
+    called = partial(_with_own_connections, function, placement.tenants_from)
+    return await ThreadedCall(called, alias, name, _have_kept_ones_released).run(THREADS.run)
 
 
 def _holds_something(wrapper: TransactionMode) -> bool:
@@ -102,33 +105,63 @@ def _status_of(connection: Any) -> int | None:
 
 
 def _settle(alias: str) -> Placement:
-    """In the usual thread: return the place, and give the connection back if nothing needs it."""
+    """In the usual thread: return the place, and give connections back if nothing needs them."""
     wrapper = connections[alias]
-    if not isinstance(wrapper, DatabaseWrapper):
-        return _OWN_THREAD
+    if isinstance(wrapper, DatabaseWrapper) and wrapper.attempt is not None:
+        return Placement(Place.SAME_TRANSACTION)
+    # Also on other databases: the call may query those as well, and takes part there.
+    if any(map(_is_to_rely_on, connections.all(initialized_only=True))):
+        return Placement(Place.USUAL_THREAD)
+    _release_kept()
+    return Placement(Place.OWN_THREAD, tuple(filter(tenants.has_tenants, _own_wrappers())))
+
+
+def _is_to_rely_on(wrapper: BaseDatabaseWrapper) -> bool:
+    """Tell whether there is a transaction, or state of a session, that code relies on."""
+    connection = wrapper.connection
     if wrapper.in_atomic_block:
-        joins = wrapper.attempt is not None
-        return Placement(Place.SAME_TRANSACTION if joins else Place.USUAL_THREAD)
-    has_tenants, connection = tenants.has_tenants(wrapper), wrapper.connection
-    if connection is not None:
-        has_state = (
-            isinstance(connection, PooledConnection)
-            and connection.pinned_by is not None
-            # The search_path of a tenant is set up on each connection.
-            and not (has_tenants and connection.relied_on is None)
-        )
-        if has_state or not wrapper.autocommit:
-            return Placement(Place.USUAL_THREAD)
-        wrapper.release()
-    return Placement(Place.OWN_THREAD, wrapper) if has_tenants else _OWN_THREAD
+        return True
+    if not isinstance(wrapper, DatabaseWrapper) or connection is None:
+        return False
+    has_state = (
+        isinstance(connection, PooledConnection)
+        and connection.pinned_by is not None
+        # The search_path of a tenant is set up on each connection.
+        and not (tenants.has_tenants(wrapper) and connection.relied_on is None)
+    )
+    return has_state or not wrapper.autocommit
+
+
+def _have_kept_ones_released() -> None:
+    """Have the usual thread release what it keeps, as a call begins to wait for a connection.
+
+    Other tasks may query in that thread before the call has its connection, and in session mode
+    the thread keeps theirs. Those that begin to later are behind the call in the queue.
+    """
+    thread = usual_thread()
+    if thread is not None and wrappers_of(thread):
+        # At the end of the loop, or of the request, that thread takes nothing more.
+        with suppress(RuntimeError):
+            usual_executor().submit(_release_kept)
+
+
+def _release_kept() -> None:
+    for wrapper in _own_wrappers():
+        if wrapper.checked_out_from is not None and not _is_to_rely_on(wrapper):
+            wrapper.release()
+
+
+def _own_wrappers() -> list[DatabaseWrapper]:
+    found = connections.all(initialized_only=True)
+    return [wrapper for wrapper in found if isinstance(wrapper, DatabaseWrapper)]
 
 
 def _with_own_connections(
-    function: Callable[[], Any], alias: str, outside: DatabaseWrapper | None
+    function: Callable[[], Any], tenants_from: tuple[DatabaseWrapper, ...]
 ) -> Any:
     """Call *function* with connections that go back as at the end of a request."""
-    if outside is not None:
-        tenants.follow(outside, connections[alias])
+    for outside in tenants_from:
+        tenants.follow(outside, connections[outside.alias])
     try:
         return function()
     finally:

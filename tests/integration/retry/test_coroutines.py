@@ -28,6 +28,7 @@ from django.utils import translation
 from psycopg import IsolationLevel
 
 from django_pooled import (
+    AmbiguousCommit,
     Backoff,
     arun_transaction,
     deadline,
@@ -162,6 +163,80 @@ def test_callbacks_after_commit_run_once_for_the_attempt_that_committed() -> Non
 
     run(work)
     assert called == [(3, False, "told")]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_on_commit_takes_part_where_a_coroutine_calls_it() -> None:
+    called: list[tuple[str, int, int]] = []
+    begun: list[int] = []
+
+    @retried
+    async def inner() -> None:
+        transaction.on_commit(lambda: called.append(("inner", len(begun), count_notes())))
+
+    async def told() -> None:
+        called.append(("awaited", len(begun), await Note.objects.acount()))
+
+    @retried
+    async def work() -> None:
+        begun.append(1)
+        transaction.on_commit(lambda: called.append(("first", len(begun), count_notes())))
+        await Note.objects.acreate(text="vote")
+        await inner()
+        transaction.on_commit(told)
+        await sync_to_async(transaction.on_commit)(told)
+        transaction.on_commit(partial(called.append, ("last", 0, 0)), robust=True)
+        assert called == []
+        if len(begun) == 1:
+            await sync_to_async(fail_with)("40001")
+
+    run(work)
+    assert called == [
+        ("first", 2, 1),
+        ("inner", 2, 1),
+        ("awaited", 2, 1),
+        ("awaited", 2, 1),
+        ("last", 0, 0),
+    ]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_callback_of_a_savepoint_or_a_call_that_is_rolled_back_is_not_run() -> None:
+    called: list[str] = []
+
+    @atomic
+    def undone() -> None:
+        transaction.on_commit(lambda: called.append("undone"))
+        raise LookupError
+
+    @retried
+    async def work(*, fails: bool) -> None:
+        await Note.objects.acreate(text="vote")
+        with pytest.raises(LookupError):
+            await sync_to_async(undone)()
+        transaction.on_commit(lambda: called.append("run"))
+        if fails:
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        run(partial(work, fails=True))
+    assert called == []
+    run(partial(work, fails=False))
+    assert called == ["run"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_callback_that_cannot_be_called_is_refused_where_it_is_given() -> None:
+    @retried
+    async def work() -> None:
+        transaction.on_commit("notify")  # type: ignore[arg-type]
+
+    with pytest.raises(TypeError, match="must be a callable"):
+        run(work)
+
+
+def count_notes() -> int:
+    return Note.objects.count()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -433,6 +508,23 @@ class InATestCase(TestCase):
         assert runs == [1, 1]
         assert await Note.objects.acount() == 2
 
+    async def test_callbacks_are_those_of_the_test(self) -> None:
+        called = []
+
+        @retried
+        async def work() -> None:
+            transaction.on_commit(lambda: called.append(1))
+
+        await work()
+        assert called == []
+        await sync_to_async(self.run_callbacks)()
+        assert called == [1]
+
+    @staticmethod
+    def run_callbacks() -> None:
+        for registered in connection.run_on_commit:
+            registered[1]()
+
     async def test_calls_side_by_side_take_turns(self) -> None:
         @retried
         async def work(text: str) -> None:
@@ -578,6 +670,29 @@ def test_a_query_in_another_thread_takes_no_part_and_is_told_so_once(
     assert f"database {alias!r}" in told[0]
     assert "backend_pid" in told[0]
     assert "work" in told[0]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_query_of_another_thread_after_commit_is_no_matter(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def ask() -> int:
+        try:
+            return backend_pid()
+        finally:
+            connection.close()
+
+    async def notify() -> None:
+        await asyncio.to_thread(ask)
+
+    @retried
+    async def work() -> None:
+        await Note.objects.acreate(text="vote")
+        transaction.on_commit(notify)
+
+    with caplog.at_level(logging.WARNING, "django_pooled.retry"):
+        run(work)
+    assert not caplog.records
 
 
 @pytest.mark.django_db(transaction=True)
@@ -769,6 +884,34 @@ def test_callables_of_every_kind_are_known_as_async(
         assert await decorate(partial(poll.__call__, 5))() == ("poll", 5, True)
 
     run(main)
+
+
+@pytest.mark.parametrize("name", ["commit_check", "sleep", "idempotency_key", "idempotency_scope"])
+def test_coroutine_functions_among_the_arguments_are_refused(name: str) -> None:
+    async def given(*args: object) -> bool:
+        return False
+
+    arguments: Any = {"idempotency_key": "Idempotency-Key", name: given}
+    if not name.startswith("idempotency"):
+        del arguments["idempotency_key"]
+    with pytest.raises(TypeError, match=f"^{name} is .*expected a synchronous one"):
+        retry_transaction(**arguments)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_commit_check_that_returns_a_coroutine_tells_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def check() -> bool:
+        return False
+
+    @retry_transaction(commit_check=lambda: check())  # type: ignore[arg-type,return-value]
+    async def work() -> None:
+        await Note.objects.acreate(text="vote")
+
+    with fail_next_transaction(None, phase="answer"), pytest.raises(AmbiguousCommit):
+        run(work)
+    assert "it returned a coroutine; expected True, False or None" in caplog.text
 
 
 def test_an_old_release_of_asgiref_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
