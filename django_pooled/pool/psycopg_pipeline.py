@@ -147,14 +147,21 @@ class CarryingConnection(psycopg.Connection[Any]):
                 return
         super().set_autocommit(value)
 
-    def due(self) -> Sequence[bytes]:
-        """Return the commands that the server has to run before any other statement."""
+    def take_due(self) -> Sequence[bytes]:
+        """Return the commands that the server has to run before any other statement.
+
+        They wait no longer: the caller sends them now.
+        """
         status = self.pgconn.transaction_status
-        waiting = () if self.control is None else self.control.waiting
-        if status == _INTRANS:
-            return waiting
-        if status != _IDLE or self._autocommit:
+        begins = status == _IDLE and not self._autocommit
+        if not begins and status != _INTRANS:
             return ()
+        waiting: Sequence[bytes] = ()
+        if self.control is not None:
+            waiting = self.control.waiting
+            self.control.sent()
+        if not begins:
+            return waiting
         if self.beginning is None:
             return [self._get_tx_start_command(), *waiting]
         return [*map(str.encode, self.beginning.statements), *waiting]
@@ -165,15 +172,17 @@ class CarryingConnection(psycopg.Connection[Any]):
         Raises:
             psycopg.Error: The server's, or the connection's.
         """
-        yield from self._send(self.due())
+        yield from self._send(self.take_due())
 
     def _send(self, commands: Sequence[bytes]) -> PQGen[None]:
         if not commands:
             return
-        self._sending()
+        self._check_connection_ok()
         self.pgconn.send_query(b"; ".join(commands))
         results = yield from generators.execute(self.pgconn)
-        self._raise_error_in(results)
+        for result in results:
+            if result.status == _FATAL_ERROR:
+                raise psycopg.errors.error_from_result(result, encoding=self.info.encoding)
         yield from self._began(results)
 
     def _began(self, results: Sequence[PGresult]) -> PQGen[None]:
@@ -181,22 +190,6 @@ class CarryingConnection(psycopg.Connection[Any]):
         beginning, self.beginning = self.beginning, None
         if beginning is not None and (correction := beginning.corrections(results)):
             yield from self._send([correction.encode()])
-
-    def _sending(self) -> None:
-        """What was due is sent now."""
-        if self.control is not None:
-            self.control.sent()
-        self._check_connection_ok()
-
-    def _raise_error_in(self, results: Sequence[PGresult]) -> None:
-        for result in results:
-            if result.status == _FATAL_ERROR:
-                raise psycopg.errors.error_from_result(result, encoding=self.info.encoding)
-
-
-def _nothing() -> PQGen[None]:
-    """In place of psycopg's BEGIN, which the statement takes along."""
-    yield from ()
 
 
 class CarryingCursor(_AnyCursor):
@@ -211,25 +204,22 @@ class CarryingCursor(_AnyCursor):
     def take_along(self) -> None:
         """Have the next ``execute()`` take along what is due, and the addition.
 
-        Most statements have nothing to take along, and go psycopg's own way.
+        Without any it goes psycopg's own way. If another thread changes what is due before this one
+        has the lock, either way is right, and one costs a round trip more.
         """
-        self._execute_gen = self._taking_along_gen  # type: ignore[method-assign]
-
-    def _taking_along_gen(self, *args: Any, **options: Any) -> PQGen[None]:
-        del self._execute_gen
         connection = self._conn
-        # Called with the lock held.
         if (
             isinstance(connection, CarryingConnection)
             and (self.addition or (connection.carries and connection.has_due))
             and connection._pipeline is None
         ):
-            return self._carrying_gen(connection, *args, **options)
-        return super()._execute_gen(*args, **options)
+            self._execute_gen = self._carrying_gen  # type: ignore[method-assign]
+        else:
+            # That of an execute() which an exception ended before it came to this.
+            vars(self).pop("_execute_gen", None)
 
     def _carrying_gen(
         self,
-        connection: CarryingConnection,
         query: Query,
         params: Params | None = None,
         *,
@@ -237,8 +227,10 @@ class CarryingCursor(_AnyCursor):
         binary: bool | None = None,
     ) -> PQGen[None]:
         """As psycopg's ``_execute_gen``, which begins the transaction before the statement."""
-        commands = connection.due()
-        connection._start_query = _nothing  # type: ignore[method-assign]
+        del self._execute_gen
+        connection: Any = self._conn
+        # It would send BEGIN, which the statement takes along; a tuple() waits for nothing.
+        connection._start_query = tuple
         try:
             yield from self._start_query(query)
         finally:
@@ -247,10 +239,21 @@ class CarryingCursor(_AnyCursor):
             pgq = self._convert_query(query, params)
         except Exception:
             # psycopg has begun the transaction before it looks at the parameters.
-            yield from connection._send(commands)
+            yield from connection.send_due()
             raise
+        commands = connection.take_due()
         if commands and self._can_follow(connection, pgq):
-            yield from self._pipelined_gen(connection, commands, pgq, binary)
+            refusal = self._send_together(connection, commands, pgq, binary)
+            results = yield from _results_of_message(connection.pgconn)
+            self._check_results(results)
+            if refusal is not None:
+                raise refusal
+            begun, results = results[: len(commands)], results[len(commands) :]
+            own = len(results) - len(self.addition)
+            self.answers = results[own:]
+            self._set_results(results[:own])
+            if connection.beginning is not None:
+                yield from connection._began(begun)
         else:
             yield from connection._send(commands)
             if not self.addition:
@@ -286,14 +289,18 @@ class CarryingCursor(_AnyCursor):
         self.answers = self._results[own:]
         del self._results[own:]
 
-    def _pipelined_gen(
+    def _send_together(
         self,
         connection: CarryingConnection,
         commands: Sequence[bytes],
         pgq: PostgresQuery,
         binary: bool | None,
-    ) -> PQGen[None]:
-        connection._sending()
+    ) -> Exception | None:
+        """Send what is due, the statement and the addition; return why the statement was not.
+
+        The answer to the message has to be read before that is raised, and before anything is.
+        """
+        connection._check_connection_ok()
         pgconn = connection.pgconn
         pgconn.enter_pipeline_mode()
         refusal = None
@@ -308,18 +315,7 @@ class CarryingCursor(_AnyCursor):
             for statement in self.addition:
                 pgconn.send_query_params(statement.encode(), None)
         pgconn.pipeline_sync()
-        # Nothing may be raised before the end of the message was read.
-        results = yield from _results_of_message(pgconn)
-        begun, results = results[: len(commands)], results[len(commands) :]
-        connection._raise_error_in(begun)
-        if refusal is not None:
-            raise refusal
-        self._check_results(results)
-        own = len(results) - len(self.addition)
-        self.answers = results[own:]
-        self._set_results(results[:own])
-        if connection.beginning is not None:
-            yield from connection._began(begun)
+        return refusal
 
 
 def _results_of_message(pgconn: PGconn) -> PQGen[list[PGresult]]:

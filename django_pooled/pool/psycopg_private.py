@@ -372,7 +372,8 @@ def run(
     Raises:
         psycopg.Error: The server's, or the connection's.
     """
-    begin(connection, wait)
+    if connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+        begin(connection, wait)
     return send(connection, wait, command)
 
 

@@ -6,6 +6,7 @@ Those while connecting, which libpq gives no SQLSTATE, are in pool/connect_error
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -79,6 +80,7 @@ def sqlstate_of(error: BaseException | None) -> str | None:
     return found.sqlstate if found is not None else None
 
 
+@lru_cache(maxsize=64)
 def named(sqlstate: str) -> str:
     """Return an SQLSTATE with its name, as psycopg has it: "serialization failure (40001)"."""
     try:
