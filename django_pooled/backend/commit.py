@@ -10,9 +10,6 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from django_pooled.errors import AmbiguousCommit
 from django_pooled.pool import psycopg_private
 from django_pooled.pool.connection import PooledConnection
-from django_pooled.pool.deadline import current
-from django_pooled.pool.liveness import ending_of
-from django_pooled.pool.statement_deadline import refuse_if_ended
 from django_pooled.sql.sqlstates import UNKNOWN_OUTCOME, psycopg_error
 
 if TYPE_CHECKING:
@@ -26,7 +23,6 @@ __all__ = [
     "commit_once",
     "is_idle",
     "is_known_to_have_failed",
-    "refuse_if_session_ended",
 ]
 
 _ANSWERED = (TransactionStatus.IDLE, TransactionStatus.INERROR)
@@ -42,40 +38,12 @@ def commit_once(wrapper: BaseDatabaseWrapper, send: Callable[[], None]) -> None:
             read as "nothing happened, try again".
     """
     began = wrapper.connection.pgconn.transaction_status == TransactionStatus.INTRANS
-    refuse_if_session_ended(wrapper)
     try:
         send()
     except Exception as error:
         if began and psycopg_error(error) and not is_known_to_have_failed(wrapper, error):
             raise ambiguous(wrapper) from error
         raise
-
-
-def refuse_if_session_ended(wrapper: BaseDatabaseWrapper) -> None:
-    """Notice, without a round trip, that the session ended while its transaction idled.
-
-    Were COMMIT sent all the same, it would read as if the transaction might be committed. After the
-    deadline it is not sent either, and nothing is committed.
-
-    Raises:
-        django.db.Error: It ended, and the transaction with it.
-        DeadlineExceeded: It is too late.
-    """
-    connection = wrapper.connection
-    if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
-        return
-    deadline = current.get()
-    if deadline is not None and isinstance(connection, PooledConnection):
-        with wrapper.wrap_database_errors:
-            refuse_if_ended(connection.session, deadline)
-    session = connection.session
-    if not session.is_readable() and session.goodbye is None:
-        return
-    error = ending_of(connection)
-    if error is not None:
-        connection.close()
-        with wrapper.wrap_database_errors:
-            raise error
 
 
 def close_if_interrupted(wrapper: BaseDatabaseWrapper, error: BaseException) -> None:

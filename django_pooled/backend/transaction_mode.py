@@ -62,22 +62,6 @@ class TransactionMode(postgresql.DatabaseWrapper):
         # another is about to use. Held while a cursor gets a connection, and while one goes back.
         self._connection_lock = threading.RLock()
 
-    def connect(self) -> None:
-        with self._connection_lock:
-            if self.connection is not None and self.gives_back:
-                # Another thread that shares this wrapper was first.
-                return
-            self._keeps += 1
-            try:
-                super().connect()
-            finally:
-                self._keeps -= 1
-
-    def close(self) -> None:
-        """As Django's; a cursor that was made before gets no connection afterwards."""
-        self.closings += 1
-        super().close()
-
     def give_back(self) -> None:
         """Close the connection before the request ends; its cursors may get another one."""
         closings = self.closings

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
-from functools import partial
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 from weakref import ref
-
-from django.core.exceptions import SynchronousOnlyOperation
 
 from django_pooled.diagnostics.required_packages import missing_package, refusal
 
@@ -19,7 +14,7 @@ if (_missing := missing_package()) is not None:
 
 import psycopg
 from django.conf import settings
-from django.db import Error, connections
+from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql import base as postgresql
 from django.utils.asyncio import async_unsafe
@@ -27,20 +22,19 @@ from django.utils.functional import cached_property
 from psycopg import IsolationLevel
 from psycopg.pq import ConnStatus, TransactionStatus
 
-from django_pooled.errors import AmbiguousCommit, DeadlineExceeded, PoolError
-from django_pooled.integrations import tenants, uwsgi
+from django_pooled.errors import DeadlineExceeded, PoolError
+from django_pooled.integrations import uwsgi
 from django_pooled.integrations.celery import closes_around_a_task, runs_a_task
 from django_pooled.pool import psycopg_private, registry
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.pool.deadline import call_with_grace
 from django_pooled.pool.psycopg_pipeline import IS_SUPPORTED
-from django_pooled.pool.transaction_control import Control, TransactionControl
 
 from . import foreign_options, thread_wrappers, transaction_thread
 from .addresses import refuse_addresses
-from .commit import close_if_interrupted, commit_once
 from .cursors import observed
 from .django_private import NO_DB_ALIAS, Cursor, DatabaseErrorWrapper, get_adapters_template
+from .ownership import Ownership
 from .parameters import (
     copied,
     first_of_equal,
@@ -50,20 +44,15 @@ from .parameters import (
     with_defaults,
 )
 from .pool_lookup import PoolLookup
-from .replacement import Replacement
 from .sql_comments import Commenter
 from .transaction_mode_cursors import TransactionModeCursor, for_transaction_mode
 from .unattended import this_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import tzinfo
     from types import TracebackType
 
     from django_pooled.pool.pool import Pool
-    from django_pooled.pool.transaction_control import Kind
-
-    from .transaction_hooks import TransactionHooks
 
 __all__ = ["DatabaseWrapper"]
 
@@ -105,22 +94,13 @@ class _PoolOfSettings:
         return wrapper._lookup.find(wrapper, wrapper.get_connection_params())
 
 
-class DatabaseWrapper(Replacement):
+class DatabaseWrapper(Ownership):
     """Django's wrapper, except for where its connections come from and go."""
 
     rollback_exc: BaseException | None
     """Django's own, which django-stubs does not know."""
 
     closings: int
-
-    has_lasting_effects: bool = False
-    """Whether statements of the request may have changed something for good, by their texts."""
-
-    _pending_effects: bool = False
-    """Whether those of the transaction may, which count with its COMMIT."""
-
-    attempt: TransactionHooks | None = None
-    """Set by retry_transaction for as long as one attempt of a transaction lasts."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -210,6 +190,17 @@ class DatabaseWrapper(Replacement):
             connection.isolation_level = self.isolation_level
         return connection
 
+    def connect(self) -> None:
+        with self._connection_lock:
+            if self.connection is not None and self.gives_back:
+                # Another thread that shares this wrapper was first.
+                return
+            self._keeps += 1
+            try:
+                super().connect()
+            finally:
+                self._keeps -= 1
+
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         connection, pool = self.connection, self.checked_out_from
         if not autocommit:
@@ -240,6 +231,20 @@ class DatabaseWrapper(Replacement):
                 self.run_commit_hooks_on_set_autocommit_on = False
         if self.gives_back:
             self.give_back_if_idle()
+
+    def run_and_clear_commit_hooks(self) -> None:
+        # They belong to what is committed, also if its deadline has ended meanwhile.
+        run = super().run_and_clear_commit_hooks
+        if self.run_on_commit:
+            call_with_grace(run)
+        else:
+            run()
+
+    def get_autocommit(self) -> bool:
+        # Without a checkout: in transaction mode the connection would stay until a statement.
+        if self.connection is None and not self.in_atomic_block and self._starts_in_autocommit:
+            return True
+        return bool(super().get_autocommit())
 
     def close_if_unusable_or_obsolete(self) -> None:
         # At both ends of a request: back to the pool, which checks the connection itself.
@@ -282,12 +287,6 @@ class DatabaseWrapper(Replacement):
                     self._cursors = [each for each in self._cursors if each() is not None]
             return cursor
 
-    def get_autocommit(self) -> bool:
-        # Without a checkout: in transaction mode the connection would stay until a statement.
-        if self.connection is None and not self.in_atomic_block and self._starts_in_autocommit:
-            return True
-        return bool(super().get_autocommit())
-
     def close_pool(self) -> None:
         """Close this process's connections to the database; the next use opens new ones.
 
@@ -308,149 +307,12 @@ class DatabaseWrapper(Replacement):
     def wrap_database_errors(self) -> _ErrorWatch:
         return _ErrorWatch(self)
 
-    def note_write(self, connection: PooledConnection) -> None:
-        """A statement on *connection* changes something, or may do so."""
-        idle = connection.pgconn.transaction_status == TransactionStatus.IDLE
-        if connection.autocommit and idle:
-            # Now, since the answer may be lost.
-            self.has_lasting_effects = True
-        else:
-            self._pending_effects = True
-
-    def forget_effects(self) -> None:
-        """A request begins."""
-        self.has_lasting_effects = self._pending_effects = False
-
     def note_error(self, error: psycopg.Error) -> None:
         """Take note of an error on the connection, before any code swallows it."""
         if self.attempt is not None:
             self.attempt.note_error(error)
         if self.checked_out_from is not None and isinstance(self.connection, PooledConnection):
             self.checked_out_from.note_error(self.connection, error)
-
-    def forget_connection(self) -> None:
-        """After fork(): forget the parent's connection, without telling the server."""
-        self._part()
-        self._lookup.forget()
-        self.in_atomic_block = self.needs_rollback = False
-        self.savepoint_ids, self.atomic_blocks, self.run_on_commit = [], [], []
-        self.attempt = None
-        # Nothing is left to close, but a backend built on this one may forget in close() what it
-        # knew of the session. Where an event loop runs, Django refuses, but only after that.
-        with suppress(SynchronousOnlyOperation):
-            self.close()
-
-    def _commit(self) -> None:
-        if self.connection is None:
-            return
-        try:
-            send = super()._commit  # type: ignore[misc]
-            if self.attempt is None:
-                self._end_transaction(partial(commit_once, self, send))
-            else:
-                self._end_transaction(partial(self.attempt.commit, send))
-        except BaseException as error:
-            close_if_interrupted(self, error)
-            # Any other error of the database says that nothing was committed.
-            if isinstance(error, AmbiguousCommit) or not isinstance(error, Error):
-                self.has_lasting_effects |= self._pending_effects
-            raise
-        self.has_lasting_effects |= self._pending_effects
-
-    def _rollback(self) -> None:
-        try:
-            self._end_transaction(super()._rollback)  # type: ignore[misc]
-        except BaseException as error:
-            close_if_interrupted(self, error)
-            raise
-
-    def _end_transaction(self, end: Callable[[], None]) -> None:
-        """Let Django end the transaction, which its body must not do."""
-        connection = self.connection
-        if not isinstance(connection, PooledConnection):
-            end()
-            return
-        if connection.control is not None:
-            connection.end_savepoints()
-        thread = connection.announced_by = get_ident()
-        try:
-            end()
-        finally:
-            if connection.announced_by == thread:
-                connection.announced_by = 0
-
-    def on_commit(self, func: Callable[[], object], robust: bool = False) -> None:
-        """As Django's; called by a coroutine, it is for the transaction that this takes part in.
-
-        That belongs to a wrapper of another thread. Without this, *func* would be called at once.
-        """
-        serving = transaction_thread.serving_transaction_of(self.alias)
-        func = transaction_thread.as_callback(func)
-        if serving is None or not callable(func):
-            super().on_commit(func, robust)
-        else:
-            # Before COMMIT in any case: that is sent once the thread has nothing more to run.
-            serving.submit(_register_on_commit, self.alias, func, robust)
-
-    def run_and_clear_commit_hooks(self) -> None:
-        # They belong to what is committed, also if its deadline has ended meanwhile.
-        run = super().run_and_clear_commit_hooks
-        if self.run_on_commit:
-            call_with_grace(run)
-        else:
-            run()
-
-    def set_rollback(self, rollback: bool) -> None:
-        super().set_rollback(rollback)
-        if self.attempt is not None:
-            self.attempt.set_rollback(rollback)
-
-    def _savepoint(self, sid: str) -> None:
-        create = super()._savepoint  # type: ignore[misc]
-        self._control("SAVEPOINT", sid, self.ops.savepoint_create_sql, create)
-
-    def _savepoint_rollback(self, sid: str) -> None:
-        end = super()._savepoint_rollback  # type: ignore[misc]
-        send = partial(self._control, "ROLLBACK", sid, self.ops.savepoint_rollback_sql, end)
-        if self.attempt is not None:
-            send = partial(self.attempt.roll_back_savepoint, send)
-        # A deadline of the block that is undone must not break the transaction around it.
-        call_with_grace(send)
-
-    def _savepoint_commit(self, sid: str) -> None:
-        end = super()._savepoint_commit  # type: ignore[misc]
-        send = partial(self._control, "RELEASE", sid, self.ops.savepoint_commit_sql, end)
-        if self.attempt is not None:
-            send = partial(self.attempt.release_savepoint, send)
-        # Django releases one that was rolled back to as well.
-        call_with_grace(send)
-
-    def _control(
-        self,
-        kind: Kind,
-        savepoint: str,
-        statement_for: Callable[[str], str],
-        send: Callable[[str], None],
-    ) -> None:
-        """Let Django execute a statement that may wait for the next one."""
-        connection = self.connection
-        if not isinstance(connection, PooledConnection) or not connection.carries:
-            send(savepoint)
-            return
-        control = connection.control
-        if control is None:
-            control = connection.control = TransactionControl()
-        control.expected = Control(kind, savepoint, statement_for(savepoint))
-        try:
-            send(savepoint)
-        finally:
-            control.expected = None
-
-    def abandon_block(self) -> None:
-        """Leave every atomic block; the transaction is rolled back as the connection goes back."""
-        self.in_atomic_block = self.needs_rollback = self.closed_in_transaction = False
-        self.savepoint_ids, self.atomic_blocks = [], []
-        self.close()
 
     @property
     def _starts_in_autocommit(self) -> bool:
@@ -464,56 +326,15 @@ class DatabaseWrapper(Replacement):
         """
         return type(self)(copied(self.settings_dict), alias or self.alias)
 
-    def drop_connection(self) -> None:
-        """Give back a connection in whatever state, since its transaction is of no use any more."""
-        # Through close(), where a backend built on this one forgets what it knew of the session,
-        # such as its search_path. The callbacks wait for the outcome of the
-        # transaction.
-        callbacks = self.run_on_commit
-        self.give_back()
-        self.run_on_commit = callbacks
-
-    def adopt_connection(self, other: DatabaseWrapper) -> None:
-        """Take over the connection of *other*, which has none afterwards."""
-        self.connection, self.checked_out_from = other.connection, other.checked_out_from
-        self.pool, self.gives_back = self.checked_out_from, other.gives_back
-        other._part()
-        if isinstance(self.connection, PooledConnection):  # pragma: no branch - told to mypy
-            self.connection.owner = ref(self)
-
-    @property
-    def is_setting_up(self) -> bool:
-        """Whether the wrapper of a tenant sends its search_path, as on each connection it gets."""
-        return tenants.is_setting_up(self)
-
     @property
     def _has_end(self) -> bool:
         # A wrapper that threads share belongs to the code that has made it so.
         return self.allow_thread_sharing or runs_a_task()
 
-    def keeps(self, connection: PooledConnection) -> bool:
-        """Tell whether this wrapper keeps the connection, though its thread has ended.
-
-        It does while other threads may use it, as Django's live server does in tests. Else it
-        forgets the connection, which will have other users.
-        """
-        # Where a thread waits for another connection with the lock held, this one is gone already.
-        if self.connection is not connection:
-            return False
-        # Another thread may be allowed to use it at this moment, and begin to.
-        with self._connection_lock:
-            if self.connection is not connection:
-                return False
-            if self.allow_thread_sharing:
-                return True
-            self._part()
-            return False
-
-    def _part(self) -> None:
-        """Forget the connection, and its pool with it."""
-        self.connection = self.checked_out_from = None
-        self.gives_back = False
-        vars(self).pop("pool", None)
+    def close(self) -> None:
+        """As Django's; a cursor that was made before gets no connection afterwards."""
+        self.closings += 1
+        super().close()
 
     def _close(self) -> None:
         pool = self.checked_out_from
@@ -536,10 +357,6 @@ class DatabaseWrapper(Replacement):
             self.gives_back = False
             del self.pool
             pool.checkin_from(holder)
-
-
-def _register_on_commit(alias: str, func: Callable[[], object], robust: bool) -> None:
-    connections[alias].on_commit(func, robust)
 
 
 def _after_fork_in_child() -> None:

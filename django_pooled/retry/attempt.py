@@ -10,11 +10,7 @@ from django.db import connections
 from django.db.transaction import atomic
 from psycopg.pq import TransactionStatus
 
-from django_pooled.backend.commit import (
-    close_if_interrupted,
-    is_idle,
-    refuse_if_session_ended,
-)
+from django_pooled.backend.commit import close_if_interrupted, is_idle
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.replay.process_caches import forget_rows
 from django_pooled.replay.responses import (
@@ -129,7 +125,6 @@ class Attempt(Transaction):
         """
         wrapper = self.wrapper
         try:
-            refuse_if_session_ended(wrapper)
             if self.failures:
                 refuse_if_a_question_failed(self)
             self.phase = Phase.COMMIT_SENT

@@ -142,7 +142,7 @@ def test_the_caller_meets_what_struck_and_the_next_transaction_is_served(
 
 
 STEPS = [
-    (plain, "django_pooled.backend.wrapper.commit_once"),
+    (plain, "django_pooled.backend.transactions.commit_once"),
     (decorated, "django_pooled.retry.attempt.Attempt.commit"),
     (decorated, "django_pooled.retry.attempt.Attempt.end"),
     (decorated, "django_pooled.retry.attempt.TransactionWatch.stop"),
