@@ -10,23 +10,19 @@ from django_pooled.activity import name_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .retried import Retried
+
 __all__ = ["as_coroutine_function", "as_dispatch"]
 
 
 def as_coroutine_function(
-    calling: Callable[[Callable[..., Any]], Callable[..., Any]],
-    decorated: Callable[..., Any],
-    alias: str,
-    *,
-    is_keyed: bool,
+    retried: Retried[Any], calling: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> Any:
-    """Return a coroutine function that makes the attempts of *decorated*.
+    """Return a coroutine function that makes the attempts of a function.
 
     Args:
-        calling: Takes what calls *decorated* in a thread, and returns what makes the attempts.
-        decorated: A coroutine function, or what returns an awaitable.
-        alias: Key of the database.
-        is_keyed: Whether its requests may have idempotency keys.
+        retried: A coroutine function, or what returns an awaitable.
+        calling: Takes what calls it in a thread, and returns what makes the attempts.
     """
     # Not before: what is synchronous needs none of it.
     from .asgiref_private import refuse_old_release
@@ -34,6 +30,8 @@ def as_coroutine_function(
     from .placement import Place, call_in_thread, placement_of
 
     refuse_old_release()
+    decorated, alias = retried.function, retried.policy.using
+    is_keyed = retried.policy.idempotency is not None
     attempts = calling(awaited_by_caller(decorated))
     name = name_of(decorated)
 
@@ -49,22 +47,16 @@ def as_coroutine_function(
 
 
 def as_dispatch(
-    calling: Callable[[Callable[..., Any]], Callable[..., Any]],
-    decorated: Callable[..., Any],
-    alias: str,
-    *,
-    is_keyed: bool,
+    retried: Retried[Any], calling: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> Any:
     """Return the ``dispatch()`` of a class-based view, whose methods are async or not.
 
     Args:
+        retried: ``dispatch()``; bound to the view, or a function that takes it first.
         calling: As for `as_coroutine_function`.
-        decorated: ``dispatch()``; bound to the view, or a function that takes it first.
-        alias: Key of the database.
-        is_keyed: Whether its requests may have idempotency keys.
     """
-    attempts = calling(decorated)
-    bound = decorated
+    attempts = calling(retried.function)
+    bound = retried.function
     while isinstance(bound, partial):
         bound = bound.func
     view_of_method = getattr(bound, "__self__", None)
@@ -76,7 +68,7 @@ def as_dispatch(
         if getattr(view, "view_is_async", None) is not True:
             return attempts(*args, **kwargs)
         if not awaited:
-            awaited.append(as_coroutine_function(calling, decorated, alias, is_keyed=is_keyed))
+            awaited.append(as_coroutine_function(retried, calling))
         return awaited[0](*args, **kwargs)
 
     return dispatch

@@ -216,7 +216,9 @@ class Attempt(Transaction):
             if self.policy.read_only:
                 # It cannot leave a record, so the absence of one would prove nothing.
                 check.record = None
-            self.watch = TransactionWatch(connection, check.record, asks=not check.never_asks)
+            self.watch = connection.observer = TransactionWatch(
+                connection, connection.observer, check.record, asks=not check.never_asks
+            )
 
     def _settle(self, result: object) -> None:
         """The function has returned: let its transaction be committed, rolled back or refused."""

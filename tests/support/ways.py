@@ -1,0 +1,87 @@
+"""Counts what this package does on the way of a request, and on that of a decorated call.
+
+Calls of its functions, the files that these are in, and changes from one file to another, as JSON:
+python -m tests.support.ways postgresql://...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import django
+from django.conf import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+
+def way_of(call: Callable[[], object]) -> dict[str, int]:
+    """Make a call; return how long its way is."""
+    import django_pooled
+
+    package = os.path.join(Path(django_pooled.__file__).parent, "")
+    files: list[str] = []
+
+    def see(frame: FrameType, event: str, argument: object) -> None:
+        name = frame.f_code.co_filename
+        if event == "call" and name.startswith(package):
+            files.append(name)
+
+    sys.setprofile(see)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    changes = sum(before != after for before, after in pairwise(files))
+    return {"calls": len(files), "files": len(set(files)), "changes": changes}
+
+
+def main(url: str) -> None:
+    """Print the ways, after they were gone once."""
+    found = urlsplit(url)
+    database = {
+        "ENGINE": "django_pooled",
+        "NAME": found.path[1:],
+        "USER": found.username,
+        "PASSWORD": unquote(found.password or ""),
+        "HOST": found.hostname,
+        "PORT": found.port,
+    }
+    # Of one database alone, as most sites have it.
+    settings.configure(DATABASES={"default": database}, USE_TZ=True)
+    django.setup()
+    from django.db import connection
+
+    from django_pooled import retry_transaction
+
+    def query(statement: str = "SELECT 1") -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+
+    def request() -> None:
+        query()
+        connection.close()
+
+    @retry_transaction
+    def write() -> None:
+        query("INSERT INTO written VALUES (1)")
+
+    query("CREATE TABLE IF NOT EXISTS written (n int)")
+    for _ in range(2):
+        request()
+        write()
+        connection.close()
+    ways = {"request": way_of(request), "decorated call": way_of(write)}
+    connection.close()
+    sys.stdout.write(json.dumps(ways))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
