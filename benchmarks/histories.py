@@ -20,7 +20,7 @@ from commit_faults import report
 
 from tests.proof.callers import supported
 from tests.proof.loads import MODES
-from tests.proof.runs import HISTORY_SETTINGS, bank, list_append
+from tests.proof.runs import HISTORY_SETTINGS, Storm, bank, list_append
 from tests.servers.postgresql import Servers, versions
 
 WORKLOADS = {"bank": bank, "lists": list_append}
@@ -48,7 +48,8 @@ def main() -> int:
             server = servers.make(chosen.version, settings=HISTORY_SETTINGS)
             server.start()
             began = time.monotonic()
-            proof = WORKLOADS[workload](server, mode, isolation, seconds, chosen.seed)
+            storm = Storm(mode, isolation, seconds, chosen.seed)
+            proof = WORKLOADS[workload](server, storm)
             servers.remove(server)
             title = f"{workload}, {isolation}, {mode}, PostgreSQL {chosen.version}"
             report(title, proof, time.monotonic() - began)

@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from tests.proof.verdict import Strike
     from tests.servers.postgresql import Servers
 
-__all__ = ["HISTORY_SETTINGS", "Proof", "bank", "crash", "list_append", "promote", "strike"]
+__all__ = [
+    "HISTORY_SETTINGS",
+    "Proof",
+    "Storm",
+    "bank",
+    "crash",
+    "list_append",
+    "promote",
+    "strike",
+]
 
 HISTORY_SETTINGS = {
     # Deadlocks are wanted, waiting a second for each is not.
@@ -151,40 +160,36 @@ def judged(trials: dict[tuple[str, int], Trial]) -> Proof:
     return Proof(tally, outcomes, wrong, notes)
 
 
-def storm(
-    server: EmbeddedServer,
-    load: str,
-    schema: list[str],
-    mode: str,
-    isolation: str,
-    seconds: float,
-    seed: object,
-    coroutines: bool,
-) -> tuple[list[dict[str, Any]], list[Strike], Counter[str]]:
-    """Let a storm rage while sixteen threads call; return what came of it, strikes and notes."""
-    with through_proxy(server, processes=2, threads=8, coroutines=coroutines) as (proxy, callers):
-        execute(server, schema)
-        faults = Faults(proxy, server, seed)
-        callers.start(load, mode=mode, isolation=isolation)
-        notes = rage(faults, server, seconds, seed)
-        strikes = faults.end()
-        results = callers.stop()
-    return results, strikes, notes
+class Storm(NamedTuple):
+    """A storm, and the calls that it rages over."""
+
+    mode: str
+    """Of the callers: a ``commit_check``, or what a peer does."""
+    isolation: str
+    seconds: float
+    seed: object = 0
+    coroutines: bool = False
+
+    def over(
+        self, server: EmbeddedServer, load: str, schema: list[str]
+    ) -> tuple[list[dict[str, Any]], list[Strike], Counter[str]]:
+        """Let it rage while sixteen threads call; return what came of it, strikes and notes."""
+        with through_proxy(server, processes=2, threads=8, coroutines=self.coroutines) as (
+            proxy,
+            callers,
+        ):
+            execute(server, schema)
+            faults = Faults(proxy, server, self.seed)
+            callers.start(load, mode=self.mode, isolation=self.isolation)
+            notes = rage(faults, server, self.seconds, self.seed)
+            strikes = faults.end()
+            results = callers.stop()
+        return results, strikes, notes
 
 
-def bank(
-    server: EmbeddedServer,
-    mode: str,
-    isolation: str,
-    seconds: float,
-    seed: object = 0,
-    *,
-    coroutines: bool = False,
-) -> Proof:
+def bank(server: EmbeddedServer, storm: Storm) -> Proof:
     """Let a storm rage while sixteen threads transfer money."""
-    results, strikes, notes = storm(
-        server, "bank", Bank.schema(), mode, isolation, seconds, seed, coroutines
-    )
+    results, strikes, notes = storm.over(server, "bank", Bank.schema())
     calls = calls_of(results)
     with psycopg.connect(**server.parameters()) as connection:
         rows = Counter(key for (key,) in connection.execute("SELECT key FROM done"))
@@ -198,26 +203,16 @@ def bank(
     return Proof(tally, outcomes, [*wrong.values(), *wrong_balances(server, results)], notes)
 
 
-def list_append(
-    server: EmbeddedServer,
-    mode: str,
-    isolation: str,
-    seconds: float,
-    seed: object = 0,
-    *,
-    coroutines: bool = False,
-) -> Proof:
+def list_append(server: EmbeddedServer, storm: Storm) -> Proof:
     """Let a storm rage while sixteen threads append to lists and read them; check the history."""
-    results, strikes, notes = storm(
-        server, "lists", Lists.schema(), mode, isolation, seconds, seed, coroutines
-    )
-    calls = calls_of(results)
+    results, strikes, notes = storm.over(server, "lists", Lists.schema())
+    calls, allowed = calls_of(results), ALLOWED[storm.isolation]
     history = transactions_of(results)
     found = anomalies(history, final_reads(server))
     wrong = [
         f"{name}: {example}"
         for name, examples in found.items()
-        if name not in ALLOWED[isolation]
+        if name not in allowed
         for example in examples
     ]
     # Nothing that a call has in the database bears its key.
@@ -226,9 +221,7 @@ def list_append(
     tally = Tally()
     tally.note_strikes(calls, strikes, {})
     notes["attempts"] = len(history)
-    notes.update(
-        {f"{name} (allowed)": len(found[name]) for name in ALLOWED[isolation] & found.keys()}
-    )
+    notes.update({f"{name} (allowed)": len(found[name]) for name in allowed & found.keys()})
     return Proof(tally, Counter(call.outcome for call in calls), wrong, notes)
 
 

@@ -13,7 +13,7 @@ from tests.proof.crashes import ENDS, PLACES, SETTINGS
 from tests.proof.loads import MODES
 from tests.proof.peers import PEERS
 from tests.proof.resends import resend
-from tests.proof.runs import HISTORY_SETTINGS, bank, crash, list_append, promote, strike
+from tests.proof.runs import HISTORY_SETTINGS, Storm, bank, crash, list_append, promote, strike
 from tests.servers.emulated_servers import EMULATIONS
 from tests.servers.postgresql import versions
 
@@ -85,7 +85,7 @@ def test_a_storm_leaves_no_wrong_history(
     # A quarter of a minute in each case, and the cases by turns on either version.
     newest = (workload is bank) == (isolation == "SERIALIZABLE")
     server = make_server(versions()[-1 if newest else 0], settings=HISTORY_SETTINGS)
-    proof = workload(server, "xid", isolation, 16.0)
+    proof = workload(server, Storm("xid", isolation, 16.0))
     assert proof.wrong == []
     assert proof.outcomes["acknowledged"] > 50
     assert proof.notes["server killed"] > 0
@@ -116,7 +116,7 @@ def test_a_storm_over_tasks_leaves_no_wrong_history(
     make_server: Callable[..., EmbeddedServer], workload: Callable[..., Any]
 ) -> None:
     server = make_server(settings=HISTORY_SETTINGS)
-    proof = workload(server, "xid", "SERIALIZABLE", 10.0, coroutines=True)
+    proof = workload(server, Storm("xid", "SERIALIZABLE", 10.0, coroutines=True))
     assert proof.wrong == []
     assert proof.outcomes["acknowledged"] > 30
     assert proof.notes["backend killed"] > 0
@@ -162,9 +162,9 @@ def test_who_runs_again_is_found_out_by_the_balances_and_by_the_lists(
     make_server: Callable[..., EmbeddedServer],
 ) -> None:
     server = make_server(settings=HISTORY_SETTINGS)
-    balances = bank(server, "(run again)", "SERIALIZABLE", 5.0)
+    balances = bank(server, Storm("(run again)", "SERIALIZABLE", 5.0))
     assert any("is there 2 times" in words for words in balances.wrong)
-    lists = list_append(server, "(run again)", "SERIALIZABLE", 5.0)
+    lists = list_append(server, Storm("(run again)", "SERIALIZABLE", 5.0))
     assert any(words.startswith("G1a") for words in lists.wrong)
 
 
