@@ -9,55 +9,16 @@ import sys
 import tarfile
 import zipfile
 from email.parser import BytesParser
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.programs import run_program
+from tests.integration.package.conftest import build
 
 if TYPE_CHECKING:
     from email.message import Message
-
-ROOT = Path(__file__).resolve().parents[3]
-NOT_SOURCE = shutil.ignore_patterns(
-    ".git", ".venv*", ".tox", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", ".postgres"
-)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project, so that building leaves nothing behind, with litter to be left out."""
-    copy = tmp_path_factory.mktemp("source") / "project"
-    shutil.copytree(ROOT, copy, ignore=NOT_SOURCE)
-    for litter in ("tests/__pycache__/x.pyc", "example_project/.postgres/password"):
-        (copy / litter).parent.mkdir(exist_ok=True)
-        (copy / litter).write_text("litter", encoding="utf-8")
-    return copy
-
-
-def build(source: Path, folder: Path) -> None:
-    """Build the sdist, and the wheel from it, as a release is built."""
-    # Without isolation: setuptools comes with the extra "test", and no package index is asked.
-    result = run_program(
-        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)],
-        env={**os.environ, "SOURCE_DATE_EPOCH": "1767225600"},
-    )
-    assert result.returncode == 0, result.stdout
-
-
-@pytest.fixture(scope="module")
-def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the sdist, and with the wheel that was made from the sdist."""
-    folder = tmp_path_factory.mktemp("built")
-    build(source, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def wheel(built: Path) -> Path:
-    (path,) = built.glob("*.whl")
-    return path
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import sysconfig
 import zipfile
@@ -17,28 +16,34 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.package.test_package import NOT_SOURCE, ROOT
+from tests.integration.package.conftest import ROOT
+from tests.support.made_once import made_once
 from tests.support.programs import run_program
 from tests.support.public_names import NAMES, WHOLE_MODULES
 
 PROJECT = ROOT / "tests" / "typing"
 
-# The public engine is made of this class.
+# The public engine is made of these classes.
 ENGINE = "django_pooled.backend.wrapper.DatabaseWrapper"
+OWNERSHIP = "django_pooled.backend.ownership.Ownership"
+TRANSACTIONS = "django_pooled.backend.transactions.Transactions"
 
 # django-stubs declares these in the base class, and so pyright knows their types. Its report counts
 # them all the same where a subclass assigns to them.
 LEFT_TO_DJANGO = {
     "django_pooled.base.DatabaseWrapper",
     ENGINE,
-    f"{ENGINE}.atomic_blocks",
     f"{ENGINE}.close_if_health_check_failed",
     f"{ENGINE}.connection",
-    f"{ENGINE}.in_atomic_block",
     f"{ENGINE}.isolation_level",
-    f"{ENGINE}.needs_rollback",
-    f"{ENGINE}.run_on_commit",
-    f"{ENGINE}.savepoint_ids",
+    OWNERSHIP,
+    f"{OWNERSHIP}.atomic_blocks",
+    f"{OWNERSHIP}.connection",
+    f"{OWNERSHIP}.in_atomic_block",
+    f"{OWNERSHIP}.needs_rollback",
+    f"{OWNERSHIP}.run_on_commit",
+    f"{OWNERSHIP}.savepoint_ids",
+    TRANSACTIONS,
 }
 
 # It does not look into psycopg either, and takes what is built on a class of psycopg's over one of
@@ -46,9 +51,13 @@ LEFT_TO_DJANGO = {
 LEFT_TO_PSYCOPG = {
     f"{ENGINE}.checked_out_from",
     f"{ENGINE}.gives_back",
-    f"{ENGINE}.keeps",
-    f"{ENGINE}.note_write",
     f"{ENGINE}.pool",
+    f"{OWNERSHIP}.attempt",
+    f"{OWNERSHIP}.checked_out_from",
+    f"{OWNERSHIP}.gives_back",
+    f"{OWNERSHIP}.keeps",
+    f"{OWNERSHIP}.pool",
+    f"{TRANSACTIONS}.note_write",
 }
 
 pytestmark = pytest.mark.skipif(
@@ -66,22 +75,18 @@ def run(*command: object, cwd: Path = PROJECT, statuses: tuple[int, ...] = (0,))
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment with the wheel, and with all else that this one has."""
-    folder = tmp_path_factory.mktemp("typing")
-    source, environment = folder / "source", folder / "environment"
-    shutil.copytree(ROOT, source, ignore=NOT_SOURCE)
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir"]
-    run(*build, folder, source, cwd=folder)
-    run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=folder)
-    program = environment / "bin" / "python"
-    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    packages = Path(run(program, "-c", ask).strip())
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(packages)
-    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
-    return program
+
+    def make(folder: Path) -> None:
+        run(sys.executable, "-m", "venv", "--clear", "--without-pip", folder, cwd=folder)
+        ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        packages = Path(run(folder / "bin" / "python", "-c", ask).strip())
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(packages)
+        (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+
+    return made_once(tmp_path_factory, "typing", make) / "bin" / "python"
 
 
 def test_mypy_finds_no_fault_but_those_that_the_project_expects(python: Path) -> None:
@@ -105,7 +110,7 @@ def test_pyright_knows_the_type_of_every_public_name(python: Path) -> None:
     )["typeCompleteness"]
     assert report["pyTypedPath"].startswith(str(python.parent.parent))
     symbols = {found["name"]: found for found in report["symbols"] if found["isExported"]}
-    names = {ENGINE, *NAMES} - set(WHOLE_MODULES)
+    names = {ENGINE, OWNERSHIP, TRANSACTIONS, *NAMES} - set(WHOLE_MODULES)
     public = {
         name: symbols[name]
         for name in symbols
