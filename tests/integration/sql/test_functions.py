@@ -28,7 +28,7 @@ def test_functions_are_what_they_are_taken_for(shared_server: EmbeddedServer) ->
         *("pg_last_committed_xact", "pg_current_wal_lsn", "pg_current_wal_flush_lsn"),
         *("pg_current_wal_insert_lsn", "pg_control_checkpoint", "pg_control_init"),
         *("pg_control_recovery", "pg_control_system", "pg_xact_status", "txid_status"),
-        *("pg_xact_commit_timestamp",),
+        *("pg_xact_commit_timestamp", "pg_get_multixact_stats", "timezone"),
     }
     with psycopg.connect(**shared_server.parameters()) as connection:
         found = connection.execute(
