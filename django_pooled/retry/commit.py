@@ -16,7 +16,7 @@ from django_pooled.sql.sqlstates import is_refusal, psycopg_error
 
 from .commit_outcome import inquire
 from .phase import Phase
-from .server_identity import learned_of, questions_for
+from .server_identity import learned_of, prove_reading_in_full, questions_for
 from .server_questions import refusals
 from .transaction_status import has_foreign_tables
 
@@ -76,7 +76,7 @@ def committed_with_proof(transaction: Transaction, watch: TransactionWatch) -> b
     condition = None
     if not watch.has_to_ask and questions.quick is not None:
         if seems_to_read:
-            condition = questions.reading
+            condition = questions.quick_reading
         elif record is not None:
             condition = record.proof
     if condition is not None and learned_of(connection).is_direct and questions.takes_messages:
@@ -90,6 +90,9 @@ def committed_with_proof(transaction: Transaction, watch: TransactionWatch) -> b
     with wrapper.wrap_database_errors:
         if seems_to_read and condition is not None:
             transaction.wrote_nothing = not watch.ask_whether_it_wrote()
+            if transaction.wrote_nothing:
+                # The database has foreign tables by now.
+                prove_reading_in_full(connection)
         if not transaction.wrote_nothing:
             watch.ask()
     transaction.phase = Phase.COMMIT_SENT

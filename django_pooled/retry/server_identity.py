@@ -20,6 +20,7 @@ __all__ = [
     "learn",
     "learn_anew",
     "learned_of",
+    "prove_reading_in_full",
     "questions_for",
     "read_backend",
 ]
@@ -135,6 +136,14 @@ def learn_anew(connection: PooledConnection, asked: Questions) -> bool:
     if server.questions is asked:
         server.questions = _find_out(connection)
     return not set(server.questions.refused) <= set(asked.refused)
+
+
+def prove_reading_in_full(connection: PooledConnection) -> None:
+    """Let no transaction on a connection's database count on its having no foreign tables."""
+    server = learned_of(connection).server
+    if server is not None:
+        questions = server.questions
+        server.questions = questions._replace(quick_reading=questions.reading)
 
 
 def _find_out(connection: PooledConnection) -> Questions:

@@ -56,6 +56,24 @@ def test_djangos_engine_is_counted_right(
     assert count(SHAPES[name], alias, proxy) == SHAPES[name].on_django
 
 
+def test_a_decorated_read_takes_as_many_once_the_database_is_known_to_have_foreign_tables(
+    server: EmbeddedServer, proxy: FaultProxy, make_database: MakeDatabase
+) -> None:
+    shape = SHAPES["decorated, 1 read"]
+    alias = make_database(server, proxy, database=of_test_database())
+    assert count(shape, alias, proxy) == shape.goal
+
+    with psycopg.connect(**server.parameters(of_test_database()), autocommit=True) as admin:
+        admin.execute("CREATE FOREIGN DATA WRAPPER elsewhere")
+        try:
+            admin.execute("CREATE SERVER afar FOREIGN DATA WRAPPER elsewhere")
+            admin.execute("CREATE FOREIGN TABLE abroad (id int) SERVER afar")
+            # Counted behind one that was run before.
+            assert count(shape, alias, proxy) == shape.goal
+        finally:
+            admin.execute("DROP FOREIGN DATA WRAPPER elsewhere CASCADE")
+
+
 def test_the_log_of_the_server_has_a_line_for_each_statement(
     make_server: Callable[..., EmbeddedServer], make_database: MakeDatabase
 ) -> None:
