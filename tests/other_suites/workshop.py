@@ -82,7 +82,7 @@ class Workshop:
             self._install("pip>=25.1")  # the first that knows --group
             note.write_text(made_by)
         requirements = [one.format(source=self.source) for one in self._suite.requirements]
-        self._install(*requirements, f"--editable={ROOT}", django)
+        self._install(*requirements, f"--editable={ROOT}[binary]", django)
 
     def take(
         self,

@@ -101,6 +101,13 @@ def test_the_metadata_describes_the_project(metadata: Message) -> None:
     assert "@retry_transaction" in str(metadata.get_payload())
 
 
+def test_libpq_comes_with_an_extra(metadata: Message) -> None:
+    required = {line.replace(" ", "") for line in metadata.get_all("Requires-Dist", [])}
+    assert "psycopg>=3.2.4" in required
+    for extra in ("binary", "c"):
+        assert f'psycopg[{extra}]>=3.2.4;extra=="{extra}"' in required
+
+
 def test_the_extras_of_the_readme_exist(metadata: Message) -> None:
     assert {"example", "test"} <= set(metadata.get_all("Provides-Extra", []))
 
