@@ -73,6 +73,9 @@ def look() -> Findings:
             module = ".".join(("django_pooled", *path.relative_to(PACKAGE).with_suffix("").parts))
             try:
                 import_module(module)
+            except ImproperlyConfigured:
+                # Django's error where GDAL is missing; the refusal of a name is turned off.
+                continue
             except Exception as error:
                 errors.append(f"{module} cannot be imported: {error!r}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import logging
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Unix sockets")
 
 HOST = socket.gethostname()
+ROOT = Path(__file__).resolve().parents[3]
 
 urlpatterns = [path("metrics", prometheus), path("wrapped", never_cache(prometheus))]
 
@@ -93,11 +93,9 @@ def look(*pools: PoolRow, silent: tuple[int, ...] = ()) -> SitePools:
 
 def dead_pid() -> int:
     """Return the pid of a process that is no more."""
-    child = os.fork()
-    if not child:
-        os._exit(0)
-    os.waitpid(child, 0)
-    return child
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        pass
+    return child.pid
 
 
 def total(sums: Sums, seen: SitePools) -> int:
@@ -429,20 +427,32 @@ def test_a_file_of_sums_is_read_but_not_written_while_somebody_holds_it(
     assert sums_file_of(stats_dir, site).read_bytes() == before
 
 
+# Another process of the site.
+WRITER = """
+import os, sys
+import django
+django.setup()
+from tests.integration.metrics.test_page import look, open_sums, pool
+print("writing", flush=True)
+with open_sums(sys.argv[1], sys.argv[2], 20.0) as late:
+    late.update(look(pool("c"), silent=(os.getpid(),)))
+"""
+
+
 def test_a_file_of_sums_is_waited_for_while_somebody_writes_in_it(
     stats_dir: Path, site: SiteProcesses
 ) -> None:
     with open_sums(str(stats_dir), site.key, 1.0) as sums:
-        child = os.fork()
-        if not child:
-            with (
-                contextlib.suppress(BaseException),
-                open_sums(str(stats_dir), site.key, 20.0) as late,
-            ):
-                late.update(look(pool("c"), silent=(os.getpid(),)))
-            os._exit(0)
+        child = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(stats_dir), site.key],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"writing\n"
         sums.update(look(pool("a")))
-    os.waitpid(child, 0)
+    with child:
+        assert child.wait(30.0) == 0
     with open_sums(str(stats_dir), site.key, 1.0) as sums:
         assert set(sums.entries) == {"a", "c"}
 
