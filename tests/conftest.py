@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,12 +42,27 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each worker of pytest-xdist ports of its own."""
+    """Give each worker of pytest-xdist ports of its own, and all processes compiled modules."""
+    _keep_compiled_modules(config)
     if hasattr(config, "workerinput"):
         worker = config.workerinput
         # One that takes a crashed worker's place has a number of its own.
         index = int(worker["workerid"].removeprefix("gw")) % worker["workercount"]
         take_share(index, worker["workercount"])
+
+
+def _keep_compiled_modules(config: pytest.Config) -> None:
+    """Have modules compiled once, in a folder of the run, where none are kept beside their sources.
+
+    PYTHONDONTWRITEBYTECODE is usual in containers. The tests start hundreds of processes, and
+    each would compile the package; each worker would rewrite the assertions of all tests.
+    """
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None) is None:
+        return
+    folder = tempfile.mkdtemp(prefix="pycache-")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = folder
+    sys.dont_write_bytecode = False
+    config.add_cleanup(functools.partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> None:
