@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from django_pooled.pool import registry
 from django_pooled.pool.pool import Pool
+from django_pooled.pool.psycopg_private import parameter_of
 
 from . import options as pool_options
 from .django_private import CONFIGURE_CONNECTION, CONFIGURE_ROLE
@@ -82,6 +83,7 @@ def _make_pool(wrapper: DatabaseWrapper, parameters: dict[str, Any]) -> Pool:
         # As psycopg does: without one, that of the environment or its own.
         connect_timeout=parameters.get("connect_timeout"),
         site=this_site(),
+        target=parameter_of(parameters, "target_session_attrs"),
     )
 
 

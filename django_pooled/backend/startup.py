@@ -18,6 +18,7 @@ from .databases import is_pooled, loads_as_ours
 from .foreign_options import refuse_leftovers
 from .misplaced_options import refuse_misplaced, refuse_unknown_parameters
 from .options import parse
+from .several_hosts import refuse_bad_hosts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,6 +89,7 @@ def validate(alias: str, entry: Mapping[str, Any]) -> PoolOptions | None:
 
         isolation_level_of(alias, entry)
     refuse_unknown_parameters(alias, _left_by_django(alias, entry))
+    refuse_bad_hosts(alias, entry)
     return options
 
 

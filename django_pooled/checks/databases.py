@@ -1,4 +1,4 @@
-"""The entries of ``settings.DATABASES``: E001, W001 to W004, W016 and W017."""
+"""The entries of ``settings.DATABASES``: E001, W001 to W004, W016, W017 and W027."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from django.db.utils import load_backend
 
 from django_pooled.backend.databases import is_ours, is_pooled
 from django_pooled.backend.options import parse
+from django_pooled.backend.several_hosts import hosts_of
 from django_pooled.backend.startup import validate
 from django_pooled.diagnostics.redaction import shown
 from django_pooled.stats import socket_folder
@@ -38,7 +39,7 @@ _OTHER_POOLS = ("dj_db_conn_pool.", "django_db_geventpool.")
 
 
 def check_databases(**kwargs: object) -> list[CheckMessage]:
-    """Check the entries of ``settings.DATABASES``: E001, W001 to W004, W016 and W017.
+    """Check the entries of ``settings.DATABASES``: E001, W001 to W004, W016, W017 and W027.
 
     Backends are imported, and no connection is opened.
     """
@@ -102,7 +103,27 @@ def _check_ours(alias: str, entry: Mapping[str, Any], *, has_pool: bool) -> list
         return [*messages, refused(error)]
     if options is not None and isinstance(options.stats_dir, (str, os.PathLike)):
         messages += _check_stats_dir(alias, os.fspath(options.stats_dir))
+    if options is not None and options.read_only is None:
+        messages += _check_hosts(alias, entry)
     return messages
+
+
+def _check_hosts(alias: str, entry: Mapping[str, Any]) -> list[CheckMessage]:
+    target = entry.get("OPTIONS", {}).get("target_session_attrs")
+    hosts = hosts_of(entry)
+    is_mirror = bool(entry.get("TEST", {}).get("MIRROR"))
+    if len(hosts) < 2 or target or os.environ.get("PGTARGETSESSIONATTRS") or is_mirror:
+        return []
+    return [
+        CheckWarning(
+            f"DATABASES[{alias!r}] lists {len(hosts)} hosts and does not say which of them are "
+            f"meant: any that answers is used, a standby too, where writes fail (25006).",
+            hint="Set OPTIONS['target_session_attrs'] to 'read-write'; to 'any' where each host "
+            "can write, as with several PgBouncers; or to 'standby' or 'prefer-standby' for "
+            "replicas.",
+            id="django_pooled.W027",
+        )
+    ]
 
 
 def _check_isolation_level(alias: str, entry: Mapping[str, Any]) -> list[CheckMessage]:

@@ -17,6 +17,7 @@ __all__ = [
     "is_mistake",
     "is_permanent_refusal",
     "is_server_full",
+    "is_wrong_kind",
 ]
 
 # libpq hands over no SQLSTATE for errors while connecting, only the server's or its own words
@@ -55,11 +56,14 @@ _TRANSIENT = re.compile(
       Connection\ refused | timeout\ expired | timed\ out | Connection\ reset
     | starting\ up | shutting\ down | in\ recovery\ mode | not\ yet\ accepting\ connections
     | server\ closed\ the\ connection | No\ route\ to\ host | Network\ is\ unreachable
-    | could\ not\ translate\ host\ name | failed\ to\ resolve\ host
+    | could\ not\ translate\ host\ name | failed\ to\ resolve\ host | no\ answer\ after
     | session\ is\ (not\ )?read-only | server\ is\ (not\ )?in\ hot\ standby
     """,
     re.VERBOSE,
 )
+
+# What libpq says of a server that is not what target_session_attrs asks for.
+_WRONG_KIND = re.compile(r"session is (not )?read-only|server is (not )?in hot standby")
 
 # Transient too, those of FULL.
 _FULL = re.compile(
@@ -188,6 +192,11 @@ def is_server_full(error: BaseException) -> bool:
         return found.sqlstate == FULL
     text = str(found)
     return bool(_FULL.search(text)) and not _TRANSIENT.search(text)
+
+
+def is_wrong_kind(error: BaseException) -> bool:
+    """Tell whether a server has answered, and is not what ``target_session_attrs`` asks for."""
+    return _WRONG_KIND.search(str(error)) is not None
 
 
 def answer_in(text: str) -> str:

@@ -560,3 +560,8 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
     def server_is_standby(self) -> bool:
         """Whether the server last said that it is a standby."""
         return self.info.parameter_status("in_hot_standby") == "on"
+
+    @property
+    def server_is_primary(self) -> bool:
+        """Whether the server last said that it is no standby, as it does from PostgreSQL 14 on."""
+        return self.info.parameter_status("in_hot_standby") == "off"

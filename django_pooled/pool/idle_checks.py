@@ -11,6 +11,8 @@ from django_pooled.diagnostics.log_fields import event_fields
 from .liveness import answers, looks_alive
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from django_pooled.stats.counters import Reason
 
     from .connection import PooledConnection
@@ -33,6 +35,7 @@ class IdleChecks:
         connector: Is told of connections that were lost.
         pool: The connections.
         check: The project's own.
+        misfit: Tells a connection whose server is not what ``target_session_attrs`` asks for.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class IdleChecks:
         connector: Connector,
         pool: RecoveringPool,
         check: CustomCheck,
+        misfit: Callable[[PooledConnection], bool] | None = None,
     ) -> None:
         self._alias = alias
         self._check_after = options.check_after
@@ -49,6 +53,7 @@ class IdleChecks:
         self._custom_check = check if options.check is not None else None
         self._connector = connector
         self._pool = pool
+        self._misfit = misfit
 
     def unusable(self, connection: PooledConnection, deadline: float) -> Reason | None:
         """Return why a connection that was idle cannot be used; None if it can.
@@ -67,6 +72,9 @@ class IdleChecks:
             connection, min(self._check_timeout, deadline - now)
         ):
             return self._dead(now, silent=looks_alive(connection))
+        # Read by now, if the server has said so.
+        if self._misfit is not None and self._misfit(connection):
+            return self._of_another_kind(connection, self._misfit)
         if self._custom_check is not None:
             # The answer may have taken its time.
             left = min(self._check_timeout, deadline - monotonic())
@@ -74,6 +82,20 @@ class IdleChecks:
                 self._connector.suspect()
                 return "dead"
         return None
+
+    def _of_another_kind(
+        self, connection: PooledConnection, misfit: Callable[[PooledConnection], bool]
+    ) -> Reason:
+        """Close the other idle connections that lead to such a server too."""
+        host, port = connection.session.place
+        self._pool.sweep(lambda other: not misfit(other), "drained")
+        logger.warning(
+            "pool %r: %s:%s is not what target_session_attrs asks for any more; its connections "
+            "are closed",
+            *(self._alias, host, port),
+            extra=event_fields("server_changed", alias=self._alias, host=host, port=port),
+        )
+        return "drained"
 
     def _dead(self, now: float, *, silent: bool) -> Reason:
         """Check the other idle connections, since they may be dead too.

@@ -11,7 +11,7 @@ from psycopg.pq import TransactionStatus
 
 from .cancellation import interrupt
 from .connect_errors import AttemptFailed, AttemptHung, is_mistake
-from .connection import PooledConnection
+from .hosts import Hosts
 from .psycopg_private import connect_timeout_of
 from .time_limit import LEAVE, in_a_thread, over_within, start
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from weakref import WeakMethod
 
+    from .connection import PooledConnection
     from .time_limit import LeftBehind
 
     Late = Callable[[PooledConnection, float], object]
@@ -88,6 +89,7 @@ class Opener:
         self._opened = opened
         self._connect_timeout = connect_timeout
         self._left_behind = left_behind
+        self._hosts = Hosts(name)
 
     def open(self, late: WeakMethod[Late]) -> PooledConnection:
         """Open one connection.
@@ -104,13 +106,13 @@ class Opener:
         limit = connect_timeout_of({"connect_timeout": self._connect_timeout})
         began = monotonic()
         attempt = _Attempt(limit)
-        future = start(partial(self._attempt, attempt, limit), in_a_thread(self._thread_name))
+        future = start(partial(self._attempt, attempt, limit, late), in_a_thread(self._thread_name))
         while not over_within(future, attempt.left):
             if attempt.left <= 0:
                 raise self._given_up(attempt, future, partial(_hand_over, attempt, late, began))
         return future.result()
 
-    def _attempt(self, attempt: _Attempt, limit: float) -> PooledConnection:
+    def _attempt(self, attempt: _Attempt, limit: float, late: WeakMethod[Late]) -> PooledConnection:
         began = monotonic()
         try:
             parameters = self._parameters()
@@ -119,7 +121,8 @@ class Opener:
                 "fetching the credentials", error, permanent=is_mistake(error)
             ) from error
         attempt.enter("the server", limit * _hosts(parameters) + MARGIN)
-        connection = PooledConnection.connect(**parameters)
+        keep = partial(self._keep_late, late, began)
+        connection = self._hosts.connect(parameters, limit, keep)
         try:
             attempt.connection = connection
             attempt.enter("the connection's configuration", limit)
@@ -130,6 +133,23 @@ class Opener:
             connection.close()
             raise
         return connection
+
+    def _keep_late(
+        self, late: WeakMethod[Late], began: float, connection: PooledConnection
+    ) -> None:
+        """Hand over a connection to a host that was not waited for any more."""
+        try:
+            self._configured(connection)
+            self._announced(monotonic() - began)
+        except Exception:
+            # The next attempt meets it too, and tells it.
+            connection.close()
+            return
+        keep = late()
+        if keep is None:
+            connection.close()
+        else:
+            keep(connection, monotonic() - began)
 
     def _configured(self, connection: PooledConnection) -> None:
         try:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from random import uniform
 from time import monotonic
@@ -46,6 +47,7 @@ from .readiness import Readiness
 from .references import ALONE, references_to
 from .reset import Reset
 from .server_sessions import ServerSessions, ask_sessions
+from .session_target import is_read_only_meant, misfit_for
 from .time_limit import LeftBehind
 
 if TYPE_CHECKING:
@@ -103,6 +105,7 @@ class Pool:
         assume_role: Called with a connection whose role a statement may have changed; None
             where roles do not matter.
         site: The site that it belongs to.
+        target: The value of ``target_session_attrs``; empty for any server.
     """
 
     def __init__(
@@ -116,7 +119,10 @@ class Pool:
         connect_timeout: Any = CONNECT_TIMEOUT,
         assume_role: Callable[[PooledConnection], object] | None = None,
         site: SiteName | None = None,
+        target: str = "",
     ) -> None:
+        if options.read_only is None:
+            options = replace(options, read_only=is_read_only_meant(target))
         self.alias = alias
         self.options = options
         self.server = server
@@ -189,7 +195,10 @@ class Pool:
             reconnect_failed=options.reconnect_failed,
             num_workers=options.num_workers,
         )
-        self._idle_checks = IdleChecks(alias, options, self._connector, self._pool, check)
+        self._misfit = misfit_for(target)
+        self._idle_checks = IdleChecks(
+            alias, options, self._connector, self._pool, check, self._misfit
+        )
         self._eviction = Eviction(
             alias, options.backoff, self._pool, self._checkouts, self.record, options.read_only
         )
@@ -247,6 +256,7 @@ class Pool:
                     or now - session.idle_since >= self._trusted_for
                     # Without a round trip: an idle connection has nothing to read.
                     or session.is_readable()
+                    or (self._misfit is not None and self._misfit(connection))
                 ):
                     unusable = self._idle_checks.unusable(connection, deadline)
                     if unusable is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
-from psycopg import conninfo, generators, pq
+from psycopg import _conninfo_utils, conninfo, generators, pq
 from psycopg.adapt import AdaptersMap, Transformer
 
 from django_pooled.diagnostics.required_names import Need, require
@@ -38,11 +38,13 @@ __all__ = [
     "is_silent",
     "move_cursor",
     "name_of",
+    "parameter_of",
     "part",
     "registered_on",
     "run",
     "send",
     "sends_nothing_new",
+    "split_hosts",
     "succeed",
 ]
 
@@ -87,6 +89,7 @@ def _require() -> None:
             Need(psycopg.Cursor, "_closed _tx", "part a closed cursor from its connection"),
             Need(cursor, "_conn _pgconn _last_query", "run a cursor on another connection"),
             Need(conninfo, "timeout_from_conninfo", "know the time limit of a connect"),
+            Need(_conninfo_utils, "get_param split_attempts", "go through several hosts"),
             Need(generators, "execute", "run a command under the connection's lock"),
         ),
     )
@@ -103,6 +106,20 @@ def connect_timeout_of(parameters: Mapping[str, Any]) -> float:
     """
     given = {key: value for key, value in parameters.items() if value is not None}
     return float(conninfo.timeout_from_conninfo(given))
+
+
+def parameter_of(parameters: Mapping[str, Any], name: str) -> str:
+    """Return a connection parameter as psycopg finds it: given, or in the environment; else ""."""
+    return _conninfo_utils.get_param(parameters, name) or ""
+
+
+def split_hosts(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Split lists of hosts, addresses and ports into the parameters of each host, as psycopg does.
+
+    Raises:
+        psycopg.OperationalError: The lists do not match.
+    """
+    return _conninfo_utils.split_attempts(parameters)
 
 
 # psycopg tells what it is about to do only by the generator that it waits for: by its qualified

@@ -92,24 +92,6 @@ def test_a_waiter_is_served_when_a_silent_server_answers_again(
     assert watch.seconds < 2.0 + SLACK
 
 
-def test_a_silent_first_host_costs_its_connect_timeout_and_no_more(
-    server: EmbeddedServer, proxy: FaultProxy, make_pool: MakePool
-) -> None:
-    proxy.deaf()
-    pool = make_pool(
-        server,
-        min_size=0,
-        parameters={
-            "host": f"{proxy.host},{server.host}",
-            "port": f"{proxy.port},{server.port}",
-            "connect_timeout": 2,
-        },
-    )
-    watch = Stopwatch()
-    assert query(pool) == 42
-    assert watch.seconds < 2.0 + SLACK
-
-
 # Sessions whose server has stopped, while new ones are answered.
 
 

@@ -101,6 +101,7 @@ def make_pool() -> Iterator[MakePool]:
             server="the test's server",
             credentials_change=credentials_change,
             connect_timeout=parameters["connect_timeout"],
+            target=parameters.get("target_session_attrs", ""),
         )
         pool.open()
         made.append(pool)

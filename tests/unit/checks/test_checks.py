@@ -228,6 +228,40 @@ def test_a_database_of_ours_without_a_pool_is_silent(database: Callable[..., Non
     assert check_databases() == []
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"HOST": "db1,db2"},
+        {"HOST": "db1,db2,db3", "PORT": "5432,5432,5433", "OPTIONS": {"pool": {"max_size": 3}}},
+        {"OPTIONS": {"host": "db1,db2", "load_balance_hosts": "random"}},
+        {"OPTIONS": {"hostaddr": "10.0.0.1,10.0.0.2"}},
+    ],
+)
+def test_w027_asks_which_of_several_hosts_are_meant(
+    database: Callable[..., None], entry: dict[str, Any]
+) -> None:
+    database(**entry)
+    assert ids(check_databases()) == ["W027"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"HOST": "db1"},
+        {"HOST": "db1,db2", "OPTIONS": {"target_session_attrs": "any"}},
+        {"HOST": "db1,db2", "OPTIONS": {"target_session_attrs": "read-write"}},
+        {"HOST": "db1,db2", "OPTIONS": {"pool": {"read_only": True}}},
+        {"HOST": "db1,db2", "TEST": {"MIRROR": "default"}},
+        {"OPTIONS": {"service": "shop"}},
+    ],
+)
+def test_w027_is_silent_where_the_settings_say_it(
+    database: Callable[..., None], entry: dict[str, Any]
+) -> None:
+    database(**entry)
+    assert ids(check_databases()) == []
+
+
 @pytest.mark.parametrize("middleware", [MIDDLEWARE, f"{__name__}.OwnMiddleware"])
 def test_w005_asks_for_the_error_handler_beside_the_middleware(
     settings: Settings, middleware: str
