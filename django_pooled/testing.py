@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
+from .backend.credentials import connect_aside
 from .backend.django_private import is_block_of_test_case
-from .backend.parameters import resolved
-from .pool.connection import PooledConnection
 from .pool.deadline import Deadline
 from .pool.socket_check import look_at
 from .replay.stored_responses import REPLAYED
@@ -177,9 +176,8 @@ def terminate_backend(*, using: str = DEFAULT_DB_ALIAS, timeout: float = 10.0) -
             "Ending the session would end the transaction of a TestCase: use TransactionTestCase "
             "or pytest.mark.django_db(transaction=True)."
         )
-    with PooledConnection.connect(
-        **{**resolved(wrapper.get_connection_params()), "autocommit": True}
-    ) as other:
+    parameters = wrapper.get_connection_params()
+    with connect_aside(wrapper.settings_dict, parameters, autocommit=True) as other:
         other.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [connection.info.backend_pid])
     is_readable = look_at(connection.pgconn.socket)
     deadline = monotonic() + timeout

@@ -16,7 +16,12 @@ from django_pooled.pool.options import PoolOptions
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["is_connection_parameter", "refuse_misplaced", "refuse_unknown_parameters"]
+__all__ = [
+    "connection_parameters",
+    "is_connection_parameter",
+    "refuse_misplaced",
+    "refuse_unknown_parameters",
+]
 
 _POOL_OPTIONS = frozenset(field.name for field in fields(PoolOptions))
 _CONTAINERS = {"pool": "OPTIONS['pool']", "options": "OPTIONS"}
@@ -71,7 +76,7 @@ def refuse_unknown_parameters(alias: str, names: Iterable[str]) -> None:
         if is_connection_parameter(name):
             continue
         meant = {key: _in_pool(key) for key in _POOL_OPTIONS}
-        meant.update({key: f"OPTIONS[{key!r}]" for key in _connection_parameters()})
+        meant.update({key: f"OPTIONS[{key!r}]" for key in connection_parameters()})
         near = difflib.get_close_matches(str(name).lower(), meant, n=1)
         hint = f" Did you mean {meant[near[0]]}?" if near else ""
         raise ImproperlyConfigured(
@@ -82,11 +87,12 @@ def refuse_unknown_parameters(alias: str, names: Iterable[str]) -> None:
 
 def is_connection_parameter(name: object) -> bool:
     """Tell whether libpq or psycopg knows a connection parameter of that name."""
-    return name in _connection_parameters()
+    return name in connection_parameters()
 
 
 @lru_cache(maxsize=1)
-def _connection_parameters() -> frozenset[str]:
+def connection_parameters() -> frozenset[str]:
+    """Return the names of all connection parameters that libpq or psycopg knows."""
     # Here, since the system checks have to be imported without it.
     import psycopg
 

@@ -1,4 +1,4 @@
-"""Connection parameters: defaults, credentials that are fetched, and the key of a set of them."""
+"""Connection parameters: their defaults, and the key of a set of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import ImproperlyConfigured
 from psycopg import IsolationLevel
 
-from django_pooled.diagnostics.redaction import masked, one_line, remember, shown
+from django_pooled.diagnostics.redaction import masked, one_line, shown
 from django_pooled.pool.opener import CONNECT_TIMEOUT
 from django_pooled.stats.snapshot import session_name
 
@@ -23,7 +23,6 @@ __all__ = [
     "fingerprint",
     "first_of_equal",
     "isolation_level_of",
-    "resolved",
     "server_of",
     "with_defaults",
 ]
@@ -50,21 +49,6 @@ def with_defaults(params: Mapping[str, Any]) -> dict[str, Any]:
     name = session_name(os.getpid(), socket.gethostname())
     defaults = {} if "service" in params else NETWORK_DEFAULTS
     return {**defaults, FALLBACK_NAME: name, **params}
-
-
-def resolved(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Call the callables among the credentials, such as one that fetches a token.
-
-    An error of a callable is waited out, unless it says that waiting will not help: see
-    `connect_errors.is_mistake`.
-    """
-    resolved = dict(params)
-    for key in ("user", "password"):
-        if callable(resolved.get(key)):
-            resolved[key] = resolved[key]()
-            if key == "password":
-                remember(resolved[key])
-    return resolved
 
 
 def fingerprint(params: Mapping[str, Any]) -> Hashable:

@@ -11,8 +11,9 @@ from django_pooled.pool.pool import Pool
 from django_pooled.pool.psycopg_private import parameter_of
 
 from . import options as pool_options
+from .credentials import are_fetched, resolved
 from .django_private import CONFIGURE_CONNECTION, CONFIGURE_ROLE
-from .parameters import FALLBACK_NAME, copied, fingerprint, resolved, server_of
+from .parameters import FALLBACK_NAME, copied, fingerprint, server_of
 from .site import this_site
 
 if TYPE_CHECKING:
@@ -75,10 +76,10 @@ def _make_pool(wrapper: DatabaseWrapper, parameters: dict[str, Any]) -> Pool:
     return Pool(
         wrapper.alias,
         options,
-        parameters=partial(resolved, {**parameters, "autocommit": True}),
+        parameters=partial(resolved, {**parameters, "autocommit": True}, options.credentials),
         configure=_with_wrapper(wrapper, CONFIGURE_CONNECTION),
         assume_role=_role_assumption(wrapper),
-        credentials_change=any(callable(parameters.get(key)) for key in ("user", "password")),
+        credentials_change=are_fetched(parameters, options.credentials),
         server=server_of(settings),
         # As psycopg does: without one, that of the environment or its own.
         connect_timeout=parameters.get("connect_timeout"),

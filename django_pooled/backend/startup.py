@@ -14,6 +14,7 @@ from django_pooled.diagnostics.required_packages import missing_package, refusal
 from django_pooled.integrations.celery import end_starting_worker
 
 from .addresses import refuse_addresses
+from .credentials import refuse_coroutines
 from .databases import is_pooled, loads_as_ours
 from .foreign_options import refuse_leftovers
 from .misplaced_options import refuse_misplaced, refuse_unknown_parameters
@@ -90,6 +91,7 @@ def validate(alias: str, entry: Mapping[str, Any]) -> PoolOptions | None:
         isolation_level_of(alias, entry)
     refuse_unknown_parameters(alias, _left_by_django(alias, entry))
     refuse_bad_hosts(alias, entry)
+    refuse_coroutines(alias, entry)
     return options
 
 

@@ -32,17 +32,12 @@ from django_pooled.pool.psycopg_pipeline import IS_SUPPORTED
 
 from . import foreign_options, thread_wrappers, transaction_thread
 from .addresses import refuse_addresses
+from .client import DatabaseClient
+from .credentials import resolved
 from .cursors import observed
 from .django_private import NO_DB_ALIAS, Cursor, DatabaseErrorWrapper, get_adapters_template
 from .ownership import Ownership
-from .parameters import (
-    copied,
-    first_of_equal,
-    isolation_level_of,
-    resolved,
-    server_of,
-    with_defaults,
-)
+from .parameters import copied, first_of_equal, isolation_level_of, server_of, with_defaults
 from .pool_lookup import PoolLookup
 from .sql_comments import Commenter
 from .transaction_mode_cursors import TransactionModeCursor, for_transaction_mode
@@ -96,6 +91,8 @@ class _PoolOfSettings:
 
 class DatabaseWrapper(Ownership):
     """Django's wrapper, except for where its connections come from and go."""
+
+    client_class = DatabaseClient
 
     rollback_exc: BaseException | None
     """Django's own, which django-stubs does not know."""

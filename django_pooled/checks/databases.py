@@ -1,4 +1,4 @@
-"""The entries of ``settings.DATABASES``: E001, W001 to W004, W016, W017 and W027."""
+"""The entries of ``settings.DATABASES``: E001, W001 to W004, W016, W017, W027 and W028."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _OTHER_POOLS = ("dj_db_conn_pool.", "django_db_geventpool.")
 
 
 def check_databases(**kwargs: object) -> list[CheckMessage]:
-    """Check the entries of ``settings.DATABASES``: E001, W001 to W004, W016, W017 and W027.
+    """Check the entries of ``settings.DATABASES``: E001, W001 to W004, W016, W017, W027 and W028.
 
     Backends are imported, and no connection is opened.
     """
@@ -105,7 +105,28 @@ def _check_ours(alias: str, entry: Mapping[str, Any], *, has_pool: bool) -> list
         messages += _check_stats_dir(alias, os.fspath(options.stats_dir))
     if options is not None and options.read_only is None:
         messages += _check_hosts(alias, entry)
+    if options is not None:
+        messages += _check_credentials(alias, entry, options)
     return messages
+
+
+def _check_credentials(
+    alias: str, entry: Mapping[str, Any], options: PoolOptions
+) -> list[CheckMessage]:
+    parameters = entry.get("OPTIONS", {})
+    given = [entry.get(key) for key in ("USER", "PASSWORD")]
+    given += [parameters.get(key) for key in ("user", "password")]
+    if not options.credentials_lifetime or any(map(callable, [*given, options.credentials])):
+        return []
+    return [
+        CheckWarning(
+            f"DATABASES[{alias!r}]['OPTIONS']['pool']['credentials_lifetime'] has no effect: no "
+            f"credentials are fetched.",
+            hint="Give a callable as PASSWORD or OPTIONS['pool']['credentials'], not what it "
+            "returns; or remove it.",
+            id="django_pooled.W028",
+        )
+    ]
 
 
 def _check_hosts(alias: str, entry: Mapping[str, Any]) -> list[CheckMessage]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from ipaddress import ip_address
 from random import shuffle
@@ -18,7 +18,6 @@ from .time_limit import in_a_thread, over_within, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from concurrent.futures import Future
 
 __all__ = ["Address", "Addresses"]
 
@@ -146,14 +145,11 @@ class Addresses:
         """Resolve a name in a thread of its own, or join the one that does so now."""
         with self._lock:
             future = self._asked.get(name)
-        if future is None:
-            # Two at a time do no harm.
-            future = start(partial(self._resolved, name), in_a_thread(self._thread_name))
-            with self._lock:
-                if not future.done():
-                    self._asked[name] = future
-            future.add_done_callback(partial(self._forget, name))
-        return future
+            if future is not None:
+                return future
+            future = self._asked[name] = Future()
+        future.add_done_callback(partial(self._forget, name))
+        return start(partial(self._resolved, name), in_a_thread(self._thread_name), future)
 
     def _resolved(self, name: Name) -> list[str]:
         host, port = name
@@ -166,8 +162,7 @@ class Addresses:
 
     def _forget(self, name: Name, future: Future[list[str]]) -> None:
         with self._lock:
-            if self._asked.get(name) is future:
-                del self._asked[name]
+            del self._asked[name]
 
 
 class _Host(NamedTuple):

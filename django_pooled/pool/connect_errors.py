@@ -18,6 +18,7 @@ __all__ = [
     "is_permanent_refusal",
     "is_server_full",
     "is_wrong_kind",
+    "refuses_credentials",
 ]
 
 # libpq hands over no SQLSTATE for errors while connecting, only the server's or its own words
@@ -60,6 +61,16 @@ _TRANSIENT = re.compile(
     | session\ is\ (not\ )?read-only | server\ is\ (not\ )?in\ hot\ standby
     """,
     re.VERBOSE,
+)
+
+# What newer credentials may mend; of several hosts, another may be away.
+_CREDENTIALS = re.compile(
+    r"""
+      authentication\ failed | no\ password\ supplied | login\ rejected$
+    | role\ ".*"\ (does\ not\ exist|is\ not\ permitted\ to\ log\ in) | no\ such\ user
+    | alert\ (bad\ certificate|(unsupported\ )?certificate\ (expired|revoked))
+    """,
+    re.VERBOSE | re.MULTILINE,
 )
 
 # What libpq says of a server that is not what target_session_attrs asks for.
@@ -192,6 +203,11 @@ def is_server_full(error: BaseException) -> bool:
         return found.sqlstate == FULL
     text = str(found)
     return bool(_FULL.search(text)) and not _TRANSIENT.search(text)
+
+
+def refuses_credentials(error: BaseException) -> bool:
+    """Tell whether a server has refused the user, the password or the certificate."""
+    return isinstance(error, psycopg.OperationalError) and bool(_CREDENTIALS.search(str(error)))
 
 
 def is_wrong_kind(error: BaseException) -> bool:

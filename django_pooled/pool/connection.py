@@ -188,6 +188,31 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
             raise
         return made
 
+    @classmethod
+    def adopt(cls, connection: object, parameters: Mapping[str, Any]) -> Self:
+        """Take over the session of a connection of psycopg's own, which is of no use afterwards.
+
+        Args:
+            connection: Open, and in no transaction.
+            parameters: psycopg's, of which the object gets those that are not the session's.
+
+        Raises:
+            TypeError: It is no such connection.
+        """
+        if isinstance(connection, cls):
+            return connection
+        if not isinstance(connection, psycopg.Connection):
+            raise TypeError(
+                f"returned {type(connection).__name__}; expected an open psycopg.Connection"
+            )
+        if connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:
+            status = connection.info.transaction_status.name
+            connection.close()
+            raise TypeError(f"returned a connection in status {status}; expected IDLE")
+        made = cls(connection.pgconn)
+        psycopg_private.take_over(connection, made, parameters)
+        return made
+
     def __init__(
         self,
         pgconn: PGconn,

@@ -10,7 +10,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from .cancellation import interrupt
-from .connect_errors import AttemptFailed, AttemptHung, is_mistake
+from .connect_errors import AttemptFailed, AttemptHung, is_mistake, refuses_credentials
+from .connection import PooledConnection
 from .hosts import Hosts
 from .psycopg_private import connect_timeout_of
 from .time_limit import LEAVE, in_a_thread, over_within, start
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from weakref import WeakMethod
 
-    from .connection import PooledConnection
+    from .credentials import FetchedAnew
     from .time_limit import LeftBehind
 
     Late = Callable[[PooledConnection, float], object]
@@ -67,29 +68,32 @@ class Opener:
 
     Args:
         name: The pool's name, for the names of threads.
-        parameters: Returns psycopg's connection parameters, with credentials fetched anew.
+        credentials: Returns psycopg's connection parameters, with credentials that were fetched.
         configure: Called with each new connection.
         opened: Called at last, with the seconds that it all took.
         connect_timeout: As in psycopg's connection parameters.
         left_behind: Counts the threads that could not be ended.
+        connect: Connects in place of psycopg, as the option of the pool.
     """
 
     def __init__(
         self,
         name: str,
-        parameters: Callable[[], Mapping[str, Any]],
+        credentials: FetchedAnew,
         configure: Callable[[PooledConnection], object],
         opened: Callable[[float], object],
         connect_timeout: Any,
         left_behind: LeftBehind,
+        connect: Callable[..., Any] | None = None,
     ) -> None:
         self._thread_name = f"{name}-connects"
-        self._parameters = parameters
+        self._credentials = credentials
         self._configure = configure
         self._opened = opened
         self._connect_timeout = connect_timeout
         self._left_behind = left_behind
         self._hosts = Hosts(name)
+        self._connect_instead = connect
 
     def open(self, late: WeakMethod[Late]) -> PooledConnection:
         """Open one connection.
@@ -114,15 +118,23 @@ class Opener:
 
     def _attempt(self, attempt: _Attempt, limit: float, late: WeakMethod[Late]) -> PooledConnection:
         began = monotonic()
-        try:
-            parameters = self._parameters()
-        except BaseException as error:
-            raise AttemptFailed(
-                "fetching the credentials", error, permanent=is_mistake(error)
-            ) from error
-        attempt.enter("the server", limit * _hosts(parameters) + MARGIN)
         keep = partial(self._keep_late, late, began)
-        connection = self._hosts.connect(parameters, limit, keep)
+        parameters = self._fetched()
+        try:
+            attempt.enter("the server", limit * _hosts(parameters) + MARGIN)
+            connection = self._connect(parameters, limit, keep)
+        except psycopg.Error as error:
+            if not (
+                refuses_credentials(error) and self._credentials.refused(parameters, since=began)
+            ):
+                raise
+            connection = None
+        if connection is None:
+            # Those were kept from before, and newer ones may do.
+            attempt.enter("the credentials", limit)
+            parameters = self._fetched()
+            attempt.enter("the server", limit * _hosts(parameters) + MARGIN)
+            connection = self._connect(parameters, limit, keep)
         try:
             attempt.connection = connection
             attempt.enter("the connection's configuration", limit)
@@ -133,6 +145,34 @@ class Opener:
             connection.close()
             raise
         return connection
+
+    def _fetched(self) -> Mapping[str, Any]:
+        try:
+            return self._credentials()
+        except AttemptHung:
+            raise
+        except BaseException as error:
+            raise AttemptFailed(
+                "fetching the credentials", error, permanent=is_mistake(error)
+            ) from error
+
+    def _connect(
+        self,
+        parameters: Mapping[str, Any],
+        limit: float,
+        late: Callable[[PooledConnection], object],
+    ) -> PooledConnection:
+        if self._connect_instead is None:
+            return self._hosts.connect(parameters, limit, late)
+        try:
+            made = self._connect_instead(**parameters)
+            return PooledConnection.adopt(made, parameters)
+        except psycopg.Error:
+            raise
+        except BaseException as error:
+            raise AttemptFailed(
+                "OPTIONS['pool']['connect']", error, permanent=is_mistake(error)
+            ) from error
 
     def _keep_late(
         self, late: WeakMethod[Late], began: float, connection: PooledConnection

@@ -125,6 +125,14 @@ class PoolOptions:
     ready; with None it is, and is a fault from the first write that it refuses."""
     show_statements: bool = _option(False, FLAG)
     """Whether `manage.py poolstats` shows statements under way, with ? for each of their values."""
+    credentials: Callable[..., Any] | None = _option(None, _CALLABLE_OR_NONE)
+    """Returns connection parameters to connect with, such as user and password together."""
+    credentials_lifetime: float = _option(0.0, _SECONDS_OR_ZERO)
+    """Seconds for which credentials that were fetched are used again; 0 fetches them for each
+    connection."""
+    connect: Callable[..., Any] | None = _option(None, _CALLABLE_OR_NONE)
+    """Opens each connection in place of psycopg: called with the connection parameters, it returns
+    an open psycopg connection."""
     name: str | None = _option(
         None, Expected("a string or None", lambda v: v is None or isinstance(v, str))
     )

@@ -36,6 +36,7 @@ from .checkout import Checkout
 from .checkouts import FOLD, Checkouts, described
 from .connect_errors import AttemptFailed, is_server_full
 from .connector import Connector
+from .credentials import FetchedAnew, KeptCredentials
 from .custom_check import CustomCheck
 from .deadline import GRACE, current
 from .events import Events
@@ -43,6 +44,7 @@ from .eviction import Eviction
 from .garbage_collection import collect_garbage
 from .idle_checks import IdleChecks
 from .opener import CONNECT_TIMEOUT, Opener
+from .psycopg_private import connect_timeout_of
 from .readiness import Readiness
 from .references import ALONE, references_to
 from .reset import Reset
@@ -158,6 +160,7 @@ class Pool:
             opened=self.record.connect,
             credentials_change=credentials_change,
         )
+        self._kept_credentials: KeptCredentials | None = None
         left_behind = LeftBehind(options.max_size, options.reconnect_timeout)
         check = CustomCheck(alias, options.check, self._connector, left_behind)
 
@@ -165,9 +168,15 @@ class Pool:
             check.note_opened()
             events.opened(seconds)
 
+        credentials = FetchedAnew(parameters)
+        if options.credentials_lifetime and credentials_change:
+            limit = connect_timeout_of({"connect_timeout": connect_timeout})
+            credentials = self._kept_credentials = KeptCredentials(
+                alias, parameters, options.credentials_lifetime, limit, left_behind
+            )
         opener = Opener(
             alias,
-            parameters,
+            credentials,
             configure=partial(
                 _configure_new,
                 configure,
@@ -178,6 +187,7 @@ class Pool:
             opened=opened,
             connect_timeout=connect_timeout,
             left_behind=left_behind,
+            connect=options.connect,
         )
         self._pool = queue.RecoveringPool(
             self._connector,
@@ -222,6 +232,9 @@ class Pool:
         self.closed = False
         if self.options.leak_after is not None:
             self._pool.repeat(WeakMethod(self._checkouts.log_overdue), self.options.leak_after)
+        if self._kept_credentials is not None:
+            ahead = WeakMethod(self._kept_credentials.fetch_ahead)
+            self._pool.repeat(ahead, self.options.credentials_lifetime / 4)
 
     def checkout(self) -> PooledConnection:
         """Take a connection that is alive; wait for one, within ``timeout`` seconds in all.

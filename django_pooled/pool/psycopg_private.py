@@ -46,6 +46,7 @@ __all__ = [
     "sends_nothing_new",
     "split_hosts",
     "succeed",
+    "take_over",
 ]
 
 
@@ -296,6 +297,27 @@ def succeed(
             setattr(new, name, getattr(old, name))
     # Has it remember the text of BEGIN, as it does at the first transaction.
     new._get_tx_start_command()
+    old._closed = True
+    old.pgconn = _CLOSED
+
+
+def take_over(
+    old: psycopg.Connection[Any], new: psycopg.Connection[Any], parameters: Mapping[str, Any]
+) -> None:
+    """Have *new*, made as psycopg's ``connect()`` would, stand for the session of *old*.
+
+    Args:
+        old: A connection object that is closed by this, without ending the session.
+        new: One that was just made, on the same libpq connection.
+        parameters: Those of ``connect()`` that are not libpq's count.
+    """
+    # What connect() does with them, which has no public name.
+    new._autocommit = bool(parameters.get("autocommit"))
+    new.row_factory = parameters.get("row_factory") or new.row_factory
+    new.cursor_factory = parameters.get("cursor_factory") or new.cursor_factory
+    if (context := parameters.get("context")) is not None:
+        new._adapters = AdaptersMap(context.adapters)
+    new.prepare_threshold = parameters.get("prepare_threshold", new.prepare_threshold)
     old._closed = True
     old.pgconn = _CLOSED
 

@@ -22,14 +22,19 @@ LEAVE = 0.2
 """Seconds in which a thread may end that was told to; most end at once, and are not counted."""
 
 
-def start(work: Callable[[], T], by: Callable[[Callable[[], None]], None]) -> Future[T]:
+def start(
+    work: Callable[[], T],
+    by: Callable[[Callable[[], None]], None],
+    future: Future[T] | None = None,
+) -> Future[T]:
     """Run *work*, and keep its result or its error.
 
     Args:
         work: Its error is kept too, also one that is no Exception.
         by: Runs an action in a thread of its own.
+        future: What keeps it, where others wait for it already.
     """
-    future: Future[T] = Future()
+    future = Future() if future is None else future
     by(partial(_run, future, work))
     return future
 

@@ -10,8 +10,8 @@ import pytest
 from django.db import connections
 
 from django_pooled import registry
+from django_pooled.backend.credentials import resolved
 from django_pooled.backend.options import parse
-from django_pooled.backend.parameters import resolved
 from django_pooled.pool.pool import Pool
 from tests.support.waiting import wait_until
 
@@ -93,10 +93,11 @@ def make_pool() -> Iterator[MakePool]:
         if through is not None:
             parameters["port"] = through.port
         parameters.update(overrides)
+        parsed = parse("default", {"OPTIONS": {"pool": found}})
         pool = Pool(
             "default",
-            parse("default", {"OPTIONS": {"pool": found}}),
-            parameters=partial(resolved, parameters),
+            parsed,
+            parameters=partial(resolved, parameters, parsed.credentials),
             configure=configure,
             server="the test's server",
             credentials_change=credentials_change,

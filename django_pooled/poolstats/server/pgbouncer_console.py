@@ -118,8 +118,8 @@ class ConsoleProbe(Probe[PoolerQueue]):
         # It knows neither transactions nor time limits.
         return self._question(connection)
 
-    def _parameters(self) -> dict[str, Any]:
-        return {**super()._parameters(), "dbname": DATABASE, "autocommit": True}
+    def _own_parameters(self) -> dict[str, Any]:
+        return {**super()._own_parameters(), "dbname": DATABASE, "autocommit": True}
 
     def _failed(self, error: Exception) -> None:
         # Its words are not translated, and differ by the way in which it is configured.

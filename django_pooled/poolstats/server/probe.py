@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import psycopg
 
 from django_pooled.activity import start_thread
-from django_pooled.backend.parameters import resolved
+from django_pooled.backend.credentials import connect_aside
 from django_pooled.diagnostics.redaction import told
 from django_pooled.poolstats.formatting import brief
 from django_pooled.sql.sqlstates import CONNECTION_LOST
@@ -129,17 +129,16 @@ class Probe(Generic[T]):
         return answer
 
     def _connect(self, timeout: float) -> psycopg.Connection[Any]:
-        limit = max(2, ceil(timeout))
-        return psycopg.connect(**self._parameters(), connect_timeout=limit, prepare_threshold=None)
+        return connect_aside(
+            self._wrapper.settings_dict,
+            self._wrapper.get_connection_params(),
+            connect_timeout=max(2, ceil(timeout)),
+            **self._own_parameters(),
+        )
 
-    def _parameters(self) -> dict[str, Any]:
-        parameters = resolved(self._wrapper.get_connection_params())
-        for name in (
-            *("context", "cursor_factory", "prepare_threshold", "autocommit"),
-            "connect_timeout",
-        ):
-            parameters.pop(name, None)
-        return {**parameters, "application_name": self._application_name}
+    def _own_parameters(self) -> dict[str, Any]:
+        """Return what is not as in the settings."""
+        return {"application_name": self._application_name, "prepare_threshold": None}
 
     def _failed(self, error: Exception) -> None:
         """Take note of why there is no answer."""

@@ -262,6 +262,37 @@ def test_w027_is_silent_where_the_settings_say_it(
     assert ids(check_databases()) == []
 
 
+def fetch() -> str:
+    return "a token"
+
+
+@pytest.mark.parametrize("entry", [{}, {"PASSWORD": fetch()}, {"OPTIONS": {"user": "ada"}}])
+def test_w028_tells_of_a_lifetime_of_credentials_that_nothing_fetches(
+    database: Callable[..., None], entry: dict[str, Any]
+) -> None:
+    options = {**entry.pop("OPTIONS", {}), "pool": {"credentials_lifetime": 600}}
+    database(**entry, OPTIONS=options)
+    assert ids(check_databases()) == ["W028"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"PASSWORD": fetch},
+        {"USER": fetch},
+        {"OPTIONS": {"password": fetch}},
+        {"OPTIONS": {"pool": {"credentials": fetch}}},
+    ],
+)
+def test_w028_is_silent_where_credentials_are_fetched(
+    database: Callable[..., None], entry: dict[str, Any]
+) -> None:
+    options = entry.get("OPTIONS", {})
+    pool = {"credentials_lifetime": 600, **options.get("pool", {})}
+    database(**{**entry, "OPTIONS": {**options, "pool": pool}})
+    assert ids(check_databases()) == []
+
+
 @pytest.mark.parametrize("middleware", [MIDDLEWARE, f"{__name__}.OwnMiddleware"])
 def test_w005_asks_for_the_error_handler_beside_the_middleware(
     settings: Settings, middleware: str
