@@ -21,6 +21,9 @@ LONGEST = {
 
 @pytest.mark.parametrize("name", LONGEST)
 def test_the_way_stays_short(name: str, server: EmbeddedServer) -> None:
+    if name == "request" and sys.version_info < (3, 11):
+        # So the connection is still referred to at the end, and another object takes its place.
+        pytest.skip("a profiler makes the frames of Python 3.10 keep their variables")
     done = run_program([sys.executable, "-m", "tests.support.ways", server.url("postgres")])
     assert done.returncode == 0, done.stdout
     way = json.loads(done.stdout)[name]
