@@ -110,14 +110,15 @@ class Watch:
     def _site(self) -> Site:
         return Site.of_settings(self._aliases)
 
-    def _collect(self, **wanted: bool) -> Collection:
+    def _collect(self, *, history: bool = False, sessions: bool = False) -> Collection:
         # Of this user alone, also for root: other users may answer anything.
         return collect_all(
             stats_dirs(self._aliases),
             PROCESSES,
             uid=this_user(),
             site=self._site,
-            **wanted,
+            history=history,
+            sessions=sessions,
         )
 
     def _take(self) -> Snapshot:

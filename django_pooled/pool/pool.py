@@ -50,6 +50,7 @@ from .references import ALONE, references_to
 from .reset import Reset
 from .server_sessions import ServerSessions, ask_sessions
 from .session_target import is_read_only_meant, misfit_for
+from .steering import Steering
 from .time_limit import LeftBehind
 
 if TYPE_CHECKING:
@@ -222,6 +223,8 @@ class Pool:
             self._events,
             self.record,
         )
+        self.steering: Steering = Steering(alias, self._id, self._pool)
+        """Obeys the orders of `manage.py poolctl`."""
         self._readiness = Readiness(
             alias, options, self._connector, self._pool, self._checkouts, self._eviction
         )
@@ -408,8 +411,11 @@ class Pool:
     def _error(self, kind: type[PoolError], started: float, what: str) -> PoolError:
         elapsed, gauges = monotonic() - started, self.gauges()
         is_full = kind in (CheckoutTimeout, PoolExhausted)
-        holders = self._checkouts.holders(self.options.max_size) if is_full else None
-        if holders:
+        pause = self._pool.pause
+        holders = self._checkouts.holders(self._pool.max_size) if is_full else None
+        if pause is not None:
+            what += f": paused by {pause.by}, for {pause.left:.1f} s more"
+        elif holders:
             # So that a log tells which view it was, after the incident too.
             what += f": {holders}"
         message = f"pool {self.alias!r}: {what} (after {elapsed:.2f} s; {gauges})"
@@ -479,6 +485,8 @@ class Pool:
         started = monotonic()
         connection = self._pool.take_idle()
         most = self.options.max_waiting
+        if self._pool.pause is not None:
+            return
         if connection is None and is_asked and not 0 < most <= self._pool.waiting + 1:
             # In the queue, since none is idle where threads wait; not in the last place of it.
             with suppress(queue.PoolTimeout, queue.TooManyRequests, queue.Refused):
@@ -533,7 +541,7 @@ class Pool:
             idle=idle,
             in_use=in_use,
             waiting=self._pool.waiting,
-            max_size=self.options.max_size,
+            max_size=self._pool.max_size,
         )
 
     def snapshot(self) -> PoolSnapshot:
@@ -549,10 +557,11 @@ class Pool:
         again_at = self._connector.connected_again_at
         sessions, read_only = self._sessions, self._eviction.read_only
         refused_at = read_only and read_only.refused_at
+        pause = self._pool.pause
         return PoolSnapshot(
             alias=self.alias,
             pool_mode=self.options.pool_mode,
-            min_size=self.options.min_size,
+            min_size=self._pool.min_size,
             max_size=gauges.max_size,
             size=gauges.size,
             idle=gauges.idle,
@@ -578,6 +587,12 @@ class Pool:
             id=self._id,
             site=self.site.key,
             settings=self.site.settings,
+            timeout=self.options.timeout,
+            max_waiting=self.options.max_waiting,
+            lent=self._pool.lent,
+            paused_for=pause and pause.left,
+            paused_by=pause and pause.by,
+            to_replace=self.steering.to_replace,
         )
 
     def note_held(self, seconds: float) -> None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .connector import Connector
     from .deadline import Deadline
     from .opener import Opener
+    from .pause import Pause
     from .slots import Slot
 
 __all__ = [
@@ -197,6 +198,11 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         self._grows_later: Callable[[], object] = _nothing  # the task at the end of a pause
         self._patience_ends = False  # whether reconnect_timeout runs
         self._reported = False  # whether it has run out since the last success
+        self._pause: Pause | None = None  # while it lasts, nothing that is idle is handed out
+        self._wanted: tuple[Place, int] | None = None  # for a connection that is older, see `slots`
+        # Whether one of the two is there: what comes back is then looked at by `_add_to_pool`.
+        self._is_steered = False
+        self._one_at_a_time = False  # whether no two connections are opened at once
         # Connections that were dropped while in use. Only ever appended to and popped from, which
         # takes no lock: finalizers append.
         self._found: deque[tuple[PooledConnection, Use | None]] = deque()
@@ -239,12 +245,15 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
     def take_idle(self) -> PooledConnection | None:
         """Take an idle connection, or return None, without a place in the queue.
 
-        No thread waits while one is idle: a connection that comes back is handed to a waiter.
+        No thread waits while one is idle, but in a pause: a connection that comes back is handed
+        to a waiter.
         """
         # With all in use, the queue is next, which takes the lock once more.
         if not self._pool:
             return None
         with self._lock:
+            if self._pause is not None:
+                return None
             try:
                 connection = self._pool.popleft()
             except IndexError:
@@ -306,6 +315,8 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             self._check_open_getconn()
             if timeout <= 0.0:
                 raise PoolTimeout
+            if self._pause is not None:
+                self.end_pause_in_time()
             connection = self.take_idle()
             if connection is None:
                 if max_waiting and len(self._waiting) >= max_waiting:
@@ -336,6 +347,8 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 waiter.sleep(min(look_at, monotonic() + CLIENT_INTERVAL))
                 watched.end_if_gone()
             with self._lock:
+                if self._pause is not None:
+                    self.end_pause_in_time()
                 if waiter.error is not None:
                     raise waiter.error
                 if waiter.connection is not None:
@@ -358,7 +371,7 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         session.idle_since = now
         if now >= session.expires_at:
             self.discard(connection, "lifetime")
-        elif self._waiting or self._closed:
+        elif self._waiting or self._closed or self._is_steered:
             self._add_to_pool(connection)
         else:
             # As `_add_to_pool`.
@@ -472,6 +485,118 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 self.discard(connection, reason)
         return dead
 
+    @property
+    def pause(self) -> Pause | None:
+        """The pause under way."""
+        pause = self._pause
+        return pause if pause is not None and pause.left else None
+
+    @pause.setter
+    def pause(self, pause: Pause | None) -> None:
+        """Begin a pause, or another in its place; with None resume, in the order of the queue."""
+        with self._lock:
+            self._pause = pause
+            self._is_steered = pause is not None or self._wanted is not None
+            if pause is None:
+                while self._waiting and (idle := self.take_idle()) is not None:
+                    self._add_to_pool(idle)
+                self._grow(at_least=self._min_size)
+
+    def end_pause_in_time(self) -> None:
+        """Resume, if the time of the pause is over.
+
+        A timer calls it, and those that wait: whatever has become of the timer's thread, it ends.
+        """
+        with self._lock:
+            if self._pause is not None and not self._pause.left:
+                self.pause = None
+
+    @property
+    def lent(self) -> int:
+        """Connections in use, and those on their way to a user or back."""
+        with self._lock:
+            return max(0, self._slots.in_place - len(self._pool))
+
+    @property
+    def in_place(self) -> int:
+        """Connections that are open."""
+        return self._slots.in_place
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another connection may be opened."""
+        return self._may_grow()
+
+    @property
+    def successes(self) -> int:
+        """How many connections were opened."""
+        return self._successes
+
+    def mark(self) -> int:
+        """Return what tells the connections of now, and the attempts under way, from later ones."""
+        with self._lock:
+            return self._slots.mark()
+
+    def older(self, than: int) -> int:
+        """Count the connections from before a mark."""
+        return self._slots.older(than)
+
+    def take_older(self, than: int, timeout: float) -> PooledConnection | None:
+        """Take a connection from before a mark: an idle one, or the next that comes back.
+
+        It goes before those that wait. One thread at a time may ask for it.
+
+        Args:
+            than: The mark.
+            timeout: Seconds to wait at most.
+        """
+        waiter = Waiter(monotonic() + timeout)
+        try:
+            with self._lock:
+                for connection in list(self._pool):
+                    if _is_older(connection, than):
+                        self._pool.remove(connection)
+                        connection._pool = self
+                        self._nconns_min = min(self._nconns_min, len(self._pool))
+                        return connection
+                self._wanted, self._is_steered = (Place(waiter), than), True
+            while not (waiter.is_served or self._closed) and monotonic() < waiter.deadline:
+                waiter.sleep(waiter.deadline)
+        finally:
+            with self._lock:
+                # From here on none is handed to it.
+                self._wanted, self._is_steered = None, self._pause is not None
+        return waiter.connection
+
+    def _leaves(self, connection: PooledConnection, place: Place, than: int) -> bool:
+        return _is_older(connection, than) and place.set(connection)
+
+    def sweep_older(self, than: int) -> int:
+        """Close the idle connections from before a mark; return how many there were."""
+        return self.sweep(lambda other: not _is_older(other, than), "drained")
+
+    def open_one_at_a_time(self, only: bool) -> None:
+        """Open no two connections at once from now on; or as many as are wanted again."""
+        with self._lock:
+            self._one_at_a_time = only
+            self._grow(at_least=self._min_size)
+
+    def set_sizes(self, min_size: int, max_size: int) -> None:
+        """Have other sizes. What is beyond stays until it is taken by `take_older`."""
+        with self._lock:
+            self._min_size, self._max_size = min_size, max_size
+            self._grow(at_least=min_size)
+
+    def call_after(self, seconds: float, action: WeakMethod[Callable[[], object]]) -> None:
+        """Run *action* once after that many seconds; it must not take long."""
+
+        def run(_: RecoveringPool) -> None:
+            method = action()
+            if method is not None:
+                method()
+
+        self.schedule_task(_Later(self, run), seconds)
+
     def close(self, timeout: float = 5.0) -> None:
         """Close the pool; end a probe that waits for the server instead of joining it."""
         self._connector.close()
@@ -558,11 +683,11 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
 
     def _grow(self, at_least: int = 0) -> None:
         """Have connections opened for those that wait, and up to *at_least*; under the lock."""
-        if not self._may_grow():
+        if not self._may_grow() or self._pause is not None:
             return  # Before it counts those that wait, which are many if the pool is full.
         waiting = self.waiting
         while self._may_grow() and (self._slots.opening < waiting or len(self._slots) < at_least):
-            if self._connector.holds_off and self._slots.opening:
+            if (self._connector.holds_off or self._one_at_a_time) and self._slots.opening:
                 return  # That one has to show first that it is of use.
             pause = self._connector.pause
             if pause:
@@ -600,7 +725,9 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         # exception in between would leave it waiting in vain.
         conn._pool = self
         with self._lock:
-            while self._waiting:
+            if self._wanted is not None and self._leaves(conn, *self._wanted):
+                return
+            while self._waiting and self._pause is None:
                 try:
                     place: Place = self._waiting[0]  # type: ignore[assignment]
                 except IndexError:
@@ -728,6 +855,11 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             refusal = Refused(str(error))
             refusal.__cause__ = error
             waiter.fail(refusal)
+
+
+def _is_older(connection: PooledConnection, than: int) -> bool:
+    slot = connection.session.slot
+    return slot is not None and slot.number < than
 
 
 require_overrides("psycopg-pool", RecoveringPool, ConnectionPool)

@@ -40,6 +40,8 @@ class State(Enum):
     READY = "ready"
     BUSY = "busy"
     """No connection is idle, but those in use keep coming back."""
+    PAUSED = "paused"
+    """An operator has paused the pool for a while: requests wait, and are served then."""
     SATURATED = "saturated"
     """All are in use, and for as long as a checkout may take none has come back."""
     AWAY = "server away"
@@ -56,7 +58,7 @@ class State(Enum):
     @property
     def serves(self) -> bool:
         """Whether requests can be served."""
-        return self in (State.READY, State.BUSY, State.READ_ONLY)
+        return self in (State.READY, State.BUSY, State.PAUSED, State.READ_ONLY)
 
 
 Ping: TypeAlias = "Callable[[], bool | None]"
@@ -149,6 +151,9 @@ class Readiness:
     def _find_out(self, deadline: float, ping: Ping) -> State:
         failures: int | None = None  # Those before the attempt to wait for; -1 without one.
         while True:
+            if self._pool.pause is not None:
+                # It resumes by itself. Out of rotation, its requests would fail instead of waiting.
+                return State.PAUSED
             alive = ping()
             if alive:
                 return State.READY

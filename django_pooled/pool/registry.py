@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from django_pooled.stats.snapshot import process_report
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
+    from django_pooled.stats.orders import Answer, Order
     from django_pooled.stats.snapshot import PoolSnapshot, ProcessReport
 
     from .pool import Pool
@@ -67,6 +69,7 @@ def pool_for(alias: str, target: Hashable, make: Callable[[], Pool]) -> Pool:
             pool = _pools[key]
             pool.open()
             _publish(pool.options.stats_dir, pool.site.key)
+            _join_pause(pool)
     return pool
 
 
@@ -112,7 +115,7 @@ def snapshots() -> list[PoolSnapshot]:
 def _publish(stats_dir: str | os.PathLike[str] | bool | None, site: str) -> None:
     if stats_dir is not False:
         folder = os.fspath(stats_dir) if isinstance(stats_dir, (str, os.PathLike)) else None
-        publisher.start(folder, _report, site, _look, _look_at_servers)
+        publisher.start(folder, _report, site, _look, _look_at_servers, _obey)
 
 
 def _look(seconds: float) -> list[PoolSnapshot]:
@@ -126,6 +129,27 @@ def _look(seconds: float) -> list[PoolSnapshot]:
 def _look_at_servers() -> None:
     for pool in list(_pools.values()):
         pool.look_at_server(PATIENCE)
+
+
+def _join_pause(pool: Pool) -> None:
+    """Pause a new pool, if those of the site are paused."""
+    site = pool.site.key
+    found = publisher.standing_pause_of(site)
+    if found is None or not found[0].is_for(pool.alias, pool.server, site):
+        return
+    order, by = found
+    pool.steering.obey(order, by)
+    if publisher.standing_pause_of(site) is None:
+        # It was resumed in between, when this one was not paused yet.
+        pool.steering.obey(replace(order, verb="resume"), by)
+
+
+def _obey(order: Order, by: str) -> list[Answer]:
+    return [
+        pool.steering.obey(order, by)
+        for pool in list(_pools.values())
+        if not pool.closed and order.is_for(pool.alias, pool.server, pool.site.key)
+    ]
 
 
 def _report() -> ProcessReport:

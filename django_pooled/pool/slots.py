@@ -67,6 +67,18 @@ class Slots:
         """Slots whose connection is being opened."""
         return sum(not entry.is_connected for entry in self._held())
 
+    def mark(self) -> int:
+        """Return a number that is higher than those of all slots until now, and of none later."""
+        return next(self._numbers)
+
+    def older(self, than: int) -> int:
+        """Count the slots with a connection that were taken before a mark."""
+        return sum(
+            1
+            for number, slot in list(self._taken.items())
+            if number < than and number in self._connected and slot() is not None
+        )
+
     def take(self) -> Slot:
         """Take a slot for an attempt to open a connection."""
         slot = Slot(next(self._numbers))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping
 
-__all__ = ["CHECK", "DESCRIPTION", "OVER", "add_arguments", "refuse_without_effect"]
+__all__ = ["CHECK", "DESCRIPTION", "OVER", "add_arguments", "refuse_without_effect", "uid_of"]
 
 DESCRIPTION = """\
 Shows what the connection pools of this site's processes on this host are doing now, and how the
@@ -168,6 +168,24 @@ def refuse_without_effect(options: Mapping[str, Any]) -> None:
             "--over has no effect with --watch, which shows what is new each time: "
             f"write --watch {options['over']:g}."
         )
+
+
+def uid_of(user: str | None) -> int | None:
+    """Return the number of the user that ``--user`` names by name or number.
+
+    Raises:
+        LookupError: There is no such user.
+    """
+    if user is None or user.isdigit():
+        return user if user is None else int(user)
+    try:
+        import pwd
+    except ModuleNotFoundError:
+        raise LookupError("This platform has no users that --user could name.") from None
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise LookupError(f'There is no user "{user}".') from None
 
 
 def _seconds(text: str) -> float:

@@ -69,6 +69,7 @@ GAUGES = (
         "Whether the server refuses writes (25006), though it should not.",
         max,
     ),
+    Gauge("pool_paused", "paused", "Whether checkouts wait since an operator says so.", max),
     Gauge(
         "retry_budget_left",
         "retry_budget_left",

@@ -16,7 +16,7 @@ from django_pooled.stats.socket_folder import this_user
 from .overview import Overview
 from .past import Past
 from .site import Site
-from .sources import pooled_aliases, stats_dirs
+from .sources import chosen_aliases, pooled_aliases, stats_dirs
 
 if TYPE_CHECKING:
     from django_pooled.poolstats.processes.collect import Collection
@@ -61,19 +61,11 @@ class Observer:
         self._timeout = timeout
         self._probes: list[ServerProbe] = []
         pooled = pooled_aliases(self.problems)
-        if alias is not None and alias not in pooled:
-            known = ", ".join(pooled) or "none"
-            what = (
-                f'The database "{alias}" does not use ENGINE = "django_pooled".'
-                if alias in connections.settings
-                else f'There is no database "{alias}".'
-            )
-            raise ImproperlyConfigured(f"{what} Pooled databases: {known}.")
+        chosen = chosen_aliases(alias, pooled)
         if not pooled:
             self.problems.append(_without_pool())
         self._site = Site.of_settings(pooled)
         self._every_site = every_site
-        chosen = pooled if alias is None else [alias]
         self._folders = self._stats_dirs(chosen) if folder is None else [folder]
         for name in chosen:
             try:
@@ -114,9 +106,16 @@ class Observer:
         """
         return Past(self._overview(self._collection(history=True), []), seconds)
 
-    def _collection(self, **wanted: bool) -> Collection:
+    def _collection(self, *, history: bool = False, sessions: bool = False) -> Collection:
         site = None if self._every_site else self._site
-        return collect_all(self._folders, self._timeout, uid=self._uid, site=site, **wanted)
+        return collect_all(
+            self._folders,
+            self._timeout,
+            uid=self._uid,
+            site=site,
+            history=history,
+            sessions=sessions,
+        )
 
     def _overview(self, collection: Collection, servers: list[ServerView]) -> Overview:
         user = this_user() if self._uid is None else self._uid

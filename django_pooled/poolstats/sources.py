@@ -13,7 +13,7 @@ from django_pooled.diagnostics.redaction import told
 if TYPE_CHECKING:
     from django_pooled.stats.socket_folder import StrPath
 
-__all__ = ["pooled_aliases", "stats_dirs"]
+__all__ = ["chosen_aliases", "pooled_aliases", "stats_dirs"]
 
 
 def pooled_aliases(problems: list[str] | None = None) -> list[str]:
@@ -31,6 +31,27 @@ def pooled_aliases(problems: list[str] | None = None) -> list[str]:
             if problems is not None:
                 problems.append(f'The ENGINE of "{alias}" can\'t be loaded: {told(error)}')
     return found
+
+
+def chosen_aliases(alias: str | None, pooled: list[str]) -> list[str]:
+    """Return the one database that was asked for, or all.
+
+    Args:
+        alias: Key of the one; None for all.
+        pooled: From `pooled_aliases`.
+
+    Raises:
+        ImproperlyConfigured: There is no such alias, or it is not pooled.
+    """
+    if alias is None or alias in pooled:
+        return pooled if alias is None else [alias]
+    known = ", ".join(pooled) or "none"
+    what = (
+        f'The database "{alias}" does not use ENGINE = "django_pooled".'
+        if alias in connections.settings
+        else f'There is no database "{alias}".'
+    )
+    raise ImproperlyConfigured(f"{what} Pooled databases: {known}.")
 
 
 def stats_dirs(aliases: list[str]) -> list[StrPath | None]:

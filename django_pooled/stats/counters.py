@@ -73,7 +73,8 @@ class Counters:
     closed: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
     """Connections closed, by reason: beyond ``min_size`` and 'idle' for ``max_idle``; after their
     'lifetime'; found 'dead' at a check; for an 'error' while in use; because the 'reset' at
-    checkin failed; 'drained' as the pool closed, its server was demoted or its tables changed."""
+    checkin failed; 'drained' as the pool closed, its server was demoted, its tables changed, or
+    an operator said so."""
     wait: Histogram = field(default_factory=Histogram)
     """How long each successful checkout took."""
     use: Histogram = field(default_factory=Histogram)

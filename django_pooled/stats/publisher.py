@@ -10,24 +10,37 @@ import os
 import socket
 import threading
 import time
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django_pooled.activity import start_thread
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import stand_in, told
 
-from . import socket_folder
+from . import socket_folder, standing_pause
 from .history import KEPT, History
+from .orders import LONGEST_ORDER, ORDER, REFUSED, Answer, Order, OrderRefused, parse_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from .snapshot import PoolSnapshot, ProcessReport
-    from .socket_folder import StrPath
+    from .socket_folder import Peer, StrPath
 
-__all__ = ["HISTORY", "NOW", "after_fork_in_child", "default_folder", "start", "stop"]
+    Obey = Callable[[Order, str], list[Answer]]
+    """Obeys an order of somebody, and returns what became of it in each pool."""
+
+__all__ = [
+    "HISTORY",
+    "NOW",
+    "after_fork_in_child",
+    "default_folder",
+    "standing_pause_of",
+    "start",
+    "stop",
+]
 
 T = TypeVar("T")
 
@@ -38,6 +51,9 @@ BACKLOG = 16
 
 PATIENCE = 1.0
 """Seconds: how long a reader that does not read may hold up the others."""
+
+RENEWAL = 1.0
+"""Seconds by which a pause has to last longer, before that is left for others again."""
 
 QUESTION = 0.1
 """Seconds in which a reader says what it wants."""
@@ -62,8 +78,9 @@ def start(
     site: str = "",
     look: Callable[[float], list[PoolSnapshot]] | None = None,
     look_at_servers: Callable[[], object] = lambda: None,
+    obey: Obey | None = None,
 ) -> None:
-    """Answer questions about this process's pools from now on.
+    """Answer questions about this process's pools from now on, and obey orders.
 
     Only the first call in a process does anything. Where a socket can't be had, a debug line
     says why and the process goes on without: statistics never cost a request.
@@ -74,6 +91,7 @@ def start(
         site: Key of the site that the process belongs to.
         look: Called for the history, see `History`; None for none.
         look_at_servers: Called in a thread of its own, once a reader wants sessions.
+        obey: Called for each order; None refuses all.
     """
     global _started_by, _publisher
     with _lock:
@@ -84,7 +102,7 @@ def start(
         _started_by = os.getpid()
         try:
             socket_folder.require()
-            _publisher = _Publisher(folder, report, site, look, look_at_servers)
+            _publisher = _Publisher(folder, report, site, look, look_at_servers, obey)
             # RuntimeError: no thread can be started, or not any more at exit.
         except (OSError, RuntimeError) as error:
             logger.debug(
@@ -102,6 +120,19 @@ def stop() -> None:
             _publisher.close()
             _publisher = None
         _started_by = None
+
+
+def standing_pause_of(site: str) -> tuple[Order, str] | None:
+    """Return the pause of a site that began before this process, and who has ordered it."""
+    with _lock:
+        publisher = _publisher if _started_by == os.getpid() else None
+    if publisher is None:
+        return None
+    try:
+        return standing_pause.find(publisher.path.parent, site)
+    except OSError as error:
+        _log_no_standing_pause(error)
+        return None
 
 
 def after_fork_in_child() -> None:
@@ -166,9 +197,11 @@ class _Publisher:
         site: str,
         look: Callable[[float], list[PoolSnapshot]] | None,
         look_at_servers: Callable[[], object],
+        obey: Obey | None,
     ) -> None:
         self.report = report
         self.look_at_servers = look_at_servers
+        self.obey = obey
         self.history = History(look) if look is not None else None
         self.look_at = time.monotonic()
         """When the next look is due."""
@@ -176,6 +209,8 @@ class _Publisher:
         """Held while a thread of its own looks whose sessions the servers have."""
         self.pid = os.getpid()
         self.closed = threading.Event()
+        self.pause_left_until = 0.0
+        """When the pause ends that was last left for processes that start meanwhile."""
         self.listener, self.path = _first_usable(folder, partial(_listen, site))
         try:
             start_thread(self.serve, "django_pooled.publish")
@@ -245,19 +280,67 @@ class _Publisher:
                 extra=event_fields("reader_refused", uid=peer.uid),
             )
             return
-        asked = b""
-        with contextlib.suppress(TimeoutError):
-            # A reader of an earlier version sends none.
-            connection.settimeout(QUESTION)
-            asked = connection.recv(64)
-        connection.settimeout(PATIENCE)
-        if asked.startswith(SESSIONS):
+        asked = _question(connection)
+        more = {}
+        if asked.startswith(ORDER):
+            more["order"] = json.dumps(self.obeyed(asked, connection, peer)).encode()
+        elif asked.startswith(SESSIONS):
             self.begin_to_look()
+        elif asked.startswith(HISTORY) and self.history is not None:
+            more["history"] = self.history.encoded(time.time() - KEPT)
         answer = _encode(self.report)
-        if asked.startswith(HISTORY) and self.history is not None and answer.endswith(b"}"):
-            past = self.history.encoded(time.time() - KEPT)
-            answer = answer[:-1] + b', "history": ' + past + b"}"
+        if answer.endswith(b"}"):
+            for name, value in more.items():
+                answer = answer[:-1] + f', "{name}": '.encode() + value + b"}"
+        connection.settimeout(PATIENCE)
         connection.sendall(answer)
+
+    def obeyed(self, line: bytes, connection: socket.socket, peer: Peer | None) -> dict[str, Any]:
+        """Obey an order; return why it was refused, or what became of it in each pool."""
+        by = "an unknown user" if peer is None else f"user {peer.uid}"
+        if peer is not None and peer.pid:
+            by += f" (process {peer.pid})"
+        answers: list[Answer] = []
+        refusal = ""
+        try:
+            order = parse_order(line)
+            if self.obey is None:
+                raise OrderRefused("this process takes no orders")
+            if _has_gone(connection):
+                # It has given up: this process was stopped, perhaps, and the order is an old one.
+                raise OrderRefused("its operator has gone")
+            answers = self.obey(order, by)
+            self.note_pause(order, by, answers)
+        except OrderRefused as refused:
+            refusal = str(refused)
+        except Exception as error:
+            # The thread has to survive it.
+            _log_failure(error)
+            refusal = f"the process failed to obey: {type(error).__name__}"
+        if refusal:
+            logger.warning(
+                "an order of %s was refused: %s",
+                *(by, refusal),
+                extra=event_fields("order_not_taken", by=by, reason=refusal),
+            )
+        return {"refusal": refusal, "answers": [asdict(answer) for answer in answers]}
+
+    def note_pause(self, order: Order, by: str, answers: list[Answer]) -> None:
+        """Leave a pause for processes that start meanwhile, or take it away."""
+        folder, outcomes = self.path.parent, {answer.outcome for answer in answers}
+        try:
+            # Also where nothing was paused: a pool that is just being made looks again.
+            if order.verb == "resume" and REFUSED not in outcomes:
+                self.pause_left_until = 0.0
+                standing_pause.remove(folder, order.site)
+            elif order.stands and outcomes - {REFUSED}:
+                until = time.monotonic() + order.seconds
+                # It may be renewed many times a second.
+                if not 0.0 <= until - self.pause_left_until < RENEWAL:
+                    self.pause_left_until = until
+                    standing_pause.leave(folder, order, by)
+        except OSError as error:
+            _log_no_standing_pause(error)
 
     def begin_to_look(self) -> None:
         """Find out whose sessions the servers have, for the next question."""
@@ -277,6 +360,36 @@ class _Publisher:
             _log_failure(error)
         finally:
             self.looking.release()
+
+
+def _question(connection: socket.socket) -> bytes:
+    """Return what a reader wants; nothing, if it does not say."""
+    asked, until = b"", time.monotonic() + PATIENCE
+    with contextlib.suppress(TimeoutError):
+        # A reader of an earlier version sends none.
+        connection.settimeout(QUESTION)
+        asked = connection.recv(64)
+        # Of an order, all of its line.
+        while (
+            asked.startswith(ORDER)
+            and not asked.endswith(b"\n")
+            and len(asked) <= LONGEST_ORDER
+            and time.monotonic() < until
+            and (more := connection.recv(4096))
+        ):
+            asked += more
+    return asked
+
+
+def _has_gone(connection: socket.socket) -> bool:
+    """Whether the other end is closed."""
+    connection.settimeout(0.0)
+    try:
+        return not connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _listen(site: str, folder: Path, descriptor: int) -> tuple[socket.socket, Path]:
@@ -314,6 +427,14 @@ def _encode(report: Callable[[], ProcessReport]) -> bytes:
         # The thread has to survive an error in one report.
         _log_failure(error)
         return json.dumps({"pid": os.getpid(), "error": f"{type(error).__name__}"}).encode()
+
+
+def _log_no_standing_pause(error: OSError) -> None:
+    logger.debug(
+        "processes that start do not learn of a pause: %s",
+        told(error),
+        extra=event_fields("pause_not_left", error=error),
+    )
 
 
 def _log_failure(error: Exception) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from .counters import Counters
 from .histogram import BOUNDS, Histogram
+from .orders import ORDERS_VERSION, Answer
 from .socket_folder import this_user
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "Counters",
     "Histogram",
     "Interval",
+    "OrderResult",
     "PoolSnapshot",
     "ProcessReport",
     "SiteName",
@@ -129,6 +131,23 @@ class PoolSnapshot:
     """Key of the site that it belongs to."""
     settings: str = ""
     """The file of that site's settings."""
+    timeout: float = 0.0
+    """Seconds that a checkout takes at most."""
+    max_waiting: int = 0
+    """Waiters beyond which a checkout is refused; 0 for no limit."""
+    lent: int = 0
+    """Connections in use, and those on their way to a user or back."""
+    paused_for: float | None = None
+    """Seconds until the pool resumes by itself; None if it is not paused."""
+    paused_by: str | None = None
+    """Who has paused it."""
+    to_replace: int | None = None
+    """Connections that a drain has to replace still; None without one."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether checkouts wait since an operator has said so."""
+        return self.paused_for is not None
 
     @property
     def writes_fail(self) -> bool:
@@ -153,6 +172,16 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class OrderResult:
+    """What became of an order in one process."""
+
+    refusal: str
+    """Why the process has refused it; empty if it has not."""
+    answers: list[Answer]
+    """Of each of its pools that the order was for."""
+
+
+@dataclass(frozen=True)
 class ProcessReport:
     """The answer of one process to ``poolstats``."""
 
@@ -168,10 +197,15 @@ class ProcessReport:
     pools: list[PoolSnapshot]
     history: list[Interval] = field(default_factory=list)
     """The last minutes, if they were asked for."""
+    takes_orders: int = 0
+    """Version of the orders that it takes; 0 for none."""
+    order: OrderResult | None = None
+    """If it was given one."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything but the history in values that JSON can carry."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "history"}
+        """Return all that was not asked for in values that JSON can carry."""
+        asked = ("history", "order")
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in asked}
         return own | {"pools": [pool.as_json() for pool in self.pools]}
 
 
@@ -186,6 +220,7 @@ def process_report(pools: list[PoolSnapshot]) -> ProcessReport:
         threads=threading.active_count(),
         age=max((pool.age for pool in pools), default=0.0),
         pools=pools,
+        takes_orders=ORDERS_VERSION,
     )
 
 

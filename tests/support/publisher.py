@@ -18,10 +18,13 @@ if __name__ == "__main__" and "--gevent" in sys.argv:
     monkey.patch_all()
 
 from django_pooled.stats import publisher
+from django_pooled.stats.orders import Answer
 from django_pooled.stats.snapshot import Counters, PoolSnapshot, process_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from django_pooled.stats.orders import Order
 
 __all__ = ["Publisher", "snapshot"]
 
@@ -131,9 +134,21 @@ def _main(pools: str, options: str) -> None:
     hooks = [publisher.after_fork_in_child]
     os.register_at_fork(after_in_child=lambda: [hook() for hook in hooks])
 
+    orders: list[str] = []
+
+    def obey(order: Order, by: str) -> list[Answer]:
+        orders.append(f"{order.verb} by {by}")
+        return [Answer(each.alias, each.id, "done", order.verb) for each in snapshots]
+
     def start() -> None:
         site = snapshots[0].site if snapshots else ""
-        publisher.start(folder, lambda: process_report(snapshots), site, lambda seconds: snapshots)
+        publisher.start(
+            folder,
+            lambda: process_report(snapshots),
+            site,
+            lambda seconds: snapshots,
+            obey=obey,
+        )
 
     def fork(then: Callable[[], None] = lambda: None) -> int:
         if child := os.fork():
@@ -152,6 +167,7 @@ def _main(pools: str, options: str) -> None:
         "forget hooks": hooks.clear,
         "break": lambda: snapshots.append(object()),  # type: ignore[arg-type]
         "processor time": time.process_time,
+        "orders": lambda: ", ".join(orders),
     }
     _say(start())  # type: ignore[func-returns-value]
     # select() and not a plain read, which would hold up everything else under gevent.

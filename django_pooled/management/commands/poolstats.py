@@ -57,7 +57,7 @@ class Command(BaseCommand):
             observer = Observer(
                 options["database"],
                 folder=options["stats_dir"],
-                uid=_uid(options["user"]),
+                uid=arguments.uid_of(options["user"]),
                 timeout=options["timeout"],
                 every_site=options["all"],
             )
@@ -152,16 +152,3 @@ class Command(BaseCommand):
     def _paint(self, level: Level, text: str) -> str:
         styles = {Level.CRITICAL: self.style.ERROR, Level.WARNING: self.style.WARNING}
         return str(styles.get(level, self.style.NOTICE)(text)) if level else text
-
-
-def _uid(user: str | None) -> int | None:
-    if user is None or user.isdigit():
-        return user if user is None else int(user)
-    try:
-        import pwd
-    except ModuleNotFoundError:
-        raise LookupError("This platform has no users that --user could name.") from None
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        raise LookupError(f'There is no user "{user}".') from None

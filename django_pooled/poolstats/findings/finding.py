@@ -23,6 +23,7 @@ Kind: TypeAlias = Literal[
     "more",
     "nothing",
     "others",
+    "paused",
     "pooler",
     "pooler full",
     "problem",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["find", "status", "worst_first"]
 
-CAUSES = ("away", "pooler full", "read only")
+CAUSES = ("away", "paused", "pooler full", "read only")
 """Kinds of findings that explain the waiters and failures that come with them."""
 
 MOST = 20

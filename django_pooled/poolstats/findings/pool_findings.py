@@ -44,12 +44,13 @@ REMEDIES = {
     "dead": "they are closed from outside while they are idle.",
     "error": "they break while in use.",
     "reset": "they can't be reset when they are given back.",
-    "drained": "pools are closed, or the server is demoted again and again.",
+    "drained": "pools are closed or drained, or the server is demoted, again and again.",
 }
 
 
 def of_group(overview: Overview, group: Group) -> Iterator[Finding]:
     """Yield what is wrong with the pools of one database, or worth a note."""
+    yield from _paused(group)
     yield from _read_only(overview, group)
     yield from given_up(group, overview.seconds)
     yield from _waiters(overview, group)
@@ -78,8 +79,25 @@ def _read_only(overview: Overview, group: Group) -> Iterator[Finding]:
         yield Finding(level, f"{sentence}.", "read only", "database")
 
 
+def _paused(group: Group) -> Iterator[Finding]:
+    found: dict[str, list[PoolRow]] = {}
+    for row in group.rows:
+        if row.pool.paused:
+            found.setdefault(row.pool.paused_by or "an operator", []).append(row)
+    for by, rows in found.items():
+        left = max(row.pool.paused_for or 0.0 for row in rows)
+        waits = [row for row in rows if row.pool.waiting]
+        waiters = f": {_who_waits(group, waits)}" if waits else ""
+        sentence = (
+            f'"{group.name}" is paused in {name_process(rows)} by {by}, and resumes by itself '
+            f"within {duration(left)}{waiters}."
+        )
+        yield Finding(Level.WARNING, sentence, "paused")
+
+
 def _waiters(overview: Overview, group: Group) -> Iterator[Finding]:
-    waiting = [row for row in group.rows if row.pool.waiting]
+    # Those of a paused pool wait for its operator, whatever its connections do.
+    waiting = [row for row in group.rows if row.pool.waiting and not row.pool.paused]
     if starved := [row for row in waiting if row.starved]:
         held = sum(row.pool.in_use for row in starved)
         found = diagnose(overview, starved)

@@ -91,6 +91,8 @@ def collect_all(
     site: Site | None = None,
     history: bool = False,
     sessions: bool = False,
+    order: bytes | None = None,
+    only: int | None = None,
 ) -> Collection:
     """Ask every process that publishes its pools for a report.
 
@@ -105,6 +107,8 @@ def collect_all(
         site: The only one whose pools are wanted; None for those of all sites.
         history: Whether the last minutes are wanted too.
         sessions: Whether the processes are to look whose sessions their servers have.
+        order: What the processes are to do, in place of a question.
+        only: The one process to ask; None for all.
     """
     collection = Collection(askable=socket_folder.available())
     if not collection.askable:
@@ -114,7 +118,8 @@ def collect_all(
         key = site.key if site is not None else ""
         what = publisher.HISTORY if history else publisher.NOW
         what = publisher.SESSIONS if sessions else what
-        users = _find(find_folders(folders, uid), collection, stack, key, what)
+        what = order or what
+        users = _find(find_folders(folders, uid), collection, stack, key, what, only)
         _ask(users, timeout, collection)
     for user in users:
         collection.problems += user.limits.problems()
@@ -141,12 +146,14 @@ def _find(
     stack: contextlib.ExitStack,
     site: str,
     what: bytes,
+    only: int | None,
 ) -> list[_User]:
     """Open the folders, and return the questions to ask by user, this one's first.
 
     Args:
         site: The key of the one to ask, if it is not all of them.
         what: What to ask for.
+        only: The one process to ask, if it is not all of them.
     """
     users: dict[int, _User] = {}
     left = MOST_FOLDERS
@@ -170,6 +177,8 @@ def _find(
         left -= 1
         try:
             for entry in socket_folder.entries(descriptor):
+                if only not in (None, entry.pid):
+                    continue
                 if site and entry.site not in ("", site):
                     if socket_folder.process_exists(entry.pid):
                         collection.others.add(entry.pid)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from django_pooled.diagnostics.redaction import one_line, printable
 from django_pooled.stats.histogram import BOUNDS, Histogram
+from django_pooled.stats.orders import Answer
 from django_pooled.stats.snapshot import (
     REPORT_VERSION,
     ConnectionFigures,
     Counters,
     Interval,
+    OrderResult,
     PoolSnapshot,
     ProcessReport,
 )
@@ -189,6 +191,14 @@ def _interval(value: Any, path: str) -> Interval:
     return Interval(**_values(value, path, _INTERVAL))
 
 
+def _answer(value: Any, path: str) -> Answer:
+    return Answer(**_values(value, path, _ANSWER))
+
+
+def _order(value: Any, path: str) -> OrderResult:
+    return OrderResult(**_values(value, path, _ORDER))
+
+
 def _by_name(value: Any, path: str) -> dict[str, float]:
     return dict(_by_kind(_number)(value, path))
 
@@ -218,6 +228,7 @@ def _values(
 
 _CHECKS: dict[str, tuple[Check, Callable[[], Any]]] = {
     "int": (_count, int),
+    "int | None": (_or_null(_count), lambda: None),
     "float": (_number, float),
     "float | None": (_or_null(_number), lambda: None),
     "str": (_name, str),
@@ -228,6 +239,8 @@ _CHECKS: dict[str, tuple[Check, Callable[[], Any]]] = {
     "Histogram": (_histogram, Histogram),
     "list[ConnectionFigures]": (_list_of(_connection, MOST_CONNECTIONS), list),
     "list[PoolSnapshot]": (_list_of(_pool, MOST_POOLS), list),
+    "list[Answer]": (_list_of(_answer, MOST_POOLS), list),
+    "OrderResult | None": (_or_null(_order), lambda: None),
     "list[Interval]": (lambda value, path: _list_of(_interval, MOST_INTERVALS)(value, path), list),
 }
 """By the annotation of a field: its check, and what makes the value of one that is missing."""
@@ -240,4 +253,6 @@ _CONNECTION = {
 _COUNTERS = {counter.name: _CHECKS[str(counter.type)] for counter in fields(Counters)}
 _POOL = {it.name: _CHECKS[str(it.type)] for it in fields(PoolSnapshot) if it.name != "counters"}
 _INTERVAL = {it.name: _CHECKS[str(it.type)] for it in fields(Interval)}
+_ANSWER = {it.name: _CHECKS[str(it.type)] for it in fields(Answer)}
+_ORDER = {it.name: _CHECKS[str(it.type)] for it in fields(OrderResult)}
 _REPORT = {it.name: _CHECKS[str(it.type)] for it in fields(ProcessReport)}

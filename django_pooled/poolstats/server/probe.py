@@ -87,6 +87,11 @@ class Probe(Generic[T]):
             raise NoAnswer(self._error)
         return self._answer[0]
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether a question is open."""
+        return self._thread is not None and self._thread.is_alive()
+
     def close(self) -> None:
         """Close the connection; one that is still waiting for its server ends with the process."""
         if self._connection is not None and not (self._thread and self._thread.is_alive()):

@@ -59,6 +59,8 @@ def _span(overview: Overview, group: Group) -> str:
 
 def _details(group: Group) -> Iterator[tuple[str, str]]:
     counters = group.counters
+    if replacing := sum(row.pool.to_replace or 0 for row in group.rows):
+        yield "draining", f"{many(replacing, 'connection')} to be replaced still"
     if counters.use.count:
         yield "in use for", _times(counters.use)
     if holders := held_longest(counters.held):

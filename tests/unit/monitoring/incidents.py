@@ -158,6 +158,14 @@ INCIDENTS = {
         connects=960,
         closed={"drained": 950},
     ),
+    "paused": _incident(
+        ("paused", "warning"),
+        paused_for=300.0,
+        paused_by="user 33 (process 4711)",
+        waiting=4,
+        longest_waiting=3.0,
+        checkouts=1000,
+    ),
     "full pooler": _incident(
         ("pooler-full", "critical"), closed={"error": 90}, connects=91, pooler_timeouts=90
     ),

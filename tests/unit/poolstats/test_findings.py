@@ -782,3 +782,33 @@ def test_a_server_that_is_away_is_not_called_read_only_any_more() -> None:
     ]
     assert finding.level is Level.CRITICAL
     assert finding.sentence == f'"default": {STANDBY}: writes fail (25006).'
+
+
+# Pauses
+
+
+PAUSED: dict[str, Any] = {
+    "paused_for": 12.0,
+    "paused_by": "user 33 (process 4711)",
+    "waiting": 4,
+    "longest_waiting": 3.2,
+}
+
+
+def test_a_pause_is_told_with_who_has_ordered_it_and_when_it_ends() -> None:
+    look = overview(process(pool(**PAUSED)), process(pool(**PAUSED), pid=4122))
+    assert told(look) == [
+        (
+            Level.WARNING,
+            '"default" is paused in 2 processes by user 33 (process 4711), and resumes by itself '
+            'within 12 s: 8 waiters for "default" in 2 processes, the longest for 3.2 s.',
+        )
+    ]
+
+
+def test_waiters_of_a_paused_pool_are_no_trouble_of_its_connections() -> None:
+    full = {"in_use": 10, "idle": 0, **PAUSED}
+    look = overview(process(pool(**full)), process(pool(in_use=1), pid=4122))
+    (finding,) = findings.find(look)
+    assert finding.code == "paused"
+    assert "in process 4121 (gunicorn)" in finding.sentence

@@ -1,0 +1,267 @@
+"""manage.py poolctl: run as an operator runs it, beside workers under load."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from django.core.management import CommandError, call_command
+
+from tests.sites.workers.running import backends, database
+from tests.support.waiting import wait_until
+
+from .running import Control, steered, visited
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from embedded_postgres import EmbeddedServer
+    from tests.sites.workers.running import Site
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Unix sockets")
+
+
+@pytest.fixture(scope="module")
+def url(server: EmbeddedServer) -> Iterator[str]:
+    with database(server, "steered") as found:
+        yield found
+
+
+@pytest.fixture
+def site_and_control(url: str, stats_dir: Path) -> Iterator[tuple[Site, Control]]:
+    with steered(url, stats_dir) as found:
+        yield found
+
+
+def by_worker(control: Control, site: Site) -> dict[int, dict[str, Any]]:
+    """Return the pools, but for that of gunicorn's master."""
+    return {pid: pool for pid, pool in control.pools().items() if pid != site.pid}
+
+
+def test_a_drain_replaces_every_connection_and_no_request_fails(
+    site_and_control: tuple[Site, Control], server: EmbeddedServer
+) -> None:
+    site, control = site_and_control
+    with visited(site) as visitors:
+        visitors.wait_for_more()
+        before = backends("steered", server)
+        output = control.run("drain")
+        after = backends("steered", server)
+        visitors.wait_for_more()
+    assert visitors.failed == []
+    assert after
+    assert not before & after
+    assert len(re.findall(r'^\d+ gunicorn "default": \d connections? replaced$', output, re.M)) >= 2
+
+
+def test_a_pause_has_requests_wait_and_resume_serves_them(
+    site_and_control: tuple[Site, Control],
+) -> None:
+    site, control = site_and_control
+    with visited(site) as visitors:
+        visitors.wait_for_more()
+        output = control.run("pause", "--for", "25")
+        assert len(re.findall(r"paused for 25 s; nothing in use", output)) >= 2
+        assert "resume by themselves at" in output
+        done = len(visitors.took)
+        wait_until(lambda: sum(it["waiting"] for it in control.pools().values()) >= 6)
+        assert len(visitors.took) == done
+        for pool in by_worker(control, site).values():
+            assert pool["in_use"] == 0
+            assert 0 < pool["paused_for"] <= 25
+            assert pool["paused_by"].startswith(f"user {os.geteuid()} (process ")
+        code, told = control.check()
+        assert code == 1
+        assert re.search(r'"default" is paused in \d processes by user \d+ .+\[paused\]', told)
+        assert "[waiting]" not in told
+        assert "resumed" in control.run("resume")
+        visitors.wait_for_more()
+    assert visitors.failed == []
+    assert re.search(r"pool 'default': paused: checkouts wait, for 25 s at most \(by ", site.log)
+    assert re.search(rf"pool 'default': resumed \(by user {os.geteuid()} ", site.log)
+
+
+def test_a_pause_of_one_process_leaves_the_other(site_and_control: tuple[Site, Control]) -> None:
+    site, control = site_and_control
+    one, other = sorted(by_worker(control, site))
+    output = control.run("pause", "--for", "20", "--pid", str(one))
+    assert f"{one} gunicorn" in output
+    assert str(other) not in output
+    found = by_worker(control, site)
+    assert found[one]["paused_for"] is not None
+    assert found[other]["paused_for"] is None
+    control.run("resume")
+
+
+def test_a_pause_that_is_longer_than_the_timeout_is_refused_beforehand(
+    site_and_control: tuple[Site, Control],
+) -> None:
+    _site, control = site_and_control
+    output = control.run("pause", "--for", "60", code=2)
+    assert 'A checkout of "default" fails after 30 s (timeout)' in output
+    assert all(pool["paused_for"] is None for pool in control.pools().values())
+    assert "paused for 60 s" in control.run("pause", "--for", "60", "--beyond-timeout")
+    control.run("resume")
+
+
+def test_a_pause_says_who_holds_what_is_in_use(site_and_control: tuple[Site, Control]) -> None:
+    site, control = site_and_control
+    slow = threading.Thread(target=site.get, args=("/slow/4",))
+    slow.start()
+    wait_until(lambda: sum(it["in_use"] for it in control.pools().values()) == 1)
+    output = control.run("pause", "--for", "20", "--wait", "0.3", code=1)
+    assert re.search(r"warning  \d+ gunicorn .+paused for 20 s; 1 in use, the longest for ", output)
+    assert "by tests.sites.workers.views.slow" in output
+    # It goes on, and the request that had its connection ends.
+    assert sum(it["paused_for"] is not None for it in control.pools().values()) >= 2
+    slow.join(30.0)
+    control.run("resume")
+
+
+def test_a_pause_ends_by_itself_though_its_operator_was_killed(
+    site_and_control: tuple[Site, Control],
+) -> None:
+    site, control = site_and_control
+    slow = threading.Thread(target=site.get, args=("/slow/8",))
+    slow.start()
+    wait_until(lambda: sum(it["in_use"] for it in control.pools().values()) == 1)
+    operator = control.start("poolctl", "pause", "--for", "3", "--wait", "3")
+    wait_until(lambda: sum(it["paused_for"] is not None for it in control.pools().values()) >= 2)
+    operator.kill()
+    operator.communicate()
+    assert site.get("/double/4")["result"] == 8
+    slow.join(30.0)
+
+
+def test_an_operator_that_is_ended_amid_a_pause_has_all_resume(
+    site_and_control: tuple[Site, Control],
+) -> None:
+    site, control = site_and_control
+    slow = threading.Thread(target=site.get, args=("/slow/6",))
+    slow.start()
+    wait_until(lambda: sum(it["in_use"] for it in control.pools().values()) == 1)
+    operator = control.start("poolctl", "pause", "--for", "25", "--wait", "20")
+    wait_until(lambda: sum(it["paused_for"] is not None for it in control.pools().values()) >= 2)
+    operator.send_signal(signal.SIGTERM)
+    operator.communicate()
+    assert operator.returncode == 128 + signal.SIGTERM
+    assert all(pool["paused_for"] is None for pool in control.pools().values())
+    slow.join(30.0)
+
+
+def test_a_stopped_process_is_told_and_what_it_did_not_hear_is_forgotten(
+    site_and_control: tuple[Site, Control],
+) -> None:
+    site, control = site_and_control
+    stopped = max(by_worker(control, site))
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        output = control.run("pause", "--for", "20", code=1)
+        assert f"warning  {stopped}: does not answer: stopped, or too busy." in output
+        assert len(re.findall(r"paused for 20 s; nothing in use", output)) >= 1
+        control.run("resume", code=1)
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    wait_until(lambda: stopped in control.pools())
+    assert control.pools()[stopped]["paused_for"] is None
+
+
+def test_sizes_last_until_the_process_ends(site_and_control: tuple[Site, Control]) -> None:
+    _site, control = site_and_control
+    output = control.run("resize", "1", "5")
+    assert "resized: min_size 1, max_size 5, before 1 and 3" in output
+    assert {pool["max_size"] for pool in control.pools().values()} == {5}
+
+
+def test_with_no_process_to_reach_nothing_is_claimed(url: str, stats_dir: Path) -> None:
+    control = Control(url, stats_dir)
+    for arguments in (("drain",), ("pause", "--for", "5"), ("resume",), ("switchover",)):
+        output = control.run(*arguments, code=3)
+        assert "No process with an open pool could be reached." in output
+
+
+def test_a_drain_of_a_server_that_is_away_says_so(
+    server: EmbeddedServer, url: str, stats_dir: Path, proxy: Any
+) -> None:
+    through = url.replace(f":{server.port}/", f":{proxy.port}/")
+    with steered(through, stats_dir) as (site, control):
+        proxy.down()
+        output = control.run("drain", "--wait", "2", code=1)
+        assert re.search(r"\d of \d left, .+ connecting fails: ", output)
+        assert site.get("/double/2")["result"] == 4
+        proxy.forward()
+        wait_until(lambda: all(it["to_replace"] is None for it in control.pools().values()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["drain", "--database", "nope"], 'There is no database "nope"'),
+        (["drain", "--user", "nobody_of_that_name"], 'There is no user "nobody_of_that_name"'),
+    ],
+)
+def test_wrong_options_are_told(arguments: list[str], message: str) -> None:
+    with pytest.raises(CommandError, match=message) as caught:
+        call_command("poolctl", *arguments)
+    assert caught.value.returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pause"], "--for"),
+        (["pause", "--for", "0"], "seconds above 0"),
+        (["pause", "--for", "601"], "at most 600"),
+        (["resize", "1"], "MAX"),
+        (["resize", "1", "many"], "a whole number"),
+        ([], "ORDER"),
+    ],
+)
+def test_wrong_arguments_are_told(arguments: list[str], message: str) -> None:
+    with pytest.raises(CommandError, match=message):
+        call_command("poolctl", *arguments)
+
+
+def test_drains_and_pauses_of_two_operators_do_not_mix(
+    site_and_control: tuple[Site, Control],
+) -> None:
+    site, control = site_and_control
+    control.run("pause", "--for", "20")
+    output = control.run("pause", "--for", "10", code=2)
+    assert re.search(r"it is paused by user \d+ \(process \d+\) already, for \d+ s more", output)
+    control.run("resume")
+    drains = [control.start("poolctl", "drain") for _ in range(2)]
+    for drain in drains:
+        output, _ = drain.communicate(timeout=60)
+        assert drain.returncode == 0, output
+    assert site.get("/double/2")["result"] == 4
+
+
+def test_another_user_reaches_nothing(site_and_control: tuple[Site, Control]) -> None:
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root can act as another user")
+    _site, control = site_and_control
+    output = control.run("pause", "--for", "5", "--user", "4711", code=3)
+    assert "No process with an open pool could be reached." in output
+
+
+def test_what_is_paused_serves_those_that_come_after_its_end(
+    site_and_control: tuple[Site, Control], server: EmbeddedServer
+) -> None:
+    site, control = site_and_control
+    control.run("pause", "--for", "2")
+    with psycopg.connect(**server.parameters("postgres"), autocommit=True) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'steered'"
+        )
+    began = time.monotonic()
+    assert site.get("/double/3")["result"] == 6
+    assert time.monotonic() - began < 20
