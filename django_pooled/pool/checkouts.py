@@ -188,6 +188,16 @@ class Checkouts:
             self.open.pop(key, None)
         self._record.fold()
 
+    def count_anew(self, connect_failures: int) -> None:
+        """Count from 0 again. What is in use stays a checkout of the new counts.
+
+        Args:
+            connect_failures: Connects that have failed until now.
+        """
+        with self._lock:
+            self.fold()
+            self._record.begin_anew(connect_failures)
+
     def is_current(self, checkout: Checkout) -> bool:
         """Tell whether that checkout has not ended; its connection may have had others since."""
         return checkout.key in self.open

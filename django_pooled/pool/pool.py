@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import Counter
 from contextlib import suppress
@@ -142,8 +141,6 @@ class Pool:
         self._sessions: ServerSessions | None = None  # those that the server had at the last look
         self.retry_budget: RetryBudget | None = None
         """Made by retry_transaction at its first restart; see `budget_of`, whose lock guards it."""
-        self._made_at = monotonic()
-        self._id = os.urandom(8).hex()
         reset = Reset(alias, options.reset, self.transaction_mode, configure, assume_role)
         self._always_resets = reset.always_acts
         # Seconds after which a checkout asks the server, or the project's own check.
@@ -223,7 +220,9 @@ class Pool:
             self._events,
             self.record,
         )
-        self.steering: Steering = Steering(alias, self._id, self._pool)
+        self.steering: Steering = Steering(
+            alias, self._pool, self.record, self._connector, self._checkouts
+        )
         """Obeys the orders of `manage.py poolctl`."""
         self._readiness = Readiness(
             alias, options, self._connector, self._pool, self._checkouts, self._eviction
@@ -552,7 +551,7 @@ class Pool:
             # Those of the same moment: another may have begun since.
             in_use = counters.checkouts - counters.checkins - counters.discarded
             gauges = self._gauges(in_use)
-        counters.connect_failures = self._connector.failures
+        counters.connect_failures = self.record.connect_failures(self._connector.failures)
         error = self._connector.last_error
         again_at = self._connector.connected_again_at
         sessions, read_only = self._sessions, self._eviction.read_only
@@ -570,7 +569,7 @@ class Pool:
             longest_waiting=self._pool.longest_waiting,
             connecting=self._pool.opening,
             server=self.server,
-            age=monotonic() - self._made_at,
+            age=monotonic() - self.record.begun_at,
             retry_budget_left=self._retry_budget_left(),
             last_error=told(error) if error else None,
             last_error_age=monotonic() - self._connector.last_error_at if error else None,
@@ -584,7 +583,7 @@ class Pool:
             counters=counters,
             connections=[*self._checkouts.describe(), *map(described, self._pool.idle_connections)],
             name=self.options.name or self.alias,
-            id=self._id,
+            id=self.record.id,
             site=self.site.key,
             settings=self.site.settings,
             timeout=self.options.timeout,

@@ -1,4 +1,4 @@
-"""What an operator may have a pool do while it runs: pause, resume, drain, resize."""
+"""What an operator may have a pool do while it runs: pause, resume, drain, resize, count."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from .drain import Drain
 from .pause import Pause
 
 if TYPE_CHECKING:
+    from django_pooled.stats.counters import Record
     from django_pooled.stats.orders import Order
 
+    from .checkouts import Checkouts
+    from .connector import Connector
     from .queue import RecoveringPool
 
 __all__ = ["Steering"]
@@ -34,14 +37,25 @@ class Steering:
 
     Args:
         alias: The pool's alias.
-        pool: Its id.
         queue: Its connections.
+        record: Its counts.
+        connector: Has counted the connects that failed.
+        checkouts: Which connections are in use.
     """
 
-    def __init__(self, alias: str, pool: str, queue: RecoveringPool) -> None:
+    def __init__(
+        self,
+        alias: str,
+        queue: RecoveringPool,
+        record: Record,
+        connector: Connector,
+        checkouts: Checkouts,
+    ) -> None:
         self._alias = alias
-        self._pool = pool
         self._queue = queue
+        self._record = record
+        self._connector = connector
+        self._checkouts = checkouts
         self._drain = Drain(alias, queue)
         self._begun: Pause | None = None  # the last pause, until it is logged that it has ended
         self._timer_at = NEVER  # when the next timer is due
@@ -74,7 +88,7 @@ class Steering:
                     "order_refused", alias=self._alias, by=by, order=order.verb, reason=sentence
                 ),
             )
-        return Answer(self._alias, self._pool, outcome, sentence)
+        return Answer(self._alias, self._record.id, outcome, sentence)
 
     def _obey(self, order: Order, by: str) -> tuple[str, str]:
         if order.verb == "pause":
@@ -85,6 +99,8 @@ class Steering:
             return self._draining(by)
         if order.verb == "resize":
             return self._resized(order, by)
+        if order.verb == "reset-stats":
+            return self._counted_anew(by)
         if order.verb == "look":
             return "seen", ""
         raise OrderRefused(f"this process does not know how to {order.verb}")
@@ -172,3 +188,12 @@ class Steering:
             ),
         )
         return "resized", what
+
+    def _counted_anew(self, by: str) -> tuple[str, str]:
+        self._checkouts.count_anew(self._connector.failures)
+        logger.warning(
+            "pool %r: counts from 0 again (by %s)",
+            *(self._alias, by),
+            extra=event_fields("stats_reset", alias=self._alias, by=by),
+        )
+        return "reset", "counts from 0 again"

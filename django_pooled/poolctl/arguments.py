@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     resize = order("resize", "Have other sizes, until a process ends.")
     resize.add_argument("min_size", type=_size, metavar="MIN", help="Connections kept open.")
     resize.add_argument("max_size", type=_size, metavar="MAX", help="Most connections.")
+    order("reset-stats", "Have the figures of poolstats begin at 0.")
     switchover = order(
         "switchover",
         "Pause, have the server changed, wait until the address can be written, drain, resume.",

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from .console import Console
     from .operator import Operator, Reply
 
-__all__ = ["Refused", "check_length", "drain", "pause", "require_processes", "resize", "resume"]
+__all__ = [
+    "Refused",
+    "check_length",
+    "drain",
+    "pause",
+    "require_processes",
+    "reset_stats",
+    "resize",
+    "resume",
+]
 
 STEP = 0.1
 """Seconds between two looks at the processes."""
@@ -155,6 +164,15 @@ def resume(operator: Operator, console: Console) -> int:
     reply = operator.give("resume", own=False)
     require_processes(reply)
     found = results(reply)
+    console.results(found)
+    return exit_code(found, reached=True)
+
+
+def reset_stats(operator: Operator, console: Console) -> int:
+    """Have the figures begin at 0."""
+    reply = operator.give("reset-stats")
+    require_processes(reply)
+    found = results(reply, state=False)
     console.results(found)
     return exit_code(found, reached=True)
 

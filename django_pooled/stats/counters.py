@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from copy import copy
 from dataclasses import dataclass, field, fields
+from time import monotonic
 from typing import TYPE_CHECKING, Final, Literal
 
 from .histogram import Histogram
@@ -123,6 +125,11 @@ class Record:
 
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
+        self.id: str = os.urandom(8).hex()
+        """Tells these counts from all others, of any pool, process and time: sums that a reader
+        keeps must not fall when they begin anew."""
+        self.begun_at: float = monotonic()
+        self._failures_before = 0  # connects that had failed by then
         self.book: tuple[Counters, dict[object, End]] = (Counters(), {})
         """The totals, and by their keys the ends that are not among them; replaced together.
 
@@ -133,6 +140,20 @@ class Record:
     def abandon(self, lock: threading.RLock) -> None:
         """After fork(): *lock* takes the place of the parent's, which may be held for ever."""
         self._lock = lock
+
+    def begin_anew(self, connect_failures: int) -> None:
+        """Count from 0 again; under the lock, once all ends are counted.
+
+        Args:
+            connect_failures: Connects that have failed until now, which are counted elsewhere.
+        """
+        self.id, self.begun_at = os.urandom(8).hex(), monotonic()
+        self._failures_before = connect_failures
+        self.book = (Counters(), {})
+
+    def connect_failures(self, until_now: int) -> int:
+        """Return how many connects have failed since it began, of all until now."""
+        return max(0, until_now - self._failures_before)
 
     def hold(self, holders: Iterable[tuple[str, float]]) -> None:
         """Note that each of these holders had a connection in use for so many seconds more.

@@ -42,7 +42,7 @@ LONGEST_PAUSE = 600.0
 MOST_CONNECTIONS = 10_000
 """The largest ``max_size`` that can be ordered."""
 
-Verb = Literal["look", "pause", "resume", "drain", "resize"]
+Verb = Literal["look", "pause", "resume", "drain", "resize", "reset-stats"]
 """What can be ordered. "look" changes nothing, and its answer is as any other."""
 
 

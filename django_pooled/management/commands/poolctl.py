@@ -78,6 +78,8 @@ class Command(BaseCommand):
         if options["order"] == "resize":
             sizes = options["min_size"], options["max_size"]
             return orders.resize(operator, console, min_size=sizes[0], max_size=sizes[1])
+        if options["order"] == "reset-stats":
+            return orders.reset_stats(operator, console)
         return Switchover(
             operator,
             console,

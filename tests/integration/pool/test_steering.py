@@ -468,3 +468,39 @@ def test_sizes_that_do_not_fit_are_refused(
 def execute(server: EmbeddedServer, statement: str) -> None:
     with psycopg.connect(**server.parameters("postgres"), autocommit=True) as admin:
         admin.execute(statement)
+
+
+# Counts
+
+
+def test_counts_begin_anew_and_add_up(server: EmbeddedServer, make_pool: MakePool) -> None:
+    pool = make_pool(server, max_size=2)
+    fill(pool, 2)
+    held, before = pool.checkout(), pool.snapshot()
+    assert before.counters.checkouts == 3
+    answer = order(pool, "reset-stats")
+    after = pool.snapshot()
+    assert (answer.outcome, answer.pool) == ("reset", after.id)
+    assert after.id != before.id
+    assert after.age < before.age
+    assert after.counters.checkouts == after.in_use == 1
+    assert after.counters.connects == 0
+    pool.checkin(held)
+    assert query(pool) == 42
+    counters = pool.snapshot().counters
+    assert (counters.checkouts, counters.checkins, counters.discarded) == (2, 2, 0)
+
+
+def test_connects_that_failed_are_counted_anew_too(
+    server: EmbeddedServer, make_pool: MakePool, proxy: FaultProxy
+) -> None:
+    pool = make_pool(server, through=proxy, min_size=0, timeout=0.3, backoff={"initial": 0.02})
+    proxy.down()
+    with pytest.raises(CheckoutTimeout):
+        pool.checkout()
+    assert pool.snapshot().counters.connect_failures > 0
+    proxy.forward()
+    assert query(pool) == 42
+    order(pool, "reset-stats")
+    assert pool.snapshot().counters.connect_failures == 0
+    assert pool.snapshot().counters.timeouts == 0
