@@ -81,6 +81,7 @@ class Switchover:
         self._beyond_timeout = beyond_timeout
         self._ignore_silent = ignore_silent
         self._paused: set[str] = set()  # ids of the pools that are known to be paused
+        self._heard: dict[int, float] = {}  # by pid: when each process has answered last
         self._paused_at = 0.0
         self._until = 0.0
         self._addresses = [Address(alias) for alias in operator.aliases]
@@ -176,23 +177,32 @@ class Switchover:
             if row.pool.id in self._paused and answer.outcome == "paused":
                 raise _Failed(f"{who} had resumed meanwhile: another operator has ended the pause.")
             self._paused.add(row.pool.id)
-        if not self._ignore_silent and (found := failures(reply)):
-            raise _Failed(f"{found[0].who} {found[0].sentence}.")
+        now = monotonic()
+        self._heard.update((report.pid, now) for report in reply.collection.reports)
+        for pid in reply.silent:
+            # A busy host lets an answer come late.
+            if not self._ignore_silent and now - self._heard.get(pid, now) > LEASE * SHARE:
+                raise _Failed(f"Process {pid} does not answer any more: its pools resume.")
         return reply
 
     def _wait_until_unused(self, reply: Reply) -> Reply:
         until = min(monotonic() + self._wait, self._until)
-        while any(row.pool.lent for row in reply.rows):
+        while any(row.pool.lent for row in reply.rows) or self._is_unheard(reply):
             if monotonic() >= until:
+                silent = f"; process {reply.silent[0]} does not answer" if reply.silent else ""
                 raise _Failed(
-                    f"Still {busy_words(reply.rows)}, {duration(self._wait)} after the pause "
-                    "began: end what holds them, or say a longer --wait. The server was not "
+                    f"Still {busy_words(reply.rows)}{silent}, {duration(self._wait)} after the "
+                    "pause began: end what holds them, or say a longer --wait. The server was not "
                     "touched."
                 )
             self._console.progress(f"pausing: {busy_words(reply.rows)}; {waiters(reply.rows)}")
             time.sleep(STEP)
             reply = self._pause()
         return reply
+
+    def _is_unheard(self, reply: Reply) -> bool:
+        """Whether a process did not say what it has in use."""
+        return bool(reply.silent) and not self._ignore_silent
 
     def _started(self) -> subprocess.Popen[bytes]:
         assert self._command is not None
