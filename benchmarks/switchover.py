@@ -39,7 +39,8 @@ from _common import (
 from _worker import Write
 from versus.outcome import circumstances
 
-from embedded_postgres import all_binaries, executable, free_port
+from embedded_postgres import all_binaries, free_port
+from embedded_postgres.binaries import executable
 from tests.servers.pgbouncer import PgBouncer
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ COLUMNS = (NATIVE, CHECKS, BOUNCED, OURS, RETRYING, STEERED)
 CONNECTIONS = 4
 PAUSE = 0.02
 """Seconds between two requests of a thread."""
+
+CALM = 3.0
+"""Seconds before a change that the calm is judged by."""
 
 _WHO = """
     SELECT pg_postmaster_start_time(), NOT pg_is_in_recovery()
@@ -98,11 +102,12 @@ class Upgraded:
 
     title = "A new major version, behind a forwarded port"
 
-    def __init__(self, old: EmbeddedServer, new: EmbeddedServer, port: FaultProxy) -> None:
+    def __init__(
+        self, old: EmbeddedServer, new: EmbeddedServer, port: FaultProxy, words: str
+    ) -> None:
         self._old, self._new, self._port = old, new, port
-        versions = [one.binaries for one in (old, new)]
-        self.words = "dump and restore"
-        self._programs = versions[1]
+        self._programs = new.binaries
+        self.words = words
 
     @property
     def address(self) -> dict[str, Any]:
@@ -160,9 +165,8 @@ def upgraded() -> Iterator[Upgraded]:
             with psycopg.connect(**one.parameters("postgres"), autocommit=True) as admin:
                 admin.execute("CREATE ROLE clerk LOGIN SUPERUSER PASSWORD 'the same'")
         port = FaultProxy(servers[0].host, servers[0].port, listen=free_port())
-        made = Upgraded(*servers, stack.enter_context(port))
-        made.words = f"PostgreSQL {oldest} to {newest}, {made.words}"
-        yield made
+        words = f"PostgreSQL {oldest} to {newest}, dump and restore"
+        yield Upgraded(servers[0], servers[1], stack.enter_context(port), words)
 
 
 class Probe:
@@ -211,7 +215,7 @@ def cost(writes: Sequence[Write], at: float, until: float) -> Seen:
     """Return what a change cost, of the requests from its beginning on."""
     touched = [one for one in writes if one.done >= at and one.began < until]
     good = sorted(one.done for one in touched if one.error is None)
-    before = [one.done - one.began for one in writes if one.done < at]
+    before = [one.done - one.began for one in writes if at - CALM < one.done < at]
     return Seen(
         len(touched) - len(good),
         len(good),
@@ -260,7 +264,7 @@ def run(change: Any, rounds: int, threads: int, length: float) -> tuple[list[lis
                 settings = {"name": worker.name, "pause": PAUSE, "retry": False}
                 settings["retry"] = worker.name == RETRYING.name
                 worker.call("start_writing", threads=threads, **settings)
-            time.sleep(4.0)
+            time.sleep(CALM + 3.0)
             spans = []
             for number in range(rounds):
                 spans.append(once(change, probe, pgbouncer, steered, length))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.db import connections
@@ -16,7 +17,10 @@ __all__ = ["Address", "Server"]
 APPLICATION_NAME = "django poolctl"
 
 LONGEST_LOOK = 2.0
-"""Seconds that a server has to answer. One that says nothing is asked anew after that."""
+"""Seconds that a server has to answer."""
+
+AGAIN, MOST_QUESTIONS = 0.2, 8
+"""Seconds after which another question is asked where none was answered, and how many at most."""
 
 _QUERY = """
     SELECT pg_postmaster_start_time()::text,
@@ -50,6 +54,9 @@ class Server(NamedTuple):
 class Address:
     """Asks the address in the settings, with a new connection each time: it may lead elsewhere.
 
+    Where nothing answers, another question is asked soon: the first may be stuck on its way to a
+    server that has gone, when the address leads to another one already.
+
     Args:
         alias: Key of the database.
     """
@@ -58,30 +65,38 @@ class Address:
         self.alias = alias
         self.error: str = ""
         """Why the last question had no answer."""
-        self._probe = Probe(connections[alias], _ask, APPLICATION_NAME)
-        self._asked = False
+        self._asked: list[Probe[Server]] = []
+        self._asked_at = float("-inf")
 
     def look(self, wait: float) -> Server | None:
         """Return the server that answers; None if none has within *wait* seconds.
 
         A question that takes longer goes on, and its answer is for the next look.
         """
-        if not self._asked:
-            self._probe.close()
-            self._probe.start(LONGEST_LOOK)
-            self._asked = True
-        try:
-            server = self._probe.wait(wait)
-        except NoAnswer as error:
-            self.error = str(error)
-            self._asked = self._probe.is_asking
-            return None
-        self._asked = False
-        return server
+        if len(self._asked) < MOST_QUESTIONS and monotonic() - self._asked_at >= AGAIN:
+            probe = Probe(connections[self.alias], _ask, APPLICATION_NAME)
+            probe.start(LONGEST_LOOK)
+            self._asked.append(probe)
+            self._asked_at = monotonic()
+        until = monotonic() + wait
+        for probe in reversed(list(self._asked)):
+            try:
+                server = probe.wait(until - monotonic())
+            except NoAnswer as error:
+                if not probe.is_asking:
+                    self.error = str(error)
+                    self._asked.remove(probe)
+                    self._asked_at = float("-inf")
+                continue
+            self._asked.remove(probe)
+            probe.close()
+            return server
+        return None
 
     def close(self) -> None:
-        """Close the connection."""
-        self._probe.close()
+        """Close the connections."""
+        for probe in self._asked:
+            probe.close()
 
 
 def _ask(connection: psycopg.Connection[Any]) -> Server:

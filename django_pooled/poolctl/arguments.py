@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="Go on though a process does not answer, or runs a version that takes no orders.",
     )
+    switchover.add_argument(
+        "--ignore-idle",
+        action="store_true",
+        help="Go on though threads keep connections, without a transaction, on which they have "
+        "asked nothing for the time of --wait.",
+    )
     _add_length(switchover, required=False)
     _add_wait(switchover, 5.0, "nothing is in use; else the switchover is given up")
 

@@ -11,7 +11,7 @@ from django_pooled.poolstats.findings.finding import Level
 from django_pooled.poolstats.formatting import brief, many
 from django_pooled.stats.orders import REFUSED
 
-from .results import Result, busy_words, exit_code, failures, holders, results, waiters
+from .results import Result, busy_words, exit_code, failures, holders, obeys, results, waiters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,11 +84,11 @@ def check_length(rows: Sequence[PoolRow], seconds: float, *, beyond_timeout: boo
 
 def drain(operator: Operator, console: Console, *, wait: float) -> int:
     """Have all connections replaced, and show how far that is, for *wait* seconds at most."""
-    reply = operator.give("drain")
+    given = reply = operator.give("drain")
     require_processes(reply)
     found = failures(reply)
     began, total = monotonic(), {row.pool.id: row.pool.to_replace or 0 for row in reply.rows}
-    obeyed = {row.pool.id for row in reply.rows if _obeys(reply, row)}
+    obeyed = {row.pool.id for row in reply.rows if obeys(reply, row)}
     while (left := _left(reply)) and monotonic() < began + wait:
         told = f"draining: {left} of {many(sum(total.values()), 'connection')} left"
         console.progress(f"{told}{_trouble(reply)}")
@@ -113,7 +113,7 @@ def drain(operator: Operator, console: Console, *, wait: float) -> int:
             )
         )
     console.results(found)
-    return exit_code(found, reached=True)
+    return exit_code(found, given)
 
 
 def pause(
@@ -151,7 +151,7 @@ def pause(
         console.say(
             f"They resume by themselves at {ends:%H:%M:%S}; manage.py poolctl resume ends it."
         )
-    return exit_code(found, reached=True)
+    return exit_code(found, given)
 
 
 def any_lent(rows: Sequence[PoolRow]) -> bool:
@@ -165,7 +165,7 @@ def resume(operator: Operator, console: Console) -> int:
     require_processes(reply)
     found = results(reply)
     console.results(found)
-    return exit_code(found, reached=True)
+    return exit_code(found, reply)
 
 
 def reset_stats(operator: Operator, console: Console) -> int:
@@ -174,7 +174,7 @@ def reset_stats(operator: Operator, console: Console) -> int:
     require_processes(reply)
     found = results(reply, state=False)
     console.results(found)
-    return exit_code(found, reached=True)
+    return exit_code(found, reply)
 
 
 def resize(operator: Operator, console: Console, *, min_size: int, max_size: int) -> int:
@@ -184,12 +184,7 @@ def resize(operator: Operator, console: Console, *, min_size: int, max_size: int
     found = results(reply)
     console.results(found)
     console.say("It lasts until a process ends: those that start later have the settings' sizes.")
-    return exit_code(found, reached=True)
-
-
-def _obeys(reply: Reply, row: PoolRow) -> bool:
-    answer = reply.answer(row)
-    return answer is not None and answer.outcome != REFUSED
+    return exit_code(found, reply)
 
 
 def _left(reply: Reply) -> int:

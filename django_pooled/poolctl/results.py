@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
     from .operator import Reply
 
-__all__ = ["Result", "busy_words", "exit_code", "failures", "holders", "results", "waiters"]
+__all__ = [
+    "Result",
+    "busy_words",
+    "exit_code",
+    "failures",
+    "holders",
+    "obeys",
+    "results",
+    "waiters",
+]
 
 
 class Result(NamedTuple):
@@ -93,14 +102,17 @@ def holders(rows: Iterable[PoolRow]) -> str:
     return f"for {duration(since)}{f' by {who}' if who else ''}"
 
 
-def exit_code(found: Iterable[Result], *, reached: bool) -> int:
-    """Return 0 if all was done, 1 if not everywhere, 2 if nowhere, 3 if no process was reached."""
-    levels = [result.level for result in found]
-    if not reached:
-        return 3
-    if not any(levels):
+def exit_code(found: Iterable[Result], reply: Reply) -> int:
+    """Return 0 if all was done, 1 if not everywhere or not yet, 2 if no pool has obeyed."""
+    if not any(result.level for result in found):
         return 0
-    return 1 if Level.FINE in levels else 2
+    return 1 if any(obeys(reply, row) for row in reply.rows) else 2
+
+
+def obeys(reply: Reply, row: PoolRow) -> bool:
+    """Tell whether a pool has obeyed."""
+    answer = reply.answer(row)
+    return answer is not None and answer.outcome != REFUSED
 
 
 def _name(row: PoolRow) -> str:

@@ -17,7 +17,7 @@ from django_pooled.stats.orders import REFUSED
 
 from .address import Address
 from .orders import Refused, check_length, require_processes
-from .results import Result, busy_words, exit_code, failures, waiters
+from .results import Result, busy_words, failures, waiters
 
 if TYPE_CHECKING:
     from .address import Server
@@ -60,6 +60,7 @@ class Switchover:
         wait: Seconds to wait until nothing is in use.
         beyond_timeout: Whether the pause may be longer than checkouts wait.
         ignore_silent: Whether to go on though a process does not answer, or is too old.
+        ignore_idle: Whether to go on though threads keep connections that they do not use.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Switchover:
         wait: float = 5.0,
         beyond_timeout: bool = False,
         ignore_silent: bool = False,
+        ignore_idle: bool = False,
     ) -> None:
         self._operator = operator
         self._console = console
@@ -80,6 +82,9 @@ class Switchover:
         self._wait = wait
         self._beyond_timeout = beyond_timeout
         self._ignore_silent = ignore_silent
+        self._ignore_idle = ignore_idle
+        self._busy: set[tuple[str, int]] = set()  # pool and backend of what was used in the pause
+        self._kept = 0  # connections that threads keep, and have not used
         self._paused: set[str] = set()  # ids of the pools that are known to be paused
         self._heard: dict[int, float] = {}  # by pid: when each process has answered last
         self._paused_at = 0.0
@@ -132,7 +137,8 @@ class Switchover:
         try:
             reply = self._wait_until_unused(self._pause())
             pools = {row.pool.id for row in reply.rows}
-            console.say(f"Paused {many(len(pools), 'pool')}; nothing is in use.")
+            unused = "nothing else is" if self._kept else "nothing is"
+            console.say(f"Paused {many(len(pools), 'pool')}; {unused} in use.")
             if self._command is not None:
                 console.say(f"Running {shlex.join(self._command)}")
                 process = self._started()
@@ -154,9 +160,8 @@ class Switchover:
                 console.say(f"The command goes on, as process {process.pid}.")
         found = self._resume()
         console.say(f"Resumed: requests have waited for {duration(self._lasted)} at most.")
-        found = [result for result in found if result.level is not Level.FINE]
         console.results(found)
-        return exit_code([*found, Result(Level.FINE, "", "")], reached=True)
+        return 1 if found else 0
 
     # The steps
 
@@ -187,18 +192,35 @@ class Switchover:
 
     def _wait_until_unused(self, reply: Reply) -> Reply:
         until = min(monotonic() + self._wait, self._until)
-        while any(row.pool.lent for row in reply.rows) or self._is_unheard(reply):
+        while (lent := sum(row.pool.lent for row in reply.rows)) or self._is_unheard(reply):
+            kept = self._kept_idle(reply)
             if monotonic() >= until:
+                self._kept = kept
+                if self._ignore_idle and kept == lent and not self._is_unheard(reply):
+                    self._console.say(f"Kept, and not used: {busy_words(reply.rows)}.")
+                    break
                 silent = f"; process {reply.silent[0]} does not answer" if reply.silent else ""
+                hint = ", or --ignore-idle: they are kept without a use" if kept == lent else ""
                 raise _Failed(
                     f"Still {busy_words(reply.rows)}{silent}, {duration(self._wait)} after the "
-                    "pause began: end what holds them, or say a longer --wait. The server was not "
-                    "touched."
+                    f"pause began: end what holds them, or say a longer --wait{hint}. The server "
+                    "was not touched."
                 )
             self._console.progress(f"pausing: {busy_words(reply.rows)}; {waiters(reply.rows)}")
             time.sleep(STEP)
             reply = self._pause()
         return reply
+
+    def _kept_idle(self, reply: Reply) -> int:
+        """Count the connections in use on which nothing was asked since the pause began."""
+        used = {
+            (row.pool.id, connection["backend_pid"]): connection["status"] == "idle"
+            for row in reply.rows
+            for connection in row.pool.connections
+            if connection["state"] != "idle"
+        }
+        self._busy.update(key for key, is_idle in used.items() if not is_idle)
+        return len(used.keys() - self._busy)
 
     def _is_unheard(self, reply: Reply) -> bool:
         """Whether a process did not say what it has in use."""
@@ -248,7 +270,10 @@ class Switchover:
     def _drain(self) -> None:
         reply = self._operator.give("drain")
         until = monotonic() + READY
-        while monotonic() < until and any(row.pool.to_replace for row in reply.rows):
+        # What is kept comes back later.
+        while monotonic() < until and self._kept < sum(
+            row.pool.to_replace or 0 for row in reply.rows
+        ):
             time.sleep(STEP)
             reply = self._pause()
 

@@ -88,6 +88,7 @@ class Command(BaseCommand):
             wait=options["wait"],
             beyond_timeout=options["beyond_timeout"],
             ignore_silent=options["ignore_silent"],
+            ignore_idle=options["ignore_idle"],
         ).run()
 
     def _console(self) -> Console:

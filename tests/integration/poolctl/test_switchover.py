@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import signal
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import pytest
 from tests.sites.workers.running import database
 from tests.support.waiting import wait_until
 
-from .running import Control, steered, visited
+from .running import Control, holding, steered, visited
 
 if TYPE_CHECKING:
     import subprocess
@@ -57,10 +57,8 @@ def move(
             admin.execute("CREATE ROLE clerk LOGIN SUPERUSER PASSWORD 'the same'")
     proxy = make_proxy(old)
     url = f"postgres://clerk:the%20same@127.0.0.1:{proxy.port}/{NAME}"
-    with database(new, NAME):
-        # Not dropped in the end: it is stopped by then.
-        with psycopg.connect(**old.parameters("postgres"), autocommit=True) as admin:
-            admin.execute(f"CREATE DATABASE {NAME}")
+    # Not dropped in the end: the old one is stopped by then.
+    with database(new, NAME), contextlib.suppress(psycopg.OperationalError), database(old, NAME):
         yield Move(old, new, proxy, url)
 
 
@@ -93,13 +91,9 @@ def test_requests_wait_for_the_new_server_and_none_fails(move: Move, stats_dir: 
         assert "the address can be written" in output
         assert re.search(r"Resumed: requests have waited for .+ at most", output)
         visitors.wait_for_more(50)
+        with psycopg.connect(**move.new.parameters("postgres")) as admin:
+            assert sessions(admin) >= 2
     assert visitors.failed == []
-    with psycopg.connect(**move.new.parameters("postgres")) as admin:
-        answer = admin.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [NAME]
-        ).fetchone()
-    assert answer is not None
-    assert answer[0] >= 2
 
 
 def test_a_command_changes_the_server(move: Move, stats_dir: Path, tmp_path: Path) -> None:
@@ -150,14 +144,11 @@ def test_a_request_that_holds_its_connection_is_named_and_the_server_is_not_touc
     move: Move, stats_dir: Path
 ) -> None:
     with steered(move.url, stats_dir) as (site, control):
-        slow = threading.Thread(target=site.get, args=("/slow/4",))
-        slow.start()
-        wait_until(lambda: sum(it["in_use"] for it in control.pools().values()) == 1)
-        output = control.run("switchover", "--wait", "0.5", code=2)
+        with holding(move.old, move.url, site, control):
+            output = control.run("switchover", "--wait", "0.5", code=2)
         assert re.search(r"Still 1 in use, the longest for .+ by tests.sites.workers.views", output)
         assert "The server was not touched." in output
         assert all_run(control)
-        slow.join(30.0)
 
 
 def test_a_stopped_process_ends_it_before_anything_is_done(move: Move, stats_dir: Path) -> None:
@@ -183,8 +174,8 @@ def test_an_operator_that_is_killed_leaves_pauses_of_seconds(move: Move, stats_d
         operator.communicate()
         visitors.wait_for_more()
         assert all_run(control)
+        assert "resumed (by itself, since the time of its pause is over)" in site.log
     assert visitors.failed == []
-    assert "resumed (by itself, since the time of its pause is over)" in site.log
 
 
 def test_another_operator_that_resumes_ends_it(move: Move, stats_dir: Path) -> None:
@@ -214,12 +205,15 @@ def test_a_process_that_starts_meanwhile_is_paused_too(move: Move, stats_dir: Pa
             found = control.pools()
             return any(found[pid]["paused_for"] is not None for pid in found.keys() - before)
 
-        wait_until(newcomer_is_paused)
-        move.switch()
-        output, _ = operator.communicate(timeout=60)
-        assert operator.returncode == 0, output
-        visitors.wait_for_more()
-    assert visitors.failed == []
+        wait_until(lambda: site.log.count("Booting worker") == 3)
+        # So many that some find it.
+        with visited(site, 30) as more:
+            wait_until(newcomer_is_paused)
+            move.switch()
+            output, _ = operator.communicate(timeout=60)
+            assert operator.returncode == 0, output
+            more.wait_for_more()
+    assert visitors.failed == more.failed == []
 
 
 def test_a_server_that_does_not_answer_beforehand_is_told(move: Move, stats_dir: Path) -> None:
@@ -252,3 +246,22 @@ def sessions(admin: psycopg.Connection[tuple[int]]) -> int:
     admin.rollback()
     assert answer is not None
     return answer[0]
+
+
+def test_what_threads_keep_and_do_not_use_is_left_alone_if_that_is_said(
+    move: Move, stats_dir: Path
+) -> None:
+    # Each worker's main thread has queried at import, and keeps its connection.
+    application = "tests.sites.workers.wsgi"
+    with steered(move.url, stats_dir, application) as (site, control), visited(site) as visitors:
+        visitors.wait_for_more()
+        output = control.run("switchover", "--wait", "1", code=2)
+        assert "or --ignore-idle: they are kept without a use" in output
+        operator = control.start("poolctl", "switchover", "--ignore-idle", "--wait", "1")
+        seen = told(operator, "Switch the server over now.")
+        assert re.search(r"Kept, and not used: 2 in use, .+ by tests.sites.workers.wsgi", seen)
+        move.switch()
+        output, _ = operator.communicate(timeout=60)
+        assert operator.returncode == 0, output
+        visitors.wait_for_more()
+    assert visitors.failed == []
