@@ -73,11 +73,7 @@ class Slots:
 
     def older(self, than: int) -> int:
         """Count the slots with a connection that were taken before a mark."""
-        return sum(
-            1
-            for number, slot in list(self._taken.items())
-            if number < than and number in self._connected and slot() is not None
-        )
+        return sum(entry.is_connected and entry.number < than for entry in self._held())
 
     def take(self) -> Slot:
         """Take a slot for an attempt to open a connection."""
