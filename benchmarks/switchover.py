@@ -264,7 +264,7 @@ def run(change: Any, rounds: int, threads: int, length: float) -> tuple[list[lis
                 settings = {"name": worker.name, "pause": PAUSE, "retry": False}
                 settings["retry"] = worker.name == RETRYING.name
                 worker.call("start_writing", threads=threads, **settings)
-            time.sleep(CALM + 3.0)
+            time.sleep(CALM + 10.0)
             spans = []
             for number in range(rounds):
                 spans.append(once(change, probe, pgbouncer, steered, length))

@@ -192,30 +192,6 @@ def test_another_operator_that_resumes_ends_it(move: Move, stats_dir: Path) -> N
     assert visitors.failed == []
 
 
-def test_a_process_that_starts_meanwhile_is_paused_too(move: Move, stats_dir: Path) -> None:
-    with steered(move.url, stats_dir) as (site, control), visited(site) as visitors:
-        visitors.wait_for_more()
-        before = set(control.pools())
-        operator = control.start("poolctl", "switchover")
-        told(operator, "Switch the server over now.")
-        # gunicorn starts another worker.
-        os.kill(site.pid, signal.SIGTTIN)
-
-        def newcomer_is_paused() -> bool:
-            found = control.pools()
-            return any(found[pid]["paused_for"] is not None for pid in found.keys() - before)
-
-        wait_until(lambda: site.log.count("Booting worker") == 3)
-        # So many that some find it.
-        with visited(site, 30) as more:
-            wait_until(newcomer_is_paused)
-            move.switch()
-            output, _ = operator.communicate(timeout=60)
-            assert operator.returncode == 0, output
-            more.wait_for_more()
-    assert visitors.failed == more.failed == []
-
-
 def test_a_server_that_does_not_answer_beforehand_is_told(move: Move, stats_dir: Path) -> None:
     with steered(move.url, stats_dir) as (site, control):
         move.proxy.down()
