@@ -61,7 +61,8 @@ def test_a_new_pool_is_paused_until_the_order_that_ends_it(
     folder = publisher.default_folder(str(stats_dir))
     pause = Order("pause", this_site().key, token="t", seconds=60.0, stands=True)
     standing_pause.leave(folder, pause, "user 33 (process 9)")
-    alias, answers = make_database(server, stats_dir=str(stats_dir), timeout=60.0), []
+    alias = make_database(server, stats_dir=str(stats_dir), timeout=60.0)
+    answers: list[Any] = []
     thread = threading.Thread(target=ask, args=(alias, answers))
     thread.start()
     wait_until(lambda: paused() == ["user 33 (process 9)"])
@@ -78,7 +79,8 @@ def test_a_pause_of_another_site_or_database_is_none_of_a_new_pool(
     server: EmbeddedServer, make_database: MakeDatabase, stats_dir: Path, unpublished: None
 ) -> None:
     folder = publisher.default_folder(str(stats_dir))
-    alias, answers = make_database(server, stats_dir=str(stats_dir)), []
+    alias = make_database(server, stats_dir=str(stats_dir))
+    answers: list[Any] = []
     elsewhere = {alias: "elsewhere:5432/x"}
     for order in (
         Order("pause", "0123abcd", token="t", seconds=60.0),
@@ -92,7 +94,8 @@ def test_a_pause_of_another_site_or_database_is_none_of_a_new_pool(
 def test_a_pause_that_is_ordered_is_left_for_those_that_start_meanwhile(
     server: EmbeddedServer, make_database: MakeDatabase, stats_dir: Path, unpublished: None
 ) -> None:
-    alias, answers = make_database(server, stats_dir=str(stats_dir), timeout=60.0), []
+    alias = make_database(server, stats_dir=str(stats_dir), timeout=60.0)
+    answers: list[Any] = []
     ask(alias, answers)
     folder = publisher.default_folder(str(stats_dir))
     # One process alone leaves nothing.
@@ -110,7 +113,8 @@ def test_a_pause_that_is_ordered_is_left_for_those_that_start_meanwhile(
 def test_a_child_of_a_paused_process_is_paused(
     server: EmbeddedServer, make_database: MakeDatabase, stats_dir: Path, unpublished: None
 ) -> None:
-    alias, answers = make_database(server, stats_dir=str(stats_dir), timeout=60.0), []
+    alias = make_database(server, stats_dir=str(stats_dir), timeout=60.0)
+    answers: list[Any] = []
     ask(alias, answers)
     give(stats_dir, "pause", seconds=60.0, stands=True)
     child = os.fork()
