@@ -500,7 +500,7 @@ def test_connects_that_failed_are_counted_anew_too(
         pool.checkout()
     assert pool.snapshot().counters.connect_failures > 0
     proxy.forward()
-    assert query(pool) == 42
+    wait_until(lambda: query(pool) == 42)
     order(pool, "reset-stats")
     assert pool.snapshot().counters.connect_failures == 0
     assert pool.snapshot().counters.timeouts == 0
