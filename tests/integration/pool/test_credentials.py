@@ -12,6 +12,7 @@ import pytest
 from django.db import close_old_connections, connections
 
 from django_pooled.errors import CheckoutTimeout, ConnectFailed
+from django_pooled.poolstats.server.probe import Probe
 from django_pooled.testing import terminate_backend
 from tests.servers.silent_hosts import accepts_and_never_answers
 from tests.support.pools import query
@@ -223,6 +224,34 @@ def test_what_cannot_be_used_is_told_at_once(
     pool = make_pool(server, min_size=0, timeout=60.0, **options)
     with pytest.raises(ConnectFailed, match=words):
         query(pool)
+
+
+# What connects outside of the pool.
+
+
+@pytest.mark.parametrize("way", ["password", "credentials", "connect"])
+def test_a_look_at_the_server_connects_as_the_pool_does(
+    server: EmbeddedServer, make_database: MakeDatabase, issuer: Issuer, way: str
+) -> None:
+    def connect(**parameters: Any) -> Any:
+        return psycopg.connect(**{**parameters, **issuer.parameters()})
+
+    options: dict[str, Any] = {"credentials": issuer.parameters, "connect": connect}
+    pool = {name: value for name, value in options.items() if name == way}
+    alias = make_database(server, **pool)
+    connections.settings[alias].update(USER="issued", PASSWORD=issuer)
+    if pool:
+        connections.settings[alias].update(USER="nobody", PASSWORD="nothing")
+
+    def user(connection: psycopg.Connection[Any]) -> Any:
+        return connection.execute("SELECT session_user::text").fetchone()
+
+    probe = Probe(connections[alias], user, "looks")
+    probe.start(10.0)
+    try:
+        assert probe.wait(20.0) == ("issued",)
+    finally:
+        probe.close()
 
 
 # Connections that the project opens.
