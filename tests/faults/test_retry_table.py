@@ -227,7 +227,7 @@ def the_session_idles_too_long(scene: Scene, row: Row) -> None:
     # Once it is known what may be asked, nothing is sent before the function runs.
     retry_transaction(using=scene.alias)(lambda: None)()
     # Past psycopg: as a setting of the caller's own it would keep the call from being restarted.
-    connections[scene.alias].connection.pgconn.exec_(b"SET idle_session_timeout = '10ms'")
+    connections[scene.alias].connection.pgconn.exec_(b"SET idle_session_timeout = '1s'")
 
 
 def the_transaction_idles_too_long(scene: Scene, row: Row) -> None:
