@@ -269,6 +269,23 @@ def test_a_warning_at_each_login_is_no_reason_to_leave_a_session(
         assert ask_in_requests(alias, "SELECT pg_backend_pid()")
 
 
+def test_a_read_of_a_replica_can_wait_for_what_was_written(connect: Connect, pair: Pair) -> None:
+    primary, standby = pair
+    with psycopg.connect(**primary.parameters(), autocommit=True) as connection:
+        if connection.info.server_version < 190000:
+            pytest.skip("WAIT FOR LSN came with PostgreSQL 19")
+        connection.execute("DROP TABLE IF EXISTS written")
+        connection.execute("CREATE TABLE written (number int)")
+        alias = connect(standby)
+        for number in range(3):
+            connection.execute("INSERT INTO written VALUES (%s)", [number])
+            place = connection.execute("SELECT pg_current_wal_lsn()::text").fetchone()
+            assert place is not None
+            assert ask(alias, f"WAIT FOR LSN '{place[0]}' WITH (timeout '60s')") == "success"
+            assert ask(alias, "SELECT max(number) FROM written") == number
+            close_old_connections()
+
+
 # TLS.
 
 
