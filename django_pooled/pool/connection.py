@@ -18,6 +18,7 @@ from django_pooled.sql.session_state import ends_with_session, graver, hides_wha
 from . import psycopg_pipeline, psycopg_private
 from .beginning import begin, beginning_of
 from .deadline import current
+from .references import ALONE
 from .session import Session
 from .statement_deadline import refuse_if_ended, tell_if_interrupted, wait_within
 
@@ -281,7 +282,9 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         new.pinned_by = self.pinned_by
         self._given_back = True
         psycopg_private.succeed(self, new, made)
-        new.as_made = psycopg_private.as_made(new)
+        if ALONE:
+            # Else it serves one checkout, since nothing tells whether it is referred to.
+            new.as_made = psycopg_private.as_made(new)
         return new
 
     def announce(
