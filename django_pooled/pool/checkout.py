@@ -37,8 +37,7 @@ class Checkout:
     finalizer tells the pool.
 
     No lock guards the fields. What changes is one assignment: `connection` and `returning` by who
-    has claimed it (see `PooledConnection.claim`), `activity` by any reader, to the same value,
-    `due` by the thread that looks for those that last too long.
+    has claimed it (see `PooledConnection.claim`), `due` by who looks for those that last too long.
 
     Args:
         connection: The connection.
@@ -87,7 +86,7 @@ class Checkout:
             self.stack = callers(above=2)
         self.thread: Thread = thread
         self.activity: str | None = present()
-        """The view, task or command that it is for, once that is known; see `holders`."""
+        """The view, task or command that it is for, if that is known by now."""
         self.returning: bool = False
         """Whether it is being given back."""
 

@@ -18,7 +18,7 @@ from django_pooled.sql.query_text import text_of
 from django_pooled.stats.snapshot import ConnectionFigures
 
 from .cancellation import cancel
-from .holders import activities, holders
+from .holders import holders
 from .thread_exit import Threads
 
 if TYPE_CHECKING:
@@ -46,10 +46,9 @@ BRIEF = 1.5
 def described(
     connection: PooledConnection,
     checkout: Checkout | None = None,
-    activity: str | None = None,
     shows_statement: bool = False,
 ) -> ConnectionFigures:
-    """Describe a connection: idle, or in use since *checkout* for *activity*."""
+    """Describe a connection: idle, or in use since *checkout*."""
     session, now = connection.session, monotonic()
     status, text = connection.look(lambda pgconn: pgconn.transaction_status), None
     if shows_statement and status == TransactionStatus.ACTIVE:
@@ -60,7 +59,7 @@ def described(
         age=now - session.opened_at,
         state=state,
         since=max(0.0, now - (checkout.since if checkout else session.idle_since)),
-        by=activity,
+        by=checkout.activity if checkout else None,
         where=str(checkout.where) if checkout else None,
         pinned_by=connection.pinned_by,
         doomed_by=session.doomed_by,
@@ -130,10 +129,9 @@ class Checkouts:
 
     def describe(self) -> list[ConnectionFigures]:
         """Describe the connections in use now, and those that are being given back."""
-        checkouts = list(self.open.values())
         return [
-            described(connection, checkout, activity, self._show_statements)
-            for checkout, activity in zip(checkouts, activities(checkouts), strict=True)
+            described(connection, checkout, self._show_statements)
+            for checkout in list(self.open.values())
             if (connection := checkout.connection()) is not None
         ]
 
@@ -142,11 +140,11 @@ class Checkouts:
         now, checkouts = monotonic(), list(self.open.values())
         self._record.hold(
             (
-                name or checkout.where.function,
+                checkout.activity or checkout.where.function,
                 # After a long pause it can't be told who had them before.
                 seconds if seconds <= BRIEF else min(seconds, max(now - checkout.since, 1.0)),
             )
-            for checkout, name in zip(checkouts, activities(checkouts), strict=True)
+            for checkout in checkouts
         )
 
     def holders(self, max_size: int) -> str | None:
@@ -257,7 +255,7 @@ class Checkouts:
             "pool %r: a connection has been in use for %.1f s%s, checked out at:\n%s",
             self._alias,
             held,
-            f" by {one_line(activity)}" if (activity := activities([checkout])[0]) else "",
+            f" by {one_line(checkout.activity)}" if checkout.activity else "",
             "".join(map(quoted, checkout.stack or [checkout.where])),
             extra=event_fields(
                 "connection_held", alias=self._alias, seconds=held, where=str(checkout.where)

@@ -6,7 +6,6 @@ from collections import Counter
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from django_pooled.activity import activities_of
 from django_pooled.diagnostics.redaction import one_line
 
 if TYPE_CHECKING:
@@ -14,23 +13,10 @@ if TYPE_CHECKING:
 
     from .checkout import Checkout
 
-__all__ = ["activities", "holders"]
+__all__ = ["holders"]
 
 MOST = 3
 """Holders that are named; the others are counted."""
-
-
-def activities(checkouts: Sequence[Checkout]) -> list[str | None]:
-    """Name what each checkout is for: a view, task or command; None for anything else.
-
-    Where nothing has named it, the stack of its thread does, once: a full pool may refuse hundreds
-    of checkouts a second.
-    """
-    found = activities_of(each.thread.ident for each in checkouts if each.activity is None)
-    for each in checkouts:
-        if each.activity is None:
-            each.activity = found.get(each.thread.ident)
-    return [each.activity for each in checkouts]
 
 
 def holders(checkouts: Sequence[Checkout], max_size: int) -> str | None:
@@ -46,9 +32,9 @@ def holders(checkouts: Sequence[Checkout], max_size: int) -> str | None:
     """
     if not checkouts:
         return None
-    number, named = len(checkouts), activities(checkouts)
+    number = len(checkouts)
     # A line's number would tell the holders of one function apart.
-    names = [name or each.where.function for name, each in zip(named, checkouts, strict=True)]
+    names = [each.activity or each.where.function for each in checkouts]
     most = Counter(names).most_common(MOST)
     parts = [f"{count} by {one_line(name)}" for name, count in most]
     if others := number - sum(count for _, count in most):

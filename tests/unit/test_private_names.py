@@ -42,7 +42,6 @@ THEIRS = (DatabaseWrapper, HttpRequest, QuerySet, Connection, Cursor, Connection
 # Of other packages, and of the standard library, which documents the first four.
 OTHERS = {
     "_replace": "namedtuple",
-    "_current_frames": "sys",
     "_is_gil_enabled": "sys; there from 3.13 on",
     "_getframe": "sys",
     "_getframemodulename": "sys",
