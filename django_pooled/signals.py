@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 from django.dispatch import Signal
 
 __all__ = [
@@ -73,3 +76,14 @@ Arguments: ``sender`` (the function), ``using`` (alias), ``attempt`` (number of 
 failed, from 1), ``sqlstate`` (of its failure, None where there was none), ``wait`` (seconds) and
 ``error``. Receivers run outside the transaction; what they raise is logged.
 """
+
+
+def _after_fork_in_child() -> None:
+    # Each send takes its lock, which another thread of the parent may have held.
+    for name in __all__:
+        signal: Signal = globals()[name]
+        signal.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,26 @@ def test_each_thread_is_started_without_the_context_of_its_starter() -> None:
         and path.name != "thread_exit.py"  # whose Thread is no thread, but tells one from others
     ]
     assert [start.partition(":")[0] for start in starts] == ["activity.py"], starts
+
+
+FORKING = """
+import os
+import django
+from django_pooled.signals import connection_checked_out
+
+connection_checked_out.connect(lambda **_: print("received", flush=True), weak=False)
+# As another thread, in the midst of sending.
+connection_checked_out.lock.acquire()
+child = os.fork()
+if child == 0:
+    connection_checked_out.send(None)
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_process_sends_a_signal_that_a_thread_was_sending_at_the_fork() -> None:
+    command = [sys.executable, "-c", FORKING]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60.0)
+    assert (found.stdout, found.stderr) == ("received\n0\n", "")
