@@ -329,7 +329,7 @@ class Pool:
             and not self._always_resets
             and not self.closed
             # No cursor, generator or user can reach it, and nothing was changed on it.
-            and references_to(connection) == ALONE
+            and references_to((connection,)[0]) == ALONE
             and [*vars(connection).values(), *made.adapters.values(), *made.types.values()]
             == made.values
             and made.prepared.prepare_threshold == made.prepare_threshold
