@@ -297,12 +297,41 @@ def interrupt(thread: threading.Thread) -> None:
     )
 
 
+def leaves_locks_locked() -> bool:
+    """Whether a lock stays locked for ever if an exception is thrown into a waiter.
+
+    So it is with Python 3.14: there ``with`` calls ``__enter__`` by an instruction that looks for
+    exceptions after the call, before the block has begun.
+    """
+    lock, waits = threading.Lock(), threading.Event()
+
+    def work() -> None:
+        waits.set()
+        with suppress(Interrupted), lock:
+            pass
+
+    for _ in range(10):
+        with lock:
+            waits.clear()
+            thread = threading.Thread(target=work, daemon=True)
+            thread.start()
+            waits.wait()
+            time.sleep(0.01)
+            interrupt(thread)
+        thread.join()
+        if lock.locked():
+            return True
+    return False
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("pool_mode", ["session", "transaction"])
 def test_exceptions_thrown_into_threads_anywhere_cost_no_slot(
     server: EmbeddedServer, make_database: MakeDatabase, pool_mode: str
 ) -> None:
+    if leaves_locks_locked():
+        pytest.skip("this Python leaves a lock locked if an exception is thrown into its waiter")
     alias = make_database(server, max_size=2, timeout=20.0, pool_mode=pool_mode)
     over = False
 
