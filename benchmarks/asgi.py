@@ -252,6 +252,7 @@ def run(
     settings, path = contestant
     database = {**one.django_settings(), **settings}
     with uvicorn(database, pause) as (port, pid), Watch(admin, pid) as watch:
+        asyncio.run(burst(port, path, 1))
         errors, seconds, p99 = asyncio.run(burst(port, path, count))
     return Run(errors, seconds, p99, watch.sessions, watch.threads, watch.memory)
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from django_pooled.pool.pool import Pool
+    from django_pooled.pool.waiter import Waiter
 
 __all__ = ["DatabaseWrapper"]
 
@@ -99,6 +100,9 @@ class DatabaseWrapper(Ownership):
 
     closings: int
 
+    queued: tuple[Pool, Waiter] | None = None
+    """A wait that has begun without a thread, for the next checkout to go on with."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         thread_wrappers.note(self)
@@ -128,6 +132,12 @@ class DatabaseWrapper(Ownership):
         """As Django's."""
         zone = super().timezone
         return None if zone is None else first_of_equal(zone)
+
+    @property
+    def last_pool(self) -> Pool | None:
+        """The pool of its last checkout, if that is still the one for its settings."""
+        known = self._lookup.pool
+        return None if known is None else known[1]
 
     def get_connection_params(self) -> dict[str, Any]:
         # Those of a backend behind this one, or of a patch of Django's, may follow from anything.
@@ -174,7 +184,7 @@ class DatabaseWrapper(Ownership):
                 pool = known[1]
             else:
                 pool = self._lookup.find(self, conn_params)
-            connection: Any = pool.checkout()
+            connection: Any = pool.checkout() if self.queued is None else self._next_in_line(pool)
             self.checked_out_from = self.pool = pool
             self.gives_back = pool.transaction_mode or not (this_thread.has_end or self._has_end)
             connection.carries = pool.options.pipeline and IS_SUPPORTED
@@ -197,6 +207,19 @@ class DatabaseWrapper(Ownership):
                 super().connect()
             finally:
                 self._keeps -= 1
+
+    def _next_in_line(self, pool: Pool) -> PooledConnection:
+        queued, self.queued = self.queued, None
+        if queued is None:  # pragma: no cover - told to mypy
+            return pool.checkout()
+        queue, waiter = queued
+        try:
+            if queue is pool:
+                return pool.checkout(waiter)
+        finally:
+            # Of use no more, whatever has come of it.
+            queue.leave(waiter)
+        return pool.checkout()
 
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         connection, pool = self.connection, self.checked_out_from

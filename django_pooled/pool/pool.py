@@ -51,6 +51,7 @@ from .server_sessions import ServerSessions, ask_sessions
 from .session_target import is_read_only_meant, misfit_for
 from .steering import Steering
 from .time_limit import LeftBehind
+from .waiter import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -141,6 +142,7 @@ class Pool:
         self._sessions: ServerSessions | None = None  # those that the server had at the last look
         self.retry_budget: RetryBudget | None = None
         """Made by retry_transaction at its first restart; see `budget_of`, whose lock guards it."""
+        self._looks_again_at = 0.0
         reset = Reset(alias, options.reset, self.transaction_mode, configure, assume_role)
         self._always_resets = reset.always_acts
         # Seconds after which a checkout asks the server, or the project's own check.
@@ -238,10 +240,38 @@ class Pool:
             ahead = WeakMethod(self._kept_credentials.fetch_ahead)
             self._pool.repeat(ahead, self.options.credentials_lifetime / 4)
 
-    def checkout(self) -> PooledConnection:
+    def enqueue(self, woken: Callable[[], object]) -> Waiter | None:
+        """Begin to wait for a connection without a thread.
+
+        Args:
+            woken: Called by any thread, once one should go on with `checkout`, or `leave`.
+
+        Returns:
+            None if `checkout` need not wait, or would be refused.
+        """
+        if self.closed or self._pool.idle:
+            return None
+        waiter = Waiter(monotonic() + self.options.timeout, woken)
+        return waiter if self._pool.enqueue(waiter) else None
+
+    def leave(self, waiter: Waiter) -> None:
+        """End a wait with which no thread goes on."""
+        self._pool.leave(waiter)
+
+    def look_for_lost_soon(self) -> None:
+        """Have connections looked for that no code can reach, as a thread that waits does."""
+        now = monotonic()
+        if now >= self._looks_again_at and not self.closed:
+            self._looks_again_at = now + queue.PATIENCE
+            self._pool.start(partial(self._look_for_lost, None))
+
+    def checkout(self, queued: Waiter | None = None) -> PooledConnection:
         """Take a connection that is alive; wait for one, within ``timeout`` seconds in all.
 
         The present deadline bounds it too.
+
+        Args:
+            queued: What `enqueue` has returned, to go on with that wait.
 
         Raises:
             CheckoutTimeout: None became available in time; ``__cause__`` is the last error
@@ -250,7 +280,7 @@ class Pool:
             PoolExhausted: ``max_waiting`` threads were waiting already.
             PoolClosed: The pool is closed.
         """
-        started = monotonic()
+        started = monotonic() if queued is None else queued.since
         deadline = started + self.options.timeout
         limit = current.get()
         if limit is not None and limit.until < deadline:
@@ -261,7 +291,10 @@ class Pool:
                 raise self._events.failed(self._too_late(limit, started))
         checkouts = self._checkouts
         while True:
-            connection = self._pool.take_idle() or self._wait(started, deadline)
+            if queued is None:
+                connection = self._pool.take_idle() or self._wait(started, deadline)
+            else:
+                connection, queued = self._wait(started, deadline, queued), None
             try:
                 now, session, pgconn = monotonic(), connection.session, connection.pgconn
                 if (
@@ -357,11 +390,13 @@ class Pool:
         if connection_checked_in.receivers:
             self._events.checked_in(now - checkout.since, kept=True)
 
-    def _wait(self, started: float, deadline: float) -> PooledConnection:
+    def _wait(
+        self, started: float, deadline: float, queued: Waiter | None = None
+    ) -> PooledConnection:
         cause: BaseException | None
         counter = "timeouts"
         try:
-            return self._pool.take(deadline - monotonic(), self._look_for_lost)
+            return self._pool.take(deadline - monotonic(), self._look_for_lost, queued)
         except queue.PoolTimeout:
             limit = current.get()
             if limit is not None and limit.until <= deadline:

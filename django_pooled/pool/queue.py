@@ -266,7 +266,10 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             return connection
 
     def take(
-        self, timeout: float, look_for_lost: Callable[[float | None], bool] = lambda since: False
+        self,
+        timeout: float,
+        look_for_lost: Callable[[float | None], bool] = lambda since: False,
+        queued: Waiter | None = None,
     ) -> PooledConnection:
         """Take an idle connection, or queue for one; as getconn(), without its own checks.
 
@@ -279,16 +282,22 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             look_for_lost: Called during a wait, and before a refusal, without a lock: looks for
                 connections in use that no code can reach any more, and tells whether there were
                 any. Thorough if it was not since the given moment.
+            queued: A waiter that `enqueue` has put into the queue; this thread goes on with it.
 
         Raises:
             PoolTimeout, PoolClosed, TooManyRequests: As getconn().
             Refused: No connection can be opened.
         """
-        waiter = Waiter(monotonic() + timeout)
+        waiter = queued or Waiter(monotonic() + timeout)
         finds = self._finds
         try:
             try:
-                connection = self._take_or_queue(waiter, timeout, self.max_waiting)
+                connection = None
+                if queued is None:
+                    connection = self._take_or_queue(waiter, timeout, self.max_waiting)
+                else:
+                    # A deadline that was no matter to the pool as it was made.
+                    waiter.deadline = min(waiter.deadline, monotonic() + timeout)
             except TooManyRequests:
                 # The lost ones are on their way back, to one more waiter, by a worker perhaps; or
                 # they have come by now.
@@ -303,10 +312,27 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
                 else:
                     with limit.waking(waiter.give_up):
                         connection = self._wait(waiter, look_for_lost, limit)
+                waiter.connection = None
         except BaseException:
-            self._leave(waiter)
+            self.leave(waiter)
             raise
         return connection
+
+    def enqueue(self, waiter: Waiter) -> bool:
+        """Give a waiter a place in the queue, whose thread begins later.
+
+        Returns:
+            False if there is nothing to wait for, or no place: `take` serves or refuses a thread.
+        """
+        with self._lock:
+            most = self.max_waiting
+            is_full = most and len(self._waiting) >= most
+            # Without workers the pool's tasks are run by threads that wait.
+            if is_full or self._pool or self._closed or not self._workers:
+                return False
+            self._waiting.append(Place(waiter))  # type: ignore[arg-type]
+            self._maybe_grow_pool()
+        return True
 
     def _take_or_queue(
         self, waiter: Waiter, timeout: float, max_waiting: int
@@ -378,7 +404,8 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
             self._pool.append(connection)
             connection._pool = None
 
-    def _leave(self, waiter: Waiter) -> None:
+    def leave(self, waiter: Waiter) -> None:
+        """Take a waiter out of the queue; what it was given goes to others."""
         # Connections are handed over under this lock, so from here on none is handed to it.
         with self._lock:
             self._remove([place for place in self._places if place.is_of(waiter)])

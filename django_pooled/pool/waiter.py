@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .connection import PooledConnection
 
 __all__ = ["Place", "Waiter"]
@@ -21,15 +23,18 @@ class Waiter:
 
     Args:
         deadline: The monotonic moment at which the wait ends.
+        woken: Called as it is woken, by any thread and with the pool's lock held, if the wait
+            begins without a thread.
     """
 
-    __slots__ = ("__weakref__", "_gate", "connection", "deadline", "error", "since")
+    __slots__ = ("__weakref__", "_gate", "_woken", "connection", "deadline", "error", "since")
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, woken: Callable[[], object] | None = None) -> None:
         self.since: float = monotonic()
         self.deadline = deadline
         self.connection: PooledConnection | None = None
         self.error: BaseException | None = None
+        self._woken = woken
         # A bare lock, which is opened by its release: a Condition has another lock inside, which an
         # exception from a signal handler can leave locked for ever.
         self._gate = threading.Lock()
@@ -51,6 +56,8 @@ class Waiter:
         except RuntimeError:
             # The thread that serves it opens the gate, and so may one that ends its wait.
             pass
+        if self._woken is not None:
+            self._woken()
 
     def give_up(self) -> None:
         """End the wait, from any thread; a connection that was handed over meanwhile counts."""

@@ -120,7 +120,8 @@ class Loop(Generic[R]):
             # Clients still send their requests; they need no connection meanwhile.
             self._give_back()
             self._inputs.await_bodies()
-        self._started = monotonic()
+        # The wait for the first connection counts, also if it has begun without a thread.
+        self._started = monotonic() if wrapper.queued is None else wrapper.queued[1].since
         self._deadline = self._started + policy.deadline
         deadline = current.get()
         if deadline is not None:

@@ -24,8 +24,7 @@ MOST_IDLE = 32
 class OwnThreads:
     """Threads that run one job each, from its beginning to its end.
 
-    There are as many as jobs. One that waits for a connection is a waiter of the pool like any
-    thread of synchronous code, in the same order and with the same limits.
+    There are as many as jobs.
 
     Args:
         name: Of the threads.

@@ -17,6 +17,7 @@ from django_pooled.integrations import tenants
 from django_pooled.pool.connection import PooledConnection
 
 from .asgiref_private import usual_executor, usual_thread
+from .awaited_checkouts import note_pool, wait_in_line
 from .coroutines import ThreadedCall
 from .own_threads import THREADS
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from django_pooled.backend.transaction_mode import TransactionMode
+    from django_pooled.pool.pool import Pool
+    from django_pooled.pool.waiter import Waiter
 
 __all__ = ["Place", "Placement", "call_in_thread", "placement_of"]
 
@@ -80,8 +83,19 @@ async def call_in_thread(
     """
     if placement.place is not Place.OWN_THREAD:
         return await ThreadedCall(function, alias, name).run(usual_executor().submit)
-    called = partial(_with_own_connections, function, placement.tenants_from)
-    return await ThreadedCall(called, alias, name, _have_kept_ones_released).run(THREADS.run)
+    queued = await wait_in_line(alias, _have_kept_ones_released)
+    called = partial(_with_own_connections, function, alias, queued, placement.tenants_from)
+    call = ThreadedCall(called, alias, name, _have_kept_ones_released)
+    return await call.run(partial(_start, queued))
+
+
+def _start(queued: tuple[Pool, Waiter] | None, job: Callable[[], object]) -> None:
+    try:
+        THREADS.run(job)
+    except BaseException:
+        if queued is not None:
+            queued[0].leave(queued[1])
+        raise
 
 
 def _holds_something(wrapper: TransactionMode) -> bool:
@@ -157,14 +171,33 @@ def _own_wrappers() -> list[DatabaseWrapper]:
 
 
 def _with_own_connections(
-    function: Callable[[], Any], tenants_from: tuple[DatabaseWrapper, ...]
+    function: Callable[[], Any],
+    alias: str,
+    queued: tuple[Pool, Waiter] | None,
+    tenants_from: tuple[DatabaseWrapper, ...],
 ) -> Any:
-    """Call *function* with connections that go back as at the end of a request."""
+    """Call *function* with connections that go back as at the end of a request.
+
+    Args:
+        function: What to call.
+        alias: Key of the database of its transaction.
+        queued: The wait for its first connection, if that has begun.
+        tenants_from: As in `Placement`.
+    """
+    own = connections[alias]
+    if isinstance(own, DatabaseWrapper):
+        own.queued = queued
     for outside in tenants_from:
         tenants.follow(outside, connections[outside.alias])
     try:
         return function()
     finally:
+        if isinstance(own, DatabaseWrapper):
+            note_pool(alias, own.last_pool)
+            if own.queued is not None:
+                # It has needed none.
+                (pool, waiter), own.queued = own.queued, None
+                pool.leave(waiter)
         for wrapper in connections.all(initialized_only=True):
             wrapper.close_if_unusable_or_obsolete()
             if tenants.has_tenants(wrapper):

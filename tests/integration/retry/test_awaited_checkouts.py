@@ -1,0 +1,252 @@
+"""Decorated coroutines that wait for a connection: in the pool's queue, and without a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections
+
+from django_pooled import (
+    CheckoutTimeout,
+    PoolExhausted,
+    deadline,
+    registry,
+    retry_transaction,
+)
+from django_pooled.retry.own_threads import THREADS
+from tests.support.tasks import run, until
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from embedded_postgres import EmbeddedServer
+    from tests.support.pools import MakeDatabase, MakePool
+
+
+def query(alias: str) -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 42")
+
+
+def snapshot(alias: str) -> Any:
+    (found,) = (pool for pool in registry.snapshots() if pool.alias == alias)
+    return found
+
+
+def at_work() -> int:
+    """Return how many threads run a call."""
+    named = [each for each in threading.enumerate() if each.name == "retry_transaction"]
+    return len(named) - len(THREADS._idle)
+
+
+class Full:
+    """A pool whose connections are in use by calls, until they are told to leave."""
+
+    def __init__(self, alias: str, size: int) -> None:
+        self.alias = alias
+        self._size = size
+        self._leave = asyncio.Event()
+        self._holders: list[asyncio.Task[None]] = []
+
+    async def hold(self) -> None:
+        """Fill the pool."""
+        # The pool is known by the first call that has used it.
+        await self.call(lambda: asyncio.sleep(0))
+        self._holders = [
+            asyncio.create_task(self.call(self._leave.wait)) for _ in range(self._size)
+        ]
+        await until(lambda: snapshot(self.alias).in_use == self._size)
+
+    async def leave(self) -> None:
+        """Have the connections go back."""
+        self._leave.set()
+        await asyncio.gather(*self._holders)
+
+    async def call(self, then: Callable[[], Awaitable[object]]) -> None:
+        """Make a decorated call that queries and then awaits something."""
+
+        @retry_transaction(using=self.alias)
+        async def work() -> None:
+            await sync_to_async(query)(self.alias)
+            await then()
+
+        await work()
+
+
+async def nothing() -> None:
+    return None
+
+
+def test_calls_that_wait_have_no_threads_and_are_served_in_their_order(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=1, timeout=60.0)
+    order: list[int] = []
+
+    async def main() -> None:
+        full = Full(alias, 1)
+        await full.hold()
+        calls = []
+        for number in range(20):
+
+            async def note(number: int = number) -> None:
+                order.append(number)
+
+            calls.append(asyncio.create_task(full.call(note)))
+            await until(lambda: snapshot(alias).waiting == len(calls))
+        assert at_work() == 1
+        await full.leave()
+        await asyncio.gather(*calls)
+
+    run(main)
+    assert order == list(range(20))
+    assert snapshot(alias).counters.wait.count == 1 + 1 + 20
+
+
+def test_the_wait_ends_with_the_timeout_of_the_pool(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=1, timeout=1.0)
+
+    async def main() -> None:
+        full = Full(alias, 1)
+        await full.hold()
+        with pytest.raises(CheckoutTimeout, match=r"no connection within 1 s") as caught:
+            await full.call(nothing)
+        assert caught.value.elapsed >= 1.0
+        await full.leave()
+
+    run(main)
+    assert snapshot(alias).counters.timeouts == 1
+
+
+def test_it_ends_with_the_deadline_around_it(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=1, timeout=60.0)
+
+    async def main() -> None:
+        full = Full(alias, 1)
+        await full.hold()
+        with (
+            pytest.raises(CheckoutTimeout, match=r"the deadline of 0\.3 s ended before"),
+            deadline(0.3),
+        ):
+            await full.call(nothing)
+        await full.leave()
+
+    run(main)
+
+
+def test_more_than_may_wait_are_refused(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=1, max_waiting=1, timeout=60.0)
+
+    async def main() -> None:
+        full = Full(alias, 1)
+        await full.hold()
+        waits = asyncio.create_task(full.call(nothing))
+        await until(lambda: snapshot(alias).waiting == 1)
+        with pytest.raises(PoolExhausted, match="1 thread is waiting already"):
+            await full.call(nothing)
+        await full.leave()
+        await waits
+
+    run(main)
+
+
+def test_a_call_that_is_cancelled_as_it_waits_leaves_the_queue(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=1, timeout=60.0)
+
+    async def main() -> None:
+        full = Full(alias, 1)
+        await full.hold()
+        waits = asyncio.create_task(full.call(nothing))
+        await until(lambda: snapshot(alias).waiting == 1)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        assert snapshot(alias).waiting == 0
+        await full.leave()
+        await full.call(nothing)
+
+    run(main)
+
+
+def test_with_a_pool_that_is_closed_it_goes_on_in_the_one_that_takes_its_place(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=1, timeout=60.0)
+
+    async def main() -> None:
+        full = Full(alias, 1)
+        await full.hold()
+        waits = asyncio.create_task(full.call(nothing))
+        await until(lambda: snapshot(alias).waiting == 1)
+        await asyncio.to_thread(registry.close_pools_of, alias, timeout=0.1)
+        await waits
+        await full.leave()
+        await full.call(nothing)
+
+    run(main)
+
+
+# The pool's part
+
+
+def test_a_wait_without_a_thread_is_served_and_left(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, min_size=0, max_size=1)
+    woken: list[int] = []
+
+    def wake() -> None:
+        woken.append(1)
+
+    first = pool.enqueue(wake)
+    assert first is not None
+    # The connection that was opened for it.
+    wait_until(lambda: woken)
+    connection = pool.checkout(first)
+    second, third = pool.enqueue(wake), pool.enqueue(wake)
+    assert second is not None
+    assert third is not None
+    assert pool.gauges().waiting == 2
+    pool.checkin(connection)
+    del connection
+    assert woken == [1, 1]
+    # What was given to one that does not go on with it is the next one's.
+    pool.leave(second)
+    assert woken == [1, 1, 1]
+    pool.leave(third)
+    assert (pool.gauges().idle, pool.gauges().waiting) == (1, 0)
+    assert pool.enqueue(wake) is None
+
+
+def test_lost_connections_are_looked_for_while_a_call_waits(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, min_size=0, max_size=1)
+    connection = pool.checkout()
+    cycle: list[Any] = [connection]
+    cycle.append(cycle)
+    woken: list[int] = []
+    waiter = pool.enqueue(lambda: woken.append(1))
+    assert waiter is not None
+    del connection, cycle
+
+    def is_woken() -> bool:
+        # As often as a call that waits does so; the garbage collector is not asked each time.
+        pool.look_for_lost_soon()
+        return bool(woken)
+
+    wait_until(is_woken)
+    pool.leave(waiter)
