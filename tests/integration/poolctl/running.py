@@ -123,7 +123,7 @@ def steered(
     url: str, stats_dir: Path, application: str = APPLICATION, **pool: Any
 ) -> Iterator[tuple[Site, Control]]:
     """Run the site with two workers of six threads, both with an open pool."""
-    options = {"stats_dir": str(stats_dir), "max_size": 3, "timeout": 30.0, **pool}
+    options = {"stats_dir": str(stats_dir), "max_size": 3, "timeout": 120.0, **pool}
     command = ["gunicorn", "--workers=2", "--threads=6", "--bind=127.0.0.1:0"]
     env = environment(url, **options)
     with serving([*command, application], env) as site:
