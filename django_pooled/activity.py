@@ -1,8 +1,7 @@
-"""The view, task or command that a thread runs, and that its connection is in use for."""
+"""The view, task or command that code runs for, and that its connection is in use for."""
 
 from __future__ import annotations
 
-import sys
 import threading
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
@@ -11,32 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-__all__ = ["current", "name_of", "present", "start_thread"]
+__all__ = ["FUNCTIONS", "NAMED_FRAMES", "current", "name_of", "start_thread"]
 
 current: ContextVar[str | None] = ContextVar("django_pooled.activity", default=None)
 """The name of what the running code belongs to, if it was given one."""
-
-
-def present() -> str | None:
-    """Name the view, task or command that the running code belongs to, for others to see.
-
-    By what it was given, else by its stack. It has to say so itself: to read the stack of another
-    thread crashes the process, at once without the GIL, and once in a while with it.
-
-    Returns:
-        A view as ``votes.views.cast``, a task of Celery as ``celery votes.tasks.count``, a command
-        as ``manage.py loaddata``; None for anything else.
-    """
-    found = current.get()
-    frame: FrameType | None = sys._getframe(1) if found is None else None
-    while frame is not None:
-        name = frame.f_code.co_name
-        if name in _NAMES:
-            look = _FRAMES.get((frame.f_globals.get("__name__", ""), name))
-            if look is not None and (found := look(frame)) is not None:
-                return found
-        frame = frame.f_back
-    return found
 
 
 def start_thread(target: Callable[[], object], name: str) -> threading.Thread:
@@ -83,10 +60,13 @@ def _command(frame: FrameType) -> str | None:
     return f"manage.py {type(command).__module__.rpartition('.')[2]}"
 
 
-# The frames with the name: of Django's handler, of Celery's tracer, of a management command.
-_FRAMES = {
+NAMED_FRAMES = {
     ("django.core.handlers.base", "_get_response"): _view,
     ("celery.app.trace", "trace_task"): _task,
     ("django.core.management.base", "execute"): _command,
 }
-_NAMES = frozenset(name for _, name in _FRAMES)
+"""How a frame of Django's handler, of Celery's tracer or of a management command tells the name, by
+its module and function."""
+
+FUNCTIONS = frozenset(name for _, name in NAMED_FRAMES)
+"""Those functions alone."""

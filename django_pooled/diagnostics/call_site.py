@@ -10,13 +10,12 @@ import sysconfig
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from django_pooled.activity import FUNCTIONS, NAMED_FRAMES, current
+
 if TYPE_CHECKING:
     from types import CodeType, FrameType
 
-__all__ = ["Line", "caller", "callers", "quoted"]
-
-# Since Python 3.12; before, each frame on the way has to become an object.
-_module_at = getattr(sys, "_getframemodulename", None)
+__all__ = ["Line", "caller", "callers", "quoted", "whereabouts"]
 
 # Never a project's, wherever they lie: Django and this package may be checked out beside it.
 _PASSED_OVER = frozenset({"django", "django_pooled", "contextlib", "asgiref", "threading"})
@@ -85,32 +84,47 @@ def quoted(line: Line) -> str:
 
 
 def caller(above: int = 0) -> Line:
-    """Return the line of the project's own code that led here.
-
-    Without one it is the first that is neither Python's, Django's nor a known watcher's, or the
-    outermost.
+    """Return the line of the project's own code that led here; see `whereabouts`.
 
     Args:
         above: How many callers are passed over in any case.
     """
-    depth = above + 1
-    if _module_at is not None:
-        # A decorator may have copied that name from the function; the frame's own name decides.
-        while _top(module := _module_at(depth)) in _PASSED_OVER:
-            depth += 1
-        if module is None:
-            depth = above + 1
-    frame: FrameType | None = sys._getframe(depth)
+    return whereabouts(above + 1)[0]
+
+
+def whereabouts(above: int = 0) -> tuple[Line, str | None]:
+    """Tell which line of the project's own code led here, and for what it runs.
+
+    Running code has to tell this itself: to read the stack of another thread crashes the process,
+    at once without the GIL, and once in a while with it.
+
+    Args:
+        above: How many callers are passed over in any case.
+
+    Returns:
+        The line; without own code the first that is neither Python's, Django's nor a known
+        watcher's, or the outermost. And the name that the code was given, or that its stack has: of
+        a view as ``votes.views.cast``, of a task of Celery as ``celery votes.tasks.count``, of a
+        command as ``manage.py loaddata``; None for anything else.
+    """
+    line, name = None, current.get()
+    frame: FrameType | None = sys._getframe(above + 1)
+    # Without a call for each frame: a stack has many, of few files and of few functions.
     while frame is not None:
         code = frame.f_code
-        # Without a call for each frame: a stack has many, of few files.
-        own = _own_files.get(code.co_filename)
-        if own is None:
-            own = _own_files[code.co_filename] = _is_own(frame)
-        if own:
-            return Line(code, frame.f_globals.get("__name__", "?"), frame.f_lasti)
+        if line is None:
+            own = _own_files.get(code.co_filename)
+            if own is None:
+                own = _own_files[code.co_filename] = _is_own(frame)
+            if own:
+                line = Line(code, frame.f_globals.get("__name__", "?"), frame.f_lasti)
+        if name is None and code.co_name in FUNCTIONS:
+            look = NAMED_FRAMES.get((frame.f_globals.get("__name__", ""), code.co_name))
+            name = None if look is None else look(frame)
+        if line is not None and name is not None:
+            break
         frame = frame.f_back
-    return _without_own_code(sys._getframe(above + 1))
+    return line or _without_own_code(sys._getframe(above + 1)), name
 
 
 def callers(above: int = 0) -> list[Line]:

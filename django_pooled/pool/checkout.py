@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 from weakref import ref
 
-from django_pooled.activity import present
-from django_pooled.diagnostics.call_site import caller, callers
+from django_pooled.diagnostics.call_site import callers, whereabouts
 
 if TYPE_CHECKING:
     from django_pooled.diagnostics.call_site import Line
@@ -78,15 +77,16 @@ class Checkout:
         self.home: Home = home
         self.since: float = now
         self.waited: float = now - asked
-        self.where: Line = caller(above=2)  # Past Pool.checkout().
+        self.where: Line
+        self.activity: str | None
+        """The view, task or command that it is for, if that is known by now."""
+        self.where, self.activity = whereabouts(above=2)  # Past Pool.checkout().
         self.stack: list[Line] | None = None
         if leak_after is not None:
             self.due: float = self.since + leak_after
             """When it is logged next."""
             self.stack = callers(above=2)
         self.thread: Thread = thread
-        self.activity: str | None = present()
-        """The view, task or command that it is for, if that is known by now."""
         self.returning: bool = False
         """Whether it is being given back."""
 

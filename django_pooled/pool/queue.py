@@ -467,14 +467,6 @@ class RecoveringPool(ConnectionPool[PooledConnection]):
         # first, which no other thread divides: list() reads one after another without the GIL.
         return list(self._waiting.copy())  # type: ignore[arg-type]
 
-    @property
-    def _next_place(self) -> Place | None:
-        # The first of them, without a look at the others.
-        try:
-            return self._waiting[0]  # type: ignore[return-value]
-        except IndexError:
-            return None
-
     def _remove(self, places: list[Place]) -> None:
         for place in places:
             # Unless a signal handler of this thread has done so.

@@ -13,7 +13,8 @@ from django.test import Client
 from django.urls import path
 from django.views import View
 
-from django_pooled.activity import current, name_of, present
+from django_pooled.activity import current, name_of
+from django_pooled.diagnostics.call_site import whereabouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,7 @@ class Looked:
         self.seen: list[str | None] = []
 
     def look(self) -> None:
-        self.seen.append(present())
+        self.seen.append(whereabouts()[1])
 
 
 looked = Looked()
@@ -98,7 +99,7 @@ def test_any_other_thread_has_no_name() -> None:
 def test_the_name_that_code_was_given_comes_before_its_stack() -> None:
     token = current.set("votes.views.count")
     try:
-        assert present() == "votes.views.count"
+        assert whereabouts()[1] == "votes.views.count"
     finally:
         current.reset(token)
 
