@@ -22,6 +22,7 @@ from django.utils.functional import cached_property
 from psycopg import IsolationLevel
 from psycopg.pq import ConnStatus, TransactionStatus
 
+from django_pooled.diagnostics.call_site import whereabouts
 from django_pooled.errors import DeadlineExceeded, PoolError
 from django_pooled.integrations import uwsgi
 from django_pooled.integrations.celery import closes_around_a_task, runs_a_task
@@ -302,6 +303,10 @@ class DatabaseWrapper(Ownership):
                 if isinstance(cursor, TransactionModeCursor):
                     cursor.source, cursor.made_after = self, self.closings
             elif name is None and self.checked_out_from is not None:
+                if this_thread.in_request:
+                    # A middleware may have checked out before the view was known.
+                    for use in self.connection.uses:
+                        use.activity = use.activity or whereabouts()[1]
                 self._cursors.append(ref(cursor))
                 if len(self._cursors) >= _CURSORS:
                     self._cursors = [each for each in self._cursors if each() is not None]

@@ -36,7 +36,8 @@ class Checkout:
     finalizer tells the pool.
 
     No lock guards the fields. What changes is one assignment: `connection` and `returning` by who
-    has claimed it (see `PooledConnection.claim`), `due` by who looks for those that last too long.
+    has claimed it (see `PooledConnection.claim`), `activity` by its thread, `due` by who looks for
+    those that last too long.
 
     Args:
         connection: The connection.

@@ -84,6 +84,9 @@ class Use(Protocol):
     connection: ref[PooledConnection]
     """The present object of the session."""
 
+    activity: str | None
+    """The view, task or command that it is for, if that is known."""
+
     def take_back(self, connection: PooledConnection) -> bool:
         """Bring back a connection that nobody can use any more; tell whether it was in use."""
 

@@ -20,7 +20,7 @@ from django_pooled import CheckoutTimeout, PoolExhausted, registry
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from django.http import HttpRequest
     from pytest_django import Settings
@@ -46,6 +46,15 @@ def monthly(request: HttpRequest, alias: str) -> HttpResponse:
 def quick(request: HttpRequest, alias: str) -> HttpResponse:
     connections[alias].ensure_connection()
     return HttpResponse()
+
+
+def queries_before_the_view(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
+    def middleware(request: HttpRequest) -> HttpResponse:
+        with connections[request.path.rpartition("/")[2]].cursor() as cursor:
+            cursor.execute("SELECT 'who asks'")
+        return get_response(request)
+
+    return middleware
 
 
 urlpatterns = [
@@ -94,6 +103,12 @@ def holding(alias: str, *what: Any) -> Iterator[None]:
             each.result(60.0)
 
 
+def held_by(alias: str) -> list[str | None]:
+    """Return for what the connections of an alias are in use."""
+    pools = [pool for pool in registry.snapshots() if pool.alias == alias]
+    return [each["by"] for pool in pools for each in pool.connections if each["state"] == "in use"]
+
+
 @pytest.mark.usefixtures("urls")
 class TestAFullPool:
     def test_a_timeout_names_the_view_that_holds_all(
@@ -111,6 +126,17 @@ class TestAFullPool:
         )
         assert " s (after " in str(error.value)
         assert "; size 3 of 3, 0 idle, 3 in use, " in str(error.value)
+
+    def test_a_connection_that_a_middleware_has_checked_out_is_held_by_the_view(
+        self, settings: Settings, server: EmbeddedServer, make_database: MakeDatabase
+    ) -> None:
+        settings.MIDDLEWARE = [f"{HERE}.queries_before_the_view"]
+        alias = make_database(server, max_size=1, timeout=1.0)
+        with holding(alias, "report"):
+            # Until the view's own statement is under way.
+            wait_until(lambda: held_by(alias) == [f"{HERE}.report"], timeout=60.0)
+            with pytest.raises(CheckoutTimeout, match=rf"in use by {HERE}\.report,"):
+                connections[alias].ensure_connection()
 
     def test_several_holders_are_counted_and_code_without_a_view_is_named_by_its_function(
         self, server: EmbeddedServer, make_database: MakeDatabase
