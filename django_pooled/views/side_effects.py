@@ -74,7 +74,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
 
 def _opened(path: Any, mode: Any, flags: Any, *rest: Any) -> str | None:
     name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else None
-    if name is None or "__pycache__" in name:
+    if name is None or _is_bytecode(name):
         return None
     # Not by gettempdir(), which opens files under a lock, to find out, and so comes here again.
     folder = tempfile.tempdir
@@ -82,6 +82,20 @@ def _opened(path: Any, mode: Any, flags: Any, *rest: Any) -> str | None:
         return None
     writes = set(mode) & set("wax+") if isinstance(mode, str) else flags & _WRITING
     return f"writes to the file {name}" if writes else None
+
+
+def _changes(words: str) -> Callable[..., str | None]:
+    def describe(path: Any, *rest: Any) -> str | None:
+        name = os.fsdecode(path)
+        return None if _is_bytecode(name) else f"{words} {name}"
+
+    return describe
+
+
+def _is_bytecode(name: str) -> bool:
+    """Tell whether a file or folder is of Python's own, where it keeps compiled modules."""
+    elsewhere = sys.pycache_prefix
+    return "__pycache__" in name or (elsewhere is not None and name.startswith(elsewhere))
 
 
 def _connected(sock: Any, address: Any) -> str:
@@ -95,11 +109,11 @@ _EVENTS: dict[str, Callable[..., str | None]] = {
     "smtplib.send": lambda client, data: "sends mail by SMTP",
     "subprocess.Popen": lambda executable, *rest: f"runs the program {os.fsdecode(executable)}",
     "os.system": lambda command: "runs a command of the shell",
-    "os.remove": lambda path, *rest: f"removes the file {os.fsdecode(path)}",
-    "os.rename": lambda path, to, *rest: f"renames the file {os.fsdecode(path)}",
-    "os.mkdir": lambda path, *rest: f"makes the folder {os.fsdecode(path)}",
-    "os.rmdir": lambda path, *rest: f"removes the folder {os.fsdecode(path)}",
-    "shutil.rmtree": lambda path, *rest: f"removes the folder {os.fsdecode(path)}",
+    "os.remove": _changes("removes the file"),
+    "os.rename": _changes("renames the file"),
+    "os.mkdir": _changes("makes the folder"),
+    "os.rmdir": _changes("removes the folder"),
+    "shutil.rmtree": _changes("removes the folder"),
 }
 
 _is_installed = False

@@ -44,7 +44,6 @@ OTHERS = {
     "_replace": "namedtuple",
     "_is_gil_enabled": "sys; there from 3.13 on",
     "_getframe": "sys",
-    "_getframemodulename": "sys",
     "_fixups": "Celery; a check finds nothing without it",
     "_setting_search_path": "django-tenants",
 }
