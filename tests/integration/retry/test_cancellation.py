@@ -7,6 +7,7 @@ import gc
 import random
 import warnings
 from collections import Counter
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -391,6 +392,11 @@ def test_calls_that_are_cancelled_at_random_take_effect_once_or_not_at_all(
 
 @pytest.mark.parametrize("amid", ["SELECT pg_sleep(0.2)", None])
 def test_an_event_loop_that_is_closed_leaves_nothing_behind(votes: Votes, amid: str | None) -> None:
+    # What asgiref leaves in the context of this code must not be in that of other tests.
+    copy_context().run(_closes_its_loop, votes, amid)
+
+
+def _closes_its_loop(votes: Votes, amid: str | None) -> None:
     @retry_transaction(using=votes.alias)
     async def work(name: str, amid: str | None) -> None:
         await votes.cast(name)

@@ -46,6 +46,7 @@ def through(server: EmbeddedServer, proxy: FaultProxy) -> Through:
 @pytest.fixture
 def table(server: EmbeddedServer) -> Any:
     with psycopg.connect(**server.parameters(), autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS written")
         connection.execute("CREATE TABLE written (value int)")
         yield lambda: len(connection.execute("SELECT * FROM written").fetchall())
         connection.execute("DROP TABLE written")
