@@ -94,7 +94,7 @@ class _PoolOfSettings:
 class DatabaseWrapper(Ownership):
     """Django's wrapper, except for where its connections come from and go."""
 
-    client_class = DatabaseClient
+    client_class: type[DatabaseClient] = DatabaseClient
 
     rollback_exc: BaseException | None
     """Django's own, which django-stubs does not know."""
@@ -107,7 +107,7 @@ class DatabaseWrapper(Ownership):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         thread_wrappers.note(self)
-        self._lookup = PoolLookup()
+        self._lookup: PoolLookup = PoolLookup()
         pool = self.settings_dict["OPTIONS"].get("pool")
         if isinstance(pool, Mapping) and (comments := pool.get("sql_comments")):
             self.execute_wrappers.append(Commenter(comments if comments is not True else None))

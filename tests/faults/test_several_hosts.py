@@ -413,8 +413,9 @@ def test_each_kind_of_server_can_be_asked_for(
     parameters = listed(primary.port, standby.port, target_session_attrs=target)
     pool = make_pool(primary, min_size=0, max_size=1, parameters=parameters)
     query(pool)
-    connect_anew(pool, 5)
-    assert port_behind(pool) == (primary.port if first else standby.port)
+    expected = primary.port if first else standby.port
+    # Where the preferred one is slow to answer, another may serve for a while.
+    wait_until(lambda: (connect_anew(pool, 1), port_behind(pool))[1] == expected, timeout=60)
 
 
 def test_where_a_standby_is_preferred_the_primary_will_do(

@@ -51,6 +51,7 @@ LEFT_TO_DJANGO = {
 LEFT_TO_PSYCOPG = {
     f"{ENGINE}.checked_out_from",
     f"{ENGINE}.gives_back",
+    f"{ENGINE}.last_pool",
     f"{ENGINE}.pool",
     f"{OWNERSHIP}.attempt",
     f"{OWNERSHIP}.checked_out_from",
