@@ -121,8 +121,7 @@ class Opener:
         keep = partial(self._keep_late, late, began)
         parameters = self._fetched()
         try:
-            attempt.enter("the server", limit * _hosts(parameters) + MARGIN)
-            connection = self._connect(parameters, limit, keep)
+            connection = self._connect(attempt, parameters, limit, keep)
         except psycopg.Error as error:
             if not (
                 refuses_credentials(error) and self._credentials.refused(parameters, since=began)
@@ -132,9 +131,7 @@ class Opener:
         if connection is None:
             # Those were kept from before, and newer ones may do.
             attempt.enter("the credentials", limit)
-            parameters = self._fetched()
-            attempt.enter("the server", limit * _hosts(parameters) + MARGIN)
-            connection = self._connect(parameters, limit, keep)
+            connection = self._connect(attempt, self._fetched(), limit, keep)
         try:
             attempt.connection = connection
             attempt.enter("the connection's configuration", limit)
@@ -158,10 +155,12 @@ class Opener:
 
     def _connect(
         self,
+        attempt: _Attempt,
         parameters: Mapping[str, Any],
         limit: float,
         late: Callable[[PooledConnection], object],
     ) -> PooledConnection:
+        attempt.enter("the server", limit * _hosts(parameters) + MARGIN)
         if self._connect_instead is None:
             return self._hosts.connect(parameters, limit, late)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING
 
+from django_pooled.poolstats.arguments import add_whose
 from django_pooled.stats.orders import LONGEST_PAUSE, MOST_CONNECTIONS
 
 if TYPE_CHECKING:
@@ -85,14 +86,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="Time for the processes to answer, all together. Default: 1.",
     )
-    parser.add_argument(
-        "--stats-dir",
-        metavar="FOLDER",
-        help='Look here instead of where OPTIONS["pool"]["stats_dir"] says.',
-    )
-    parser.add_argument(
-        "--user", metavar="NAME", help="Only processes of this user, by name or number."
-    )
+    add_whose(parser)
 
 
 def _add_length(parser: argparse.ArgumentParser, *, required: bool) -> None:

@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping
 
-__all__ = ["CHECK", "DESCRIPTION", "OVER", "add_arguments", "refuse_without_effect", "uid_of"]
+__all__ = [
+    "CHECK",
+    "DESCRIPTION",
+    "OVER",
+    "add_arguments",
+    "add_whose",
+    "refuse_without_effect",
+    "uid_of",
+]
 
 DESCRIPTION = """\
 Shows what the connection pools of this site's processes on this host are doing now, and how the
@@ -76,14 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Time for the processes to answer, all together; the databases have at least 3 "
         "seconds. Default: 1.",
     )
-    parser.add_argument(
-        "--stats-dir",
-        metavar="FOLDER",
-        help='Look here instead of where OPTIONS["pool"]["stats_dir"] says.',
-    )
-    parser.add_argument(
-        "--user", metavar="NAME", help="Only processes of this user, by name or number."
-    )
+    add_whose(parser)
     group = parser.add_argument_group("thresholds of --check")
     for name, measure in MEASURES.items():
         for word, level in (("warn", "warning"), ("critical", "critical")):
@@ -94,6 +95,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 metavar="N",
                 help=f"{level.capitalize()} from N {measure.what}.".replace("%", "%%"),
             )
+
+
+def add_whose(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say whose processes are meant; see `uid_of`."""
+    parser.add_argument(
+        "--stats-dir",
+        metavar="FOLDER",
+        help='Look here instead of where OPTIONS["pool"]["stats_dir"] says.',
+    )
+    parser.add_argument(
+        "--user", metavar="NAME", help="Only processes of this user, by name or number."
+    )
 
 
 def _add_modes(parser: argparse.ArgumentParser) -> None:

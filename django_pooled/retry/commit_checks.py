@@ -227,10 +227,13 @@ class ByCaller(CommitCheck):
     def conclude(self, finding: CommitStatus, asking: DatabaseWrapper) -> Phase:
         try:
             answer = self._ask()
-            if inspect.iscoroutine(answer):
+            if inspect.isawaitable(answer):
                 # It would count as true.
-                answer.close()
-                raise TypeError("it returned a coroutine; expected True, False or None")
+                kind = "an awaitable"
+                if inspect.iscoroutine(answer):
+                    answer.close()
+                    kind = "a coroutine"
+                raise TypeError(f"it returned {kind}; expected True, False or None")
         except Exception as error:
             if is_connection_lost(error):
                 # Asked again on another connection.

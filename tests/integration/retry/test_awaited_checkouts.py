@@ -77,6 +77,12 @@ class Full:
 
         await work()
 
+    async def waits(self) -> asyncio.Task[None]:
+        """Make a call, and return once it waits, alone."""
+        call = asyncio.create_task(self.call(nothing))
+        await until(lambda: snapshot(self.alias).waiting == 1)
+        return call
+
 
 async def nothing() -> None:
     return None
@@ -151,8 +157,7 @@ def test_more_than_may_wait_are_refused(
     async def main() -> None:
         full = Full(alias, 1)
         await full.hold()
-        waits = asyncio.create_task(full.call(nothing))
-        await until(lambda: snapshot(alias).waiting == 1)
+        waits = await full.waits()
         with pytest.raises(PoolExhausted, match="1 thread is waiting already"):
             await full.call(nothing)
         await full.leave()
@@ -169,8 +174,7 @@ def test_a_call_that_is_cancelled_as_it_waits_leaves_the_queue(
     async def main() -> None:
         full = Full(alias, 1)
         await full.hold()
-        waits = asyncio.create_task(full.call(nothing))
-        await until(lambda: snapshot(alias).waiting == 1)
+        waits = await full.waits()
         waits.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waits
@@ -189,8 +193,7 @@ def test_with_a_pool_that_is_closed_it_goes_on_in_the_one_that_takes_its_place(
     async def main() -> None:
         full = Full(alias, 1)
         await full.hold()
-        waits = asyncio.create_task(full.call(nothing))
-        await until(lambda: snapshot(alias).waiting == 1)
+        waits = await full.waits()
         await asyncio.to_thread(registry.close_pools_of, alias, timeout=0.1)
         await waits
         await full.leave()

@@ -914,6 +914,23 @@ def test_a_commit_check_that_returns_a_coroutine_tells_nothing(
     assert "it returned a coroutine; expected True, False or None" in caplog.text
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_commit_check_that_returns_another_awaitable_tells_nothing_either(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Answer:
+        def __await__(self) -> Any:
+            return iter([False])
+
+    @retry_transaction(commit_check=Answer)  # type: ignore[arg-type]
+    async def work() -> None:
+        await Note.objects.acreate(text="vote")
+
+    with fail_next_transaction(None, phase="answer"), pytest.raises(AmbiguousCommit):
+        run(work)
+    assert "it returned an awaitable; expected True, False or None" in caplog.text
+
+
 def test_an_old_release_of_asgiref_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Old:
         def __init__(self) -> None: ...

@@ -22,7 +22,7 @@ from tests.support.publisher import Publisher, snapshot
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from django_pooled.poolstats.processes.collect import Collection
@@ -31,20 +31,6 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 STRANGER = 4711
 PAUSE = Order("pause", "", seconds=5.0, token="a")
-
-
-@pytest.fixture
-def make_publisher(stats_dir: Path) -> Iterator[Callable[..., Publisher]]:
-    """Start processes that publish there, and take orders."""
-    mine: list[Publisher] = []
-
-    def make(*pools: dict[str, Any], **arguments: Any) -> Publisher:
-        mine.append(Publisher(stats_dir, *pools, **arguments))
-        return mine[-1]
-
-    yield make
-    for publisher in mine:
-        publisher.close()
 
 
 def give(stats_dir: Path, line: bytes, **more: Any) -> Collection:

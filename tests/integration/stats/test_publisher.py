@@ -47,20 +47,6 @@ def private(stats_dir: Path) -> Path:
 
 
 @pytest.fixture
-def make_publisher(stats_dir: Path) -> Iterator[Callable[..., Publisher]]:
-    """Start processes that publish there."""
-    mine: list[Publisher] = []
-
-    def make(*pools: dict[str, Any], **arguments: Any) -> Publisher:
-        mine.append(Publisher(stats_dir, *pools, **arguments))
-        return mine[-1]
-
-    yield make
-    for publisher in mine:
-        publisher.close()
-
-
-@pytest.fixture
 def unpublished() -> Iterator[None]:
     """The test's own process, which publishes nothing before and after."""
     publishing.stop()
