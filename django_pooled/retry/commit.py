@@ -17,8 +17,7 @@ from django_pooled.sql.sqlstates import is_refusal, psycopg_error
 from .commit_outcome import inquire
 from .phase import Phase
 from .server_identity import learned_of, prove_reading_in_full, questions_for
-from .server_questions import refusals
-from .transaction_status import has_foreign_tables
+from .server_questions import has_foreign_tables, refusals
 
 if TYPE_CHECKING:
     from django_pooled.backend.wrapper import DatabaseWrapper

@@ -20,7 +20,8 @@ from django_pooled.sql.sqlstates import is_connection_lost
 
 from .phase import Phase
 from .server_identity import learn
-from .transaction_status import CommitStatus, end_if_idle, has_foreign_tables
+from .server_questions import has_foreign_tables
+from .transaction_status import CommitStatus, end_if_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

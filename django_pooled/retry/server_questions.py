@@ -19,7 +19,15 @@ from django_pooled.pool.connection import PooledConnection
 from django_pooled.sql.sqlstates import READ_ONLY, is_refusal
 from django_pooled.tokens.table import MARK
 
-__all__ = ["NO_QUESTIONS", "Questions", "ask", "find_out", "is_about_a_question", "refusals"]
+__all__ = [
+    "NO_QUESTIONS",
+    "Questions",
+    "ask",
+    "find_out",
+    "has_foreign_tables",
+    "is_about_a_question",
+    "refusals",
+]
 
 # The questions, in this order. The first three are about a transaction and its backend. The others
 # identify the server's incarnation, in which an id is given out once: after a crash or a failover
@@ -68,6 +76,7 @@ _READING = f"""{_XID} IS NULL AND (
     OR NOT EXISTS (SELECT FROM pg_catalog.pg_locks
         WHERE pid = pg_catalog.pg_backend_pid() AND locktype = 'relation' AND mode IN (
         'RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')))"""
+_HAS_FOREIGN_TABLES = "SELECT 1 FROM pg_catalog.pg_class WHERE relkind = 'f' LIMIT 1"
 _LOCKS = "pg_locks"
 # The status is asked for outside of users' transactions; the mark is for tokens.
 _MARKING = "set_config()"
@@ -146,8 +155,7 @@ def find_out(connection: PooledConnection) -> Questions:
         full = f"{select} {', '.join([xid, *rest])}"
         if others[_LOCKS]:
             reading = _READING
-            has_foreign = ask(connection, f"SELECT ({_HAS_FOREIGN})::pg_catalog.int4") == ["1"]
-            quick_reading = _READING if has_foreign else _READING_HERE
+            quick_reading = _READING if has_foreign_tables(connection) else _READING_HERE
         if others[_ASSIGNING]:
             assigning = full.replace(_XID, _ASSIGNED)
     return Questions(
@@ -177,6 +185,15 @@ def ask(connection: psycopg.Connection[Any], question: str) -> list[str | None]:
         return []
     values = (answer.get_value(0, column) for column in range(answer.nfields))
     return [value.decode() if value is not None else None for value in values]
+
+
+def has_foreign_tables(connection: PooledConnection) -> bool:
+    """Ask whether the database has foreign tables, whose rows are on another server.
+
+    Raises:
+        psycopg.Error: The question failed.
+    """
+    return ask(connection, _HAS_FOREIGN_TABLES) != []
 
 
 def is_about_a_question(error: psycopg.Error) -> bool:

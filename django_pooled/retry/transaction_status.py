@@ -10,7 +10,6 @@ import psycopg
 from django_pooled.sql.sqlstates import is_refusal
 
 from .server_identity import ask_backend, questions_for
-from .server_questions import ask
 
 if TYPE_CHECKING:
     from django_pooled.pool.connection import PooledConnection
@@ -23,7 +22,6 @@ __all__ = [
     "TransactionIdentity",
     "commit_status",
     "end_if_idle",
-    "has_foreign_tables",
     "relation_of",
 ]
 
@@ -40,9 +38,6 @@ _END_IDLE = """
        AND (%(xid)s::pg_catalog.xid8 IS NULL OR
             backend_xid = %(xid)s::pg_catalog.xid8::pg_catalog.xid)
 """
-
-
-_HAS_FOREIGN_TABLES = "SELECT 1 FROM pg_catalog.pg_class WHERE relkind = 'f' LIMIT 1"
 
 
 class TransactionIdentity(NamedTuple):
@@ -138,15 +133,6 @@ def commit_status(connection: PooledConnection, lost: TransactionIdentity | None
     if status == "committed" and relation is Relation.SAME_INCARNATION:
         return CommitStatus.COMMITTED
     return CommitStatus.UNDECIDED
-
-
-def has_foreign_tables(connection: PooledConnection) -> bool:
-    """Ask whether the database has foreign tables, whose rows are on another server.
-
-    Raises:
-        psycopg.Error: The question failed.
-    """
-    return ask(connection, _HAS_FOREIGN_TABLES) != []
 
 
 def end_if_idle(connection: PooledConnection, lost: TransactionIdentity) -> None:
