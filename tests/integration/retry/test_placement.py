@@ -12,7 +12,8 @@ from django.db import connections
 from django.db.transaction import atomic
 
 from django_pooled import registry, retry_transaction
-from django_pooled.retry.own_threads import THREADS
+from django_pooled.retry import placement
+from django_pooled.retry.own_threads import OwnThreads
 from tests.support.tasks import run, until
 
 if TYPE_CHECKING:
@@ -207,9 +208,11 @@ def test_a_query_that_waited_before_the_call_does_not_keep_its_connection(
 
 
 def test_a_decorated_call_in_a_task_that_a_call_has_left_behind_is_made(
-    server: EmbeddedServer, make_database: MakeDatabase
+    server: EmbeddedServer, make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alias = make_database(server, max_size=3)
+    threads = OwnThreads("of_this_test")
+    monkeypatch.setattr(placement, "THREADS", threads)
     begun, leave = asyncio.Event(), asyncio.Event()
 
     @retry_transaction(using=alias)
@@ -232,10 +235,9 @@ def test_a_decorated_call_in_a_task_that_a_call_has_left_behind_is_made(
         await leave.wait()
 
     async def main() -> None:
-        idle = max(1, len(THREADS._idle))
         left = await leave_behind()
         # The thread of that call is the next one's.
-        await until(lambda: len(THREADS._idle) == idle)
+        await until(lambda: len(threads._idle) == 1)
         other = asyncio.create_task(in_the_same_thread())
         assert await left > 0
         leave.set()
