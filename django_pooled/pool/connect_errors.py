@@ -23,10 +23,11 @@ __all__ = [
 
 # libpq hands over no SQLSTATE for errors while connecting, only the server's or its own words
 # (PQerrorMessage). Waiting does not help with these. All others, those of a server with
-# translated messages included, count as transient and are shown as the cause.
+# translated messages included, count as transient and are shown as the cause. What platforms put
+# before the server has words of its own, most of them without a SQLSTATE that tells anything.
 _PERMANENT = re.compile(
     r"""
-      authentication\ failed                       # password, SASL, LDAP, Peer, Ident, …
+      authentication\ failed                       # password, SASL, LDAP, PAM, Peer, Ident, …
     | no\ password\ supplied
     | role\ ".*"\ (does\ not\ exist|is\ not\ permitted\ to\ log\ in)
     | database\ ".*"\ (does\ not\ exist|is\ not\ currently\ accepting\ connections)
@@ -46,8 +47,20 @@ _PERMANENT = re.compile(
     # PgBouncer
     | no\ such\ (database|user) | unsupported\ startup\ parameter
     | database\ ".*"\ is\ disabled | SSL\ required$ | login\ rejected$
+    # Azure: expired, of another tenant, for another audience
+    | access\ token
+    # RDS Proxy
+    | RDS\ Proxy\ (currently\ doesn't\ support|requires\ TLS) | only\ with\ SSL\ connections
+    | has\ no\ credentials\ for\ the\ role | provided\ for\ the\ role\ .*\ is\ wrong
+    # Supavisor
+    | tenant(/|\ or\ )user\ .*not\ found | no\ tenant\ identifier
+    | address\ not\ in\ tenant\ allow_list | SSL\ connection\ is\ required
+    # Neon
+    | endpoint\ (cannot\ be\ found|is\ disabled) | Endpoint\ ID\ is\ not\ specified
+    | not\ allowed\ to\ connect\ to\ this\ endpoint | from\ a\ blocked\ network
+    | connection\ is\ insecure | exceeded\ the\ .*\ quota
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.IGNORECASE,
 )
 
 # With several hosts one message lists every attempt: as long as one of them may succeed
@@ -66,11 +79,14 @@ _TRANSIENT = re.compile(
 # What newer credentials may mend; of several hosts, another may be away.
 _CREDENTIALS = re.compile(
     r"""
-      authentication\ failed | no\ password\ supplied | login\ rejected$
-    | role\ ".*"\ (does\ not\ exist|is\ not\ permitted\ to\ log\ in) | no\ such\ user
+      authentication\ failed(?!\ because\ of\ too\ many) | no\ password\ supplied
+    | role\ ".*"\ (does\ not\ exist|is\ not\ permitted\ to\ log\ in)
+    | login\ rejected$ | no\ such\ user               # PgBouncer
+    | access\ token | provided\ for\ the\ role\ .*\ is\ wrong      # Azure, RDS Proxy
+    | tenant(/|\ or\ )user\ .*not\ found               # Supavisor
     | alert\ (bad\ certificate|(unsupported\ )?certificate\ (expired|revoked))
     """,
-    re.VERBOSE | re.MULTILINE,
+    re.VERBOSE | re.MULTILINE | re.IGNORECASE,
 )
 
 # What libpq says of a server that is not what target_session_attrs asks for.
@@ -81,11 +97,17 @@ _FULL = re.compile(
     r"""
       too\ many\ clients\ already | remaining\ connection\ slots\ are\ reserved
     | too\ many\ connections\ for\ (role|database)
-    # PgBouncer, Supavisor
+    # PgBouncer
     | no\ more\ connections\ allowed | client\ connections\ exceeded
-    | [Mm]ax\ client\ connections\ reached
+    # Supavisor
+    | max\ client(s|\ connections)\ reached | unable\ to\ check\ out\ connection
+    # RDS Proxy
+    | client\ connections\ to\ the\ proxy\ exceeded | rate\ of\ connection\ to\ proxy\ exceeded
+    | timed-out\ waiting\ to\ acquire | too\ many\ competing\ requests
+    # Neon
+    | too\ many\ connections\ (to\ this\ endpoint|attempts) | too\ many\ database\ connection
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.IGNORECASE,
 )
 
 # The first that fits: the more general ones come later.
@@ -96,6 +118,7 @@ _ANSWERS = (
         re.compile(r"(password|SASL) authentication failed|no password supplied"),
         "refuses this role's password (28P01)",
     ),
+    (re.compile(r"access token"), "refuses this role's access token"),
     (re.compile(r'role ".*" does not exist|no such user'), "does not know this role"),
     (
         re.compile(

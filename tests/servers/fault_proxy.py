@@ -124,7 +124,7 @@ class FaultProxy:
         self._do("open", host=host, port=port)
 
     def forward(self) -> None:
-        """Listen and pass everything on: the end of ``down``, ``deaf`` and ``freeze``."""
+        """Listen and pass everything on: the end of ``freeze`` and of all for new connections."""
         self._do("forward")
 
     def down(self) -> None:
@@ -138,6 +138,24 @@ class FaultProxy:
     def freeze(self) -> None:
         """Keep all connections open and pass no bytes, either way, until ``forward()``."""
         self._do("freeze")
+
+    def refuse_logins(self, message: str, sqlstate: str = "28000") -> None:
+        """Refuse new connections in these words, as the server would, until ``forward()``."""
+        self._do("refuse_logins", message=message, sqlstate=sqlstate)
+
+    def suspend(self, wakes_within: float) -> int:
+        """Close all connections, and return how many there were; new ones have to wait.
+
+        The first of them wakes what is behind, which takes *wakes_within* seconds.
+        """
+        return int(self._do("suspend", wakes_within=wakes_within))
+
+    def forget(self) -> int:
+        """Pass nothing more on established connections, which stay open; return how many.
+
+        As a load balancer does with those that were idle for too long. New ones are served.
+        """
+        return int(self._do("forget"))
 
     def delay(self, seconds: float) -> None:
         """Hold back every chunk for ``seconds``, each way."""

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tests.servers.login_refusal import LoginRefusal
 from tests.servers.statement_faults import EndOfLink, Fault, StatementFault, statements
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Link:
         self._up: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
         self._down: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
         self.reset = False
+        self.forgotten = False
         self._client_was_last = False
         self.task = asyncio.ensure_future(self._run())
 
@@ -44,6 +46,10 @@ class Link:
         try:
             if self._proxy.mode == "deaf":
                 await asyncio.Event().wait()
+            if self._proxy.refusal is not None:
+                await self._proxy.refusal.tell(self._client)
+                return
+            await self._proxy.awake.wait()
             loop = asyncio.get_running_loop()
             await loop.sock_connect(self._server, self._proxy.target)
             for one in (self._client, self._server):
@@ -111,6 +117,8 @@ class Link:
             if (early := due - loop.time()) > 0:
                 await asyncio.sleep(early)
             await self._proxy.thawed.wait()
+            if self.forgotten:
+                await asyncio.Event().wait()
             if not data:
                 sink.shutdown(socket.SHUT_WR)
                 return
@@ -155,10 +163,15 @@ class Proxy:
         self.mode = "down"
         self.delay = 0.0
         self.thawed = asyncio.Event()
+        self.awake = asyncio.Event()
+        self.awake.set()
+        self.wakes_within = 0.0
+        self.refusal: LoginRefusal | None = None
         self.links: set[Link] = set()
         self.kept: list[Kept] = []
         self.round_trips = 0
         self._port = port
+        self._wakes = False
         self._listener: socket.socket | None = None
         self._connects: list[float] = []
         self._armed: dict[int, tuple[re.Pattern[str], Fault]] = {}
@@ -185,6 +198,9 @@ class Proxy:
                 client, _ = self._listener.accept()
                 client.setblocking(False)
                 self._connects.append(time.monotonic())
+                if not self.awake.is_set() and not self._wakes:
+                    self._wakes = True
+                    asyncio.get_running_loop().call_later(self.wakes_within, self.awake.set)
                 self.links.add(Link(self, client))
 
     def _listen(self) -> None:
@@ -202,7 +218,9 @@ class Proxy:
 
     async def do_forward(self) -> None:
         self.mode = "forward"
+        self.refusal = None
         self.thawed.set()
+        self.awake.set()
         self._listen()
 
     async def do_deaf(self) -> None:
@@ -213,6 +231,20 @@ class Proxy:
         await self.do_forward()
         self.mode = "frozen"
         self.thawed.clear()
+
+    async def do_refuse_logins(self, message: str, sqlstate: str) -> None:
+        await self.do_forward()
+        self.refusal = LoginRefusal(message, sqlstate)
+
+    async def do_suspend(self, wakes_within: float) -> int:
+        self.awake.clear()
+        self.wakes_within, self._wakes = wakes_within, False
+        return await self.do_cut(reset=False)
+
+    async def do_forget(self) -> int:
+        for link in self.links:
+            link.forgotten = True
+        return len(self.links)
 
     async def do_down(self) -> None:
         self.mode = "down"

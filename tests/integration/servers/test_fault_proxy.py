@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import threading
@@ -113,6 +114,45 @@ def test_delay_holds_every_chunk_back_each_way(through: Through, proxy: FaultPro
         connection.execute("SELECT 1")
         assert time.monotonic() - started >= 0.2
         proxy.delay(0)
+
+
+@pytest.mark.parametrize("sslmode", ["disable", "prefer"])
+def test_refused_logins_hear_the_words_that_were_given(
+    through: Through, proxy: FaultProxy, sslmode: str
+) -> None:
+    with through.connect() as established:
+        proxy.refuse_logins("nobody is let in", "XX000")
+        with pytest.raises(psycopg.OperationalError, match="FATAL:  nobody is let in"):
+            through.connect(sslmode=sslmode)
+        established.execute("SELECT 1")
+    proxy.forward()
+    through.connect().close()
+
+
+def test_a_suspension_ends_connections_and_the_first_new_one_ends_it(
+    through: Through, proxy: FaultProxy
+) -> None:
+    with through.connect() as established:
+        assert proxy.suspend(0.5) == 1
+        with pytest.raises(psycopg.OperationalError, match="closed the connection"):
+            established.execute("SELECT 1")
+    time.sleep(0.6)  # Nobody wakes it.
+    started = time.monotonic()
+    through.connect().close()
+    assert time.monotonic() - started >= 0.5
+    through.connect().close()
+
+
+def test_forgotten_connections_stay_open_and_silent_beside_new_ones(
+    through: Through, proxy: FaultProxy
+) -> None:
+    with through.connect(autocommit=True) as old, through.connect(autocommit=True) as new:
+        assert proxy.forget() == 2
+        with through.connect(autocommit=True) as newer:
+            assert newer.execute("SELECT 42").fetchone() == (42,)
+        old.pgconn.send_query(b"SELECT 1")
+        assert select.select([old.fileno(), new.fileno()], [], [], 0.5) == ([], [], [])
+        old.pgconn.finish()
 
 
 def test_cut_ends_what_is_established(through: Through, proxy: FaultProxy) -> None:
