@@ -13,11 +13,12 @@ from contextlib import closing, nullcontext
 from typing import Any, NamedTuple
 
 import psycopg
+from django.apps import apps
 from psycopg.pq import TransactionStatus
 
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.sql.sqlstates import READ_ONLY, is_refusal
-from django_pooled.tokens.table import MARK
+from django_pooled.tokens.table import APP, MARK
 
 __all__ = [
     "NO_QUESTIONS",
@@ -78,14 +79,16 @@ _READING = f"""{_XID} IS NULL AND (
         'RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')))"""
 _HAS_FOREIGN_TABLES = "SELECT 1 FROM pg_catalog.pg_class WHERE relkind = 'f' LIMIT 1"
 _LOCKS = "pg_locks"
-# The status is asked for outside of users' transactions; the mark is for tokens.
-_MARKING = "set_config()"
+# The status is asked for outside of users' transactions.
 _OTHERS = {
     "pg_xact_status()": f"SELECT pg_catalog.pg_xact_status({_XID}::pg_catalog.xid8)",
     _ASSIGNING: f"SELECT {_ASSIGNED}",
     _LOCKS: f"SELECT {_READING}",
-    _MARKING: f"SELECT pg_catalog.set_config('{MARK}', '', true)",
 }
+# The mark is for tokens. Without their app it is not tried: RDS Proxy keeps a session that has set
+# a parameter for its client alone, for as long as that is connected.
+_MARKING = "set_config()"
+_MARKED = f"SELECT pg_catalog.set_config('{MARK}', '', true)"
 _ADDRESS = """SELECT pg_catalog.host(pg_catalog.inet_server_addr()),
     pg_catalog.inet_server_port(), pg_catalog.inet_client_port()"""
 
@@ -94,7 +97,9 @@ _POOLER = "SHOW pool_version"
 
 
 _NAMES = re.compile(
-    "|".join(set(re.findall(r"pg_(?!catalog)\w+|set_config", f"{_PARTS}{_INSTEAD}{_OTHERS}")))
+    "|".join(
+        set(re.findall(r"pg_(?!catalog)\w+|set_config", f"{_PARTS}{_INSTEAD}{_OTHERS}{_MARKED}"))
+    )
 )
 
 
@@ -142,7 +147,7 @@ def find_out(connection: PooledConnection) -> Questions:
         psycopg.Error: The connection was lost, or the server failed for a reason that may pass.
     """
     parts = _parts(connection)
-    others = {name: _answers(connection, question) for name, question in _OTHERS.items()}
+    others = {name: _answers(connection, question) for name, question in _others().items()}
     refused = [name for name, part in parts.items() if part is None]
     refused += [name for name, answers in others.items() if not answers]
     takes_messages = _is_direct(connection) or not _answers(connection, _POOLER)
@@ -165,7 +170,7 @@ def find_out(connection: PooledConnection) -> Questions:
         assigning=assigning,
         reading=reading,
         quick_reading=quick_reading,
-        marks=others[_MARKING],
+        marks=others.get(_MARKING, False),
         takes_messages=takes_messages,
         refused=tuple(refused),
     )
@@ -211,8 +216,13 @@ def refusals(connection: psycopg.Connection[Any]) -> list[str]:
         psycopg.Error: As `find_out`.
     """
     return [name for name, part in _parts(connection).items() if part is None] + [
-        name for name, question in _OTHERS.items() if not _answers(connection, question)
+        name for name, question in _others().items() if not _answers(connection, question)
     ]
+
+
+def _others() -> dict[str, str]:
+    """Return the questions that each stand for themselves."""
+    return {**_OTHERS, _MARKING: _MARKED} if apps.is_installed(APP) else _OTHERS
 
 
 def _parts(connection: psycopg.Connection[Any]) -> dict[str, str | None]:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from django_pooled.backend.wrapper import DatabaseWrapper
     from django_pooled.pool.connection import PooledConnection
 
-__all__ = ["CLAIM_WAITS", "MARK", "SWEEP", "TABLE", "Token"]
+__all__ = ["APP", "CLAIM_WAITS", "MARK", "SWEEP", "TABLE", "Token"]
 
+APP = "django_pooled.tokens"
 TABLE = "django_pooled_token"
 MARK = "django_pooled.token"
 """A parameter that is set along with the row, for the rest of the transaction.
@@ -80,9 +81,9 @@ class Token:
         Raises:
             ImproperlyConfigured: The app is not installed.
         """
-        if not apps.is_installed("django_pooled.tokens"):
+        if not apps.is_installed(APP):
             raise ImproperlyConfigured(
-                "commit_check='token' needs its table: add 'django_pooled.tokens' to "
+                f"commit_check='token' needs its table: add '{APP}' to "
                 f"INSTALLED_APPS and run: manage.py migrate --database {wrapper.alias}"
             )
 
