@@ -86,6 +86,19 @@ class TransactionMode(postgresql.DatabaseWrapper):
         self.give_back()
         return True
 
+    def release_elsewhere(self) -> None:
+        """As `release`, by another thread, while an event loop runs in the wrapper's own.
+
+        Django refuses to close a connection there, and all other use of it.
+        """
+        self.inc_thread_sharing()
+        try:
+            # Other tasks of the loop may ask for the same.
+            with self._connection_lock:
+                self.release()
+        finally:
+            self.dec_thread_sharing()
+
     def make_named_cursor(self, name: str) -> Any:
         """Make a server-side cursor on the present connection."""
         # As Django's, which makes a cursor of its own class, whose connection would not see what

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from concurrent.futures import Future
 from contextlib import suppress
 from enum import Enum
 from functools import partial
+from threading import current_thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asgiref.sync import sync_to_async
@@ -64,6 +68,7 @@ async def placement_of(alias: str) -> Placement:
     Args:
         alias: Key of the database.
     """
+    await _release_kept_by_caller()
     thread = usual_thread()
     if thread is not None and any(map(_holds_something, wrappers_of(thread))):
         return await sync_to_async(_settle)(alias)
@@ -157,6 +162,37 @@ def _have_kept_ones_released() -> None:
         # At the end of the loop, or of the request, that thread takes nothing more.
         with suppress(RuntimeError):
             usual_executor().submit(_release_kept)
+
+
+async def _release_kept_by_caller() -> None:
+    """Release what synchronous code keeps that has queried, and then called ``asyncio.run()``.
+
+    It waits for this event loop, in the same thread, and so for the call.
+    """
+    kept = [
+        wrapper
+        for wrapper in wrappers_of(current_thread())
+        if wrapper.checked_out_from is not None and not _is_to_rely_on(wrapper)
+    ]
+    if os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"):
+        # Other tasks may use them at any moment, in this thread.
+        while kept:
+            kept.pop().release()
+    if not kept:
+        return
+    released: Future[None] = Future()
+
+    def release() -> None:
+        if released.set_running_or_notify_cancel():
+            try:
+                for wrapper in kept:
+                    wrapper.release_elsewhere()
+                released.set_result(None)
+            except BaseException as error:
+                released.set_exception(error)
+
+    THREADS.run(release)
+    await asyncio.wrap_future(released)
 
 
 def _release_kept() -> None:

@@ -244,3 +244,50 @@ def test_a_decorated_call_in_a_task_that_a_call_has_left_behind_is_made(
         await other
 
     run(main)
+
+
+# Synchronous code that waits for the event loop
+
+
+@pytest.mark.parametrize("unsafe", [False, True])
+def test_a_connection_that_code_keeps_which_calls_asyncio_run_goes_back_first(
+    server: EmbeddedServer,
+    make_database: MakeDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    unsafe: bool,
+) -> None:
+    if unsafe:
+        monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+    alias = make_database(server, max_size=1, timeout=5.0)
+
+    @retry_transaction(using=alias)
+    async def work() -> int:
+        return await sync_to_async(backend_pid)(alias)
+
+    async def main() -> list[int]:
+        return await asyncio.gather(work(), work())
+
+    before = backend_pid(alias)
+    assert asyncio.run(main()) == [before, before]
+    assert backend_pid(alias) == before
+
+
+def test_it_stays_where_that_code_relies_on_it(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=2, timeout=5.0)
+
+    @retry_transaction(using=alias)
+    async def work() -> int:
+        return await sync_to_async(backend_pid)(alias)
+
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SET app.tenant = 'seven'")
+        assert asyncio.run(work()) != backend_pid(alias)
+        cursor.execute("SHOW app.tenant")
+        assert cursor.fetchone() == ("seven",)
+    connections[alias].close()
+    with atomic(using=alias):
+        before = backend_pid(alias)
+        assert asyncio.run(work()) != before
+        assert backend_pid(alias) == before
