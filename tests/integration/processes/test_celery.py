@@ -341,3 +341,35 @@ def test_a_task_in_a_thread_holds_its_connection_and_a_thread_that_it_starts_doe
         assert call["in_use"] == [0, 0]
     finally:
         worker.kill()
+
+
+@pytest.mark.parametrize("way", ["run", "async_to_sync"])
+@pytest.mark.parametrize(("kind", "max_size"), [("prefork", 1), ("threads", 3), ("solo", 1)])
+def test_a_task_runs_a_coroutine_again_without_a_second_connection(
+    tmp_path: Path, server: EmbeddedServer, name: str, kind: str, max_size: int, way: str
+) -> None:
+    with psycopg.connect(**server.parameters(name), autocommit=True) as connection:
+        connection.execute("CREATE TABLE done (number int)")
+    # As many tasks at once as connections: each has one of them before it runs its coroutine.
+    concurrency = PROCESSES if kind == "prefork" else max_size
+    worker = Worker(
+        tmp_path,
+        server.url(name),
+        f"--pool={kind}",
+        f"--concurrency={concurrency}",
+        max_size=max_size,
+        retry_budget=0,
+        timeout=20.0,
+    )
+    try:
+        worker.start()
+        answers = worker.run("run_coroutine", range(12), way)
+        assert [answer["attempts"] for answer in answers] == [2] * 12
+        with psycopg.connect(**server.parameters(name)) as connection:
+            rows = connection.execute("SELECT number FROM done ORDER BY number").fetchall()
+        assert rows == [(number,) for number in range(12)]
+        wait_until(lambda: backend_count(server, name, state="idle in transaction") == 0)
+        assert backend_count(server, name) <= max_size * (PROCESSES if kind == "prefork" else 1)
+        assert "took back" not in worker.log
+    finally:
+        worker.kill()

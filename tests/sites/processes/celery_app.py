@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from asgiref.sync import async_to_sync, sync_to_async
 from celery import Celery  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from django.db import connection, transaction
 
-from django_pooled import registry
+from django_pooled import registry, retry_transaction
 from tests.support.waiting import wait_until
 
 FOLDER = Path(os.environ.get("CELERY_FOLDER", "."))
@@ -102,6 +105,33 @@ def hold_in_thread(number: int) -> None:
     """As `hold`, as a call and not as a task, in a thread of its own."""
     with ThreadPoolExecutor(1) as thread:
         thread.submit(hold.apply, [number]).result()
+
+
+_attempts: Counter[int] = Counter()
+
+
+def _execute(statement: str, *parameters: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+
+
+@retry_transaction
+async def _insert(number: int) -> int:
+    """Insert a row; lose the session the first time. Return the backend that did it."""
+    _attempts[number] += 1
+    await sync_to_async(_execute)("INSERT INTO done VALUES (%s)", number)
+    await asyncio.sleep(0.01)
+    if _attempts[number] == 1:
+        await sync_to_async(_execute)("SELECT pg_terminate_backend(pg_backend_pid())")
+    return await sync_to_async(_backend)()
+
+
+@app.task  # type: ignore[untyped-decorator,unused-ignore]
+def run_coroutine(number: int, way: str) -> None:
+    """Query, and then run a decorated coroutine; say in how many attempts that was done."""
+    _backend()
+    backend = asyncio.run(_insert(number)) if way == "run" else async_to_sync(_insert)(number)
+    _say(number=number, backend=backend, attempts=_attempts[number], in_use=_in_use())
 
 
 def _in_use() -> int:
