@@ -28,3 +28,11 @@ def asgi_server(request: pytest.FixtureRequest) -> str:
     if importlib.util.find_spec(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
     return str(request.param)
+
+
+@pytest.fixture
+def channels_server(asgi_server: str) -> str:
+    """Each of them, if Channels is installed, and what tests open websockets by."""
+    pytest.importorskip("channels", reason="Channels is not installed")
+    pytest.importorskip("websocket", reason="websocket-client is not installed")
+    return asgi_server

@@ -42,6 +42,7 @@ __all__ = [
 
 ROOT = Path(__file__).resolve().parents[3]
 ASGI_APPLICATION = "tests.sites.workers.asgi:application"
+CHANNELS_APPLICATION = "tests.sites.workers.channels_asgi:application"
 ASGI = {
     "uvicorn": ["uvicorn", "--host=127.0.0.1", "--port=0", "--lifespan=off"],
     "daphne": ["daphne", "--bind", "127.0.0.1", "--port=0"],
@@ -50,7 +51,7 @@ ASGI = {
     "uvicorn_worker": [
         *("gunicorn", "--worker-class=uvicorn_worker.UvicornWorker", "--bind=127.0.0.1:0"),
     ],
-    "granian": ["granian", "--interface=asgi", "--host=127.0.0.1"],
+    "granian": ["granian", "--interface=asginl", "--host=127.0.0.1"],
 }
 """Servers for asynchronous sites, by the package that each needs, and their commands."""
 NO_POOL = {"size": 0, "in_use": 0, "waiting": 0}
@@ -144,6 +145,12 @@ class Site:
             connection.request("POST", path, body, headers)
         return connection
 
+    def websocket(self, path: str) -> Any:
+        """Open a websocket; of the package websocket-client."""
+        from websocket import create_connection
+
+        return create_connection(f"ws://127.0.0.1:{self.port}/{path}", timeout=60)
+
     def text(self, path: str) -> str:
         """Return the body of the answer, which has to be a good one."""
         with contextlib.closing(self.request(path)) as connection:
@@ -230,24 +237,31 @@ def uvicorn(url: str, *options: str, **pool: object) -> contextlib.AbstractConte
 
 
 def asgi(
-    server: str, url: str, *, releases_streams: bool = False, **pool: object
+    server: str,
+    url: str,
+    *options: str,
+    releases_streams: bool = False,
+    channels: bool = False,
+    **pool: object,
 ) -> contextlib.AbstractContextManager[Site]:
     """Run the site under any server for asynchronous sites, in one process.
 
     Args:
         server: which.
         url: the site's database.
+        options: the server's own.
         releases_streams: whether it has the middleware for streaming responses.
+        channels: whether it has the consumers of Channels.
         pool: options of its pool.
     """
-    command = ASGI[server]
+    command = [*ASGI[server], *options]
     if server == "granian":
         # It does not tell which port it was given.
         command = [*command, f"--port={free_port()}"]
     env = environment(url, **pool)
     if releases_streams:
         env["SITE_RELEASES_STREAMS"] = "yes"
-    return serving([*command, ASGI_APPLICATION], env)
+    return serving([*command, CHANNELS_APPLICATION if channels else ASGI_APPLICATION], env)
 
 
 def complains_not(site: Site) -> None:

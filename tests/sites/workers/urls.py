@@ -7,7 +7,7 @@ from django.urls import path
 from django_pooled import health
 from django_pooled.metrics import prometheus
 
-from . import views
+from . import coroutines, views
 
 urlpatterns = [
     path("health/ready", health.readiness),
@@ -25,10 +25,12 @@ urlpatterns = [
     path("async/add/<name>", views.async_add),
     path("async/slow/<seconds>", views.async_slow),
     path("async/long/<way>/<what>", views.async_long),
-    path("coroutine/add/<name>", views.coroutine_add),
-    path("coroutine/long/<name>/<what>", views.coroutine_long),
-    path("coroutine/value/<name>", views.coroutine_value),
+    path("coroutine/add/<name>", coroutines.add),
+    path("coroutine/add-after-query/<name>", coroutines.add_after_query),
+    path("coroutine/beside/<name>", coroutines.beside),
+    path("coroutine/long/<name>/<what>", coroutines.long),
+    path("coroutine/value/<name>", coroutines.value),
     path("async/events/<int:count>", views.events),
-    path("async/threads/<int:count>", views.in_threads),
+    path("async/threads/<int:count>/<way>", views.in_threads),
     path("async/rows/<int:count>", views.async_rows),
 ]

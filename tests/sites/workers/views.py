@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,12 @@ from tests.app.models import Counter
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from django.http import HttpRequest
 
 
-def _query(statement: str, *parameters: Any) -> Any:
+def query(statement: str, *parameters: Any) -> Any:
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
         return cursor.fetchone()
@@ -34,8 +35,8 @@ def _query(statement: str, *parameters: Any) -> Any:
 def _double(number: int) -> dict[str, int]:
     # Two statements that only the same connection answers alike, with time for others between.
     with transaction.atomic():
-        (first,) = _query("SELECT pg_backend_pid() FROM pg_sleep(0.002)")
-        result, second = _query("SELECT 2 * %s, pg_backend_pid()", number)
+        (first,) = query("SELECT pg_backend_pid() FROM pg_sleep(0.002)")
+        result, second = query("SELECT 2 * %s, pg_backend_pid()", number)
     assert first == second
     return {"result": result, "backend": second, "pid": os.getpid()}
 
@@ -63,7 +64,7 @@ def long(request: HttpRequest, way: str, what: str) -> JsonResponse:
     """Have the database busy for long."""
 
     def work() -> Any:
-        return _query(LONG[what])
+        return query(LONG[what])
 
     ways = {
         "autocommit": work,
@@ -81,7 +82,7 @@ async def async_long(request: HttpRequest, way: str, what: str) -> JsonResponse:
 def slow(request: HttpRequest, seconds: str) -> JsonResponse:
     """Spend some time in a transaction, then answer as ``double`` does."""
     with transaction.atomic():
-        _query("SELECT pg_sleep(%s)", float(seconds))
+        query("SELECT pg_sleep(%s)", float(seconds))
         return JsonResponse(_double(1))
 
 
@@ -90,7 +91,7 @@ def rows(request: HttpRequest, count: int) -> StreamingHttpResponse:
 
     def numbers() -> Iterator[str]:
         for number in range(count):
-            yield f"{_query('SELECT %s::int FROM pg_sleep(0.01)', number)[0]}\n"
+            yield f"{query('SELECT %s::int FROM pg_sleep(0.01)', number)[0]}\n"
 
     return StreamingHttpResponse(numbers())
 
@@ -132,7 +133,7 @@ def _see_client(request: HttpRequest, name: str, wait: bool) -> None:
     seen = _seen.setdefault(name, [])
     seen.append(client_has_gone(request))
     if len(seen) == 1:
-        _query("SELECT pg_terminate_backend(pg_backend_pid())")
+        query("SELECT pg_terminate_backend(pg_backend_pid())")
 
 
 def client(request: HttpRequest, name: str, what: str) -> JsonResponse:
@@ -165,7 +166,7 @@ def _digest(request: HttpRequest, how: str, digests: Digests) -> None:
         content = request.body
     digests.found.append(sha256(content).hexdigest())
     if len(digests.found) == 1:
-        _query("SELECT pg_terminate_backend(pg_backend_pid())")
+        query("SELECT pg_terminate_backend(pg_backend_pid())")
 
 
 def body(request: HttpRequest, how: str) -> JsonResponse:
@@ -189,7 +190,7 @@ async def async_add(request: HttpRequest, name: str) -> JsonResponse:
 
 async def async_slow(request: HttpRequest, seconds: str) -> JsonResponse:
     """``slow`` as a coroutine, which is cancelled when the client goes away."""
-    await sync_to_async(_query)("SELECT pg_sleep(%s)", float(seconds))
+    await sync_to_async(query)("SELECT pg_sleep(%s)", float(seconds))
     return JsonResponse(await sync_to_async(_double)(1))
 
 
@@ -198,36 +199,10 @@ async def async_rows(request: HttpRequest, count: int) -> StreamingHttpResponse:
 
     async def numbers() -> AsyncIterator[str]:
         for number in range(count):
-            row = await sync_to_async(_query)("SELECT %s::int FROM pg_sleep(0.01)", number)
+            row = await sync_to_async(query)("SELECT %s::int FROM pg_sleep(0.01)", number)
             yield f"{row[0]}\n"
 
     return StreamingHttpResponse(numbers())
-
-
-@retry_transaction(max_attempts=50)
-async def coroutine_add(request: HttpRequest, name: str) -> JsonResponse:
-    """Add one to a counter, with time for other tasks between the statements."""
-    await Counter.objects.aget_or_create(name=name)
-    await asyncio.sleep(0.002)
-    await Counter.objects.filter(name=name).aupdate(value=F("value") + 1)
-    return JsonResponse({"pid": os.getpid()})
-
-
-@retry_transaction
-async def coroutine_long(request: HttpRequest, name: str, what: str) -> JsonResponse:
-    """Add one to a counter, and then wait for long: for the database, or for something else."""
-    await Counter.objects.acreate(name=name)
-    if what == "asleep":
-        await asyncio.sleep(25)
-    else:
-        await sync_to_async(_query)(LONG[what])
-    return JsonResponse({})
-
-
-async def coroutine_value(request: HttpRequest, name: str) -> JsonResponse:
-    """Return a counter."""
-    found = await Counter.objects.filter(name=name).afirst()
-    return JsonResponse({"value": found and found.value})
 
 
 async def events(request: HttpRequest, count: int) -> StreamingHttpResponse:
@@ -243,13 +218,21 @@ async def events(request: HttpRequest, count: int) -> StreamingHttpResponse:
     return StreamingHttpResponse(messages(), content_type="text/event-stream")
 
 
-async def in_threads(request: HttpRequest, count: int) -> JsonResponse:
-    """Query in some threads of the event loop's executor, which live on."""
+_executor = ThreadPoolExecutor(8)
+
+
+async def in_threads(request: HttpRequest, count: int, way: str) -> JsonResponse:
+    """Query in some threads at once that live on, begun in one of several ways."""
     barrier = threading.Barrier(count)
 
     def work() -> int:
         barrier.wait(10.0)
         return Counter.objects.count()
 
-    answers = await asyncio.gather(*[asyncio.to_thread(work) for _ in range(count)])
+    begin: dict[str, Callable[[], Awaitable[int]]] = {
+        "to_thread": lambda: asyncio.to_thread(work),
+        "insensitive": sync_to_async(work, thread_sensitive=False),
+        "executor": lambda: asyncio.wrap_future(_executor.submit(work)),
+    }
+    answers = await asyncio.gather(*[begin[way]() for _ in range(count)])
     return JsonResponse({"answers": answers})
