@@ -1,7 +1,7 @@
 """Private names of psycopg that are needed here, each with the reason.
 
-Those of psycopg_pool are in queue.py. A name that is gone is found out as this module is
-loaded; when what a name stands for changes, the tests of this module fail.
+Those of psycopg_pool are in psycopg_pool_private.py. A name that is gone is found out as this
+module is loaded; when what a name stands for changes, the tests of this module fail.
 """
 
 from __future__ import annotations

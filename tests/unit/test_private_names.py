@@ -33,7 +33,7 @@ PRIVATE = {
     "retry/asgiref_private.py",
     "pool/psycopg_pipeline.py",
     "pool/psycopg_private.py",
-    "pool/queue.py",
+    "pool/psycopg_pool_private.py",
 }
 FILES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 

@@ -499,7 +499,7 @@ def test_a_place_whose_waiter_was_lost_counts_for_nothing(
     pool = make_pool(server, max_size=1, max_waiting=1, timeout=0.3)
     held = pool.checkout()
     # As a second exception leaves it, which arrives while the first takes the waiter out.
-    pool._pool._waiting.append(Place(Waiter(time.monotonic() + 60)))  # type: ignore[arg-type]
+    pool._pool.places.append(Place(Waiter(time.monotonic() + 60)))
     assert pool.gauges().waiting == 0
     with pytest.raises(CheckoutTimeout):
         pool.checkout()

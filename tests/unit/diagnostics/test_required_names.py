@@ -166,7 +166,7 @@ def test_a_newer_psycopg_pool_with_the_same_inside_is_taken(tmp_path: Path) -> N
             (r"(attempt: AttemptWithBackoff \| None, growing: bool = False)", r"\1, why: str = ''"),
             "ConnectionPool._add_connection(self, attempt: 'AttemptWithBackoff | None', "
             "growing: 'bool' = False, why: 'str' = '') -> 'None', "
-            "replaced by RecoveringPool._add_connection(self, attempt: 'Any', growing: 'bool' = ",
+            "replaced by PsycopgPool._add_connection(self, attempt: 'Any', growing: 'bool' = ",
         ),
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else "",

@@ -8,7 +8,7 @@ from weakref import ref
 
 from django_pooled.backend.options import parse
 from django_pooled.pool.pool import Pool
-from django_pooled.pool.queue import _Start
+from django_pooled.pool.psycopg_pool_private import _Start
 from django_pooled.pool.session import Session
 from django_pooled.pool.slots import Slot, Slots
 
