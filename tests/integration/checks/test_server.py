@@ -500,7 +500,7 @@ def test_what_they_say_is_what_happens_in_transaction_mode_and_not_in_session_mo
 ) -> None:
     fails = pool_mode == "transaction"
     expected = pytest.raises(ProgrammingError) if fails else contextlib.nullcontext()
-    with pgbouncer.PgBouncer(server, pool_mode) as bouncer:
+    with pgbouncer.PgBouncer(server, pool_mode, **pgbouncer.not_following()) as bouncer:
 
         def behind(**options: Any) -> str:
             alias = make_database(server, options=options, max_size=1)

@@ -16,6 +16,7 @@ from django_pooled.pool import registry
 from django_pooled.poolstats.processes.collect import collect_all
 from django_pooled.stats import publisher, standing_pause
 from django_pooled.stats.orders import Order
+from tests.support.forking import fork
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def test_a_child_of_a_paused_process_is_paused(
     answers: list[Any] = []
     ask(alias, answers)
     give(stats_dir, "pause", seconds=60.0, stands=True)
-    child = os.fork()
+    child = fork()
     if not child:
         try:
             ask(alias, answers)

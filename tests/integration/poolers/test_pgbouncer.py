@@ -621,8 +621,6 @@ def test_refusals_that_waiting_does_not_mend_are_told_at_once(
 NO_CURSORS = {"DISABLE_SERVER_SIDE_CURSORS": True}
 PREPARING = {"server_side_binding": True, "prepare_threshold": 0}
 FITTING = {"query_wait_timeout": 5, "default_pool_size": 10, "max_client_conn": 100}
-# Where there is no such setting, it is off.
-NOT_FOLLOWING = {"max_prepared_statements": 0} if pgbouncer.version() >= (1, 21) else {}
 
 
 @pytest.fixture
@@ -661,7 +659,7 @@ def ids(messages: list[CheckMessage]) -> list[str]:
         ({}, NO_CURSORS, {}, {}, []),
         ({}, {}, {}, {}, ["W015"]),
         ({}, NO_CURSORS, {"assume_role": "x"}, {}, ["W014"]),
-        (NOT_FOLLOWING, NO_CURSORS, PREPARING, {}, ["W013"]),
+        (pgbouncer.not_following(), NO_CURSORS, PREPARING, {}, ["W013"]),
         ({"max_client_conn": 15}, NO_CURSORS, {}, {"max_size": 16}, ["W010"]),
         ({"max_client_conn": 15}, NO_CURSORS, {}, {"max_size": 15}, []),
         ({"default_pool_size": 3}, NO_CURSORS, {}, {}, []),

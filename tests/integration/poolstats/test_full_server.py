@@ -189,7 +189,7 @@ def test_the_command_started_amid_it_names_the_other_program(
         login = f"clerk:{PASSWORD.replace(' ', '')}@"
         url = f"postgres://{login}{url.partition('@')[2]}"
         site = stack.enter_context(running.serving(url))
-        urllib.request.urlopen(f"{site.address}/hold/0").read()
+        urllib.request.urlopen(f"{site.address}/hold/0").close()
         with full(server, password=PASSWORD.replace(" ", ""), dbname="site") as others:
             env = running.environment(url, stats_dir=str(site.stats_dir))
             command = [sys.executable, "-m", "django", "poolstats", "--check"]

@@ -269,6 +269,9 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         with contextlib.suppress(AttributeError):
             wrapper = getattr(connections._connections, alias)  # type: ignore[attr-defined]
             wrapper.close()
+            if wrapper.vendor == "sqlite" and wrapper.connection is not None:
+                # Django leaves a database in memory open.
+                wrapper.connection.close()
             del connections[alias]
 
 

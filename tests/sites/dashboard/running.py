@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -78,8 +79,13 @@ class Site(Processes):
 
         def client() -> None:
             while not ended:
-                with contextlib.suppress(OSError):
-                    urllib.request.urlopen(f"{self.address}{path}", timeout=60).read()
+                try:
+                    with urllib.request.urlopen(f"{self.address}{path}", timeout=60) as answer:
+                        answer.read()
+                except urllib.error.HTTPError as error:
+                    error.close()
+                except OSError:
+                    pass
 
         with ThreadPoolExecutor(clients) as threads:
             for _ in range(clients):
