@@ -2,10 +2,14 @@
 
     python benchmarks/parallel.py
     python3.14t benchmarks/parallel.py
+    python3.14t benchmarks/parallel.py --locks
 
 A request is a checkout, ``SELECT 1`` and a checkin. Both engines are in the same process and take
 turns, which change places from round to round; a ratio is of the turns of one round, and the table
 has the median of all rounds. Run by a Python without the GIL, it shows what that brings.
+
+With ``--locks`` the locks of both pools are replaced by ones that count: how often a request takes
+one, how many of those had to wait for another thread, and how long. They are slower themselves.
 """
 
 from __future__ import annotations
@@ -25,6 +29,33 @@ if TYPE_CHECKING:
 
 ALIASES = ("native", "django_pooled")
 MOST = 8
+
+RLock = threading.RLock
+
+
+class CountedLock(type(RLock())):  # type: ignore[misc]
+    """A reentrant lock that counts how often it was taken, and the waits for that.
+
+    It holds the lock when it counts.
+    """
+
+    made: list[CountedLock] = []
+
+    def __init__(self) -> None:
+        self.taken, self.waits, self.waited = 0, 0, 0.0
+        CountedLock.made.append(self)
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if not super().acquire(blocking=False):
+            began = time.perf_counter()
+            if not blocking or not super().acquire(timeout=timeout):
+                return False
+            self.waits += 1
+            self.waited += time.perf_counter() - began
+        self.taken += 1
+        return True
+
+    __enter__ = acquire
 
 
 def requests(alias: str, number: int, together: threading.Barrier) -> None:
@@ -62,14 +93,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--requests", type=int, default=4000, help="of all threads, in each turn")
+    parser.add_argument("--locks", action="store_true", help="count what waits for a lock instead")
     chosen = parser.parse_args()
     with server() as one:
-        database = one.django_settings()
-        measure(chosen, database)
+        set_up(one.django_settings())
+        gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+        print(f"Python {sys.version.split()[0]} {'with' if gil else 'without'} the GIL")
+        if chosen.locks:
+            count_locks(chosen)
+        else:
+            measure(chosen)
 
 
-def measure(chosen: argparse.Namespace, database: dict[str, Any]) -> None:
-    """Measure on a database, and print the table."""
+def set_up(database: dict[str, Any]) -> None:
+    """Set Django up with a database, by both engines."""
     import django
     from django.conf import settings
 
@@ -86,8 +123,35 @@ def measure(chosen: argparse.Namespace, database: dict[str, Any]) -> None:
         USE_TZ=True,
     )
     django.setup()
-    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-    print(f"Python {sys.version.split()[0]} {'with' if gil else 'without'} the GIL")
+
+
+def count_locks(chosen: argparse.Namespace) -> None:
+    """Count what waits for the pools' locks, and print the table."""
+    from psycopg_pool import pool as psycopg_pool
+
+    locks: dict[str, list[CountedLock]] = {}
+    # Each pool makes its locks in its first turn.
+    threading.RLock = psycopg_pool.Lock = CountedLock  # type: ignore[misc,assignment]
+    for alias in ALIASES:
+        CountedLock.made = locks[alias] = []
+        turn(alias, MOST, 400)
+    threading.RLock = psycopg_pool.Lock = RLock  # type: ignore[misc]
+    print(f"{'threads':>7}{'engine':>15}{'locks':>8}{'waits':>8}{'waited µs':>11}   per request")
+    for threads in range(1, MOST + 1):
+        for alias in ALIASES:
+            for lock in locks[alias]:
+                lock.taken, lock.waits, lock.waited = 0, 0, 0.0
+            number = chosen.rounds * chosen.requests
+            turn(alias, threads, number)
+            taken, waits, waited = (
+                sum(getattr(lock, what) for lock in locks[alias]) / number
+                for what in ("taken", "waits", "waited")
+            )
+            print(f"{threads:7}{alias:>15}{taken:8.2f}{waits:8.4f}{waited * 1e6:11.2f}")
+
+
+def measure(chosen: argparse.Namespace) -> None:
+    """Measure both engines, and print the table."""
     print(
         f"{'threads':>7}{'native/s':>11}{'ours/s':>11}{'ratio':>8}{'native µs':>11}{'ours µs':>11}"
     )
