@@ -17,6 +17,7 @@ from django_pooled.sql.sqlstates import (
     READ_ONLY,
     SERIALIZATION,
     UNKNOWN_OUTCOME,
+    is_pooler_timeout,
     named,
 )
 
@@ -44,9 +45,10 @@ _FATAL_FOR_GOOD = re.compile("25P0[34]|28|3D|42|53")
 _OTHERS_FOR_GOOD = frozenset({"08004", "08P01"})
 
 # PgBouncer ends connections with 08P01 for any reason, in words that it never translates. These
-# words mean that the transaction itself was at fault, as with 57014, 25P03 and 25P04, or that all
-# of the server's connections were taken, as with CheckoutTimeout: another attempt would wait too.
-_POOLERS_LIMITS = re.compile("query_wait_timeout|(query|idle transaction|transaction)[ _]timeout")
+# words mean that the transaction itself was at fault, as with 57014, 25P03 and 25P04. If all of the
+# server's connections were taken (`is_pooler_timeout`), another attempt would wait too, as with
+# CheckoutTimeout.
+_POOLERS_LIMITS = re.compile("(query|idle transaction|transaction)[ _]timeout")
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ def _of_a_lost_connection(failure: Failure) -> Classification:
     if _FATAL_FOR_GOOD.match(sqlstate):
         return Classification.RAISE
     message = failure.error.diag.message_primary or str(failure.error)
+    if is_pooler_timeout(failure.error):
+        return Classification.RAISE
     if sqlstate == "08P01" and _POOLERS_LIMITS.fullmatch(message):
         return Classification.RAISE
     ended_by_it = failure.error.diag.severity_nonlocalized in ("FATAL", "PANIC", None)

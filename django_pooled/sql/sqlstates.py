@@ -60,6 +60,11 @@ ACTIVE_SQL_TRANSACTION = "25001"
 READ_ONLY = "25006"
 """read_only_sql_transaction: after a failover, the sign of a demoted server."""
 
+# Of PgBouncer, of Supavisor, of RDS Proxy.
+_WAITED_IN_VAIN = re.compile(
+    "query_wait_timeout|unable to check out connection|Timed-out waiting to acquire"
+)
+
 # What psycopg says to two answers where it expects one.
 _TWO_ENDS = re.compile(r"received \d+ results from command")
 
@@ -97,7 +102,8 @@ def is_connection_lost(error: BaseException | None) -> bool:
     psycopg raises an OperationalError without SQLSTATE when the socket breaks or the
     connection is closed already: such an error never came from the server. A session that is
     ended behind PgBouncer says so twice, in the server's words and in PgBouncer's; where psycopg
-    expects one answer, to BEGIN or COMMIT, it raises an InternalError with neither.
+    expects one answer, to BEGIN or COMMIT, it raises an InternalError with neither. Supavisor ends
+    sessions with internal_error, for whatever reason.
     """
     found = psycopg_error(error)
     if found is None:
@@ -106,6 +112,8 @@ def is_connection_lost(error: BaseException | None) -> bool:
         return isinstance(found, psycopg.OperationalError) or (
             isinstance(found, psycopg.InternalError) and _TWO_ENDS.match(str(found)) is not None
         )
+    if found.sqlstate.startswith("XX"):
+        return found.diag.severity == "FATAL"
     return found.sqlstate in CONNECTION_LOST or found.sqlstate.startswith("08")
 
 
@@ -120,11 +128,11 @@ def is_ended_by_deadline(error: BaseException | None) -> bool:
 
 
 def is_pooler_timeout(error: psycopg.Error) -> bool:
-    """Tell whether PgBouncer had no server connection for a statement, for too long.
+    """Tell whether a pooler had no server connection for a statement, for too long.
 
-    It has one SQLSTATE for all of its own errors, protocol_violation.
+    PgBouncer, Supavisor and RDS Proxy have an SQLSTATE for all of their own errors.
     """
-    return error.sqlstate == "08P01" and "query_wait_timeout" in str(error)
+    return is_connection_lost(error) and _WAITED_IN_VAIN.search(str(error)) is not None
 
 
 def is_refusal(error: psycopg.Error) -> bool:

@@ -182,6 +182,8 @@ class FaultProxy:
         messages: int = 0,
         octets: int = 0,
         silence: float = 0.0,
+        message: str = "",
+        sqlstate: str = "XX000",
     ) -> int:
         """Lose the connection at the next messages with such a statement, on any connection.
 
@@ -208,11 +210,20 @@ class FaultProxy:
             messages: how many messages of the answer the client sees; at most all but the last.
             octets: how many bytes of the answer it sees after those; at most all but the last.
             silence: seconds for which the client's side of a black hole stays open.
+            message: what a client whose statement is "refused" is told, as a FATAL error.
+            sqlstate: that error's.
 
         Returns:
             The number by which ``hits`` names this fault.
         """
-        fault = {"kind": kind, "messages": messages, "octets": octets, "silence": silence}
+        fault = {
+            "kind": kind,
+            "messages": messages,
+            "octets": octets,
+            "silence": silence,
+            "message": message,
+            "sqlstate": sqlstate,
+        }
         return int(self._do("fault", pattern=pattern, times=times, fault=fault))
 
     def disarm(self) -> None:

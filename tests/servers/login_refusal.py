@@ -9,7 +9,7 @@ import asyncio
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.servers.statement_faults import CANCEL_REQUEST, GSS_REQUEST, SSL_REQUEST
+from tests.servers.statement_faults import CANCEL_REQUEST, GSS_REQUEST, SSL_REQUEST, fatal
 
 if TYPE_CHECKING:
     import socket
@@ -35,9 +35,7 @@ class LoginRefusal(NamedTuple):
             if kind not in (SSL_REQUEST, GSS_REQUEST):
                 break
             await loop.sock_sendall(client, b"N")
-        fields = {"S": "FATAL", "V": "FATAL", "C": self.sqlstate, "M": self.message}
-        told = b"".join(f"{name}{value}\0".encode() for name, value in fields.items()) + b"\0"
-        await loop.sock_sendall(client, b"E" + struct.pack("!i", len(told) + 4) + told)
+        await loop.sock_sendall(client, fatal(self.message, self.sqlstate))
 
 
 async def _read(client: socket.socket, number: int) -> bytes:

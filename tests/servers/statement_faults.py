@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["EndOfLink", "Fault", "StatementFault", "StatementFaultKind", "statements"]
+__all__ = ["EndOfLink", "Fault", "StatementFault", "StatementFaultKind", "fatal", "statements"]
 
 StatementFaultKind = Literal["refused", "cut", "answer_lost", "stranded", "swallowed"]
 
@@ -31,6 +31,8 @@ class Fault(NamedTuple):
     messages: int = 0
     octets: int = 0
     silence: float = 0.0
+    message: str = ""
+    sqlstate: str = ""
 
 
 @dataclass(eq=False)
@@ -48,6 +50,13 @@ class EndOfLink(Exception):
     to_client: bytes = b""
     held: bytes | None = None
     silence: float = 0.0
+
+
+def fatal(message: str, sqlstate: str) -> bytes:
+    """Return what ends a session, with no more fields than poolers give it."""
+    fields = {"S": "FATAL", "C": sqlstate, "M": message}
+    told = b"".join(f"{name}{value}\0".encode() for name, value in fields.items()) + b"\0"
+    return b"E" + (len(told) + 4).to_bytes(4, "big") + told
 
 
 def statements(text: str) -> Iterator[str]:
@@ -145,7 +154,8 @@ class StatementFault:
 
     def _befall(self, fault: Fault, data: bytes) -> None:
         if fault.kind == "refused":
-            raise EndOfLink
+            told = fatal(fault.message, fault.sqlstate) if fault.message else b""
+            raise EndOfLink(to_client=told)
         if fault.kind == "cut":
             raise EndOfLink(to_server=data)
         if fault.kind == "stranded":

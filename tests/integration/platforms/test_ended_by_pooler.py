@@ -1,0 +1,101 @@
+"""Sessions that Supavisor ends: with internal_error, for whatever reason, which its words tell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import DatabaseError, connections
+from django.http import HttpRequest, HttpResponse
+from django.test import RequestFactory
+
+from django_pooled import retry_transaction
+from django_pooled.middleware import DatabaseUnavailableMiddleware
+
+if TYPE_CHECKING:
+    from django_pooled.stats.snapshot import PoolSnapshot
+    from embedded_postgres import EmbeddedServer
+    from tests.servers.fault_proxy import FaultProxy
+    from tests.support.pools import MakeDatabase
+
+CLOSED = "(EDBHANDLEREXITED) connection to database closed. Check logs for more information"
+NONE_FREE = (
+    "(ECHECKOUTTIMEOUT) unable to check out connection from the pool after 60000ms "
+    "in transaction mode"
+)
+
+
+def ask(alias: str) -> Any:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 42")
+        [found] = cursor.fetchone()
+        return found
+
+
+def snapshot(alias: str) -> PoolSnapshot:
+    pool = connections[alias].pool  # type: ignore[attr-defined]
+    return pool.snapshot()  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def alias(server: EmbeddedServer, proxy: FaultProxy, make_database: MakeDatabase) -> str:
+    made = make_database(server, through=proxy, max_size=2)
+    assert ask(made) == 42
+    connections[made].close()
+    return made
+
+
+@pytest.mark.parametrize("words", [CLOSED, NONE_FREE])
+def test_a_view_whose_session_was_ended_is_answered_503(
+    alias: str, proxy: FaultProxy, words: str
+) -> None:
+    def view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(str(ask(alias)))
+
+    middleware = DatabaseUnavailableMiddleware(view)
+    proxy.fault_at("SELECT 42", "refused", message=words)
+    request = RequestFactory().get("/")
+    try:
+        response = middleware(request)
+    except DatabaseError as error:
+        response = middleware.process_exception(request, error)
+    assert response is not None
+    assert response.status_code == 503
+    connections[alias].close()
+    assert ask(alias) == 42
+    connections[alias].close()
+
+
+def test_a_decorated_call_whose_session_was_ended_runs_again(alias: str, proxy: FaultProxy) -> None:
+    calls: list[int] = []
+
+    @retry_transaction(using=alias)
+    def call() -> Any:
+        calls.append(1)
+        return ask(alias)
+
+    proxy.fault_at(".*SELECT 42", "refused", message=CLOSED)
+    assert call() == 42
+    assert len(calls) == 2
+    connections[alias].close()
+
+
+def test_a_decorated_call_that_got_no_session_in_time_does_not_queue_again(
+    alias: str, proxy: FaultProxy
+) -> None:
+    calls: list[int] = []
+
+    @retry_transaction(using=alias)
+    def call() -> Any:
+        calls.append(1)
+        return ask(alias)
+
+    proxy.fault_at(".*SELECT 42", "refused", message=NONE_FREE, times=5)
+    with pytest.raises(DatabaseError, match="unable to check out connection"):
+        call()
+    assert len(calls) == 1
+    connections[alias].close()
+    assert snapshot(alias).counters.pooler_timeouts == 1
+    proxy.disarm()
+    assert ask(alias) == 42
+    connections[alias].close()
