@@ -86,9 +86,15 @@ def test_no_statement_of_the_engine_s_own_pins_a_session(
     assert pinning_statements(written_down) == []
 
 
-def test_another_time_zone_is_a_set_config_for_each_new_connection(
-    make_server: Callable[..., EmbeddedServer], make_database: MakeDatabase
+@pytest.mark.parametrize("told_at_login", [False, True])
+def test_another_time_zone_is_set_for_each_new_connection_unless_the_login_tells_it(
+    make_server: Callable[..., EmbeddedServer],
+    make_database: MakeDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    told_at_login: bool,
 ) -> None:
+    if told_at_login:
+        monkeypatch.setenv("PGTZ", "UTC")
     server = make_server(
         versions()[-1], settings={"log_statement": "all", "TimeZone": "Europe/Berlin"}
     )
@@ -96,8 +102,9 @@ def test_another_time_zone_is_a_set_config_for_each_new_connection(
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT 1")
     connections[alias].close()
-    [line] = pinning_statements(server)
-    assert "set_config('TimeZone', 'UTC', false)" in line
+    found = pinning_statements(server)
+    assert len(found) == (0 if told_at_login else 1)
+    assert all("set_config('TimeZone', 'UTC', false)" in line for line in found)
 
 
 def ask(alias: str, query: str) -> Any:
