@@ -22,6 +22,7 @@ _NAMES = {
     "pool_recycle": "max_lifetime",
     "pre_ping": "check_after",
     "pool_pre_ping": "check_after",
+    "pool_use_lifo": "use_lifo",
     # django-db-geventpool
     "max_conns": "max_size",
     "reuse_conns": "min_size",

@@ -82,6 +82,9 @@ def parse(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions:
         raise _refusal(
             alias, "pool", "max_size", options.max_size, f"at least min_size, {options.min_size}"
         )
+    if options.keepalive is not None and options.keepalive >= options.max_lifetime:
+        below = f"less than max_lifetime, {options.max_lifetime:g}, or None"
+        raise _refusal(alias, "pool", "keepalive", options.keepalive, below)
     return options
 
 

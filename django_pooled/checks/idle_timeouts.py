@@ -24,7 +24,7 @@ def check_timeouts(
     # The pool lets go of what is beyond min_size.
     name = "max_lifetime" if options.min_size else "max_idle"
     kept = float(getattr(options, name))
-    if limit is None or limit >= kept:
+    if limit is None or limit >= kept or (options.keepalive or limit) < limit:
         return []
     raised = "for this role, by ALTER ROLE … SET" if whose == "the server" else "in PgBouncer:"
     return [
@@ -32,7 +32,8 @@ def check_timeouts(
             f"DATABASES[{alias!r}]: {whose} ends sessions that were idle for {limit:g} s "
             f"({setting}), and the pool keeps idle ones for {kept:g} s ({name}): a checkout then "
             f"opens another.",
-            hint=f"Raise it {raised} {setting}, or set min_size to 0 and max_idle below {limit:g}.",
+            hint=f"Raise it {raised} {setting}, set keepalive below {limit:g}, or set min_size to "
+            f"0 and max_idle below {limit:g}.",
             id="django_pooled.W011",
         )
     ]

@@ -66,6 +66,10 @@ class PoolOptions:
     """Age at which a connection is replaced, shortened at random by up to a tenth."""
     max_idle: float = _option(600.0, SECONDS)
     """Idle time after which connections beyond min_size are closed."""
+    keepalive: float | None = _option(None, _SECONDS_OR_NONE)
+    """Idle time after which a connection is sent a round trip, before anything cuts it."""
+    use_lifo: bool = _option(False, FLAG)
+    """Whether a checkout takes the connection that came back last, and not the one idle longest."""
     pool_mode: str = _option(
         "session",
         Expected("'session' or 'transaction'", lambda v: v in ("session", "transaction")),

@@ -51,6 +51,7 @@ from .server_sessions import ServerSessions, ask_sessions
 from .session_target import is_read_only_meant, misfit_for
 from .steering import Steering
 from .time_limit import LeftBehind
+from .upkeep import YOUNGEST, Upkeep
 from .waiter import Waiter
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ class Pool:
             opener,
             self._events.closed,
             self._lock,
+            use_lifo=options.use_lifo,
             name=options.name or alias,
             min_size=options.min_size,
             max_size=options.max_size,
@@ -226,6 +228,14 @@ class Pool:
             alias, self._pool, self.record, self._connector, self._checkouts
         )
         """Obeys the orders of `manage.py poolctl`."""
+        self._upkeep = Upkeep(
+            options,
+            self._pool,
+            self._connector,
+            self._checkouts,
+            self._idle_checks,
+            self.steering,
+        )
         self._readiness = Readiness(
             alias, options, self._connector, self._pool, self._checkouts, self._eviction
         )
@@ -233,7 +243,10 @@ class Pool:
     def open(self) -> None:
         """Start the workers and open ``min_size`` connections; without effect on an open pool."""
         self._pool.open()
+        if not self.closed:
+            return
         self.closed = False
+        self._pool.repeat(WeakMethod(self._upkeep.look), self._upkeep.next_look)
         if self.options.leak_after is not None:
             self._pool.repeat(WeakMethod(self._checkouts.log_overdue), self.options.leak_after)
         if self._kept_credentials is not None:
@@ -652,9 +665,10 @@ def _configure_new(
     connection: PooledConnection,
     clears_state: bool,
 ) -> None:
-    connection.session.expires_at = connection.session.opened_at + uniform(0.9, 1.0) * max_lifetime
-    connection.session.place = connection.place
-    connection.session.clears_state = clears_state
-    connection.session.count = count
+    session = connection.session
+    session.expires_at = session.opened_at + uniform(YOUNGEST, 1.0) * max_lifetime
+    session.place = connection.place
+    session.clears_state = clears_state
+    session.count = count
     configure(connection)
     connection.remember_configuration()

@@ -146,10 +146,11 @@ class PsycopgPool(ConnectionPool[PooledConnection]):
 
     Args:
         lock: Guards what psycopg_pool's own lock does, instead of it.
+        use_lifo: Whether the idle connection that came back last is taken first.
         options: psycopg_pool's own.
     """
 
-    def __init__(self, lock: threading.RLock, **options: Any) -> None:
+    def __init__(self, lock: threading.RLock, use_lifo: bool = False, **options: Any) -> None:
         super().__init__(connection_class=PooledConnection, open=False, **options)
         self.lock = self._lock = lock
         self.ready: deque[PooledConnection] = self._pool
@@ -161,6 +162,10 @@ class PsycopgPool(ConnectionPool[PooledConnection]):
         """Whether nothing that is idle is handed out; under the lock."""
         self.is_steered = False
         """Whether what comes back is looked at by `hand_over`; under the lock."""
+        self._next_idle = self._pool.pop if use_lifo else self._pool.popleft
+        # How many were never needed from one look of `_shrink_pool` to the next, as _nconns_min is
+        # since the last one; under the lock. At first none is known to be needless.
+        self._needless_before = 0
         self._abandoned = False  # set by the only thread of a forked process
 
     # Decisions
@@ -208,7 +213,7 @@ class PsycopgPool(ConnectionPool[PooledConnection]):
             if self.holds_back:
                 return None
             try:
-                connection = self._pool.popleft()
+                connection = self._next_idle()
             except IndexError:
                 # Another thread has taken the last one, or a signal handler of this thread.
                 return None
@@ -218,11 +223,28 @@ class PsycopgPool(ConnectionPool[PooledConnection]):
                 self._nconns_min = len(self._pool)
             return connection
 
-    def take_this(self, connection: PooledConnection) -> None:
-        """Take one of the idle connections; under the lock."""
+    def take_this(self, connection: PooledConnection, *, as_needed: bool = True) -> None:
+        """Take one of the idle connections; under the lock.
+
+        Args:
+            connection: The connection.
+            as_needed: Whether it counts as needed, as those do that users take.
+        """
         self._pool.remove(connection)
         connection._pool = self
-        self._nconns_min = min(self._nconns_min, len(self._pool))
+        if as_needed:
+            self._nconns_min = min(self._nconns_min, len(self._pool))
+
+    @property
+    def needless(self) -> int:
+        """Idle connections that were not needed for ``max_idle`` seconds; under the lock."""
+        return max(0, min(self._nconns_min, self._needless_before, len(self._pool)))
+
+    def take_needless(self, connection: PooledConnection) -> None:
+        """Take one of the idle connections for good, which was needless; under the lock."""
+        self.take_this(connection, as_needed=False)
+        self._nconns_min -= 1
+        self._needless_before -= 1
 
     def give(self, connection: PooledConnection, now: float) -> None:
         """Hand a connection that came back to the next waiter, or keep it; as putconn().
@@ -240,9 +262,12 @@ class PsycopgPool(ConnectionPool[PooledConnection]):
             self._pool.append(connection)
             connection._pool = None
 
-    def keep(self, connection: PooledConnection) -> None:
-        """Keep a connection idle; under the lock."""
-        self._pool.append(connection)
+    def keep(self, connection: PooledConnection, *, in_front: bool = False) -> None:
+        """Keep a connection idle, *in_front* as the one idle longest; under the lock."""
+        if in_front:
+            self._pool.appendleft(connection)
+        else:
+            self._pool.append(connection)
         # Only now: if this is interrupted before, the finalizer still reports it.
         connection._pool = None
 
@@ -283,8 +308,11 @@ class PsycopgPool(ConnectionPool[PooledConnection]):
 
     def _shrink_pool(self) -> None:
         with self._lock:
-            self._nconns = self.slots_taken()
+            self._nconns = before = self.slots_taken()
+            self._needless_before = self._nconns_min
         super()._shrink_pool()
+        with self._lock:
+            self._needless_before -= before - self.slots_taken()
 
     def close_connection(self, connection: PooledConnection) -> None:
         """Close a connection that was taken, and its session."""
@@ -340,7 +368,7 @@ class PsycopgPool(ConnectionPool[PooledConnection]):
                 pool.repeat(action, method())
 
         this = ref(self)
-        self.schedule_task(Later(self, lambda pool: pool.run_later(run)), delay)
+        self.schedule_by_worker(Later(self, lambda pool: pool.run_later(run)), delay)
 
     def call_after(self, seconds: float, action: WeakMethod[Callable[[], object]]) -> None:
         """Run *action* once after that many seconds; it must not take long."""
@@ -353,7 +381,7 @@ class PsycopgPool(ConnectionPool[PooledConnection]):
         self.schedule_task(Later(self, run), seconds)
 
     def schedule_by_worker(self, task: Later, seconds: float) -> None:
-        """Schedule a task in a worker; under the lock.
+        """Schedule a task in a worker.
 
         An exception in this thread could leave a lock of psycopg_pool's scheduler held.
         """

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .connection import PooledConnection, Use
     from .deadline import Deadline
     from .pause import Pause
+    from .session import Session
 
 __all__ = [
     "PoolClosed",
@@ -348,6 +349,36 @@ class RecoveringPool(GrowingPool):
 
     def _leaves(self, connection: PooledConnection, place: Place, than: int) -> bool:
         return _is_older(connection, than) and place.set(connection)
+
+    def take_out(self, session: Session, *, if_needless: bool = False) -> PooledConnection | None:
+        """Take the connection of a session for the pool itself, if it is idle.
+
+        It does not count as needed.
+
+        Args:
+            session: The session.
+            if_needless: Only to close it, and if that many are not needed; see `needless`.
+        """
+        with self.lock:
+            found = [each for each in list(self.ready) if each.session is session]
+            if not found or self.holds_back:
+                return None
+            (connection,) = found
+            if not if_needless:
+                self.take_this(connection, as_needed=False)
+            elif self.needless and self.in_place > self.min_size:
+                self.take_needless(connection)
+            else:
+                return None
+            return connection
+
+    def put_back(self, connection: PooledConnection) -> None:
+        """Make a connection idle again that was taken by `take_out`, in its turn as before."""
+        with self.lock:
+            if self.places or self.closed or self.is_steered:
+                self.hand_over(connection)
+            else:
+                self.keep(connection, in_front=True)
 
     def sweep_older(self, than: int) -> int:
         """Close the idle connections from before a mark; return how many there were."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Session"]
 
+_RETIRED = float("-inf")
+
 
 def _nowhere(counter: str, kind: str) -> None:
     """Count nothing: a connection without a pool."""
@@ -114,6 +116,15 @@ class Session:
             # In this order: the reason is what others look for.
             self.doomed_for = counts_as
             self.doomed_by = one_line(masked(reason))
+
+    def retire(self) -> None:
+        """Have the connection closed as it comes back, since another has taken its place."""
+        self.expires_at = _RETIRED
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether another connection has taken its place."""
+        return self.expires_at == _RETIRED
 
     def notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         """Take note of a server that ends an idle session: its error arrives as a notice.

@@ -415,6 +415,8 @@ def test_w010_asks_the_processes_of_this_host_for_their_own_max_size(
         ("60s", {"min_size": 0, "max_idle": 60.0}, []),
         ("60s", {"min_size": 1, "max_idle": 30.0}, ["W011"]),
         ("60s", {"min_size": 1, "max_lifetime": 60.0}, []),
+        ("60s", {"min_size": 1, "keepalive": 30.0}, []),
+        ("60s", {"min_size": 1, "keepalive": 60.0}, ["W011"]),
         ("0", {"min_size": 0}, []),
     ],
 )

@@ -58,6 +58,7 @@ def test_an_option_that_resembles_none_gets_the_list() -> None:
         ("POOL_SIZE", "max_size"),
         ("max_overflow", "max_size"),
         ("RECYCLE", "max_lifetime"),
+        ("pool_use_lifo", "use_lifo"),
         ("pool_pre_ping", "check_after"),
         ("MAX_CONNS", "max_size"),
         ("REUSE_CONNS", "min_size"),
@@ -102,6 +103,8 @@ def test_what_geventpool_left_in_the_settings_is_refused(key: str, instead: str)
         ("backoff", 1.0, "a dict with 'initial' and 'maximum'"),
         ("stats_dir", True, "a folder's path, None for the default, or False"),
         ("check", "yes", "a callable or None"),
+        ("use_lifo", "yes", "True or False"),
+        ("keepalive", 0, "a number of seconds above 0, or None"),
     ],
 )
 def test_an_impossible_value_is_refused_with_what_was_expected(
@@ -114,6 +117,11 @@ def test_an_impossible_value_is_refused_with_what_was_expected(
 
 def test_a_max_size_below_min_size_is_refused() -> None:
     assert "expected at least min_size, 5" in refusal({"min_size": 5, "max_size": 4})
+
+
+def test_a_keepalive_that_no_connection_lives_to_see_is_refused() -> None:
+    message = refusal({"keepalive": 60, "max_lifetime": 60})
+    assert "['keepalive'] is 60; expected less than max_lifetime, 60, or None" in message
 
 
 def test_a_min_size_alone_never_contradicts_the_default_max_size() -> None:
