@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.backends.base.validation import BaseDatabaseValidation
 
 from .backend import wrapper
+from .backend.open_at_start import arrange
 from .backend.startup import refuse_bad_settings
 
 if TYPE_CHECKING:
@@ -47,4 +48,5 @@ class DatabaseWrapper(wrapper.DatabaseWrapper):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         refuse_bad_settings()
+        arrange()
         super().__init__(*args, **kwargs)

@@ -29,7 +29,7 @@ _TAKEN = {
     "kwargs": "put them into OPTIONS",
     "connection_class": "the backend brings its own",
     "configure": "connect to the signal django.db.backends.signals.connection_created",
-    "open": "the pool opens at the first checkout",
+    "open": "the pool opens at the first checkout, or with 'open_at_start' as a worker starts",
     "close_returns": "Django's own close() already returns the connection",
 }
 

@@ -1,4 +1,4 @@
-"""Recognises calls of Celery's Django fixup: when it starts Django, and around each task.
+"""Celery's workers: where their tasks run, and the calls of its Django fixup.
 
 It starts Django in the handler of a signal, and Celery only logs what that raises: a worker would
 go on without its tasks. And it closes every pool that it finds in settings before and after each
@@ -9,8 +9,18 @@ package's pools start anew in a child, so the only effect would be two new sessi
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["FIXUP", "closes_around_a_task", "end_starting_worker", "runs_a_task"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "FIXUP",
+    "call_in_workers",
+    "closes_around_a_task",
+    "end_starting_worker",
+    "runs_a_task",
+]
 
 FIXUP = "celery.fixups.django"
 
@@ -26,6 +36,33 @@ def closes_around_a_task() -> bool:
     from celery import current_task  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     return bool(current_task)
+
+
+def call_in_workers(hook: Callable[[], object]) -> None:
+    """Have *hook* called in each process of a worker that will run tasks; elsewhere, do nothing.
+
+    A parent of such processes runs none.
+    """
+    if "celery" not in sys.modules:
+        return
+    from celery import signals  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    def begins(**_: Any) -> None:
+        hook()
+
+    def comes_last(**_: Any) -> None:
+        # As a process begins, the fixup closes every pool, in case it is the parent's.
+        signals.worker_process_init.disconnect(begins)
+        signals.worker_process_init.connect(begins, weak=False)
+
+    def runs_tasks_itself(sender: Any, **_: Any) -> None:
+        # Those with threads or greenlets have no other process.
+        if not type(sender.pool).__module__.endswith("prefork"):
+            hook()
+
+    signals.worker_process_init.connect(begins, weak=False)
+    signals.celeryd_after_setup.connect(comes_last, weak=False)
+    signals.worker_ready.connect(runs_tasks_itself, weak=False)
 
 
 def runs_a_task() -> bool:

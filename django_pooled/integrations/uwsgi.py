@@ -14,9 +14,26 @@ from django_pooled.diagnostics.log_fields import event_fields
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["call_after_fork", "threads_sleep", "warn_without_threads"]
+__all__ = [
+    "call_after_fork",
+    "is_loaded",
+    "is_parent",
+    "threads_sleep",
+    "warn_without_threads",
+]
 
 logger = logging.getLogger("django_pooled.pool")
+
+
+def is_loaded() -> bool:
+    """Tell whether this process is one of uWSGI's."""
+    return "uwsgi" in sys.modules
+
+
+def is_parent() -> bool:
+    """Tell whether it forks the workers, and has loaded the site for them."""
+    uwsgi = sys.modules.get("uwsgi")
+    return uwsgi is not None and uwsgi.worker_id() == 0
 
 
 def call_after_fork(hook: Callable[[], object]) -> None:

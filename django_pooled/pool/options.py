@@ -66,6 +66,8 @@ class PoolOptions:
     """Age at which a connection is replaced, shortened at random by up to a tenth."""
     max_idle: float = _option(600.0, SECONDS)
     """Idle time after which connections beyond min_size are closed."""
+    open_at_start: bool = _option(False, FLAG)
+    """Whether the pool is opened as a worker starts, and is ready once it has min_size."""
     keepalive: float | None = _option(None, _SECONDS_OR_NONE)
     """Idle time after which a connection is sent a round trip, before anything cuts it."""
     use_lifo: bool = _option(False, FLAG)

@@ -42,6 +42,8 @@ class State(Enum):
     """No connection is idle, but those in use keep coming back."""
     PAUSED = "paused"
     """An operator has paused the pool for a while: requests wait, and are served then."""
+    OPENING = "opening"
+    """As the option ``open_at_start`` has it: ``min_size`` connections are not there yet."""
     SATURATED = "saturated"
     """All are in use, and for as long as a checkout may take none has come back."""
     AWAY = "server away"
@@ -126,6 +128,8 @@ class Readiness:
         self._pool = pool
         self._checkouts = checkouts
         self._eviction = eviction
+        # Whether min_size connections were there at once, if that is to be waited for.
+        self._is_filled = not options.open_at_start
         self._lock = threading.RLock()  # guards the check
         self._check: ReadinessCheck | None = None
         # Those of the check that is under way, and there is one at a time:
@@ -150,11 +154,13 @@ class Readiness:
 
     def _find_out(self, deadline: float, ping: Ping) -> State:
         failures: int | None = None  # Those before the attempt to wait for; -1 without one.
+        # Else the answer would come too late for the caller.
+        filled_by = (monotonic() + deadline) / 2
         while True:
             if self._pool.pause is not None:
                 # It resumes by itself. Out of rotation, its requests would fail instead of waiting.
                 return State.PAUSED
-            alive = ping()
+            alive = ping() if self._has_been_filled() else None
             if alive:
                 return State.READY
             if alive is None:
@@ -167,11 +173,19 @@ class Readiness:
                 if trouble is not None and self._connector.failures != failures:
                     refused = is_permanent_refusal(trouble)
                     return self._busy_or(State.REFUSED if refused else State.AWAY)
+                if not self._is_filled:
+                    if self._pool.in_place and monotonic() >= filled_by:
+                        return State.OPENING
+                    self._pool.open_one()
                 sleep(STEP)
             else:
                 self._doubted_at = monotonic()
             if monotonic() >= deadline:
                 return self._busy_or(State.SILENT)
+
+    def _has_been_filled(self) -> bool:
+        self._is_filled = self._is_filled or self._pool.in_place >= self._pool.min_size
+        return self._is_filled
 
     def _busy_or(self, state: State) -> State:
         """Judge a pool without an idle connection by the last one that came back alive.

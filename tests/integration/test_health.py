@@ -147,6 +147,45 @@ def test_a_process_that_has_just_started_opens_its_pool_and_is_ready(
     assert attempts(alias) == 1
 
 
+def test_with_open_at_start_a_pool_is_not_ready_before_it_has_min_size(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    go_on = threading.Event()
+    configured: list[object] = []
+
+    def configure(connection: object) -> None:
+        configured.append(connection)
+        if len(configured) > 1:
+            go_on.wait(30)
+
+    pool = make_pool(server, min_size=3, open_at_start=True, configure=configure)
+    wait_until(lambda: pool.gauges().idle == 1)
+    assert pool.check_readiness(0.4).result(SLACK) is State.OPENING
+    go_on.set()
+    wait_until(lambda: pool.check_readiness(5.0).result(SLACK) is State.READY)
+    assert pool.gauges().idle == 3
+
+
+def test_with_open_at_start_min_size_is_waited_for_once(
+    make_server: Callable[..., EmbeddedServer], make_database: MakeDatabase
+) -> None:
+    server = make_server()
+    with psycopg.connect(**server.parameters("template1"), autocommit=True) as admin:
+        admin.execute("CREATE ROLE few LOGIN PASSWORD 'few' CONNECTION LIMIT 2")
+        alias = make_database(server, min_size=3, open_at_start=True)
+        connections.settings[alias].update(USER="few", PASSWORD="few")
+        assert wait_until(lambda: state(alias)) == "server away"
+        wait_until(lambda: pool_of(alias)._pool.in_place == 2)
+        assert state(alias) == "server away"
+        admin.execute("ALTER ROLE few CONNECTION LIMIT 3")
+        wait_until(lambda: state(alias) == "ready")
+        assert pool_of(alias).gauges().size == 3
+        admin.execute("ALTER ROLE few CONNECTION LIMIT 1")
+        kill_backends(server, "postgres")
+        wait_until(lambda: state(alias) == "ready")
+        assert pool_of(alias).gauges().size < 3
+
+
 def test_an_idle_connection_is_asked_and_goes_back(
     server: EmbeddedServer, make_database: MakeDatabase
 ) -> None:

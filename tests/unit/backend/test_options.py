@@ -103,6 +103,7 @@ def test_what_geventpool_left_in_the_settings_is_refused(key: str, instead: str)
         ("backoff", 1.0, "a dict with 'initial' and 'maximum'"),
         ("stats_dir", True, "a folder's path, None for the default, or False"),
         ("check", "yes", "a callable or None"),
+        ("open_at_start", 1, "True or False"),
         ("use_lifo", "yes", "True or False"),
         ("keepalive", 0, "a number of seconds above 0, or None"),
     ],

@@ -1,0 +1,55 @@
+"""Tells whether the process that loads a site will serve it, or forks those that do.
+
+A server's workers are told from its parent process, and from programs that serve nothing: a
+command, a script, a test. What is not recognised serves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from . import uwsgi
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["loads_to_serve"]
+
+_ENTRANCES = {
+    ("django.core.wsgi", "get_wsgi_application"),
+    ("django.core.asgi", "get_asgi_application"),
+}
+"""What a server's module calls to make the site's application, by module and function."""
+
+_ASGI_SERVERS = {"daphne", "granian", "hypercorn", "uvicorn"}
+"""Those that load the site where they serve it. Its module may set Django up by itself first."""
+
+_COMMAND = ("django.core.management", "execute")
+"""Where ``manage.py`` and ``django-admin`` start Django."""
+
+
+def loads_to_serve() -> bool:
+    """Tell whether the calling code runs because this process, and no fork of it, will serve."""
+    calls = list(_calls())
+    modules = {module for module, _ in calls}
+    if uwsgi.is_loaded():
+        return not uwsgi.is_parent()
+    if any(module.startswith("gunicorn.") for module in modules):
+        # A worker runs in the call that has forked it. Else it is the parent, with --preload.
+        return any(module.startswith("gunicorn.workers.") for module in modules)
+    if _COMMAND in calls:
+        # The parent of runserver's that restarts it loads the site too.
+        is_watched = os.environ.get("RUN_MAIN") == "true" or "--noreload" in sys.argv
+        return sys.argv[1:2] == ["runserver"] and is_watched
+    packages = {module.partition(".")[0] for module in modules}
+    return not _ENTRANCES.isdisjoint(calls) or not _ASGI_SERVERS.isdisjoint(packages)
+
+
+def _calls() -> Iterator[tuple[str, str]]:
+    """Yield module and function of each call under way."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        yield frame.f_globals.get("__name__") or "", frame.f_code.co_name
+        frame = frame.f_back  # type: ignore[assignment]
