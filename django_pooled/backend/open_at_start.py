@@ -7,6 +7,7 @@ from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
+from django.conf import settings
 from django.db import connections
 
 from django_pooled.activity import start_thread
@@ -40,7 +41,7 @@ def arrange() -> None:
     if _is_arranged:
         return
     _is_arranged = True
-    if not any(map(_is_opened, connections.settings.values())):
+    if not any(map(_is_opened, settings.DATABASES.values())):
         return
     celery.call_in_workers(open_at_start)
     if loads_to_serve():
