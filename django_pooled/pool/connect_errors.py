@@ -189,10 +189,8 @@ def is_permanent_refusal(error: BaseException) -> bool:
     found = psycopg_error(error)
     if found is None:
         return not _came_of_the_network(error)
-    if not isinstance(found, psycopg.OperationalError):
-        return True
-    if found.sqlstate is not None:
-        return not is_connection_lost(found) and not found.sqlstate.startswith("53")
+    if found.sqlstate is not None or not isinstance(found, psycopg.OperationalError):
+        return not is_connection_lost(found) and not (found.sqlstate or "").startswith("53")
     text = str(found)
     return bool(_PERMANENT.search(text)) and not (_TRANSIENT.search(text) or _FULL.search(text))
 

@@ -11,12 +11,14 @@ from django.test import RequestFactory
 
 from django_pooled import retry_transaction
 from django_pooled.middleware import DatabaseUnavailableMiddleware
+from tests.support.pools import query
 
 if TYPE_CHECKING:
+    from django_pooled.pool.connection import PooledConnection
     from django_pooled.stats.snapshot import PoolSnapshot
     from embedded_postgres import EmbeddedServer
     from tests.servers.fault_proxy import FaultProxy
-    from tests.support.pools import MakeDatabase
+    from tests.support.pools import MakeDatabase, MakePool
 
 CLOSED = "(EDBHANDLEREXITED) connection to database closed. Check logs for more information"
 NONE_FREE = (
@@ -63,6 +65,19 @@ def test_a_view_whose_session_was_ended_is_answered_503(
     connections[alias].close()
     assert ask(alias) == 42
     connections[alias].close()
+
+
+@pytest.mark.parametrize("words", [CLOSED, NONE_FREE])
+def test_a_session_that_is_ended_during_its_configuration_is_waited_out(
+    server: EmbeddedServer, proxy: FaultProxy, make_pool: MakePool, words: str
+) -> None:
+    def configure(connection: PooledConnection) -> None:
+        connection.execute("SET DateStyle TO 'ISO'")
+
+    proxy.fault_at("SET DateStyle", "refused", message=words, times=3)
+    pool = make_pool(server, through=proxy, min_size=0, timeout=60.0, configure=configure)
+    assert query(pool) == 42
+    assert pool.snapshot().counters.connect_failures == 3
 
 
 def test_a_decorated_call_whose_session_was_ended_runs_again(alias: str, proxy: FaultProxy) -> None:

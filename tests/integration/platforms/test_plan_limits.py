@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from django.core.checks.database import check_database_backends
+from django.db import connections
 
 from django_pooled.errors import CheckoutTimeout
 from tests.servers.postgresql import backend_count
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from django_pooled.pool.pool import Pool
     from embedded_postgres import EmbeddedServer
-    from tests.support.pools import MakePool
+    from tests.support.pools import MakeDatabase, MakePool
 
 LIMIT = 4
 
@@ -83,3 +85,24 @@ def test_pools_that_close_what_is_idle_leave_room_for_each_other(
     fill(first, LIMIT)
     second = make_dyno(max_size=LIMIT, timeout=60.0)
     assert query(second) == 42
+
+
+def test_the_check_adds_up_what_one_dyno_may_open(
+    server: EmbeddedServer,
+    make_database: MakeDatabase,
+    tenant: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(connections.settings["default"], "HOST", "elsewhere.invalid")
+    monkeypatch.delenv("GUNICORN_CMD_ARGS", raising=False)
+
+    def warned(workers: int) -> list[str]:
+        monkeypatch.setenv("WEB_CONCURRENCY", str(workers))
+        alias = make_database(server, max_size=2)
+        connections.settings[alias].update(USER=tenant["user"], PASSWORD=tenant["password"])
+        found = check_database_backends(databases=[alias])
+        return [each.msg for each in found if each.id == "django_pooled.W010"]
+
+    assert warned(workers=LIMIT // 2) == []
+    [message] = warned(workers=LIMIT // 2 + 1)
+    assert "tenant" in message
