@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from tests.servers.fault_proxy import FaultProxy
     from tests.servers.postgresql import Servers
     from tests.support.pools import MakePool
+
+LONG = 60.0
+"""Seconds that no test waits for."""
 
 SLACK = 3.0
 """Seconds that a bound may be exceeded by on a machine that is busy with something else."""
@@ -189,6 +193,10 @@ class Network:
     def deliver_packets(self) -> None:
         ip("-n", self.server, "route", "del", "blackhole", f"{self.client_address}/32")
 
+    def forget(self, port: int) -> None:
+        """Lose what is sent to one port of the client's host, as a NAT that knows it no more."""
+        ip("-n", self.server, "rule", "add", "ipproto", "tcp", "dport", str(port), "blackhole")
+
     def close(self) -> None:
         for namespace in (self.client, self.server):
             if Path("/run/netns", namespace).exists():
@@ -330,3 +338,57 @@ def test_a_connect_whose_packets_get_lost_ends_with_connect_timeout(
         pool.checkout()
     network.deliver_packets()
     assert wait_until(lambda: query(pool), timeout=20) == 42
+
+
+# A load balancer or NAT that forgets one flow, and serves others.
+
+
+def client_port(connection: PooledConnection) -> int:
+    with socket.socket(fileno=os.dup(connection.fileno())) as copy:
+        port: int = copy.getsockname()[1]
+    return port
+
+
+def forget_idle(pool: Pool, network: Network) -> None:
+    for connection in pool._pool.idle_connections:
+        network.forget(client_port(connection))
+
+
+def test_keepalives_find_a_forgotten_flow_before_a_request_does(
+    network: Network, make_distant_pool: Callable[..., Pool]
+) -> None:
+    tcp = {"keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 2}
+    pool = make_distant_pool(tcp, max_size=3, check_timeout=LONG)
+    fill(pool, 3)
+    forget_idle(pool, network)
+    idle = pool._pool.idle_connections
+    wait_until(lambda: all(each.session.is_readable() for each in idle))
+    # Seen on the sockets: no check had to wait.
+    watch = Stopwatch()
+    assert query(pool) == 42
+    assert watch.seconds < LONG
+    assert pool.snapshot().counters.closed["dead"] == 3
+
+
+def test_a_checkout_after_check_after_finds_a_forgotten_flow_and_is_served_by_another(
+    network: Network, make_distant_pool: Callable[..., Pool]
+) -> None:
+    pool = make_distant_pool({}, max_size=3, check_after=0.0, check_timeout=0.5)
+    fill(pool, 3)
+    forget_idle(pool, network)
+    watch = Stopwatch()
+    assert query(pool) == 42
+    assert 0.5 <= watch.seconds < 0.5 + 2 * SLACK
+    assert pool.snapshot().counters.closed["dead"] == 3
+
+
+def test_a_statement_on_a_forgotten_flow_ends_with_tcp_user_timeout(
+    network: Network, make_distant_pool: Callable[..., Pool]
+) -> None:
+    pool = make_distant_pool({"tcp_user_timeout": 2000})
+    connection = pool.checkout()
+    network.forget(client_port(connection))
+    assert 1.5 < lost(connection, "SELECT 1") < 2.0 + 2 * SLACK
+    pool.checkin(connection)
+    del connection
+    assert query(pool) == 42
