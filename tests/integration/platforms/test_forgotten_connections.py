@@ -66,8 +66,7 @@ def test_by_default_no_connection_is_idle_for_the_network_for_longer_than_half_a
     with socket.socket(fileno=socket.dup(wrapper.connection.fileno())) as copy:
         told: Callable[[int, int], int] = copy.getsockopt
         assert told(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-        # Azure's load balancer forgets a flow after four minutes without a packet, NAT on AWS after
-        # 350 seconds.
+        # Azure's load balancer forgets a flow after four minutes without a packet.
         assert told(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
         assert told(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 10
         assert told(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
