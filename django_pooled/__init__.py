@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from .pool.backoff import Backoff
     from .pool.deadline import deadline, retry_deadline
+    from .pool.lane_context import lane
     from .retry.decorator import arun_transaction, retry_transaction, run_transaction
     from .views.marks import no_retry
 
@@ -32,6 +33,7 @@ __all__ = [
     "PoolExhausted",
     "arun_transaction",
     "deadline",
+    "lane",
     "no_retry",
     "retry_deadline",
     "retry_transaction",
@@ -43,6 +45,7 @@ _HOME = {
     "Backoff": "pool.backoff",
     "deadline": "pool.deadline",
     "retry_deadline": "pool.deadline",
+    "lane": "pool.lane_context",
     "no_retry": "views.marks",
     "arun_transaction": "retry.decorator",
     "retry_transaction": "retry.decorator",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-__all__ = ["FUNCTIONS", "NAMED_FRAMES", "current", "name_of", "start_thread"]
+__all__ = ["FUNCTIONS", "NAMED_FRAMES", "current", "is_task", "name_of", "start_thread"]
 
 current: ContextVar[str | None] = ContextVar("django_pooled.activity", default=None)
 """The name of what the running code belongs to, if it was given one."""
@@ -70,3 +71,19 @@ its module and function."""
 
 FUNCTIONS = frozenset(name for _, name in NAMED_FRAMES)
 """Those functions alone."""
+
+
+def is_task() -> bool:
+    """Tell whether the running code belongs to a task of Celery or a command, and to no view.
+
+    As the innermost of them on its stack tells.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_name
+        if name in FUNCTIONS:
+            look = NAMED_FRAMES.get((frame.f_globals.get("__name__", ""), name))
+            if look is not None:
+                return look is not _view
+        frame = frame.f_back
+    return False

@@ -93,7 +93,17 @@ class ConnectFailed(PoolError):
 
 
 class PoolExhausted(PoolError, psycopg_pool.TooManyRequests):
-    """``max_waiting`` threads were already queued for a connection."""
+    """Too many threads were queued for a connection, or all of them waited too long.
+
+    Attributes:
+        limit: The option of the pool that says so: "max_waiting" or "queue_target".
+    """
+
+    limit: str = "max_waiting"
+
+    def __reduce__(self) -> tuple[Callable[..., PoolError], tuple[object, ...], dict[str, object]]:
+        make, made, state = super().__reduce__()
+        return make, made, {**state, "limit": self.limit}
 
 
 class PoolClosed(PoolError, psycopg_pool.PoolClosed):

@@ -18,6 +18,7 @@ from .backend.non_atomic import never_atomic
 from .backend.wrapper import DatabaseWrapper
 from .diagnostics.log_fields import LoggerWithFields, event_fields
 from .diagnostics.redaction import one_line
+from .pool.lane_context import lane
 from .poolstats.sources import pooled_aliases
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = ["liveness", "readiness"]
 logger = logging.getLogger("django_pooled.pool")
 
 
+@lane("probe")
 @never_atomic
 @login_not_required
 @require_safe
@@ -77,6 +79,7 @@ def readiness(
     return response
 
 
+@lane("probe")
 @never_atomic
 @login_not_required
 @require_safe

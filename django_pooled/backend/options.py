@@ -11,7 +11,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_pooled.diagnostics.redaction import remember_settings, shown
 from django_pooled.pool.backoff import Backoff
-from django_pooled.pool.options import FLAG, SECONDS, Expected, PoolOptions
+from django_pooled.pool.lanes import LANES, LaneOptions
+from django_pooled.pool.options import FLAG, LANE, SECONDS, Expected, PoolOptions
 
 from .foreign_options import name_here, refuse_leftovers
 from .misplaced_options import is_connection_parameter, refuse_misplaced
@@ -68,6 +69,8 @@ def parse(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions:
     _refuse_unknown(alias, values, _EXPECTED, "pool")
     if "backoff" in values:
         values["backoff"] = _backoff(alias, values["backoff"])
+    if "lanes" in values:
+        values["lanes"] = _lanes(alias, values["lanes"], values.get("queue_target"))
     # As in psycopg_pool, max_size=None is a pool of fixed size; a min_size above our default
     # max_size, with no max_size given, means the same.
     if values.get("max_size", _DEFAULTS["max_size"]) is None:
@@ -85,6 +88,7 @@ def parse(alias: str, settings_dict: Mapping[str, Any]) -> PoolOptions:
     if options.keepalive is not None and options.keepalive >= options.max_lifetime:
         below = f"less than max_lifetime, {options.max_lifetime:g}, or None"
         raise _refusal(alias, "pool", "keepalive", options.keepalive, below)
+    _refuse_reservations_beyond(alias, options)
     return options
 
 
@@ -104,8 +108,42 @@ def _backoff(alias: str, given: object) -> object:
     return backoff
 
 
+def _lanes(alias: str, given: object, queue_target: float | None) -> object:
+    if not isinstance(given, Mapping) or not all(isinstance(v, Mapping) for v in given.values()):
+        return given
+    _refuse_unknown(alias, given, dict.fromkeys(LANES), "lanes")
+    found = {}
+    for name, options in given.items():
+        where = f"lanes.{name}"
+        _refuse_unknown(alias, options, LANE, where)
+        for key, value in options.items():
+            if not LANE[key].test(value):
+                raise _refusal(alias, where, key, value, LANE[key].words)
+        made = LaneOptions(**{"queue_target": queue_target, **options})
+        if made.max is not None and made.max < made.reserved:
+            raise _refusal(alias, where, "max", made.max, f"at least reserved, {made.reserved}")
+        found[name] = made
+    return found
+
+
+def _refuse_reservations_beyond(alias: str, options: PoolOptions) -> None:
+    lanes = options.lanes or {}
+    reserved = {name: lanes[name].reserved for name in LANES if name in lanes}
+    without = [name for name in LANES if not reserved.get(name)]
+    most = options.max_size - 1 if without else options.max_size
+    if sum(reserved.values()) > most:
+        one = f", so that one is left for {without[0]!r}" if without else ""
+        raise _refusal(
+            alias,
+            "pool",
+            "lanes",
+            {name: {"reserved": number} for name, number in reserved.items() if number},
+            f"at most {most} reserved in all, with max_size {options.max_size}{one}",
+        )
+
+
 def _refuse_unknown(
-    alias: str, given: Mapping[str, Any], known: Mapping[str, Expected], where: str
+    alias: str, given: Mapping[str, Any], known: Mapping[str, Any], where: str
 ) -> None:
     for key in given:
         if key in known:
@@ -121,8 +159,9 @@ def _refuse_unknown(
         meant = (name_here(key) if where == "pool" else None) or next(iter(near), None)
         hint = f" Did you mean {meant!r}?" if meant else ""
         raise ImproperlyConfigured(
-            f"{_place(alias, where, key)}{_of_unknown(given[key])} is not an option; expected "
-            f"one of {', '.join(sorted(known))}.{hint}"
+            f"{_place(alias, where, key)}{_of_unknown(given[key])} is not "
+            f"{'a lane' if where == 'lanes' else 'an option'}; expected one of "
+            f"{', '.join(sorted(known))}.{hint}"
         )
 
 
@@ -135,7 +174,8 @@ def _refusal(
 
 
 def _place(alias: str, where: str, key: object) -> str:
-    inner = "['pool']" if where == "pool" else "['pool']['backoff']"
+    outer = [] if where == "pool" else where.split(".")
+    inner = "".join(f"[{part!r}]" for part in ["pool", *outer])
     return f"DATABASES[{alias!r}]['OPTIONS']{inner}[{shown(key)}]"
 
 

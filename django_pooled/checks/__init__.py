@@ -12,6 +12,7 @@ from .celery_worker import check_celery
 from .databases import check_databases
 from .deadlines import check_deadlines
 from .error_handler import check_error_handler
+from .lanes import check_lanes
 from .retried_reads import check_retried_reads
 from .retried_urls import check_retried_urls
 from .versions import check_versions
@@ -25,6 +26,7 @@ __all__ = [
     "check_databases",
     "check_deadlines",
     "check_error_handler",
+    "check_lanes",
     "check_retried_reads",
     "check_retried_urls",
     "check_versions",
@@ -41,6 +43,7 @@ REGISTERED = (
     check_retried_urls,
     check_retried_reads,
     check_deadlines,
+    check_lanes,
     check_versions,
     check_workers,
     check_asgi,

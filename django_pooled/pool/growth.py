@@ -72,6 +72,11 @@ class GrowingPool(PsycopgPool):
         raise NotImplementedError
 
     @property
+    def wanted(self) -> int:
+        """Connections that would all be taken at once by those that wait; under the lock."""
+        return self.waiting
+
+    @property
     def opening(self) -> int:
         """Connections being opened, or about to be."""
         return self._slots.opening
@@ -127,13 +132,13 @@ class GrowingPool(PsycopgPool):
         """Have connections opened for those that wait, and up to *at_least*; under the lock."""
         if not self.has_room or self.holds_back:
             return  # Before it counts those that wait, which are many if the pool is full.
-        waiting = self.waiting
-        while self.has_room and (self._slots.opening < waiting or len(self._slots) < at_least):
+        wanted = self.wanted
+        while self.has_room and (self._slots.opening < wanted or len(self._slots) < at_least):
             if (self._connector.holds_off or self._one_at_a_time) and self._slots.opening:
                 return  # That one has to show first that it is of use.
             pause = self._connector.pause
             if pause:
-                if waiting and self._grows_later() is None:
+                if wanted and self._grows_later() is None:
                     task = Later(self, GrowingPool.grow_after_a_pause)
                     self._grows_later = ref(task)
                     self.schedule_by_worker(task, pause)
@@ -160,7 +165,7 @@ class GrowingPool(PsycopgPool):
             self._grows_later = _nothing
             if self._connector.pause:
                 self.grow()  # There has been another refusal meanwhile.
-            elif self.waiting and not self._slots.opening and self.has_room:
+            elif self.wanted and not self._slots.opening and self.has_room:
                 # One attempt for all of them. If it succeeds, the others follow.
                 self.open_another()
 

@@ -8,11 +8,12 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from .backoff import Backoff
+from .lanes import LaneOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-__all__ = ["FLAG", "SECONDS", "Expected", "PoolOptions"]
+__all__ = ["FLAG", "LANE", "SECONDS", "Expected", "PoolOptions"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,14 @@ _COUNT = Expected("a whole number, 0 or more", lambda v: _whole(v) and v >= 0)
 _COUNT_FROM_ONE = Expected("a whole number, 1 or more", lambda v: _whole(v) and v >= 1)
 _CALLABLE_OR_NONE = Expected("a callable or None", lambda v: v is None or callable(v))
 FLAG = Expected("True or False", lambda v: isinstance(v, bool))
+LANE = {
+    "reserved": _COUNT,
+    "max": Expected(
+        "a whole number, 1 or more, or None", lambda v: v is None or (_whole(v) and v >= 1)
+    ),
+    "queue_target": _SECONDS_OR_NONE,
+}
+"""What the options of a lane have to be."""
 
 
 def _option(default: Any, expected: Expected) -> Any:
@@ -62,6 +71,24 @@ class PoolOptions:
     """Longest a checkout takes, connecting included."""
     max_waiting: int = _option(0, _COUNT)
     """Waiters beyond which a checkout is refused at once; 0 for no limit."""
+    queue_target: float | None = _option(None, _SECONDS_OR_NONE)
+    """Wait that a checkout may have in an overload; see `QueueDelay`. None for no bound."""
+    queue_interval: float = _option(1.0, SECONDS)
+    """Time in which every wait has to be above queue_target, before any checkout is refused."""
+    lanes: Mapping[str, LaneOptions] | None = _option(
+        None,
+        Expected(
+            "a dict of lanes, such as {'admin': {'reserved': 1}, 'task': {'max': 4}}, or None",
+            lambda v: (
+                v is None
+                or (
+                    isinstance(v, dict)
+                    and all(isinstance(options, LaneOptions) for options in v.values())
+                )
+            ),
+        ),
+    )
+    """The limits of each kind of work; see `Admission`. None for no lanes."""
     max_lifetime: float = _option(1800.0, SECONDS)
     """Age at which a connection is replaced, shortened at random by up to a tenth."""
     max_idle: float = _option(600.0, SECONDS)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from random import uniform
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import WeakMethod
 
 import psycopg
@@ -30,6 +30,8 @@ from django_pooled.stats.counters import Record
 from django_pooled.stats.snapshot import PoolSnapshot, SiteName
 
 from . import queue
+from .admission import Overdue
+from .admission_queue import queue_for
 from .checkin import Checkin
 from .checkout import Checkout
 from .checkouts import FOLD, Checkouts, described
@@ -42,6 +44,7 @@ from .events import Events
 from .eviction import Eviction
 from .garbage_collection import collect_garbage
 from .idle_checks import IdleChecks
+from .lane_context import lane
 from .opener import CONNECT_TIMEOUT, Opener
 from .psycopg_private import connect_timeout_of
 from .readiness import Readiness
@@ -59,12 +62,15 @@ if TYPE_CHECKING:
 
     from .connection import PooledConnection
     from .deadline import Deadline
+    from .lanes import Lane
     from .options import PoolOptions
     from .readiness import ReadinessCheck
 
 __all__ = ["Pool"]
 
 logger = logging.getLogger("django_pooled.pool")
+
+E = TypeVar("E", bound=PoolError)
 
 _FRESH = 0.001
 """Seconds after a checkout in which its look at the socket counts for the first statement too. It
@@ -190,7 +196,8 @@ class Pool:
             left_behind=left_behind,
             connect=options.connect,
         )
-        self._pool = queue.RecoveringPool(
+        self._pool = queue_for(
+            options,
             self._connector,
             opener,
             self._events.closed,
@@ -262,7 +269,7 @@ class Pool:
         Returns:
             None if `checkout` need not wait, or would be refused.
         """
-        if self.closed or self._pool.idle:
+        if self.closed or (self._pool.idle and self.options.lanes is None):
             return None
         waiter = Waiter(monotonic() + self.options.timeout, woken)
         return waiter if self._pool.enqueue(waiter) else None
@@ -270,6 +277,14 @@ class Pool:
     def leave(self, waiter: Waiter) -> None:
         """End a wait with which no thread goes on."""
         self._pool.leave(waiter)
+
+    def is_overdue(self, waiter: Waiter) -> bool:
+        """Tell whether a waiter has waited too long, as all do: `checkout` would refuse it."""
+        return self._pool.is_overdue(waiter)
+
+    def next_look(self, waiter: Waiter) -> float:
+        """Return the monotonic moment from which a waiter may be overdue; infinite for never."""
+        return self._pool.next_look(waiter)
 
     def look_for_lost_soon(self) -> None:
         """Have connections looked for that no code can reach, as a thread that waits does."""
@@ -290,7 +305,8 @@ class Pool:
             CheckoutTimeout: None became available in time; ``__cause__`` is the last error
                 in connecting, if the server could not be reached.
             ConnectFailed: The server refuses connections, and waiting will not help.
-            PoolExhausted: ``max_waiting`` threads were waiting already.
+            PoolExhausted: ``max_waiting`` threads were waiting already, or all of them for longer
+                than ``queue_target``.
             PoolClosed: The pool is closed.
         """
         started = monotonic() if queued is None else queued.since
@@ -419,6 +435,11 @@ class Pool:
                     CheckoutTimeout, started, f"no connection within {self.options.timeout:g} s"
                 )
             cause = _cause_of(self._connector.trouble)
+        except Overdue as overdue:
+            error = self._shed(overdue.lane, started)
+            counter = "exhausted"
+            self.record.add("shed")
+            cause = _cause_of(self._connector.trouble)
         except queue.TooManyRequests:
             waiting = self.options.max_waiting
             who = "1 thread is" if waiting == 1 else f"{waiting} threads are"
@@ -439,6 +460,19 @@ class Pool:
             # The error holds this frame by its traceback.
             del error, cause
 
+    def _shed(self, lane: Lane, started: float) -> PoolError:
+        delay = lane.delay
+        assert delay is not None
+        whose = "" if self.options.lanes is None else f" in the lane {lane.name!r}"
+        error = self._error(
+            PoolExhausted,
+            started,
+            f"for {delay.interval:g} s no checkout{whose} has waited for less than queue_target, "
+            f"{delay.target:g} s, and this one for twice as long",
+        )
+        error.limit = "queue_target"
+        return error
+
     def _too_late(self, limit: Deadline, started: float) -> PoolError:
         self.record.add("deadlines", "checkout")
         return self._error(CheckoutTimeout, started, f"{limit.reason} before a connection was had")
@@ -455,7 +489,7 @@ class Pool:
         found = self._pool.take_back_found()
         return self._checkouts.end_lost() > 0 or found
 
-    def _error(self, kind: type[PoolError], started: float, what: str) -> PoolError:
+    def _error(self, kind: type[E], started: float, what: str) -> E:
         elapsed, gauges = monotonic() - started, self.gauges()
         is_full = kind in (CheckoutTimeout, PoolExhausted)
         pause = self._pool.pause
@@ -486,7 +520,8 @@ class Pool:
     def _ping(self) -> bool | None:
         """Make a round trip on an idle connection; None if there is none."""
         started = monotonic()
-        connection = self._pool.take_idle()
+        with lane("probe"):
+            connection = self._pool.take_idle()
         if connection is None:
             return None
         connection.session.idle_since = float("-inf")  # So only a round trip tells.
@@ -530,14 +565,15 @@ class Pool:
         if seen is not None and monotonic() - seen.seen_at < (_ASKED if is_asked else _UNASKED):
             return
         started = monotonic()
-        connection = self._pool.take_idle()
         most = self.options.max_waiting
-        if self._pool.pause is not None:
-            return
-        if connection is None and is_asked and not 0 < most <= self._pool.waiting + 1:
-            # In the queue, since none is idle where threads wait; not in the last place of it.
-            with suppress(queue.PoolTimeout, queue.TooManyRequests, queue.Refused):
-                connection = self._pool.take(timeout)
+        with lane("probe"):
+            connection = self._pool.take_idle()
+            if self._pool.pause is not None:
+                return
+            if connection is None and is_asked and not 0 < most <= self._pool.waiting + 1:
+                # In the queue, since none is idle where threads wait; not in the last place of it.
+                with suppress(queue.PoolTimeout, queue.TooManyRequests, queue.Refused):
+                    connection = self._pool.take(timeout)
         if connection is None or not self._lend(connection, started):
             return
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -102,10 +103,10 @@ class RecoveringPool(GrowingPool):
             queued: A waiter that `enqueue` has put into the queue; this thread goes on with it.
 
         Raises:
-            PoolTimeout, PoolClosed, TooManyRequests: As getconn().
+            PoolTimeout, PoolClosed, TooManyRequests: As getconn(); and see `refuse_overdue`.
             Refused: No connection can be opened.
         """
-        waiter = queued or Waiter(monotonic() + timeout)
+        waiter = queued or self.waiter(timeout)
         finds = self._finds
         try:
             try:
@@ -143,9 +144,9 @@ class RecoveringPool(GrowingPool):
         """
         with self.lock:
             most = self.max_waiting
-            is_full = most and len(self.places) >= most
+            is_full = most and self.ahead_of(waiter) >= most
             # Without workers the pool's tasks are run by threads that wait.
-            if is_full or self.ready or self.closed or not self.has_threads:
+            if is_full or self.is_free_for(waiter) or self.closed or not self.has_threads:
                 return False
             self.places.append(Place(waiter))
             self.grow_for_waiter()
@@ -160,15 +161,73 @@ class RecoveringPool(GrowingPool):
                 raise PoolTimeout
             if self.holds_back:
                 self.end_pause_in_time()
-            connection = self.take_idle()
+            connection = self.take_idle_for(waiter)
             if connection is None:
-                if max_waiting and len(self.places) >= max_waiting:
+                if max_waiting and self.ahead_of(waiter) >= max_waiting:
                     self._drop_empty_places()
-                    if len(self.places) >= max_waiting:
+                    if self.ahead_of(waiter) >= max_waiting:
                         raise TooManyRequests
                 self.places.append(Place(waiter))
                 self.grow_for_waiter()
         return connection
+
+    # Decisions, for a subclass with other ones
+
+    def waiter(self, timeout: float) -> Waiter:
+        """Make a waiter for the calling thread."""
+        return Waiter(monotonic() + timeout)
+
+    def is_free_for(self, waiter: Waiter) -> bool:
+        """Tell whether a connection is idle that a new waiter may have; under the lock."""
+        return bool(self.ready)
+
+    def take_idle_for(self, waiter: Waiter) -> PooledConnection | None:
+        """Take an idle connection for a new waiter; under the lock."""
+        return self.take_idle()
+
+    def ahead_of(self, waiter: Waiter) -> int:
+        """Count the places of those that are served before a new waiter; under the lock."""
+        return len(self.places)
+
+    def next_place(self) -> Place | None:
+        """Return the place whose turn it is; under the lock."""
+        try:
+            return self.places[0]
+        except IndexError:
+            return None  # A signal handler of this thread was first, or there is none.
+
+    def serve(self, place: Place, connection: PooledConnection) -> bool:
+        """Hand a connection over to a waiter; tell whether it was taken. Under the lock."""
+        return place.set(connection)
+
+    def next_look(self, waiter: Waiter) -> float:
+        """Return the monotonic moment from which a waiter may be overdue; infinite for never."""
+        return inf
+
+    def is_overdue(self, waiter: Waiter) -> bool:
+        """Tell whether a waiter has waited for too long: then `take` refuses it."""
+        return False
+
+    def refuse_overdue(self, waiter: Waiter) -> None:
+        """Raise an error if a waiter has waited for too long; under the lock."""
+
+    def waits_begin_anew(self) -> None:
+        """From now on waits are for connections in use; under the lock."""
+
+    def steer(self) -> None:
+        """Find out whether what comes back has to be looked at; under the lock."""
+        self.is_steered = self.holds_back or self._wanted is not None
+
+    @property
+    def smallest(self) -> int:
+        """The connections that it has to have."""
+        return 1
+
+    def describe_lane(self) -> str:
+        """Say what the lane of the running code has, for an error; empty without lanes."""
+        return ""
+
+    # Waits
 
     def _wait(
         self,
@@ -184,10 +243,11 @@ class RecoveringPool(GrowingPool):
         while True:
             if not self.has_threads:
                 self.work_without_threads()
+            wakes_at = min(look_at, self.next_look(waiter))
             if watched is None:
-                waiter.sleep(look_at)
+                waiter.sleep(wakes_at)
             else:
-                waiter.sleep(min(look_at, monotonic() + CLIENT_INTERVAL))
+                waiter.sleep(min(wakes_at, monotonic() + CLIENT_INTERVAL))
                 watched.end_if_gone()
             with self.lock:
                 if self.holds_back:
@@ -200,6 +260,7 @@ class RecoveringPool(GrowingPool):
                 # Its own may have been brought forward.
                 if now >= waiter.deadline:
                     raise PoolTimeout
+                self.refuse_overdue(waiter)
             if now >= look_at:
                 is_last = now >= last_look_at
                 look_for_lost(started if is_last else None)
@@ -298,11 +359,21 @@ class RecoveringPool(GrowingPool):
         """Begin a pause, or another in its place; with None resume, in the order of the queue."""
         with self.lock:
             self._pause, self.holds_back = pause, pause is not None
-            self.is_steered = self.holds_back or self._wanted is not None
+            self.steer()
             if pause is None:
-                while self.places and (idle := self.take_idle()) is not None:
-                    self.hand_over(idle)
+                self.waits_begin_anew()
+                self.hand_out_idle()
                 self.grow(at_least=self.min_size)
+
+    def hand_out_idle(self) -> None:
+        """Hand idle connections to those that wait and may have them by now; under the lock."""
+        while self.ready and not self.holds_back and self.next_place() is not None:
+            try:
+                connection = self.ready[0]
+                self.take_this(connection)
+            except (IndexError, ValueError):
+                return  # A signal handler of this thread was first.
+            self.hand_over(connection)
 
     def end_pause_in_time(self) -> None:
         """Resume, if the time of the pause is over.
@@ -344,7 +415,8 @@ class RecoveringPool(GrowingPool):
         finally:
             with self.lock:
                 # From here on none is handed to it.
-                self._wanted, self.is_steered = None, self.holds_back
+                self._wanted = None
+                self.steer()
         return waiter.connection
 
     def _leaves(self, connection: PooledConnection, place: Place, than: int) -> bool:
@@ -403,12 +475,8 @@ class RecoveringPool(GrowingPool):
         with self.lock:
             if self._wanted is not None and self._leaves(connection, *self._wanted):
                 return
-            while self.places and not self.holds_back:
-                try:
-                    place = self.places[0]
-                except IndexError:
-                    break  # A signal handler of this thread was first.
-                served = not self.closed and place.set(connection)
+            while not self.holds_back and (place := self.next_place()) is not None:
+                served = not self.closed and self.serve(place, connection)
                 self._remove([place])
                 if served:
                     return

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import count
+from typing import TYPE_CHECKING
 from weakref import ref
+
+if TYPE_CHECKING:
+    from .lanes import Lane
 
 __all__ = ["Slot", "Slots"]
 
@@ -15,10 +20,12 @@ class Slot:
         number: Tells it from every other slot of its pool, those of earlier times included.
     """
 
-    __slots__ = ("__weakref__", "number")
+    __slots__ = ("__weakref__", "lane", "number")
 
     def __init__(self, number: int) -> None:
         self.number: int = number
+        self.lane: Lane | None = None
+        """The lane that has the connection in use, in a pool with lanes."""
 
 
 class _Entry:
@@ -61,6 +68,11 @@ class Slots:
     def in_place(self) -> int:
         """Slots that have a connection."""
         return sum(entry.is_connected for entry in self._held())
+
+    def held(self) -> Counter[Lane]:
+        """Count the connections that each lane has in use."""
+        slots = [entry.slot() for entry in list(self._taken.values())]
+        return Counter(slot.lane for slot in slots if slot is not None and slot.lane is not None)
 
     @property
     def opening(self) -> int:

@@ -176,6 +176,8 @@ class Steering:
         if not 0 <= order.min_size <= order.max_size or not order.max_size:
             raise OrderRefused(f"min_size {sizes[0]} and max_size {sizes[1]} do not fit together")
         queue = self._queue
+        if order.max_size < queue.smallest:
+            raise OrderRefused(f"its lanes have to have {queue.smallest} connections (lanes)")
         before = queue.min_size, queue.max_size
         queue.set_sizes(*sizes)
         self._drain.shrink()

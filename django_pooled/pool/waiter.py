@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .connection import PooledConnection
+    from .lanes import Lane
 
 __all__ = ["Place", "Waiter"]
 
@@ -27,13 +28,24 @@ class Waiter:
             begins without a thread.
     """
 
-    __slots__ = ("__weakref__", "_gate", "_woken", "connection", "deadline", "error", "since")
+    __slots__ = (
+        "__weakref__",
+        "_gate",
+        "_woken",
+        "connection",
+        "deadline",
+        "error",
+        "lane",
+        "since",
+    )
 
     def __init__(self, deadline: float, woken: Callable[[], object] | None = None) -> None:
         self.since: float = monotonic()
         self.deadline = deadline
         self.connection: PooledConnection | None = None
         self.error: BaseException | None = None
+        self.lane: Lane | None = None
+        """Set as it is queued, in a pool that has lanes or bounds the delay."""
         self._woken = woken
         # A bare lock, which is opened by its release: a Condition has another lock inside, which an
         # exception from a signal handler can leave locked for ever.

@@ -71,19 +71,20 @@ async def wait_in_line(
 async def _served_or_late(
     served: asyncio.Future[None], pool: Pool, waiter: Waiter, limit: Deadline | None
 ) -> None:
-    """Wait until the waiter is served, or a thread has to take the last look before it gives up."""
+    """Wait until the waiter is served, or a thread has to take the last look, or to be refused."""
     interval = PATIENCE if limit is None or limit.is_gone is None else CLIENT_INTERVAL
     last_look_at = waiter.deadline - min(PATIENCE, (waiter.deadline - waiter.since) / 4)
     look_at = waiter.since + PATIENCE
     while not served.done():
         now = monotonic()
         until = last_look_at if limit is None else min(last_look_at, limit.until)
-        if now >= until:
+        if now >= until or pool.is_overdue(waiter):
             return
         if now >= look_at:
             pool.look_for_lost_soon()
             look_at = now + PATIENCE
-        await asyncio.wait([served], timeout=min(interval, until - now))
+        wakes_at = min(until, pool.next_look(waiter))
+        await asyncio.wait([served], timeout=max(0.0, min(interval, wakes_at - now)))
         if limit is not None:
             limit.end_if_gone()
 

@@ -61,7 +61,10 @@ class Counters:
     timeouts: int = 0
     """Checkouts that ended in CheckoutTimeout."""
     exhausted: int = 0
-    """Checkouts that ended in PoolExhausted: ``max_waiting`` threads were waiting already."""
+    """Checkouts that ended in PoolExhausted: ``max_waiting`` threads were waiting already, or all
+    of them for too long."""
+    shed: int = 0
+    """Of those, the ones that ``queue_target`` refused: all waited for too long."""
     refused: int = 0
     """Checkouts that ended in ConnectFailed: the server refuses connections."""
     refused_writes: int = 0

@@ -1,0 +1,79 @@
+"""A bound on the delay in a queue: which waiters are refused once all of them wait too long."""
+
+from __future__ import annotations
+
+__all__ = ["QueueDelay"]
+
+
+class QueueDelay:
+    """Controlled delay (CoDel), with the rules of Ecto's DBConnection.
+
+    A burst makes a queue that is gone soon, an overload one that stays. The length tells neither
+    from the other, but the least wait of an interval does. If it was above the target, those that
+    have waited for twice the target are refused, until an interval in which the least wait is
+    below it. Served are then those that have waited for less; with the first limit at the target
+    itself, each interval of refusals would be followed by one without.
+
+    https://queue.acm.org/detail.cfm?id=2209336,
+    https://hexdocs.pm/db_connection/DBConnection.html#start_link/2-queue-config
+
+    The pool's lock guards it.
+
+    Args:
+        target: Seconds.
+        interval: Seconds.
+    """
+
+    def __init__(self, target: float, interval: float) -> None:
+        self.target = target
+        self.interval = interval
+        self._least = 0.0  # of the waits that were seen in the present interval
+        self._ends_at = 0.0  # when the present interval ends; it may have ended
+        self._is_overloaded = False  # as the interval before has shown
+        self._counts_from = 0.0  # waits before that moment were for something else
+
+    def begin_anew(self, now: float) -> None:
+        """Count waits from now on: until now they were not for connections in use."""
+        self._counts_from, self._ends_at = now, now + self.interval
+        self._least, self._is_overloaded = 0.0, False
+
+    def note_idle(self) -> None:
+        """A connection has come back that no waiter wants: the queue is a short one."""
+        self._least = 0.0
+
+    def note_served(self, since: float, now: float) -> None:
+        """A waiter gets a connection.
+
+        Args:
+            since: When it began to wait.
+            now: The monotonic moment.
+        """
+        waited = self._see(since, now)
+        self._least = min(self._least, waited)
+
+    def refuses(self, since: float, now: float) -> bool:
+        """Tell whether a waiter has waited too long.
+
+        Args:
+            since: When it began to wait.
+            now: The monotonic moment.
+        """
+        waited = self._see(since, now)
+        return self._is_overloaded and waited >= 2 * self.target
+
+    def refuses_from(self, since: float) -> float:
+        """Return the monotonic moment before which a waiter is not refused.
+
+        Args:
+            since: When it began to wait.
+        """
+        overdue = max(since, self._counts_from) + 2 * self.target
+        return overdue if self._is_overloaded else max(overdue, self._ends_at)
+
+    def _see(self, since: float, now: float) -> float:
+        """Return how long a waiter has waited; the first one after an interval begins another."""
+        waited = now - max(since, self._counts_from)
+        if now >= self._ends_at:
+            self._is_overloaded = self._least > self.target
+            self._least, self._ends_at = waited, now + self.interval
+        return waited
