@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import sys
 import threading
 import time
@@ -63,6 +64,7 @@ class Commands:
         self._connection: Any = connection
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._comers: list[threading.Thread] = []
         self._requests: list[Any] = []
         self._lock = threading.Lock()
         self._in_use = self._most_in_use = 0
@@ -77,6 +79,44 @@ class Commands:
                 self._stop.wait(pause)
 
         self._start(threads, ask)
+
+    def arrive(self, arrivals: list[dict[str, Any]]) -> None:
+        """Have requests come at random moments, whether those before were answered or not.
+
+        Args:
+            arrivals: for each kind of request its ``rate`` a second, its ``query``, and its
+                ``lane``, which django_pooled alone knows; its place in the list is the number of
+                its requests.
+        """
+        self._stop.clear()
+        self._requests, self._threads = [], []
+        chance = random.Random(1)
+
+        def come(number: int, rate: float, query: str, lane: str | None) -> None:
+            def ask() -> None:
+                with self._lane(lane):
+                    self._requests.append(self._request(number, query))
+
+            due = time.monotonic()
+            while not self._stop.is_set():
+                due += chance.expovariate(rate)
+                if self._stop.wait(max(0.0, due - time.monotonic())):
+                    return
+                thread = threading.Thread(target=ask)
+                self._threads.append(thread)
+                thread.start()
+
+        for number, one in enumerate(arrivals):
+            args = (number, one["rate"], one["query"], one.get("lane"))
+            self._comers.append(threading.Thread(target=come, args=args))
+            self._comers[-1].start()
+
+    def _lane(self, name: str | None) -> contextlib.AbstractContextManager[None]:
+        if name is None or self._connection.settings_dict["ENGINE"] != "django_pooled":
+            return contextlib.nullcontext()
+        from django_pooled import lane
+
+        return lane(name)
 
     def start_writing(self, threads: int, name: str, pause: float, retry: bool) -> None:
         """Have that many threads insert rows all the time, with a pause after each.
@@ -118,6 +158,8 @@ class Commands:
     def finish(self) -> list[Any]:
         """Stop, wait for the threads and return what they saw."""
         self.stop()
+        while self._comers:
+            self._comers.pop().join()
         for thread in self._threads:
             thread.join()
         return self._requests

@@ -84,9 +84,20 @@ class Admission:
             return False
         if mine < lane.reserved:
             return True
+        return held.total() + self._kept_from(lane, held) < max_size
+
+    def _kept_from(self, lane: Lane, held: Counter[Lane]) -> int:
         others = (other for other in self._lanes.values() if other is not lane)
-        kept = sum(max(0, other.reserved - held[other]) for other in others)
-        return held.total() + kept < max_size
+        return sum(max(0, other.reserved - held[other]) for other in others)
+
+    def describe(self, lane: Lane, held: Counter[Lane]) -> str:
+        """Say what a lane has, and what it cannot have, for an error."""
+        if not self._has_lanes:
+            return ""
+        most = f" of at most {lane.max}" if lane.max < inf else ""
+        kept = self._kept_from(lane, held)
+        reserved = f", {kept} reserved for others" if kept else ""
+        return f"; the lane {lane.name!r} has {held[lane]}{most}{reserved}"
 
     def next(
         self, places: Iterable[Place], held: Counter[Lane], max_size: int, now: float

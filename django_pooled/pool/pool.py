@@ -463,11 +463,10 @@ class Pool:
     def _shed(self, lane: Lane, started: float) -> PoolError:
         delay = lane.delay
         assert delay is not None
-        whose = "" if self.options.lanes is None else f" in the lane {lane.name!r}"
         error = self._error(
             PoolExhausted,
             started,
-            f"for {delay.interval:g} s no checkout{whose} has waited for less than queue_target, "
+            f"for {delay.interval:g} s no checkout has waited for less than queue_target, "
             f"{delay.target:g} s, and this one for twice as long",
         )
         error.limit = "queue_target"
@@ -499,6 +498,8 @@ class Pool:
         elif holders:
             # So that a log tells which view it was, after the incident too.
             what += f": {holders}"
+        if is_full:
+            what += self._pool.describe_lane()
         message = f"pool {self.alias!r}: {what} (after {elapsed:.2f} s; {gauges})"
         trouble, opening = self._connector.trouble, self._pool.opening
         if kind is CheckoutTimeout and trouble is not None:

@@ -85,7 +85,12 @@ COUNTERS = (
     ("reclaimed_total", "reclaimed", "Connections left behind by a thread."),
     ("replaced_total", "replaced", "Connections lost between statements, and replaced."),
     ("checkout_timeouts_total", "timeouts", "Checkouts that timed out."),
-    ("checkouts_exhausted_total", "exhausted", "Checkouts refused by max_waiting."),
+    (
+        "checkouts_exhausted_total",
+        "exhausted",
+        "Checkouts refused by max_waiting or queue_target.",
+    ),
+    ("checkouts_shed_total", "shed", "Of those, refused by queue_target."),
     ("checkouts_refused_total", "refused", "Checkouts that the server refused."),
     ("refused_writes_total", "refused_writes", "Writes that a read-only server refused."),
     (

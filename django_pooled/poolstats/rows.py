@@ -132,7 +132,8 @@ def failed_checkouts(counters: Counters) -> dict[str, int]:
     """Return how many checkouts ended without a connection, by what they ended in."""
     return {
         "timed out": counters.timeouts,
-        "refused by max_waiting": counters.exhausted,
+        "refused by max_waiting": counters.exhausted - counters.shed,
+        "refused by queue_target": counters.shed,
         "refused by the server": counters.refused,
     }
 

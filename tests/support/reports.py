@@ -68,6 +68,7 @@ def pool(alias: str = "default", **figures: Any) -> dict[str, Any]:
         "replaced": 0,
         "timeouts": 0,
         "exhausted": 0,
+        "shed": 0,
         "refused": 0,
         "refused_writes": 0,
         "pooler_timeouts": 0,
