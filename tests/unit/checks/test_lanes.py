@@ -34,7 +34,8 @@ def test_limits_for_requests_that_nothing_tells_apart_are_reported(
     with_lanes({"admin": {"reserved": 2}, "task": {"max": 3}})
     [message] = check_lanes()
     assert message.id == "django_pooled.W029"
-    assert "'admin'" in message.msg and MIDDLEWARE in message.hint
+    assert "'admin'" in message.msg
+    assert MIDDLEWARE in message.hint
     settings.MIDDLEWARE = [MIDDLEWARE, SESSIONS]
     assert check_lanes() == []
 
