@@ -87,7 +87,7 @@ def test_a_reserved_connection_is_had_while_requests_wait(
 def test_an_idle_connection_is_kept_for_the_lane_that_has_reserved_it(
     server: EmbeddedServer, make_pool: MakePool
 ) -> None:
-    pool = make_pool(server, max_size=2, timeout=0.2, lanes={"probe": {"reserved": 1}})
+    pool = make_pool(server, max_size=2, timeout=3.0, lanes={"probe": {"reserved": 1}})
     fill_both = [checkout(pool, "probe"), checkout(pool, "probe")]
     for connection in fill_both:
         pool.checkin(connection)
