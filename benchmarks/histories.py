@@ -36,6 +36,9 @@ def main() -> int:
     parser.add_argument("--mode", nargs="+", default=["xid"], choices=modes, help="commit_check")
     parser.add_argument("--only", nargs="+", default=list(WORKLOADS), choices=WORKLOADS)
     parser.add_argument("--isolation", nargs="+", default=list(LEVELS), choices=LEVELS)
+    parser.add_argument(
+        "--coroutines", action="store_true", help="called by tasks of an event loop"
+    )
     parser.add_argument("--minutes", type=float, default=10.0, help="of each mode, all in all")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
@@ -48,7 +51,7 @@ def main() -> int:
             server = servers.make(chosen.version, settings=HISTORY_SETTINGS)
             server.start()
             began = time.monotonic()
-            storm = Storm(mode, isolation, seconds, chosen.seed)
+            storm = Storm(mode, isolation, seconds, chosen.seed, chosen.coroutines)
             proof = WORKLOADS[workload](server, storm)
             servers.remove(server)
             title = f"{workload}, {isolation}, {mode}, PostgreSQL {chosen.version}"

@@ -67,6 +67,9 @@ class Callers:
             # The faults are many and short: waiting longer would only make the run longer.
             "backoff": {"initial": 0.01, "maximum": 0.2, "jitter": True},
             "retry_budget": 0,
+            # Readers elsewhere on this machine may have a process look at its server, for which its
+            # pool takes a connection: it would be missing when all calls have ended.
+            "stats_dir": False,
         }
         with psycopg.connect(**server.parameters(), autocommit=True) as operator:
             for statement in ORDINARY_ROLE:

@@ -119,8 +119,13 @@ class Load:
             thread.join(max(0.0, until - time.monotonic()))
         if not self.ended():
             self._errors.append("a thread did not come to its end")
-        elif kept := sum(pool.in_use for pool in registry.snapshots()):
-            self._errors.append(f"{kept} connections did not go back to the pool")
+        else:
+            self._errors += [
+                f"a connection did not go back to the pool: {connection}"
+                for pool in registry.snapshots()
+                for connection in pool.connections
+                if connection["state"] != "idle"
+            ]
 
     def decorated(self, body: Callable[..., None]) -> Callable[..., None]:
         """Return the function, which notes its attempts and callbacks under its first argument."""
