@@ -1,4 +1,4 @@
-"""Decorated async views under the servers for them: sessions that end, clients that go."""
+"""Decorated coroutines under servers: sessions that end, clients that go, consumers of Channels."""
 
 from __future__ import annotations
 
@@ -52,19 +52,38 @@ def reset(client: HTTPConnection) -> None:
     client.close()
 
 
-def test_each_request_is_done_once_though_sessions_end(
-    server: EmbeddedServer, site: Site, request: pytest.FixtureRequest
-) -> None:
-    over, name = threading.Event(), f"votes_{request.node.callspec.id}"
+@contextlib.contextmanager
+def sessions_ending(server: EmbeddedServer) -> Iterator[None]:
+    """Have sessions of the site end again and again in this block."""
+    over = threading.Event()
 
     def end_sessions() -> None:
         while not over.wait(0.2):
             kill_backends(server, NAME)
 
     with in_background(end_sessions, over):
+        yield
+
+
+def test_each_request_is_done_once_though_sessions_end(
+    server: EmbeddedServer, site: Site, request: pytest.FixtureRequest
+) -> None:
+    name = f"votes_{request.node.callspec.id}"
+    with sessions_ending(server):
         site.get_all([f"/coroutine/add/{name}"] * 100)
     assert site.get(f"/coroutine/value/{name}")["value"] == 100
     assert site.at_rest()
+
+
+def test_under_wsgi_too(server: EmbeddedServer, site_database: str) -> None:
+    workers = ["--worker-class=gthread", "--threads=6"]
+    with running.gunicorn(site_database, *workers, max_size=3, retry_budget=0) as site:
+        with sessions_ending(server):
+            site.get_all(["/coroutine/add/wsgi"] * 60)
+        # Twice as many threads as connections, and each request keeps one of those before its call.
+        site.get_all(["/coroutine/add-after-query/wsgi"] * 40)
+        assert site.get("/coroutine/value/wsgi")["value"] == 100
+        assert site.at_rest(processes=2)
 
 
 def test_calls_beside_each_other_and_within_each_other_share_no_more_than_they_should(
@@ -164,11 +183,7 @@ def test_each_message_to_a_consumer_is_done_once_though_sessions_end(
     site_database: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    over, name = threading.Event(), f"messages_{request.node.callspec.id}"
-
-    def end_sessions() -> None:
-        while not over.wait(0.2):
-            kill_backends(server, NAME)
+    name = f"messages_{request.node.callspec.id}"
 
     def send(site: Site, path: str, ways: list[str]) -> None:
         with contextlib.closing(site.websocket(path)) as client:
@@ -182,7 +197,7 @@ def test_each_message_to_a_consumer_is_done_once_though_sessions_end(
         channels_server, site_database, channels=True, max_size=4, retry_budget=0
     ) as site:
         wait_until(lambda: site.text("/health/live"))
-        with in_background(end_sessions, over), ThreadPoolExecutor(12) as clients:
+        with sessions_ending(server), ThreadPoolExecutor(12) as clients:
             calls = [clients.submit(send, site, "messages", ways) for _ in range(8)]
             calls += [clients.submit(send, site, "sync-messages", ["add"]) for _ in range(4)]
             for call in calls:

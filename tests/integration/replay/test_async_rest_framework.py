@@ -20,11 +20,11 @@ from tests.support.tasks import run
 
 pytest.importorskip("adrf", reason="adrf is not installed")
 
-from adrf.decorators import api_view  # type: ignore[import-not-found,unused-ignore]
-from adrf.generics import CreateAPIView  # type: ignore[import-not-found,unused-ignore]
-from adrf.serializers import ModelSerializer  # type: ignore[import-not-found,unused-ignore]
-from adrf.views import APIView  # type: ignore[import-not-found,unused-ignore]
-from adrf.viewsets import ViewSet  # type: ignore[import-not-found,unused-ignore]
+from adrf.decorators import api_view
+from adrf.generics import CreateAPIView
+from adrf.serializers import ModelSerializer
+from adrf.views import APIView
+from adrf.viewsets import ViewSet
 from rest_framework.exceptions import ValidationError
 from rest_framework.response import Response
 
@@ -61,7 +61,7 @@ async def vote(request: Any) -> Response:
     return Response({"attempt": await sync_to_async(attempts.done)()})
 
 
-class Outside(APIView):  # type: ignore[misc,unused-ignore]
+class Outside(APIView):
     async def post(self, request: Any) -> Response:
         self.seen = getattr(self, "seen", 0) + 1
         assert self.seen == 1
@@ -78,7 +78,7 @@ class OnAsyncDispatch(Outside):
     pass
 
 
-class OnPost(APIView):  # type: ignore[misc,unused-ignore]
+class OnPost(APIView):
     @retried
     async def post(self, request: Any) -> Response:
         return await vote(request)
@@ -90,7 +90,7 @@ class Nested(OnPost):
 
 
 @method_decorator(retried, name="dispatch")
-class Synchronous(APIView):  # type: ignore[misc,unused-ignore]
+class Synchronous(APIView):
     """A class without asynchronous methods."""
 
     def post(self, request: Any) -> Response:
@@ -99,18 +99,18 @@ class Synchronous(APIView):  # type: ignore[misc,unused-ignore]
         return Response({"attempt": attempts.done()})
 
 
-class Votes(ViewSet):  # type: ignore[misc,unused-ignore]
+class Votes(ViewSet):
     @retried
     async def acreate(self, request: Any) -> Response:
         return await vote(request)
 
 
-class PlainVotes(ViewSet):  # type: ignore[misc,unused-ignore]
+class PlainVotes(ViewSet):
     async def acreate(self, request: Any) -> Response:
         return await vote(request)
 
 
-class NoteSerializer(ModelSerializer):  # type: ignore[misc,unused-ignore]
+class NoteSerializer(ModelSerializer):
     class Meta:
         model = Note
         fields = ["text"]
@@ -120,7 +120,7 @@ class NoteSerializer(ModelSerializer):  # type: ignore[misc,unused-ignore]
         return await Note.objects.acreate(text=validated_data.pop("text"))
 
 
-class OnPerformCreate(CreateAPIView):  # type: ignore[misc,unused-ignore]
+class OnPerformCreate(CreateAPIView):
     queryset = Note.objects.all()
     serializer_class = NoteSerializer
 
@@ -131,7 +131,7 @@ class OnPerformCreate(CreateAPIView):  # type: ignore[misc,unused-ignore]
 
 
 @method_decorator(retried, name="dispatch")
-class OnGenericDispatch(CreateAPIView):  # type: ignore[misc,unused-ignore]
+class OnGenericDispatch(CreateAPIView):
     queryset = Note.objects.all()
     serializer_class = NoteSerializer
 

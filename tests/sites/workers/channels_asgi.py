@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from channels.routing import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    ProtocolTypeRouter,
-    URLRouter,
-)
+from channels.routing import ProtocolTypeRouter, URLRouter
 from django.urls import path, re_path
 
 # First: it sets Django up.

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asgiref.sync import sync_to_async
-from channels.db import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    database_sync_to_async,
-)
-from channels.generic.http import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    AsyncHttpConsumer,
-)
-from channels.generic.websocket import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    AsyncWebsocketConsumer,
-    WebsocketConsumer,
-)
+from channels.db import database_sync_to_async
+from channels.generic.http import AsyncHttpConsumer
+from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from django.db.models import F
 
 from django_pooled import arun_transaction, registry, retry_transaction
@@ -75,7 +68,7 @@ SYNC_WAYS: dict[str, Callable[[str], object]] = {
 }
 
 
-class Messages(AsyncWebsocketConsumer):  # type: ignore[misc,unused-ignore]
+class Messages(AsyncWebsocketConsumer):
     """Answers each message when that is done."""
 
     async def receive(self, text_data: str = "", bytes_data: bytes = b"") -> None:
@@ -84,7 +77,7 @@ class Messages(AsyncWebsocketConsumer):  # type: ignore[misc,unused-ignore]
         await self.send(text_data)
 
 
-class SynchronousMessages(WebsocketConsumer):  # type: ignore[misc,unused-ignore]
+class SynchronousMessages(WebsocketConsumer):
     """As `Messages`, in a thread."""
 
     def receive(self, text_data: str = "", bytes_data: bytes = b"") -> None:
@@ -93,14 +86,14 @@ class SynchronousMessages(WebsocketConsumer):  # type: ignore[misc,unused-ignore
         self.send(text_data)
 
 
-class Events(AsyncHttpConsumer):  # type: ignore[misc,unused-ignore]
+class Events(AsyncHttpConsumer):
     """Sends how many connections are in use after each of some queries."""
 
     async def handle(self, body: bytes) -> None:
         await self.send_headers(headers=[(b"Content-Type", b"text/event-stream")])
         for _ in range(self.scope["url_route"]["kwargs"]["count"]):
             await Counter.objects.acount()
-            in_use: Any = sum(pool.in_use for pool in registry.snapshots())
+            in_use = sum(pool.in_use for pool in registry.snapshots())
             await self.send_body(b"%d\n" % in_use, more_body=True)
             await asyncio.sleep(0.01)
         await self.send_body(b"")
