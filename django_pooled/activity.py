@@ -11,10 +11,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-__all__ = ["FUNCTIONS", "NAMED_FRAMES", "current", "is_task", "name_of", "start_thread"]
+__all__ = [
+    "FUNCTIONS",
+    "NAMED_FRAMES",
+    "NOT_YET",
+    "current",
+    "is_task",
+    "name_of",
+    "start_thread",
+]
 
 current: ContextVar[str | None] = ContextVar("django_pooled.activity", default=None)
 """The name of what the running code belongs to, if it was given one."""
+
+
+NOT_YET = ""
+"""Stands for the name of a view while a middleware runs, before the view is known."""
 
 
 def start_thread(target: Callable[[], object], name: str) -> threading.Thread:
@@ -61,7 +73,12 @@ def _command(frame: FrameType) -> str | None:
     return f"manage.py {type(command).__module__.rpartition('.')[2]}"
 
 
+def _middleware(frame: FrameType) -> str:
+    return NOT_YET
+
+
 NAMED_FRAMES = {
+    ("django.core.handlers.base", "get_response"): _middleware,
     ("django.core.handlers.base", "_get_response"): _view,
     ("celery.app.trace", "trace_task"): _task,
     ("django.core.management.base", "execute"): _command,
@@ -84,6 +101,6 @@ def is_task() -> bool:
         if name in FUNCTIONS:
             look = NAMED_FRAMES.get((frame.f_globals.get("__name__", ""), name))
             if look is not None:
-                return look is not _view
+                return look in (_task, _command)
         frame = frame.f_back
     return False

@@ -19,6 +19,7 @@ from django_pooled.pool.transaction_control import Control, TransactionControl
 from . import transaction_thread
 from .commit import close_if_interrupted, commit_once
 from .replacement import Replacement
+from .unattended import this_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,11 +36,11 @@ __all__ = ["Transactions"]
 class Transactions(Replacement):
     """The part of the database wrapper that ends transactions, or leaves that to an attempt."""
 
-    has_lasting_effects: bool = False
-    """Whether statements of the request may have changed something for good, by their texts."""
+    _lasting_in: object = None
+    """The last request whose statements may have changed something for good, by their texts."""
 
-    _pending_effects: bool = False
-    """Whether those of the transaction may, which count with its COMMIT."""
+    _pending_in: object = None
+    """The request of the transaction's statements that may, which count with its COMMIT."""
 
     attempt: TransactionHooks | None = None
     """Set by retry_transaction for as long as one attempt of a transaction lasts."""
@@ -49,13 +50,14 @@ class Transactions(Replacement):
         idle = connection.pgconn.transaction_status == TransactionStatus.IDLE
         if connection.autocommit and idle:
             # Now, since the answer may be lost.
-            self.has_lasting_effects = True
+            self._lasting_in = this_thread.request
         else:
-            self._pending_effects = True
+            self._pending_in = this_thread.request
 
-    def forget_effects(self) -> None:
-        """A request begins."""
-        self.has_lasting_effects = self._pending_effects = False
+    @property
+    def has_lasting_effects(self) -> bool:
+        """Whether statements of this thread's request may have changed something for good."""
+        return self._lasting_in is this_thread.request
 
     def _commit(self) -> None:
         if self.connection is None:
@@ -71,9 +73,9 @@ class Transactions(Replacement):
             close_if_interrupted(self, error)
             # Any other error of the database says that nothing was committed.
             if isinstance(error, AmbiguousCommit) or not isinstance(error, Error):
-                self.has_lasting_effects |= self._pending_effects
+                self._lasting_in = self._pending_in or self._lasting_in
             raise
-        self.has_lasting_effects |= self._pending_effects
+        self._lasting_in = self._pending_in or self._lasting_in
 
     def _refuse_to_commit_if_ended(self) -> None:
         """Notice, without a round trip, that the session ended while its transaction idled.

@@ -30,6 +30,8 @@ class _ThisThread(threading.local):
 
     def __init__(self) -> None:
         self.has_end = _is_main()
+        self.request: object = object()
+        """Tells the request of this thread, and what comes after it, from every other."""
 
 
 this_thread = _ThisThread()
@@ -44,7 +46,7 @@ def note_streaming() -> None:
 # Under ASGI too they are sent in the thread of the request's synchronous code, of its queries.
 @receiver(request_started)
 def _request_begins(**kwargs: object) -> None:
-    this_thread.in_request = this_thread.has_end = True
+    this_thread.in_request, this_thread.has_end, this_thread.request = True, True, object()
 
 
 @receiver(request_finished)

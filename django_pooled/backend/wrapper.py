@@ -22,7 +22,6 @@ from django.utils.functional import cached_property
 from psycopg import IsolationLevel
 from psycopg.pq import ConnStatus, TransactionStatus
 
-from django_pooled.diagnostics.call_site import whereabouts
 from django_pooled.errors import DeadlineExceeded, PoolError
 from django_pooled.integrations import uwsgi
 from django_pooled.integrations.celery import closes_around_a_task, runs_a_task
@@ -226,7 +225,7 @@ class DatabaseWrapper(Ownership):
         connection, pool = self.connection, self.checked_out_from
         if not autocommit:
             # What the last transaction did is undone, if that was not committed.
-            self._pending_effects = False
+            self._pending_in = None
             # An interruption may have struck between the checkout and the end of connect().
             is_there = pool is not None and connection is not None
             if is_there and connection.pgconn.status != ConnStatus.OK:
@@ -304,9 +303,9 @@ class DatabaseWrapper(Ownership):
                     cursor.source, cursor.made_after = self, self.closings
             elif name is None and self.checked_out_from is not None:
                 if this_thread.in_request:
-                    # A middleware may have checked out before the view was known.
                     for use in self.connection.uses:
-                        use.activity = use.activity or whereabouts()[1]
+                        if not use.activity:
+                            use.name_again()
                 self._cursors.append(ref(cursor))
                 if len(self._cursors) >= _CURSORS:
                     self._cursors = [each for each in self._cursors if each() is not None]

@@ -8,9 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from django.conf import settings
-from django.core.signals import request_started
 from django.db import connections
-from django.dispatch import receiver
 from django.http import HttpResponse, JsonResponse
 from django.template import TemplateDoesNotExist, loader
 from django.utils.deprecation import MiddlewareMixin
@@ -213,13 +211,6 @@ def _may_have_taken_effect() -> bool:
         isinstance(wrapper, DatabaseWrapper) and wrapper.has_lasting_effects
         for wrapper in connections.all(initialized_only=True)
     )
-
-
-@receiver(request_started)
-def _request_begins(**kwargs: object) -> None:
-    for wrapper in connections.all(initialized_only=True):
-        if isinstance(wrapper, DatabaseWrapper):
-            wrapper.forget_effects()
 
 
 def _prefers_json(request: HttpRequest) -> bool:

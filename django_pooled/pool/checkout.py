@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 from weakref import ref
 
+from django_pooled.activity import NOT_YET, current
 from django_pooled.diagnostics.call_site import callers, whereabouts
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Checkout:
         self.waited: float = now - asked
         self.where: Line
         self.activity: str | None
-        """The view, task or command that it is for, if that is known by now."""
+        """The view, task or command that it is for, if that is known by now; else `NOT_YET`."""
         self.where, self.activity = whereabouts(above=2)  # Past Pool.checkout().
         self.stack: list[Line] | None = None
         if leak_after is not None:
@@ -90,6 +91,10 @@ class Checkout:
         self.thread: Thread = thread
         self.returning: bool = False
         """Whether it is being given back."""
+
+    def name_again(self) -> None:
+        """Find out what it is for, which was not known as it began: a middleware comes first."""
+        self.activity = current.get() or (whereabouts(1)[1] if self.activity == NOT_YET else None)
 
     def take_back(self, connection: PooledConnection) -> bool:
         """Give back a connection that is not referred to any more; tell whether it was in use."""

@@ -59,7 +59,7 @@ def described(
         age=now - session.opened_at,
         state=state,
         since=max(0.0, now - (checkout.since if checkout else session.idle_since)),
-        by=checkout.activity if checkout else None,
+        by=(checkout.activity or None) if checkout else None,
         where=str(checkout.where) if checkout else None,
         pinned_by=connection.pinned_by,
         doomed_by=session.doomed_by,

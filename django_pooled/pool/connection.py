@@ -87,6 +87,9 @@ class Use(Protocol):
     activity: str | None
     """The view, task or command that it is for, if that is known."""
 
+    def name_again(self) -> None:
+        """Find out what it is for, which was not known as it began."""
+
     def take_back(self, connection: PooledConnection) -> bool:
         """Bring back a connection that nobody can use any more; tell whether it was in use."""
 

@@ -39,7 +39,7 @@ def version() -> tuple[int, ...]:
     return int(found[1]), int(found[2])
 
 
-def not_following() -> dict[str, object]:
+def not_following() -> dict[str, Any]:
     """Return the settings that have it follow no prepared statements, as it did before 1.21."""
     return {"max_prepared_statements": 0} if version() >= (1, 21) else {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.db import connections
@@ -67,13 +68,14 @@ def _atomic(function: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def _decorated(function: Callable[[str], None]) -> Callable[[str], None]:
-    def run(alias: str) -> None:
+    @cache
+    def made_for(alias: str) -> Callable[[str], None]:
+        # Once, as an application has it.
         if connections[alias].settings_dict["ENGINE"] == "django.db.backends.postgresql":
-            _atomic(function)(alias)
-        else:
-            retry_transaction(using=alias)(function)(alias)
+            return _atomic(function)
+        return retry_transaction(using=alias)(function)
 
-    return run
+    return lambda alias: made_for(alias)(alias)
 
 
 SHAPES = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import shutil
 import signal
@@ -10,8 +9,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from django_pooled.management.operators_command import OperatorsCommand
 from django_pooled.poolctl import arguments, orders
 from django_pooled.poolctl.console import Console
 from django_pooled.poolctl.operator import Operator
@@ -19,19 +19,13 @@ from django_pooled.poolctl.switchover import Switchover
 from django_pooled.poolstats.arguments import uid_of
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping
 
 
-class Command(BaseCommand):
+class Command(OperatorsCommand):
     help = "Pauses, drains and resizes the connection pools of the site's processes on this host."
-    # What is wrong with the settings must not keep an operator from the pools that run with them.
-    requires_system_checks = ()
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:
-        parser = super().create_parser(prog_name, subcommand, **kwargs)
-        parser.description, parser.epilog = arguments.DESCRIPTION, arguments.EXIT_CODES
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        return parser
+    description, epilog = arguments.DESCRIPTION, arguments.EXIT_CODES
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         arguments.add_arguments(parser)

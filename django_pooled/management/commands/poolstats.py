@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -13,8 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from django_pooled.management.operators_command import OperatorsCommand
 from django_pooled.poolstats import arguments
 from django_pooled.poolstats.difference import since
 from django_pooled.poolstats.findings.finding import Level
@@ -27,22 +27,16 @@ from django_pooled.poolstats.terminal import Ended, Terminal, writer
 from django_pooled.poolstats.watch import ALL, Watch
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping
 
     from django_pooled.poolstats.overview import Overview
     from django_pooled.poolstats.past import Past
 
 
-class Command(BaseCommand):
+class Command(OperatorsCommand):
     help = "Shows what the connection pools of all processes, and their servers, are doing."
-    # What is wrong with the settings must not hide the pools that run with them.
-    requires_system_checks = ()
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:
-        parser = super().create_parser(prog_name, subcommand, **kwargs)
-        parser.description, parser.epilog = arguments.DESCRIPTION, arguments.CHECK
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        return parser
+    description, epilog = arguments.DESCRIPTION, arguments.CHECK
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         arguments.add_arguments(parser)

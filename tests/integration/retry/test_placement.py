@@ -265,7 +265,7 @@ def test_a_connection_that_code_keeps_which_calls_asyncio_run_goes_back_first(
         return await sync_to_async(backend_pid)(alias)
 
     async def main() -> list[int]:
-        return await asyncio.gather(work(), work())
+        return list(await asyncio.gather(work(), work()))
 
     before = backend_pid(alias)
     assert asyncio.run(main()) == [before, before]

@@ -35,7 +35,7 @@ def test_limits_for_requests_that_nothing_tells_apart_are_reported(
     [message] = check_lanes()
     assert message.id == "django_pooled.W029"
     assert "'admin'" in message.msg
-    assert MIDDLEWARE in message.hint
+    assert MIDDLEWARE in str(message.hint)
     settings.MIDDLEWARE = [MIDDLEWARE, SESSIONS]
     assert check_lanes() == []
 

@@ -73,35 +73,35 @@ def test_another_name_is_refused() -> None:
         lane("tasks")
 
 
-def admitted(held: dict[str, int], max_size: int = 5, **lanes: dict[str, int]) -> list[str]:
-    """The lanes that may take one more connection."""
-    options = parse("default", {"OPTIONS": {"pool": {"max_size": max_size, "lanes": lanes}}})
+def admitted(held: dict[str, int], lanes: dict[str, dict[str, int]]) -> list[str]:
+    """The lanes that may take one more connection, of five."""
+    options = parse("default", {"OPTIONS": {"pool": {"max_size": 5, "lanes": lanes}}})
     admission = Admission(options)
     by_name: dict[str, Lane] = {}
     for name in ("probe", "admin", "web", "task"):
         with lane(name):
             by_name[name] = admission.lane_of_caller()
     counts = Counter({by_name[name]: number for name, number in held.items()})
-    return [name for name, one in by_name.items() if admission.admits(one, counts, max_size)]
+    return [name for name, one in by_name.items() if admission.admits(one, counts, 5)]
 
 
 def test_what_is_reserved_and_not_in_use_is_left_to_its_lane() -> None:
     reserved = {"admin": {"reserved": 2}}
-    assert admitted({"web": 3}, **reserved) == ["admin"]
-    assert admitted({"web": 3, "admin": 1}, **reserved) == ["admin"]
-    assert admitted({"web": 3, "admin": 2}, **reserved) == []
-    assert admitted({"web": 2, "admin": 2}, **reserved) == ["probe", "admin", "web", "task"]
-    assert admitted({"admin": 4}, **reserved) == ["probe", "admin", "web", "task"]
+    assert admitted({"web": 3}, reserved) == ["admin"]
+    assert admitted({"web": 3, "admin": 1}, reserved) == ["admin"]
+    assert admitted({"web": 3, "admin": 2}, reserved) == []
+    assert admitted({"web": 2, "admin": 2}, reserved) == ["probe", "admin", "web", "task"]
+    assert admitted({"admin": 4}, reserved) == ["probe", "admin", "web", "task"]
 
 
 def test_a_lane_has_no_more_than_its_maximum() -> None:
     limits = {"task": {"max": 2}}
-    assert admitted({"task": 1}, **limits) == ["probe", "admin", "web", "task"]
-    assert admitted({"task": 2}, **limits) == ["probe", "admin", "web"]
+    assert admitted({"task": 1}, limits) == ["probe", "admin", "web", "task"]
+    assert admitted({"task": 2}, limits) == ["probe", "admin", "web"]
 
 
 def test_the_reservations_of_several_lanes_are_kept_side_by_side() -> None:
     limits = {"probe": {"reserved": 1}, "task": {"reserved": 2, "max": 2}}
-    assert admitted({"web": 2}, **limits) == ["probe", "task"]
-    assert admitted({"web": 1, "task": 1}, **limits) == ["probe", "admin", "web", "task"]
-    assert admitted({"web": 2, "task": 2}, **limits) == ["probe"]
+    assert admitted({"web": 2}, limits) == ["probe", "task"]
+    assert admitted({"web": 1, "task": 1}, limits) == ["probe", "admin", "web", "task"]
+    assert admitted({"web": 2, "task": 2}, limits) == ["probe"]
