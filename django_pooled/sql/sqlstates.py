@@ -113,7 +113,8 @@ def is_connection_lost(error: BaseException | None) -> bool:
             isinstance(found, psycopg.InternalError) and _TWO_ENDS.match(str(found)) is not None
         )
     if found.sqlstate.startswith("XX"):
-        return found.diag.severity == "FATAL"
+        severity = found.diag.severity_nonlocalized or found.diag.severity
+        return severity in ("FATAL", "PANIC")
     return found.sqlstate in CONNECTION_LOST or found.sqlstate.startswith("08")
 
 

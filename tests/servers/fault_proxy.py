@@ -210,7 +210,8 @@ class FaultProxy:
             messages: how many messages of the answer the client sees; at most all but the last.
             octets: how many bytes of the answer it sees after those; at most all but the last.
             silence: seconds for which the client's side of a black hole stays open.
-            message: what a client whose statement is "refused" is told, as a FATAL error.
+            message: what the client of a "refused" statement or of an "answer_lost" is told at
+                last, as a FATAL error.
             sqlstate: that error's.
 
         Returns:

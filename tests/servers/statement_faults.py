@@ -34,6 +34,11 @@ class Fault(NamedTuple):
     message: str = ""
     sqlstate: str = ""
 
+    @property
+    def words(self) -> bytes:
+        """What a client is told at last."""
+        return fatal(self.message, self.sqlstate) if self.message else b""
+
 
 @dataclass(eq=False)
 class EndOfLink(Exception):
@@ -154,8 +159,7 @@ class StatementFault:
 
     def _befall(self, fault: Fault, data: bytes) -> None:
         if fault.kind == "refused":
-            told = fatal(fault.message, fault.sqlstate) if fault.message else b""
-            raise EndOfLink(to_client=told)
+            raise EndOfLink(to_client=fault.words)
         if fault.kind == "cut":
             raise EndOfLink(to_server=data)
         if fault.kind == "stranded":
@@ -209,5 +213,5 @@ class _LostAnswer:
         self._answer.append(message)
         if kind == b"Z":
             told = len(b"".join(self._answer[: self._fault.messages])) + self._fault.octets
-            raise EndOfLink(to_client=b"".join(self._answer)[:-1][:told])
+            raise EndOfLink(to_client=b"".join(self._answer)[:-1][:told] + self._fault.words)
         return b""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from django_pooled.pool.connection import PooledConnection
     from django_pooled.stats.snapshot import PoolSnapshot
     from embedded_postgres import EmbeddedServer
-    from tests.servers.fault_proxy import FaultProxy
+    from tests.servers.fault_proxy import FaultProxy, StatementFaultKind
     from tests.support.pools import MakeDatabase, MakePool
 
 CLOSED = "(EDBHANDLEREXITED) connection to database closed. Check logs for more information"
@@ -92,6 +92,37 @@ def test_a_decorated_call_whose_session_was_ended_runs_again(alias: str, proxy: 
     assert call() == 42
     assert len(calls) == 2
     connections[alias].close()
+
+
+@pytest.mark.parametrize(("kind", "attempts"), [("refused", 2), ("answer_lost", 1)])
+def test_a_commit_at_which_the_session_was_ended_takes_effect_once(
+    server: EmbeddedServer,
+    alias: str,
+    proxy: FaultProxy,
+    kind: StatementFaultKind,
+    attempts: int,
+) -> None:
+    calls: list[int] = []
+
+    def execute(statement: str) -> Any:
+        with connections[alias].cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchone()[0] if cursor.description else None
+
+    @retry_transaction(using=alias)
+    def order() -> None:
+        calls.append(1)
+        execute("INSERT INTO ordered VALUES (1)")
+
+    execute("CREATE TABLE ordered (n int)")
+    try:
+        fault = proxy.fault_at_commit(kind, message=CLOSED)
+        order()
+        assert [hit.fault for hit in proxy.hits()] == [fault]
+        assert (len(calls), execute("SELECT count(*) FROM ordered")) == (attempts, 1)
+    finally:
+        execute("DROP TABLE ordered")
+        connections[alias].close()
 
 
 def test_a_decorated_call_that_got_no_session_in_time_does_not_queue_again(
