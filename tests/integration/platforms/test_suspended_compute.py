@@ -128,13 +128,26 @@ def test_an_idle_pool_sends_nothing(
     assert quiet_for(pool, proxy, 2.0)
 
 
+@pytest.mark.parametrize("max_lifetime", [1.0, 1800.0])
 def test_a_pool_that_closes_what_is_idle_opens_no_other(
-    server: EmbeddedServer, proxy: FaultProxy, make_pool: MakePool
+    server: EmbeddedServer, proxy: FaultProxy, make_pool: MakePool, max_lifetime: float
 ) -> None:
-    pool = make_pool(server, through=proxy, min_size=0, max_size=4, max_idle=0.2)
+    pool = make_pool(
+        server, through=proxy, min_size=0, max_size=4, max_idle=0.2, max_lifetime=max_lifetime
+    )
     fill(pool, 4)
     wait_until(lambda: proxy.established() == 0)
     assert quiet_for(pool, proxy, 2.0)
+
+
+@pytest.mark.parametrize("options", [{"max_lifetime": 1.0}, {"keepalive": 0.2}])
+def test_what_min_size_keeps_is_kept_fit_which_wakes_it(
+    server: EmbeddedServer, proxy: FaultProxy, make_pool: MakePool, options: dict[str, Any]
+) -> None:
+    pool = make_pool(server, through=proxy, min_size=1, **options)
+    wait_until(lambda: pool.gauges().idle == 1)
+    before = traffic(proxy)
+    wait_until(lambda: traffic(proxy) != before)
 
 
 @pytest.mark.parametrize("min_size", [0, 1])
