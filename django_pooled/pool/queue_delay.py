@@ -58,8 +58,11 @@ class QueueDelay:
             since: When it began to wait.
             now: The monotonic moment.
         """
-        waited = self._see(since, now)
-        return self._is_overloaded and waited >= 2 * self.target
+        if self._waited(since, now) < 2 * self.target:
+            # It waits still: how long, it is too early to tell.
+            return False
+        self._see(since, now)
+        return self._is_overloaded
 
     def refuses_from(self, since: float) -> float:
         """Return the monotonic moment before which a waiter is not refused.
@@ -72,8 +75,11 @@ class QueueDelay:
 
     def _see(self, since: float, now: float) -> float:
         """Return how long a waiter has waited; the first one after an interval begins another."""
-        waited = now - max(since, self._counts_from)
+        waited = self._waited(since, now)
         if now >= self._ends_at:
             self._is_overloaded = self._least > self.target
             self._least, self._ends_at = waited, now + self.interval
         return waited
+
+    def _waited(self, since: float, now: float) -> float:
+        return now - max(since, self._counts_from)

@@ -86,6 +86,18 @@ def test_the_next_look_is_when_a_waiter_may_be_refused() -> None:
     delay = overloaded()
     assert delay.refuses_from(101.5) == 101.7
     delay.note_idle()
-    assert not delay.refuses(102.0, 102.1)
+    assert not delay.refuses(101.8, 102.1)
     assert delay.refuses_from(102.0) == 103.1
     assert delay.refuses_from(103.0) == 103.2
+
+
+def test_a_waiter_that_has_just_come_is_no_short_wait() -> None:
+    delay = QueueDelay(0.1, 1.0)
+    delay.begin_anew(99.0)
+    for twentieth in range(60):
+        now = 100.0 + twentieth / 20
+        # As a coroutine does, which looks before it sleeps.
+        assert not delay.refuses(now, now)
+        assert not delay.refuses(now - 0.09, now)
+        delay.note_served(now - 0.5, now)
+    assert delay.refuses(102.9, 103.2)
