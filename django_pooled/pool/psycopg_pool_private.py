@@ -360,12 +360,19 @@ class PsycopgPool(ConnectionPool[PooledConnection]):
         task.run()
 
     def repeat(self, action: WeakMethod[Callable[[], float]], delay: float) -> None:
-        """Run *action* in a thread of its own after *delay* seconds, and after what it returns."""
+        """Run *action* in a thread of its own after *delay* seconds, and after what it returns.
+
+        One that fails is run again after as long as before.
+        """
 
         def run() -> None:
-            pool, method = this(), action()
-            if pool is not None and method is not None and not pool.closed:
-                pool.repeat(action, method())
+            pool, method, seconds = this(), action(), delay
+            if pool is None or method is None or pool.closed:
+                return
+            try:
+                seconds = method()
+            finally:
+                pool.repeat(action, seconds)
 
         this = ref(self)
         self.schedule_by_worker(Later(self, lambda pool: pool.run_later(run)), delay)

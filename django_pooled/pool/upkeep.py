@@ -90,9 +90,13 @@ class Upkeep:
         now = monotonic()
         due_at = [now + self._newest_due_after]
         due_at += [
+            session.expires_at - self._ahead for session in self._idle() if not session.is_retired
+        ]
+        # What is in use past its end leaves as it comes back.
+        due_at += [
             session.expires_at - self._ahead
-            for session in [*self._idle(), *self._in_use()]
-            if not session.is_retired
+            for session in self._in_use()
+            if session.expires_at > now
         ]
         if self._keepalive is not None:
             due_at.append(now + self._keepalive)
@@ -132,7 +136,6 @@ class Upkeep:
         """Replace the connections that will expire soon; tell whether that could be done."""
         queue, is_done, now = self._queue, True, monotonic()
         due = [session for session in self._idle() if session.expires_at <= now + self._ahead]
-        # What is in use past its end leaves as it comes back.
         due += [
             session for session in self._in_use() if now < session.expires_at <= now + self._ahead
         ]

@@ -119,6 +119,16 @@ def test_one_that_is_in_use_without_room_is_looked_at_again(
     assert pool.gauges().idle == 1
 
 
+def test_one_that_is_in_use_past_its_end_is_not_looked_at_again(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=2, max_lifetime=1000.0)
+    listening = pool.checkout()
+    listening.session.expires_at = time.monotonic() - 60.0
+    assert pool._upkeep.look() > 500.0
+    pool.checkin(listening)
+
+
 def test_what_nobody_has_needed_for_max_idle_is_closed_and_not_replaced(
     server: EmbeddedServer, make_pool: MakePool
 ) -> None:
@@ -188,6 +198,23 @@ def test_a_pool_acts_of_itself(server: EmbeddedServer, make_pool: MakePool) -> N
     assert set(closed(pool)) == {"lifetime"}
     counters = pool.snapshot().counters
     assert (counters.checkouts, counters.connect_failures) == (0, 0)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_it_goes_on_after_an_error(
+    server: EmbeddedServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(server, min_size=1, max_size=2, max_lifetime=SMALL)
+    failed: list[object] = []
+
+    def no_thread(*arguments: object, **options: object) -> None:
+        failed.append(None)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool._pool, "take_out", no_thread)
+        wait_until(lambda: len(failed) >= 2)
+    wait_until(lambda: closed(pool).get("lifetime", 0) >= 2)
 
 
 def test_an_idle_connection_is_pinged_after_keepalive_and_not_before(
