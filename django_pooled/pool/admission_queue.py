@@ -73,7 +73,7 @@ class AdmissionQueue(RecoveringPool):
         return self._take_idle_in(waiter.lane)
 
     def is_free_for(self, waiter: Waiter) -> bool:
-        return bool(self.ready) and self._admits(waiter.lane)
+        return super().is_free_for(waiter) and self._admits(waiter.lane)
 
     def _take_idle_in(self, lane: Lane | None) -> PooledConnection | None:
         if not self._admits(lane):

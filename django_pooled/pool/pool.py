@@ -269,7 +269,7 @@ class Pool:
         Returns:
             None if `checkout` need not wait, or would be refused.
         """
-        if self.closed or (self._pool.idle and self.options.lanes is None):
+        if self.closed or (self._pool.has_idle and self.options.lanes is None):
             return None
         waiter = Waiter(monotonic() + self.options.timeout, woken)
         return waiter if self._pool.enqueue(waiter) else None

@@ -63,6 +63,11 @@ class RecoveringPool(GrowingPool):
         return len(self.ready)
 
     @property
+    def has_idle(self) -> bool:
+        """Whether one is handed out to a new waiter."""
+        return bool(self.ready) and not self.holds_back
+
+    @property
     def idle_connections(self) -> list[PooledConnection]:
         """The connections ready for a checkout, which may be in use the next moment."""
         return list(self.ready.copy())
@@ -179,7 +184,7 @@ class RecoveringPool(GrowingPool):
 
     def is_free_for(self, waiter: Waiter) -> bool:
         """Tell whether a connection is idle that a new waiter may have; under the lock."""
-        return bool(self.ready)
+        return self.has_idle
 
     def take_idle_for(self, waiter: Waiter) -> PooledConnection | None:
         """Take an idle connection for a new waiter; under the lock."""

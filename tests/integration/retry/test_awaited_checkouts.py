@@ -18,6 +18,7 @@ from django_pooled import (
     retry_transaction,
 )
 from django_pooled.retry.own_threads import THREADS
+from django_pooled.stats.orders import Order
 from tests.support.tasks import run, until
 from tests.support.waiting import wait_until
 
@@ -198,6 +199,26 @@ def test_with_a_pool_that_is_closed_it_goes_on_in_the_one_that_takes_its_place(
         await waits
         await full.leave()
         await full.call(nothing)
+
+    run(main)
+
+
+def test_calls_wait_for_the_end_of_a_pause_without_threads_though_a_connection_is_idle(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=2, timeout=60.0)
+
+    async def main() -> None:
+        full = Full(alias, 2)
+        await full.hold()
+        await full.leave()
+        steering = connections[alias].pool.steering
+        steering.obey(Order("pause", "", token="a", seconds=60.0), "user 33")
+        calls = [asyncio.create_task(full.call(nothing)) for _ in range(5)]
+        await until(lambda: snapshot(alias).waiting == 5)
+        assert (at_work(), snapshot(alias).idle) == (0, 2)
+        steering.obey(Order("resume", "", token="a"), "user 33")
+        await asyncio.gather(*calls)
 
     run(main)
 
