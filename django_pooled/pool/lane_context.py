@@ -81,12 +81,21 @@ class lane(AbstractContextManager[None]):  # noqa: N801 - used as a function
         self._before.append(current.set(self._name))
 
     def __exit__(self, *_: object) -> None:
-        # A generator may leave its block in another thread, which closes it.
-        with suppress(ValueError):
-            current.reset(self._before.pop())
+        # Other threads and tasks may be in the same block; each can reset its own token alone. A
+        # generator that is closed in another thread than it was begun in has none there.
+        for token in reversed(self._before.copy()):
+            with suppress(ValueError):
+                current.reset(token)
+                self._before.remove(token)
+                return
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function."""
+        if isinstance(function, type):
+            raise TypeError(
+                f"lane() around the class {function.__qualname__}; decorate a function: a view is "
+                f"what its as_view() returns"
+            )
         if isgeneratorfunction(function) or isasyncgenfunction(function):
             raise TypeError(
                 f"lane() around {function!r} would end before the generator runs; use it as a "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery  # type: ignore[import-untyped]
 from django.core.management import BaseCommand, call_command
+from django.views import View
 
 from django_pooled import lane
 from django_pooled.backend.options import parse
@@ -32,6 +34,38 @@ def test_code_is_in_the_lane_of_the_innermost_block() -> None:
             assert lane_of_caller() == "admin"
         assert lane_of_caller() == "task"
     assert lane_of_caller() == "web"
+
+
+def test_one_block_serves_several_threads_and_tasks_at_once() -> None:
+    tasks, after = lane("task"), []
+    both_inside = threading.Barrier(2)
+
+    def in_thread() -> None:
+        with tasks:
+            both_inside.wait(30.0)
+        after.append(lane_of_caller())
+
+    threads = [threading.Thread(target=in_thread) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    async def in_task(number: int) -> None:
+        with tasks:
+            for _ in range(number):
+                await asyncio.sleep(0)
+            assert lane_of_caller() == "task"
+        after.append(lane_of_caller())
+
+    async def main() -> None:
+        await asyncio.gather(in_task(2), in_task(4))
+
+    asyncio.run(main())
+    with tasks, tasks:
+        pass
+    after.append(lane_of_caller())
+    assert after == ["web"] * 5
 
 
 def test_a_command_is_a_task(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,6 +100,15 @@ def test_a_generator_is_refused() -> None:
 
     with pytest.raises(TypeError, match="use it as a block in the generator"):
         lane("task")(rows)
+
+
+def test_a_class_is_refused() -> None:
+    class Export(View):
+        pass
+
+    with pytest.raises(TypeError, match=r"lane\(\) around the class .*Export; decorate a function"):
+        lane("task")(Export)
+    lane("task")(Export.as_view())
 
 
 def test_another_name_is_refused() -> None:
