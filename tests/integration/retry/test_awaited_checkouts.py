@@ -14,6 +14,7 @@ from django_pooled import (
     CheckoutTimeout,
     PoolExhausted,
     deadline,
+    lane,
     registry,
     retry_transaction,
 )
@@ -221,6 +222,58 @@ def test_calls_wait_for_the_end_of_a_pause_without_threads_though_a_connection_i
         await asyncio.gather(*calls)
 
     run(main)
+
+
+def test_calls_that_all_wait_too_long_are_refused(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=1, timeout=60.0, queue_target=0.05, queue_interval=0.2)
+
+    async def main() -> None:
+        full = Full(alias, 1)
+        await full.hold()
+        calls = [asyncio.create_task(full.call(nothing)) for _ in range(3)]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(error) for error in errors] == [PoolExhausted] * 3
+        assert {error.limit for error in errors if isinstance(error, PoolExhausted)} == {
+            "queue_target"
+        }
+        await full.leave()
+        await full.call(nothing)
+
+    run(main)
+    assert snapshot(alias).counters.shed == 3
+
+
+def test_calls_wait_in_their_lanes_without_a_thread_though_one_is_idle(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    lanes = {"admin": {"reserved": 1}}
+    alias = make_database(server, min_size=2, max_size=2, timeout=60.0, lanes=lanes)
+    order: list[str] = []
+
+    async def main() -> None:
+        full = Full(alias, 1)
+        await full.hold()
+        await until(lambda: snapshot(alias).idle == 1)
+        calls = []
+        for name in ("task", "web"):
+
+            async def note(name: str = name) -> None:
+                order.append(name)
+
+            with lane(name):
+                calls.append(asyncio.create_task(full.call(note)))
+            await until(lambda: snapshot(alias).waiting == len(calls))
+        assert at_work() == 1
+        with lane("admin"):
+            await full.call(nothing)
+        assert order == []
+        await full.leave()
+        await asyncio.gather(*calls)
+
+    run(main)
+    assert order == ["web", "task"]
 
 
 # The pool's part
