@@ -17,12 +17,14 @@ from django_pooled import (
     PoolError,
     PoolExhausted,
     deadline,
+    lane,
     retry_deadline,
 )
 from django_pooled.errors import Gauges
 from django_pooled.middleware import (
     DatabaseUnavailableMiddleware,
     DeadlineMiddleware,
+    LaneMiddleware,
     RetryReadsMiddleware,
     handler500,
     unavailable_response,
@@ -57,6 +59,10 @@ class Reads(RetryReadsMiddleware):
     pass
 
 
+class Lanes(LaneMiddleware):
+    pass
+
+
 def timed(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
     def middleware(request: HttpRequest) -> HttpResponse:
         with retry_deadline(5.0):
@@ -75,7 +81,14 @@ async def total_later(numbers: list[int]) -> int:
     return sum(numbers)
 
 
+@lane("task")
+def total_at_leisure(numbers: list[int]) -> int:
+    with lane("admin"):
+        return sum(numbers)
+
+
 async def totals(error: Exception) -> float:
+    assert_type(total_at_leisure([1]), int)
     assert_type(total([1]), int)
     assert_type(await total_later([1]), int)
     is_djangos: OperationalError | None = error if isinstance(error, DeadlineExceeded) else None
