@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Upkeep"]
 
-SHARE, LONGEST = 0.05, 30.0
+SHARE, LONGEST = 0.1, 30.0
 """How long before its end a connection is replaced: this share of max_lifetime, and at most so many
 seconds. It has to be enough for all connections of a pool, which are replaced one after another."""
 
