@@ -26,6 +26,9 @@ _ENTRANCES = {
 _ASGI_SERVERS = {"daphne", "granian", "hypercorn", "uvicorn"}
 """Those that load the site where they serve it. Its module may set Django up by itself first."""
 
+_TEST_RUNNERS = {"_pytest", "unittest"}
+"""A test may load the site's application too."""
+
 _COMMAND = ("django.core.management", "execute")
 """Where ``manage.py`` and ``django-admin`` start Django."""
 
@@ -44,6 +47,8 @@ def loads_to_serve() -> bool:
         is_watched = os.environ.get("RUN_MAIN") == "true" or "--noreload" in sys.argv
         return sys.argv[1:2] == ["runserver"] and is_watched
     packages = {module.partition(".")[0] for module in modules}
+    if not _TEST_RUNNERS.isdisjoint(packages):
+        return False
     return not _ENTRANCES.isdisjoint(calls) or not _ASGI_SERVERS.isdisjoint(packages)
 
 

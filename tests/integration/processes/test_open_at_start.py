@@ -78,6 +78,8 @@ FILES = {
     "from django.core import asgi\napplication = asgi.get_asgi_application()\n",
     "shop_linger.py": "import time\ntime.sleep(1)\n",
     "shop_script.py": "import django\ndjango.setup()\nimport shop_linger\n",
+    "test_shop.py": "from shop_wsgi import application\nimport unittest\n"
+    "class ATest(unittest.TestCase):\n    def test(self):\n        import shop_linger\n",
     "shop_lingering_wsgi.py": "from shop_wsgi import application\nimport shop_linger\n",
     "shop_gunicorn.py": GUNICORN,
     "shop_celery.py": CELERY,
@@ -236,6 +238,8 @@ def test_each_process_of_a_celery_worker_that_runs_tasks_opens_its_pool(
         ["django", "shell", "--no-imports", "-c", "import shop_linger"],
         ["shop_script"],
         ["gunicorn", "--check-config", "shop_lingering_wsgi"],
+        ["unittest", "test_shop"],
+        ["pytest", "-p", "no:django", "test_shop.py"],
     ],
     ids=lambda command: command[0],
 )
@@ -243,7 +247,8 @@ def test_nothing_that_does_not_serve_opens_a_pool(
     command: list[str], environment: Environment, server: EmbeddedServer, proxy: FaultProxy
 ) -> None:
     url = server.url(NAME).replace(f":{server.port}/", f":{proxy.port}/")
-    subprocess.run([sys.executable, "-m", *command], env=environment(url=url), check=True)
+    env = environment(url=url)
+    subprocess.run([sys.executable, "-m", *command], env=env, cwd=env["FOLDER"], check=True)
     assert proxy.connects() == []
 
 
