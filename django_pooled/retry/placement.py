@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from enum import Enum
 from functools import partial
@@ -192,7 +192,12 @@ async def _release_kept_by_caller() -> None:
                 released.set_exception(error)
 
     THREADS.run(release)
-    await asyncio.wrap_future(released)
+    try:
+        # Cancelled with it, if it has not begun.
+        await asyncio.wrap_future(released)
+    finally:
+        # If this task is cancelled, the caller may go on with its connection at once.
+        wait([released])
 
 
 def _release_kept() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -270,6 +271,32 @@ def test_a_connection_that_code_keeps_which_calls_asyncio_run_goes_back_first(
     before = backend_pid(alias)
     assert asyncio.run(main()) == [before, before]
     assert backend_pid(alias) == before
+
+
+def test_a_call_that_is_cancelled_meanwhile_leaves_the_caller_its_connection(
+    server: EmbeddedServer, make_database: MakeDatabase
+) -> None:
+    alias = make_database(server, max_size=2, timeout=5.0)
+
+    @retry_transaction(using=alias)
+    async def work() -> int:
+        return await sync_to_async(backend_pid)(alias)
+
+    async def main(turns: int) -> None:
+        call = asyncio.create_task(work())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        with suppress(asyncio.CancelledError):
+            await call
+
+    for number in range(200):
+        backend_pid(alias)
+        asyncio.run(main(number % 10))
+        assert backend_pid(alias)
+    connections[alias].close()
+    (pool,) = [pool for pool in registry.snapshots() if pool.alias == alias]
+    assert (pool.in_use, pool.counters.reclaimed) == (0, 0)
 
 
 def test_it_stays_where_that_code_relies_on_it(
