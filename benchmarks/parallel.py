@@ -131,11 +131,14 @@ def count_locks(chosen: argparse.Namespace) -> None:
 
     locks: dict[str, list[CountedLock]] = {}
     # Each pool makes its locks in its first turn.
-    threading.RLock = psycopg_pool.Lock = CountedLock  # type: ignore[misc,assignment]
+    makers = ((threading, "RLock"), (psycopg_pool, "Lock"))
+    for module, name in makers:
+        setattr(module, name, CountedLock)
     for alias in ALIASES:
         CountedLock.made = locks[alias] = []
         turn(alias, MOST, 400)
-    threading.RLock = psycopg_pool.Lock = RLock  # type: ignore[misc]
+    for module, name in makers:
+        setattr(module, name, RLock)
     print(f"{'threads':>7}{'engine':>15}{'locks':>8}{'waits':>8}{'waited µs':>11}   per request")
     for threads in range(1, MOST + 1):
         for alias in ALIASES:
