@@ -13,6 +13,7 @@ from django.db.transaction import atomic
 from psycopg.rows import dict_row
 
 from django_pooled.pool.connection import PooledConnection
+from tests.support.references import needs_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,7 @@ def ask(wrapper: DatabaseWrapper) -> int:
     return id(wrapper.connection)
 
 
+@needs_counts
 def test_an_object_that_nothing_refers_to_serves_again(wrapper: DatabaseWrapper) -> None:
     served = set()
     for _ in range(5):
@@ -75,6 +77,7 @@ def test_what_is_held_beyond_a_checkout_cannot_reach_the_next_one(
     wrapper.close()
 
 
+@needs_counts
 def test_a_closed_cursor_that_is_held_keeps_no_object_from_serving_again(
     wrapper: DatabaseWrapper,
 ) -> None:
@@ -116,6 +119,7 @@ def test_what_was_set_on_an_object_goes_with_it(wrapper: DatabaseWrapper) -> Non
     wrapper.close()
 
 
+@needs_counts
 def test_an_object_that_serves_again_has_the_state_of_a_new_one(wrapper: DatabaseWrapper) -> None:
     ask(wrapper)
     first = id(wrapper.connection)

@@ -13,6 +13,7 @@ from psycopg.types.string import StrBinaryDumper, TextLoader
 
 from django_pooled.pool import psycopg_private
 from django_pooled.pool.connection import PooledConnection
+from tests.support.references import needs_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,6 +132,7 @@ def values_of(connection: PooledConnection) -> list[object]:
     return [*vars(connection).values(), *as_made.adapters.values(), *as_made.types.values()]
 
 
+@needs_counts
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_a_connection_object_is_seen(connection: PooledConnection, change: str) -> None:
     made = came_back(connection)
@@ -146,6 +148,7 @@ def test_a_change_of_a_connection_object_is_seen(connection: PooledConnection, c
         made.close()
 
 
+@needs_counts
 def test_a_closed_cursor_parts_from_its_connection_and_tells_its_statement(
     connection: PooledConnection,
 ) -> None:

@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from django.db import connections, transaction
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 CLEARS_FIRST = sys.version_info < (3, 15)
 """Whether the garbage collector clears weak references before it calls finalizers, not after them:
 https://github.com/python/cpython/issues/135552"""
+
+HAS_ORDER = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether the collector calls finalizers in the order in which the objects were made."""
 
 
 class Interrupted(BaseException):
@@ -180,7 +184,10 @@ def test_what_another_thread_is_taking_back_keeps_max_waiting_from_refusing(
     for thread in threads:
         thread.join(10)
     counters = pool.snapshot().counters
-    assert (counters.exhausted, counters.checkouts, counters.checkins) == (0, 3, 3)
+    # psycopg without its compiled part closes what the collector finds, by a finalizer of its own.
+    closed = int(psycopg.pq.__impl__ == "python")
+    assert (counters.exhausted, counters.checkouts) == (0, 3)
+    assert (counters.checkins, counters.discarded) == (3 - closed, closed)
 
 
 def test_what_is_looked_at_while_it_is_collected_is_told_of_once(
@@ -202,7 +209,8 @@ def test_what_is_looked_at_while_it_is_collected_is_told_of_once(
     knot += [pool.checkout(), knot]
     del knot
     gc.collect()
-    assert in_use == [0 if CLEARS_FIRST else 1]
+    if HAS_ORDER:
+        assert in_use == [0 if CLEARS_FIRST else 1]
     wait_until(lambda: "that was dropped without close()" in caplog.text)
     assert query(pool) == 42
     assert pool.gauges().size == 1
@@ -336,14 +344,18 @@ def leaves_locks_locked() -> bool:
     return False
 
 
+def skip_where_locks_stay_locked() -> None:
+    if leaves_locks_locked():
+        pytest.skip("this Python leaves a lock locked if an exception is thrown into its waiter")
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("pool_mode", ["session", "transaction"])
 def test_exceptions_thrown_into_threads_anywhere_cost_no_slot(
     server: EmbeddedServer, make_database: MakeDatabase, pool_mode: str
 ) -> None:
-    if leaves_locks_locked():
-        pytest.skip("this Python leaves a lock locked if an exception is thrown into its waiter")
+    skip_where_locks_stay_locked()
     alias = make_database(server, max_size=2, timeout=20.0, pool_mode=pool_mode)
     over = False
 
@@ -403,6 +415,8 @@ def on_alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
 def test_a_time_limit_in_a_checkout_costs_no_slot(
     server: EmbeddedServer, make_pool: MakePool, on_alarm: Any
 ) -> None:
+    skip_where_locks_stay_locked()
+
     def expire() -> None:
         raise Interrupted
 

@@ -91,11 +91,9 @@ def test_a_parameter_that_neither_libpq_nor_psycopg_knows_is_refused(
 
 
 def test_parameters_of_libpq_psycopg_and_django_are_fine() -> None:
+    looked_at = {"target_session_attrs": "any", "load_balance_hosts": "random"}
     options = {
-        **dict.fromkeys(OPTIONS_OF_LIBPQ, "1"),
-        # Their values are looked at.
-        "target_session_attrs": "any",
-        "load_balance_hosts": "random",
+        **{key: looked_at.get(key, "1") for key in OPTIONS_OF_LIBPQ},
         "prepare_threshold": 5,
         "autocommit": True,
         "cursor_factory": psycopg.ClientCursor,

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from django_pooled.backend.startup import validate
+
+balances = pytest.mark.skipif(
+    psycopg.pq.version() < 160000, reason="libpq knows load_balance_hosts since 16"
+)
 
 
 def entry(**settings: Any) -> dict[str, Any]:
@@ -40,9 +45,10 @@ def entry(**settings: Any) -> dict[str, Any]:
             {"OPTIONS": {"target_session_attrs": None}},
             "['target_session_attrs'] is None; expected one of any, ",
         ),
-        (
+        pytest.param(
             {"OPTIONS": {"load_balance_hosts": True}},
             "['load_balance_hosts'] is True; expected one of disable, random.",
+            marks=balances,
         ),
     ],
 )
@@ -63,7 +69,10 @@ def test_lists_and_values_that_libpq_would_refuse_are_refused_at_start_up(
         {"HOST": "db1,db2", "PORT": 5433, "OPTIONS": {"target_session_attrs": "primary"}},
         {"HOST": "db1,db2", "OPTIONS": {"hostaddr": "10.0.0.1,10.0.0.2"}},
         {"PORT": "5432,5433"},
-        {"OPTIONS": {"load_balance_hosts": "random", "target_session_attrs": "any"}},
+        pytest.param(
+            {"OPTIONS": {"load_balance_hosts": "random", "target_session_attrs": "any"}},
+            marks=balances,
+        ),
     ],
 )
 def test_lists_that_match_are_taken(settings: dict[str, Any]) -> None:
