@@ -28,6 +28,7 @@ from django_pooled.integrations.celery import closes_around_a_task, runs_a_task
 from django_pooled.pool import psycopg_private, registry
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.pool.deadline import call_with_grace
+from django_pooled.pool.lane_context import is_found_out, lane, lane_of_caller
 from django_pooled.pool.psycopg_pipeline import IS_SUPPORTED
 
 from . import foreign_options, thread_wrappers, transaction_thread
@@ -198,6 +199,16 @@ class DatabaseWrapper(Ownership):
         return connection
 
     def connect(self) -> None:
+        if not (is_found_out() and _has_lanes(self.settings_dict["OPTIONS"])):
+            self._connect()
+            return
+        before = self.connection
+        # Before the checkout: a converter of a URL may query too, and by this wrapper.
+        with lane(lane_of_caller()):
+            if self.connection is before:
+                self._connect()
+
+    def _connect(self) -> None:
         with self._connection_lock:
             if self.connection is not None and self.gives_back:
                 # Another thread that shares this wrapper was first.
@@ -381,6 +392,11 @@ class DatabaseWrapper(Ownership):
             self.gives_back = False
             del self.pool
             pool.checkin_from(holder)
+
+
+def _has_lanes(options: Mapping[str, Any]) -> bool:
+    pool = options.get("pool")
+    return isinstance(pool, Mapping) and pool.get("lanes") is not None
 
 
 def _after_fork_in_child() -> None:
