@@ -24,7 +24,7 @@ class LaneMiddleware(MiddlewareMixin):
     """Have the connections of each request belong to the lane of its view.
 
     That is the lane that the view is decorated with by `django_pooled.lane`; "probe" for the views
-    of `django_pooled.health`; "admin" for those of Django's admin, by whatever URL and namespace;
+    of ``django_pooled.health``; "admin" for those of Django's admin, by whatever URL and namespace;
     "web" for all others.
 
     Works under WSGI and ASGI; place it first in MIDDLEWARE, so that what others do in the database

@@ -213,7 +213,8 @@ def test_calls_wait_for_the_end_of_a_pause_without_threads_though_a_connection_i
         full = Full(alias, 2)
         await full.hold()
         await full.leave()
-        steering = connections[alias].pool.steering
+        wrapper: Any = connections[alias]
+        steering = wrapper.pool.steering
         steering.obey(Order("pause", "", token="a", seconds=60.0), "user 33")
         calls = [asyncio.create_task(full.call(nothing)) for _ in range(5)]
         await until(lambda: snapshot(alias).waiting == 5)
