@@ -112,19 +112,25 @@ def whereabouts(above: int = 0) -> tuple[Line, str | None]:
     # Without a call for each frame: a stack has many, of few files and of few functions.
     while frame is not None:
         code = frame.f_code
-        if line is None:
-            own = _own_files.get(code.co_filename)
-            if own is None:
-                own = _own_files[code.co_filename] = _is_own(frame)
-            if own:
-                line = Line(code, frame.f_globals.get("__name__", "?"), frame.f_lasti)
         if name is None and code.co_name in FUNCTIONS:
-            look = NAMED_FRAMES.get((frame.f_globals.get("__name__", ""), code.co_name))
-            name = None if look is None else look(frame)
-        if line is not None and name is not None:
+            name = _name_by(frame)
+        own = _own_files.get(code.co_filename)
+        if own is None:
+            own = _own_files[code.co_filename] = _is_own(frame)
+        if own:
+            line = Line(code, frame.f_globals.get("__name__", "?"), frame.f_lasti)
             break
         frame = frame.f_back
+    while name is None and frame is not None:
+        if frame.f_code.co_name in FUNCTIONS:
+            name = _name_by(frame)
+        frame = frame.f_back
     return line or _without_own_code(sys._getframe(above + 1)), name
+
+
+def _name_by(frame: FrameType) -> str | None:
+    look = NAMED_FRAMES.get((frame.f_globals.get("__name__", ""), frame.f_code.co_name))
+    return None if look is None else look(frame)
 
 
 def callers(above: int = 0) -> list[Line]:
