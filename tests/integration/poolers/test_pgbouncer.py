@@ -6,10 +6,9 @@ import ast
 import itertools
 import re
 import signal
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -20,23 +19,22 @@ from django.core.checks.database import check_database_backends
 from django.db import DataError, connections, transaction
 from django.db.transaction import atomic
 
-from django_pooled import Backoff, CheckoutTimeout, ConnectFailed, PoolError, retry_transaction
-from django_pooled.pool.registry import snapshots
+from django_pooled import CheckoutTimeout, ConnectFailed, PoolError
 from django_pooled.sql.sqlstates import is_server_away
 from embedded_postgres import free_port
 from tests.servers import pgbouncer
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgresql import backend_pids, kill_backends
+from tests.support.ledger import THREADS, Ledger
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from django.core.checks import CheckMessage
 
     from django_pooled.pool.pool import Pool
-    from django_pooled.stats.snapshot import PoolSnapshot
     from embedded_postgres import EmbeddedServer
     from tests.support.pools import MakeDatabase, MakePool
 
@@ -45,8 +43,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(pgbouncer.PROGRAM is None, reason="PgBouncer is not installed")
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "deploy" / "pgbouncer.md"
-QUICK = Backoff(initial=0.01, maximum=0.2)
-THREADS = 3
 MODES = list(itertools.product(["session", "transaction"], repeat=2))
 
 in_all_modes = pytest.mark.parametrize(
@@ -59,81 +55,6 @@ in_both_modes_of_ours = pytest.mark.parametrize("our_mode", ["session", "transac
 def server(private_server: EmbeddedServer) -> EmbeddedServer:
     """A server that tests of this module stop and start; it runs again after each."""
     return private_server
-
-
-class Ledger:
-    """A database behind PgBouncer with one table, and threads that write rows into it.
-
-    Each row is one call under ``retry_transaction``; what returned is acknowledged.
-    """
-
-    def __init__(self, alias: str, server: EmbeddedServer) -> None:
-        self.alias, self.server = alias, server
-        self.acknowledged: list[int] = []
-        self.failures: list[BaseException] = []
-        self._numbers = itertools.count()
-        self._over = threading.Event()
-        self.ask("DROP TABLE IF EXISTS ledger", "CREATE TABLE ledger (number int)")
-
-    def ask(self, *statements: str) -> list[Any]:
-        """Ask the server itself."""
-        with psycopg.connect(**self.server.parameters("postgres"), autocommit=True) as connection:
-            for statement in statements:
-                cursor = connection.execute(statement)
-            return [row[0] for row in cursor.fetchall()] if cursor.description else []
-
-    def write(self, **arguments: Any) -> None:
-        number = next(self._numbers)
-
-        @retry_transaction(using=self.alias, **{"backoff": QUICK, "max_attempts": 200, **arguments})
-        def insert() -> None:
-            with connections[self.alias].cursor() as cursor:
-                cursor.execute("SELECT count(*) FROM ledger WHERE number = %s", [number])
-                assert cursor.fetchone() == (0,)
-                cursor.execute("INSERT INTO ledger VALUES (%s)", [number])
-
-        try:
-            insert()
-        except Exception as error:
-            self.failures.append(error)
-        else:
-            self.acknowledged.append(number)
-        finally:
-            connections[self.alias].close()
-
-    def _keep_writing(self, arguments: dict[str, Any]) -> None:
-        while not self._over.is_set():
-            self.write(**arguments)
-
-    @contextmanager
-    def load(self, **arguments: Any) -> Iterator[None]:
-        """Have threads write rows before, during and after the block."""
-        threads = [
-            threading.Thread(target=self._keep_writing, args=(arguments,)) for _ in range(THREADS)
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            self.wait_for_more()
-            yield
-            self.wait_for_more()
-        finally:
-            self._over.set()
-            for thread in threads:
-                thread.join(20.0)
-
-    def wait_for_more(self) -> None:
-        enough = len(self.acknowledged) + 10 * THREADS
-        wait_until(lambda: len(self.acknowledged) >= enough, 20.0, f"more rows: {self.failures}")
-
-    @property
-    def rows(self) -> list[int]:
-        return sorted(self.ask("SELECT number FROM ledger"))
-
-    @property
-    def pool(self) -> PoolSnapshot:
-        (found,) = (pool for pool in snapshots() if pool.alias == self.alias)
-        return found
 
 
 @pytest.fixture
