@@ -2,17 +2,19 @@
 
 Django gives a connection back at the end of a request, and Celery at the end of a task; a script,
 a command and a test own the process's main thread. The threads of ``asyncio.to_thread()``,
-``sync_to_async(thread_sensitive=False)`` and executors live on without such an end.
+``sync_to_async(thread_sensitive=False)`` and executors live on without such an end; so do the
+processes of multiprocessing, in which task queues and executors wait for more to do.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 
 from django.core.signals import request_finished, request_started
 from django.dispatch import receiver
 
-__all__ = ["note_streaming", "this_thread"]
+__all__ = ["note_streaming", "note_tests", "this_thread"]
 
 
 def _is_main() -> bool:
@@ -20,35 +22,56 @@ def _is_main() -> bool:
     return threading.get_ident() == threading.main_thread().ident
 
 
+def _is_child() -> bool:
+    # Its children have all imported it, by fork or anew; others are spared the import.
+    module = sys.modules.get("multiprocessing.process")
+    return module is not None and module.parent_process() is not None
+
+
 class _ThisThread(threading.local):
     """What is known of the running thread."""
 
     in_request: bool = False
-    has_end: bool
-    """Whether connections that it checks out now are closed at the end of what it does. In doubt
-    not: then they go back after each transaction, unless something depends on one."""
+    streams: bool = False
+    """Whether its request has come to the response's body, which it streams to a client."""
+    runs_tests: bool = False
+    """Whether it is the main thread of a process of Django's parallel test runner."""
 
     def __init__(self) -> None:
-        self.has_end = _is_main()
         self.request: object = object()
         """Tells the request of this thread, and what comes after it, from every other."""
+
+    @property
+    def has_end(self) -> bool:
+        """Whether connections that it checks out now are closed at the end of what it does.
+
+        In doubt not: then they go back after each transaction, unless something depends on one.
+        """
+        if self.in_request:
+            return not self.streams
+        # Asked each time: a child of multiprocessing begins with what its parent's thread had.
+        return _is_main() and (self.runs_tests or not _is_child())
 
 
 this_thread = _ThisThread()
 
 
+def note_tests() -> None:
+    """This thread runs tests, in a process of Django's parallel test runner."""
+    this_thread.runs_tests = True
+
+
 def note_streaming() -> None:
     """The rest of this thread's request streams a response, for as long as the client reads it."""
-    if this_thread.in_request:
-        this_thread.has_end = False
+    this_thread.streams = this_thread.in_request
 
 
 # Under ASGI too they are sent in the thread of the request's synchronous code, of its queries.
 @receiver(request_started)
 def _request_begins(**kwargs: object) -> None:
-    this_thread.in_request, this_thread.has_end, this_thread.request = True, True, object()
+    this_thread.in_request, this_thread.streams, this_thread.request = True, False, object()
 
 
 @receiver(request_finished)
 def _request_ends(**kwargs: object) -> None:
-    this_thread.in_request, this_thread.has_end = False, _is_main()
+    this_thread.in_request = this_thread.streams = False

@@ -34,6 +34,7 @@ from django_pooled.pool.psycopg_pipeline import IS_SUPPORTED
 from . import foreign_options, thread_wrappers, transaction_thread
 from .addresses import refuse_addresses
 from .client import DatabaseClient
+from .creation import DatabaseCreation
 from .credentials import resolved
 from .cursors import observed
 from .django_private import NO_DB_ALIAS, Cursor, DatabaseErrorWrapper, get_adapters_template
@@ -95,6 +96,7 @@ class DatabaseWrapper(Ownership):
     """Django's wrapper, except for where its connections come from and go."""
 
     client_class: type[DatabaseClient] = DatabaseClient
+    creation_class: type[DatabaseCreation] = DatabaseCreation
 
     rollback_exc: BaseException | None
     """Django's own, which django-stubs does not know."""

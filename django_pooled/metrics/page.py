@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 from typing import TYPE_CHECKING
 
 from django.http import HttpResponse
 from django.views.decorators.http import require_safe
 
 from django_pooled.backend.non_atomic import never_atomic
+from django_pooled.pool.process_exit import at_exit
 
 from .process_exit import write_last_figures
 
@@ -25,7 +25,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 # In each process that may be scraped. The pools are closed later, by the handler that was
 # registered before, with pool.registry.
-atexit.register(write_last_figures)
+at_exit(write_last_figures)
 
 
 @never_atomic

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 from dataclasses import replace
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING
 from django_pooled.integrations import uwsgi
 from django_pooled.stats import publisher
 from django_pooled.stats.snapshot import process_report
+
+from .process_exit import at_exit, has_begun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -62,6 +63,7 @@ def pool_for(alias: str, target: Hashable, make: Callable[[], Pool]) -> Pool:
         if pool is None or pool.closed:
             if not _pools:
                 uwsgi.warn_without_threads()
+                has_begun()
             made = make()
             # Unless a signal handler of this thread has come by meanwhile.
             if _pools.get(key) is pool:
@@ -182,7 +184,7 @@ def _at_exit() -> None:
     close_all(timeout=0.2)
 
 
-atexit.register(_at_exit)
+at_exit(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 uwsgi.call_after_fork(_after_fork_in_child)

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 NAME = "processes"
 MAX_SIZE = 4
+METHODS = pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 PATIENCE = 30.0
 """Seconds after which a process counts as hanging; none needs more than a few."""
 
@@ -118,7 +119,7 @@ def query(statement: str, *parameters: Any) -> Any:
     """Return the first value of the answer."""
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
-        row = cursor.fetchone()
+        row = cursor.fetchone() if cursor.description else None
         return row[0] if row else None
 
 
@@ -220,13 +221,15 @@ def check_a_pool_of_its_own(theirs: set[int], pid: int) -> None:
     django.setup()
     assert os.getpid() != pid
     assert registry.snapshots() == []
-    mine = backend()
-    assert mine not in theirs
-    assert query("SELECT 6 * 7") == 42
-    name = query("SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()")
-    assert name.startswith(f"django {os.getpid()}@")
     others: list[int] = []
-    other_thread(lambda: others.append(backend()))
+    # The main thread of multiprocessing's process holds its connection for a transaction alone.
+    with transaction.atomic():
+        mine = backend()
+        assert mine not in theirs
+        assert query("SELECT 6 * 7") == 42
+        name = query("SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()")
+        assert name.startswith(f"django {os.getpid()}@")
+        other_thread(lambda: others.append(backend()))
     assert others[0] not in {mine, *theirs}
     connections.close_all()
     (pool,) = registry.snapshots()
@@ -415,9 +418,97 @@ def parent_by_multiprocessing(method: str) -> None:
     neighbour.end()
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@METHODS
 def test_processes_of_multiprocessing_get_pools_of_their_own(method: str, database: str) -> None:
     assert run(parent_by_multiprocessing, database, method) == ""
+
+
+def in_use() -> int:
+    return sum(pool.in_use for pool in registry.snapshots())
+
+
+def work_off(questions: Any, *, as_tests: bool) -> None:
+    """Query once for each question, until there are no more, as processes of task queues do."""
+    django.setup()
+    if as_tests:
+        connection.creation.setup_worker_connection(1)
+    for _ in iter(questions.recv, None):
+        questions.send((backend(), in_use()))
+
+
+@contextlib.contextmanager
+def worker(method: str, *, as_tests: bool = False) -> Iterator[tuple[Any, Callable[[], Any]]]:
+    """Start a process that works off questions, and end it as its kind is ended."""
+    context: Any = multiprocessing.get_context(method)
+    ours, theirs = context.Pipe()
+    child = context.Process(target=work_off, args=(theirs,), kwargs={"as_tests": as_tests})
+    child.start()
+
+    def ask() -> Any:
+        ours.send("another")
+        assert ours.poll(PATIENCE)
+        return ours.recv()
+
+    try:
+        yield child, ask
+    finally:
+        ours.send(None)
+        child.join(PATIENCE)
+    assert child.exitcode == 0
+
+
+def parent_of_a_worker(method: str) -> None:
+    backend()
+    with worker(method) as (_, ask):
+        answers = [ask() for _ in range(3)]
+    assert {held for _, held in answers} == {0}
+    assert len({served for served, _ in answers}) == 1
+    # This process's main thread holds its own.
+    assert in_use() == 1
+
+
+@METHODS
+def test_a_process_of_multiprocessing_holds_nothing_while_it_waits_for_more(
+    method: str, database: str
+) -> None:
+    assert run(parent_of_a_worker, database, method) == ""
+
+
+def parent_of_a_parallel_test_run(method: str) -> None:
+    clone = connection.creation.get_test_db_clone_settings("1")["NAME"]
+    query(f"CREATE DATABASE {clone}")
+    try:
+        with worker(method, as_tests=True) as (_, ask):
+            assert ask()[1] == 1
+    finally:
+        query(f"DROP DATABASE {clone} WITH (FORCE)")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_process_of_a_parallel_test_run_holds_what_tests_hold_elsewhere(
+    method: str, database: str
+) -> None:
+    assert run(parent_of_a_parallel_test_run, database, method) == ""
+
+
+def parent_of_a_worker_that_ends(method: str, stats_dir: str) -> None:
+    backend()
+    folder = publisher.default_folder(stats_dir)
+    with worker(method) as (child, ask):
+        served, _ = ask()
+        assert list(folder.glob(f"{child.pid}.*"))
+    assert not list(folder.glob(f"{child.pid}.*"))
+    gone = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+    wait_until(lambda: query(gone, served) == 0)
+
+
+@METHODS
+def test_a_process_of_multiprocessing_closes_its_pool_as_it_ends(
+    method: str, database: str, stats_dir: Path
+) -> None:
+    arguments = (method, str(stats_dir))
+    log = run(parent_of_a_worker_that_ends, database, *arguments, stats_dir=str(stats_dir))
+    assert log == ""
 
 
 # Forks amid the work of other threads
