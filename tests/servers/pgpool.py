@@ -31,6 +31,7 @@ class Pgpool:
         primary: Where it sends all else; its passwords are MD5 or in the clear.
         standby: Where it sends what only reads.
         weights: How often each of the two is chosen for what only reads.
+        more: Other settings of its.
     """
 
     host = "127.0.0.1"
@@ -40,6 +41,7 @@ class Pgpool:
         primary: EmbeddedServer,
         standby: EmbeddedServer,
         weights: tuple[int, int] = (0, 1),
+        **more: object,
     ) -> None:
         self.port = free_port()
         self._primary = primary
@@ -57,6 +59,8 @@ class Pgpool:
             "sr_check_period": 1,
             "sr_check_database": "postgres",
             "health_check_period": 0,
+            # Else the end of one session counts as that of its server, which is then left.
+            "failover_on_backend_shutdown": "off",
             "failover_on_backend_error": "off",
             "pool_passwd": self._folder / "pool_passwd",
             "allow_clear_text_frontend_auth": "on",
@@ -67,6 +71,7 @@ class Pgpool:
             settings[f"backend_hostname{number}"] = server.host
             settings[f"backend_port{number}"] = server.port
             settings[f"backend_weight{number}"] = weights[number]
+        settings.update(more)
         lines = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
         self._config = self._folder / "pgpool.conf"
         self._config.write_text(lines)

