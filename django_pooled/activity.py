@@ -62,10 +62,21 @@ def _view(frame: FrameType) -> str | None:
     return None if match is None else name_of(match.func)
 
 
-def _task(frame: FrameType) -> str | None:
+def _task(queue: str, variable: str, attribute: str) -> Callable[[FrameType], str | None]:
+    """Return what finds the name of a queue's task in a variable of the frame that runs it."""
+
+    def look(frame: FrameType) -> str | None:
+        found = frame.f_locals.get(variable)
+        name = getattr(found, attribute, None) if attribute else found
+        return f"{queue} {name}" if isinstance(name, str) else None
+
+    return look
+
+
+def _huey_task(frame: FrameType) -> str | None:
+    # Each function has a class of its own, with its module and its name.
     task = frame.f_locals.get("task")
-    name = getattr(task, "name", None)
-    return f"celery {name}" if isinstance(name, str) else None
+    return None if task is None else f"huey {name_of(type(task))}"
 
 
 def _command(frame: FrameType) -> str | None:
@@ -77,21 +88,30 @@ def _middleware(frame: FrameType) -> str:
     return NOT_YET
 
 
-NAMED_FRAMES = {
+NAMED_FRAMES: dict[tuple[str, str], Callable[[FrameType], str | None]] = {
     ("django.core.handlers.base", "get_response"): _middleware,
     ("django.core.handlers.base", "_get_response"): _view,
-    ("celery.app.trace", "trace_task"): _task,
+    ("celery.app.trace", "trace_task"): _task("celery", "task", "name"),
+    ("django_q.worker", "worker"): _task("django-q2", "func_name", ""),
+    ("django_tasks_db.management.commands.db_worker", "run_task"): _task(
+        "django-tasks", "db_task_result", "task_path"
+    ),
+    ("dramatiq.worker", "process_message"): _task("dramatiq", "message", "actor_name"),
+    ("huey.api", "execute"): _huey_task,
+    ("procrastinate.worker", "run_sync_task"): _task("procrastinate", "job", "task_name"),
+    ("rq.worker", "perform_job"): _task("rq", "job", "func_name"),
+    ("rq.worker.base", "perform_job"): _task("rq", "job", "func_name"),
     ("django.core.management.base", "execute"): _command,
 }
-"""How a frame of Django's handler, of Celery's tracer or of a management command tells the name, by
-its module and function."""
+"""How a frame of Django's handler, of a task queue's worker or of a management command tells the
+name, by its module and function."""
 
 FUNCTIONS = frozenset(name for _, name in NAMED_FRAMES)
 """Those functions alone."""
 
 
 def is_task() -> bool:
-    """Tell whether the running code belongs to a task of Celery or a command, and to no view.
+    """Tell whether the running code belongs to a queue's task or a command, and to no view.
 
     As the innermost of them on its stack tells.
     """
@@ -101,6 +121,6 @@ def is_task() -> bool:
         if name in FUNCTIONS:
             look = NAMED_FRAMES.get((frame.f_globals.get("__name__", ""), name))
             if look is not None:
-                return look in (_task, _command)
+                return look not in (_view, _middleware)
         frame = frame.f_back
     return False

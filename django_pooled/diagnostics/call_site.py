@@ -104,7 +104,7 @@ def whereabouts(above: int = 0) -> tuple[Line, str | None]:
     Returns:
         The line; without own code the first that is neither Python's, Django's nor a known
         watcher's, or the outermost. And the name that the code was given, or that its stack has: of
-        a view as ``votes.views.cast``, of a task of Celery as ``celery votes.tasks.count``, of a
+        a view as ``votes.views.cast``, of a queue's task as ``celery votes.tasks.count``, of a
         command as ``manage.py loaddata``; `NOT_YET` in a middleware, None for anything else.
     """
     line, name = None, current.get()

@@ -32,7 +32,7 @@ current: ContextVar[str | Callable[[], str] | None] = ContextVar("django_pooled.
 def lane_of_caller() -> str:
     """Return the lane of the running code.
 
-    That of its block, view or request, if it has one; of a management command or a task of Celery
+    That of its block, view or request, if it has one; of a management command or a queue's task
     "task"; of anything else "web".
     """
     given = current.get()

@@ -13,7 +13,7 @@ from django.test import Client
 from django.urls import path
 from django.views import View
 
-from django_pooled.activity import current, name_of
+from django_pooled.activity import NOT_YET, current, is_task, name_of
 from django_pooled.diagnostics.call_site import whereabouts
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def test_a_request_is_named_by_its_view(address: str, view: str) -> None:
 def test_before_its_view_is_known_a_request_has_no_name(settings: Any) -> None:
     settings.MIDDLEWARE = [f"{__name__}.before_the_view"]
     Client().get("/function/")
-    assert looked.seen == [None, f"{__name__}.cast"]
+    assert looked.seen == [NOT_YET, f"{__name__}.cast"]
 
 
 def test_a_task_of_celery_is_named() -> None:
@@ -79,6 +79,39 @@ def test_a_task_of_celery_is_named() -> None:
     task = app.task(looked.look, name="votes.tasks.count")
     task.apply(throw=True)
     assert looked.seen == ["celery votes.tasks.count"]
+
+
+def test_a_task_of_huey_is_named_and_is_a_task() -> None:
+    huey = pytest.importorskip("huey", reason="huey is not installed")
+
+    @huey.MemoryHuey(immediate=True).task()  # type: ignore[untyped-decorator,unused-ignore]
+    def count() -> bool:
+        looked.look()
+        return is_task()
+
+    assert count().get() is True
+    assert looked.seen == [f"huey {__name__}.count"]
+
+
+def test_a_task_of_dramatiq_is_named_and_is_a_task() -> None:
+    dramatiq = pytest.importorskip("dramatiq", reason="dramatiq is not installed")
+    broker = pytest.importorskip("dramatiq.brokers.stub").StubBroker()
+    kinds: list[bool] = []
+
+    @dramatiq.actor(broker=broker, actor_name="votes.count")  # type: ignore[untyped-decorator,unused-ignore]
+    def count() -> None:
+        looked.look()
+        kinds.append(is_task())
+
+    worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
+    worker.start()
+    try:
+        count.send()
+        broker.join(count.queue_name)
+    finally:
+        worker.stop()
+    assert looked.seen == ["dramatiq votes.count"]
+    assert kinds == [True]
 
 
 class Command(BaseCommand):
