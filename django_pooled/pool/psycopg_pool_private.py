@@ -14,6 +14,7 @@ from __future__ import annotations
 import queue
 from contextlib import suppress
 from contextvars import Context
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, ref
 
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Later", "PoolClosed", "PoolTimeout", "PsycopgPool", "TooManyRequests"]
 
+
+LONGEST = TIMEOUT_MAX / 2
+"""Seconds until a task is run, at most."""
 
 _OPTIONS = (
     "connection_class= open= name= min_size= max_size= timeout= max_waiting= max_lifetime="
@@ -386,6 +390,10 @@ class PsycopgPool(ConnectionPool[PooledConnection]):
                 method()
 
         self.schedule_task(Later(self, run), seconds)
+
+    def schedule_task(self, task: inside.MaintenanceTask, delay: float) -> None:
+        # Python waits no longer than that. An error would end the thread that runs all such tasks.
+        super().schedule_task(task, min(delay, LONGEST))
 
     def schedule_by_worker(self, task: Later, seconds: float) -> None:
         """Schedule a task in a worker.

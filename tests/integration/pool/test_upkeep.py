@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -198,6 +199,15 @@ def test_a_pool_acts_of_itself(server: EmbeddedServer, make_pool: MakePool) -> N
     assert set(closed(pool)) == {"lifetime"}
     counters = pool.snapshot().counters
     assert (counters.checkouts, counters.connect_failures) == (0, 0)
+
+
+@pytest.mark.parametrize("never", [10.0**12, sys.maxsize, 1e300])
+def test_a_lifetime_without_an_end_leaves_the_other_tasks_of_a_pool_alone(
+    server: EmbeddedServer, make_pool: MakePool, never: float
+) -> None:
+    pool = make_pool(server, min_size=1, max_size=2, max_idle=0.3, max_lifetime=never)
+    fill(pool, 2)
+    wait_until(lambda: closed(pool) == {"idle": 1})
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
