@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from _common import Worker
     from _worker import Request
 
-__all__ = ["IN_TIME", "Answers", "Contestant", "answers", "in_turn", "load"]
+__all__ = ["IN_TIME", "THREADS", "Answers", "Contestant", "answers", "in_turn", "load"]
+
+THREADS = 32
+"""Those of each process, as a server has them."""
 
 IN_TIME = 1.0
 """Seconds within which an answer is of use."""
@@ -83,8 +86,8 @@ def in_turn(contestants: Sequence[Contestant], connections: int) -> Iterator[lis
 def load(
     worker: Worker, arrivals: Sequence[Mapping[str, Any]], seconds: float
 ) -> list[list[Request]]:
-    """Have requests arrive for some seconds; return those of each kind, once all are answered."""
-    worker.call("arrive", arrivals=arrivals)
+    """Have requests arrive for some seconds; return those of each kind that a thread took up."""
+    worker.call("arrive", threads=THREADS, arrivals=arrivals)
     time.sleep(seconds)
     seen = requests(worker.call("finish"))
     return [[one for one in seen if one.thread == number] for number in range(len(arrivals))]

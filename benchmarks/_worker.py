@@ -10,11 +10,13 @@ import contextlib
 import itertools
 import json
 import os
+import queue
 import random
 import sys
 import threading
 import time
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -64,7 +66,6 @@ class Commands:
         self._connection: Any = connection
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._comers: list[threading.Thread] = []
         self._requests: list[Any] = []
         self._lock = threading.Lock()
         self._in_use = self._most_in_use = 0
@@ -80,36 +81,50 @@ class Commands:
 
         self._start(threads, ask)
 
-    def arrive(self, arrivals: list[dict[str, Any]]) -> None:
+    def arrive(self, threads: int, arrivals: list[dict[str, Any]]) -> None:
         """Have requests come at random moments, whether those before were answered or not.
 
+        So many threads serve them in the order of their arrival, as a server does; those that have
+        to wait for a thread begin to take time at once. What no thread has begun by the end is
+        dropped.
+
         Args:
-            arrivals: for each kind of request its ``rate`` a second, its ``query``, and its
+            threads: How many.
+            arrivals: For each kind of request its ``rate`` a second, its ``query``, and its
                 ``lane``, which django_pooled alone knows; its place in the list is the number of
                 its requests.
         """
         self._stop.clear()
-        self._requests, self._threads = [], []
+        self._requests = []
         chance = random.Random(1)
+        backlog: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
 
-        def come(number: int, rate: float, query: str, lane: str | None) -> None:
-            def ask() -> None:
-                with self._lane(lane):
-                    self._requests.append(self._request(number, query))
-
+        def come(number: int, rate: float) -> None:
             due = time.monotonic()
-            while not self._stop.is_set():
+            while True:
                 due += chance.expovariate(rate)
                 if self._stop.wait(max(0.0, due - time.monotonic())):
-                    return
-                thread = threading.Thread(target=ask)
-                self._threads.append(thread)
-                thread.start()
+                    break
+                backlog.put((number, due))
+            for _ in range(threads):
+                backlog.put(None)
 
-        for number, one in enumerate(arrivals):
-            args = (number, one["rate"], one["query"], one.get("lane"))
-            self._comers.append(threading.Thread(target=come, args=args))
-            self._comers[-1].start()
+        def serve() -> None:
+            while (found := backlog.get()) is not None:
+                number, asked = found
+                if self._stop.is_set():
+                    continue
+                one = arrivals[number]
+                with self._lane(one.get("lane")):
+                    request = self._request(number, one["query"])
+                self._requests.append(request._replace(asked=asked))
+
+        targets = [partial(come, number, one["rate"]) for number, one in enumerate(arrivals)]
+        self._threads = [
+            threading.Thread(target=target) for target in [*targets, *[serve] * threads]
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def _lane(self, name: str | None) -> contextlib.AbstractContextManager[None]:
         if name is None or self._connection.settings_dict["ENGINE"] != "django_pooled":
@@ -158,8 +173,6 @@ class Commands:
     def finish(self) -> list[Any]:
         """Stop, wait for the threads and return what they saw."""
         self.stop()
-        while self._comers:
-            self._comers.pop().join()
         for thread in self._threads:
             thread.join()
         return self._requests

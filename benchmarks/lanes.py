@@ -3,7 +3,8 @@
     python benchmarks/lanes.py --quick
 
 Each engine has its turn on the same server, in a process of its own. Requests of each kind arrive
-at random moments, whether those before were answered or not.
+at random moments, whether those before were answered or not. All are served by the same threads: a
+lane is of no use to a request that waits for a thread.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from _common import arguments
-from _overload import Contestant, answers, in_turn, load
+from _overload import THREADS, Contestant, answers, in_turn, load
 from _tables import Figures, milliseconds, plain
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ PAGE = {"query": "SELECT pg_sleep(0.05)", "lane": "web"}
 EXPORT = {"query": "SELECT pg_sleep(1)", "lane": "task"}
 CAPACITY = CONNECTIONS / 0.05
 
-LANES = {"admin": {"reserved": 1}, "task": {"max": 2, "queue_target": None}}
+LANES = {"admin": {"reserved": 1}, "task": {"max": 2}}
 CONTESTANTS = (
     Contestant("native", "django.db.backends.postgresql", {}),
     Contestant("django_pooled", "django_pooled", {}),
@@ -34,7 +35,7 @@ CONTESTANTS = (
 def measure(title: str, kinds: dict[str, dict[str, Any]], length: float) -> None:
     """Have all kinds of requests arrive together, and print how each contestant answers each."""
     figures = Figures(
-        f"{title}, for {length:g} s; {CONNECTIONS} connections",
+        f"{title}, for {length:g} s; {THREADS} threads, {CONNECTIONS} connections",
         [each.column for each in CONTESTANTS],
     )
     with in_turn(CONTESTANTS, CONNECTIONS) as among:

@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from _common import arguments, requests, server, workers
-from _overload import Contestant, answers, in_turn, load
+from _overload import THREADS, Contestant, answers, in_turn, load
 from _tables import Figures, milliseconds, plain
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ def arrivals(chosen: argparse.Namespace) -> None:
     length = 3.0 if chosen.quick else chosen.seconds
     capacity = CONNECTIONS / 0.05
     figures = Figures(
-        f"arrivals for {length:g} s, {CONNECTIONS} connections, queries of 50 ms: {capacity:g} a "
-        f"second can be served; max_waiting {chosen.max_waiting}, queue_target "
+        f"arrivals for {length:g} s, {THREADS} threads, {CONNECTIONS} connections, queries of 50 "
+        f"ms: {capacity:g} a second can be served; max_waiting {chosen.max_waiting}, queue_target "
         f"{chosen.queue_target:g} s, timeout 5 s",
         [each.column for each in contestants],
     )

@@ -146,10 +146,19 @@ class Admission:
             for waiter in waiters
         )
 
+    def has_enough(self, lane: Lane, places: Iterable[Place], now: float) -> bool:
+        """Tell whether a new waiter of that lane is refused, since it would wait too long."""
+        if lane.delay is None:
+            return False
+        waiters = (place.waiter for place in places)
+        waiting = sum(waiter is not None and waiter.lane is lane for waiter in waiters)
+        return lane.delay.has_enough(waiting, now)
+
     def note_served(self, waiter: Waiter, now: float) -> None:
         """A waiter gets a connection."""
         if waiter.lane is not None and waiter.lane.delay is not None:
             waiter.lane.delay.note_served(waiter.since, now)
+            waiter.lane.delay.note_taken()
 
     def begin_anew(self, now: float) -> None:
         """Count waits from now on: they were for the end of a pause, or for the server."""

@@ -81,6 +81,8 @@ class AdmissionQueue(RecoveringPool):
         connection = super().take_idle()
         if connection is not None and connection.session.slot is not None:
             connection.session.slot.lane = lane
+            if lane is not None and lane.delay is not None:
+                lane.delay.note_taken()
         return connection
 
     def _admits(self, lane: Lane | None) -> bool:
@@ -132,6 +134,15 @@ class AdmissionQueue(RecoveringPool):
             return False
         with self.lock:
             return self._counts_delay and delay.refuses(waiter.since, monotonic())
+
+    def has_enough_like(self, waiter: Waiter) -> bool:
+        if waiter.lane is None or not self._counts_delay:
+            return False
+        return self._admission.has_enough(waiter.lane, self._all_places(), monotonic())
+
+    def refuse_new(self, waiter: Waiter) -> None:
+        if waiter.lane is not None and self.has_enough_like(waiter):
+            raise Overdue(waiter.lane)
 
     def refuse_overdue(self, waiter: Waiter) -> None:
         if waiter.lane is not None and self.is_overdue(waiter):

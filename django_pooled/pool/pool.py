@@ -466,8 +466,8 @@ class Pool:
         error = self._error(
             PoolExhausted,
             started,
-            f"for {delay.interval:g} s no checkout has waited for less than queue_target, "
-            f"{delay.target:g} s, and this one for twice as long",
+            f"overload: for {delay.interval:g} s or more checkouts have waited for longer than "
+            f"queue_target, {delay.target:g} s, and this one would wait for twice as long",
         )
         error.limit = "queue_target"
         return error

@@ -149,7 +149,7 @@ class RecoveringPool(GrowingPool):
         """
         with self.lock:
             most = self.max_waiting
-            is_full = most and self.ahead_of(waiter) >= most
+            is_full = (most and self.ahead_of(waiter) >= most) or self.has_enough_like(waiter)
             # Without workers the pool's tasks are run by threads that wait.
             if is_full or self.is_free_for(waiter) or self.closed or not self.has_threads:
                 return False
@@ -172,6 +172,7 @@ class RecoveringPool(GrowingPool):
                     self._drop_empty_places()
                     if self.ahead_of(waiter) >= max_waiting:
                         raise TooManyRequests
+                self.refuse_new(waiter)
                 self.places.append(Place(waiter))
                 self.grow_for_waiter()
         return connection
@@ -212,6 +213,13 @@ class RecoveringPool(GrowingPool):
     def is_overdue(self, waiter: Waiter) -> bool:
         """Tell whether a waiter has waited for too long: then `take` refuses it."""
         return False
+
+    def has_enough_like(self, waiter: Waiter) -> bool:
+        """Tell whether a new waiter would wait for too long; under the lock."""
+        return False
+
+    def refuse_new(self, waiter: Waiter) -> None:
+        """Raise an error if a new waiter would wait for too long; under the lock."""
 
     def refuse_overdue(self, waiter: Waiter) -> None:
         """Raise an error if a waiter has waited for too long; under the lock."""

@@ -11,8 +11,11 @@ class QueueDelay:
     A burst makes a queue that is gone soon, an overload one that stays. The length tells neither
     from the other, but the least wait of an interval does. If it was above the target, those that
     have waited for twice the target are refused, until an interval in which the least wait is
-    below it. Served are then those that have waited for less; with the first limit at the target
-    itself, each interval of refusals would be followed by one without.
+    below it, and none is refused. Served are then those that have waited for less; with the first
+    limit at the target itself, each interval of refusals would be followed by one without.
+
+    A thread that waits to be refused serves no other request meanwhile. So one more waiter than
+    are served within that time, at the rate of the last interval, is refused at once.
 
     https://queue.acm.org/detail.cfm?id=2209336,
     https://hexdocs.pm/db_connection/DBConnection.html#start_link/2-queue-config
@@ -27,19 +30,28 @@ class QueueDelay:
     def __init__(self, target: float, interval: float) -> None:
         self.target = target
         self.interval = interval
-        self._least = 0.0  # of the waits that were seen in the present interval
+        # In the present interval: the least wait, connections that were taken, refusals.
+        self._least, self._taken, self._refused = 0.0, 0, 0
+        self._began_at = 0.0
+        self._rate = 0.0  # connections taken per second, in the interval before
         self._ends_at = 0.0  # when the present interval ends; it may have ended
         self._is_overloaded = False  # as the interval before has shown
         self._counts_from = 0.0  # waits before that moment were for something else
 
     def begin_anew(self, now: float) -> None:
         """Count waits from now on: until now they were not for connections in use."""
-        self._counts_from, self._ends_at = now, now + self.interval
-        self._least, self._is_overloaded = 0.0, False
+        self._counts_from = self._began_at = now
+        self._ends_at = now + self.interval
+        self._least, self._taken, self._refused = 0.0, 0, 0
+        self._is_overloaded = False
 
     def note_idle(self) -> None:
         """A connection has come back that no waiter wants: the queue is a short one."""
         self._least = 0.0
+
+    def note_taken(self) -> None:
+        """A connection is taken, by a waiter or without a wait."""
+        self._taken += 1
 
     def note_served(self, since: float, now: float) -> None:
         """A waiter gets a connection.
@@ -62,7 +74,23 @@ class QueueDelay:
             # It waits still: how long, it is too early to tell.
             return False
         self._see(since, now)
+        self._refused += self._is_overloaded
         return self._is_overloaded
+
+    def has_enough(self, waiting: int, now: float) -> bool:
+        """Tell whether a new waiter is refused, since it would wait too long.
+
+        Args:
+            waiting: Those that wait already.
+            now: The monotonic moment.
+        """
+        is_refused = (
+            self._is_overloaded
+            and now < self._ends_at + self.interval
+            and waiting >= max(1.0, self._rate * 2 * self.target)
+        )
+        self._refused += is_refused
+        return is_refused
 
     def refuses_from(self, since: float) -> float:
         """Return the monotonic moment before which a waiter is not refused.
@@ -77,8 +105,11 @@ class QueueDelay:
         """Return how long a waiter has waited; the first one after an interval begins another."""
         waited = self._waited(since, now)
         if now >= self._ends_at:
-            self._is_overloaded = self._least > self.target
-            self._least, self._ends_at = waited, now + self.interval
+            goes_on = self._refused > 0 and now < self._ends_at + self.interval
+            self._is_overloaded = self._least > self.target or goes_on
+            self._rate = self._taken / max(now - self._began_at, self.interval)
+            self._least, self._taken, self._refused = waited, 0, 0
+            self._began_at, self._ends_at = now, now + self.interval
         return waited
 
     def _waited(self, since: float, now: float) -> float:

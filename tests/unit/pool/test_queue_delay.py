@@ -38,17 +38,38 @@ def test_waits_below_twice_the_target_go_on_being_served_in_an_overload() -> Non
         assert delay.refuses(now - 0.21, now)
 
 
-def test_one_short_wait_in_an_interval_ends_the_refusals_after_it() -> None:
+def test_an_interval_with_a_short_wait_and_without_a_refusal_ends_them() -> None:
     delay = overloaded()
     delay.note_served(101.4, 101.45)
     assert delay.refuses(101.5, 101.9)
-    assert not delay.refuses(101.8, 102.1)
+    delay.note_served(102.0, 102.1)
+    assert delay.refuses(102.1, 102.4)
+    delay.note_served(103.1, 103.15)  # since one was refused until then
+    assert not delay.refuses(103.9, 104.0)
+    assert not delay.refuses(103.9, 104.2)
+
+
+def test_no_more_may_wait_in_an_overload_than_are_served_in_time() -> None:
+    delay = QueueDelay(0.1, 1.0)
+    delay.begin_anew(99.0)
+    for twentieth in range(20, 61):
+        now = 99.0 + twentieth / 20
+        delay.note_served(now - 0.15, now)
+        delay.note_taken()
+        assert not delay.has_enough(1000, now) or now >= 101.0
+    # Twenty a second, so four in 0.2 s.
+    assert delay.refuses(101.0, 102.01)
+    assert [delay.has_enough(waiting, 102.1) for waiting in (3, 5)] == [False, True]
+    # It was a burst of long ago.
+    assert not delay.has_enough(1000, 105.0)
 
 
 def test_a_connection_that_no_waiter_wants_ends_them_too() -> None:
     delay = overloaded()
     delay.note_idle()
-    assert not delay.refuses(101.8, 102.1)
+    delay.note_served(102.0, 102.1)
+    delay.note_idle()
+    assert not delay.refuses(102.8, 103.2)
 
 
 def test_a_single_short_wait_counts_in_a_burst() -> None:
@@ -86,9 +107,11 @@ def test_the_next_look_is_when_a_waiter_may_be_refused() -> None:
     delay = overloaded()
     assert delay.refuses_from(101.5) == 101.7
     delay.note_idle()
-    assert not delay.refuses(101.8, 102.1)
-    assert delay.refuses_from(102.0) == 103.1
-    assert delay.refuses_from(103.0) == 103.2
+    delay.note_served(102.0, 102.1)
+    delay.note_idle()
+    assert not delay.refuses(102.8, 103.25)
+    assert delay.refuses_from(103.0) == 104.25
+    assert delay.refuses_from(104.25) == 104.45
 
 
 def test_a_waiter_that_has_just_come_is_no_short_wait() -> None:
