@@ -113,7 +113,8 @@ class Upkeep:
     def _ping(self, keepalive: float) -> None:
         """Make a round trip on each connection that was idle for that long."""
         queue = self._queue
-        for session in self._idle():
+        # From the end, since each goes back to the front: so their order stays.
+        for session in reversed(self._idle()):
             now = monotonic()
             is_due = session.idle_since + keepalive <= now < session.expires_at
             connection = queue.take_out(session) if is_due else None

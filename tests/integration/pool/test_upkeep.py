@@ -242,6 +242,18 @@ def test_an_idle_connection_is_pinged_after_keepalive_and_not_before(
     assert pool.snapshot().counters.checkouts == 2
 
 
+def test_those_that_were_pinged_keep_their_turns(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=4, keepalive=100.0)
+    fill(pool, 4)
+    before = idle(pool)
+    for session in before[:3]:
+        session.idle_since = time.monotonic() - 200.0
+    pool._upkeep.look()
+    assert idle(pool) == before
+
+
 def test_a_connection_that_was_cut_is_replaced_up_to_min_size(
     server: EmbeddedServer, make_pool: MakePool, proxy: FaultProxy
 ) -> None:
@@ -312,3 +324,17 @@ def test_with_lifo_one_thread_uses_one_connection_and_the_others_age(
     assert len(used) == 1
     assert closed(pool) == {"idle": 3}
     assert kill_backends(server, "postgres") >= 1
+
+
+def test_a_server_that_ends_idle_sessions_keeps_those_that_are_pinged(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    ended_soon = {"options": "-c idle_session_timeout=3s"}
+    pinged = make_pool(server, min_size=2, keepalive=0.5, parameters=ended_soon)
+    silent = make_pool(server, min_size=2, parameters=ended_soon)
+    for pool in (pinged, silent):
+        wait_until(lambda pool=pool: pool.gauges().idle == 2)  # type: ignore[misc]
+    before = idle(pinged)
+    wait_until(lambda: all(session.is_readable() for session in idle(silent)))
+    assert idle(pinged) == before
+    assert not any(session.is_readable() for session in before)
