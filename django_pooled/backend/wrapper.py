@@ -28,7 +28,8 @@ from django_pooled.integrations.celery import closes_around_a_task, runs_a_task
 from django_pooled.pool import psycopg_private, registry
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.pool.deadline import call_with_grace
-from django_pooled.pool.lane_context import is_found_out, lane, lane_of_caller
+from django_pooled.pool.lane_context import current as current_lane
+from django_pooled.pool.lane_context import lane, lane_of_caller
 from django_pooled.pool.psycopg_pipeline import IS_SUPPORTED
 
 from . import foreign_options, thread_wrappers, transaction_thread
@@ -201,16 +202,9 @@ class DatabaseWrapper(Ownership):
         return connection
 
     def connect(self) -> None:
-        if not (is_found_out() and _has_lanes(self.settings_dict["OPTIONS"])):
-            self._connect()
+        if callable(current_lane.get()) and _has_lanes(self.settings_dict["OPTIONS"]):
+            self._connect_in_lane()
             return
-        before = self.connection
-        # Before the checkout: a converter of a URL may query too, and by this wrapper.
-        with lane(lane_of_caller()):
-            if self.connection is before:
-                self._connect()
-
-    def _connect(self) -> None:
         with self._connection_lock:
             if self.connection is not None and self.gives_back:
                 # Another thread that shares this wrapper was first.
@@ -220,6 +214,13 @@ class DatabaseWrapper(Ownership):
                 super().connect()
             finally:
                 self._keeps -= 1
+
+    def _connect_in_lane(self) -> None:
+        before = self.connection
+        # Before the checkout: a converter of a URL may query too, and by this wrapper.
+        with lane(lane_of_caller()):
+            if self.connection is before:
+                self.connect()
 
     def _next_in_line(self, pool: Pool) -> PooledConnection:
         queued, self.queued = self.queued, None

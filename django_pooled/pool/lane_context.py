@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Token
 
-__all__ = ["current", "is_found_out", "lane", "lane_of_caller", "lane_of_view"]
+__all__ = ["current", "lane", "lane_of_caller", "lane_of_view"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,11 +39,6 @@ def lane_of_caller() -> str:
     if given is None:
         return "task" if is_task() else "web"
     return given if isinstance(given, str) else given()
-
-
-def is_found_out() -> bool:
-    """Tell whether the lane of the running code is found out, by code that may query itself."""
-    return callable(current.get())
 
 
 def lane_of_view(view: object) -> str | None:
