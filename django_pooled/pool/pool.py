@@ -483,7 +483,8 @@ class Pool:
         its finalizer, or is missing here. One that is part of a reference cycle, as a wrapper of
         Django's is with its features, is freed by the garbage collector first.
         """
-        if self._pool.opening == 0 and self._pool.idle == 0:
+        # One that is idle in a lane's reservation, or beyond its maximum, is not for all that wait.
+        if self._pool.opening == 0 and not self._pool.holds_back:
             collect_garbage(since)
         found = self._pool.take_back_found()
         return self._checkouts.end_lost() > 0 or found

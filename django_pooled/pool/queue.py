@@ -35,6 +35,10 @@ __all__ = [
 PATIENCE = 1.0
 """Seconds that a thread waits before it has lost connections looked for."""
 
+PATIENCE_IN_OVERLOAD = 10.0
+"""Seconds between two looks for lost connections before waiters are refused for their delay: each
+may stop all threads for a while."""
+
 CLIENT_INTERVAL = 0.1
 """Seconds after which a thread that waits looks again whether its client has gone."""
 
@@ -55,6 +59,7 @@ class RecoveringPool(GrowingPool):
         # takes no lock: finalizers append.
         self._found: deque[tuple[PooledConnection, Use | None]] = deque()
         self._finds = 0  # only compared: two finalizers at once may count as one
+        self._looks_again_at = 0.0  # without a lock: if two threads look at once, both may
         super().__init__(*arguments, **options)
 
     @property
@@ -211,7 +216,7 @@ class RecoveringPool(GrowingPool):
         return inf
 
     def is_overdue(self, waiter: Waiter) -> bool:
-        """Tell whether a waiter has waited for too long: then `take` refuses it."""
+        """Tell whether a waiter has waited for too long: then `take` refuses it; without a lock."""
         return False
 
     def has_enough_like(self, waiter: Waiter) -> bool:
@@ -262,6 +267,10 @@ class RecoveringPool(GrowingPool):
             else:
                 waiter.sleep(min(wakes_at, monotonic() + CLIENT_INTERVAL))
                 watched.end_if_gone()
+            if self.is_overdue(waiter) and monotonic() >= self._looks_again_at:
+                # In an overload none waits for as long as others have patience.
+                self._looks_again_at = monotonic() + PATIENCE_IN_OVERLOAD
+                look_for_lost(None)
             with self.lock:
                 if self.holds_back:
                     self.end_pause_in_time()

@@ -159,6 +159,26 @@ def test_a_connection_that_is_dropped_counts_for_its_lane_no_more(
     assert waiters.served == ["task"]
 
 
+@pytest.mark.parametrize("lanes", [{"admin": {"reserved": 1}}, {"web": {"max": 1}}])
+def test_one_that_only_refers_to_itself_is_found_though_another_is_idle(
+    server: EmbeddedServer, make_pool: MakePool, lanes: dict[str, Any]
+) -> None:
+    pool = make_pool(server, max_size=2, timeout=LONG, lanes=lanes)
+    both = [checkout(pool, "web"), checkout(pool, "admin")]
+    while both:
+        pool.checkin(both.pop())
+    gc.collect()
+    gc.disable()
+    try:
+        cycle: list[Any] = [checkout(pool, "web")]
+        cycle.append(cycle)
+        del cycle
+        assert (pool.gauges().idle, pool.gauges().in_use) == (1, 1)
+        pool.checkin(checkout(pool, "web"))
+    finally:
+        gc.enable()
+
+
 def test_requests_that_wait_do_not_count_against_an_admin(
     server: EmbeddedServer, make_pool: MakePool
 ) -> None:

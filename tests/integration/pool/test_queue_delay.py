@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -157,6 +158,24 @@ def test_a_server_that_is_away_is_no_overload(
     proxy.forward()
     waiters.join()
     assert (len(waiters.served), waiters.errors) == (6, [])
+
+
+def test_lost_connections_are_found_though_none_waits_for_long(
+    server: EmbeddedServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(server, max_size=1, timeout=LONG, queue_target=0.05, queue_interval=0.1)
+    gc.collect()
+    gc.disable()
+    try:
+        cycle: list[Any] = [pool.checkout()]
+        cycle.append(cycle)
+        del cycle
+        with pytest.raises(PoolExhausted):
+            pool.checkout()
+        wait_until(lambda: pool.gauges().idle == 1)
+        assert query(pool) == 42
+    finally:
+        gc.enable()
 
 
 def test_max_waiting_says_so_itself(server: EmbeddedServer, make_pool: MakePool) -> None:
