@@ -64,6 +64,7 @@ def post_worker_init(worker):
 """
 CELERY = """
 import os
+from pathlib import Path
 from celery import Celery
 from tests.sites.processes.celery_app import configuration
 app = Celery("shop")
