@@ -190,7 +190,10 @@ class DatabaseWrapper(Ownership):
                 pool = self._lookup.find(self, conn_params)
             connection: Any = pool.checkout() if self.queued is None else self._next_in_line(pool)
             self.checked_out_from = self.pool = pool
-            self.gives_back = pool.transaction_mode or not (this_thread.has_end or self._has_end)
+            has_end = this_thread.has_end
+            if has_end is None:
+                has_end = this_thread.find_out()
+            self.gives_back = pool.transaction_mode or not (has_end or self._has_end)
             connection.carries = pool.options.pipeline and IS_SUPPORTED
         else:
             foreign_options.refuse_leftovers(self.alias, self.settings_dict)
@@ -220,7 +223,8 @@ class DatabaseWrapper(Ownership):
         # Before the checkout: a converter of a URL may query too, and by this wrapper.
         with lane(lane_of_caller()):
             if self.connection is before:
-                self.connect()
+                # Without what a backend built on this one does around it: that is under way.
+                DatabaseWrapper.connect(self)
 
     def _next_in_line(self, pool: Pool) -> PooledConnection:
         queued, self.queued = self.queued, None

@@ -26,7 +26,8 @@ R = TypeVar("R")
 _MARK = "django_pooled_lane"
 
 current: ContextVar[str | Callable[[], str] | None] = ContextVar("django_pooled.lane", default=None)
-"""The lane of the running code, or what finds it out at a checkout; None if it was given none."""
+"""The lane of the running code, or what finds it out at a checkout, and may query itself; None
+if it was given none."""
 
 
 def lane_of_caller() -> str:
