@@ -215,7 +215,7 @@ def test_another_user_gives_no_orders(
         "client.sendall(sys.argv[3].encode()); print(repr(client.recv(100)))"
     )
     done = subprocess.run(
-        ["/usr/bin/python3", "-c", program, str(STRANGER), str(path), PAUSE.encoded().decode()],
+        [sys.executable, "-c", program, str(STRANGER), str(path), PAUSE.encoded().decode()],
         capture_output=True,
         text=True,
         check=False,
