@@ -66,7 +66,7 @@ def saturated(pool: Pool, parameters: dict[str, Any]) -> None:
 
 
 def refused(pool: Pool, parameters: dict[str, Any]) -> None:
-    parameters["password"] = "wrong"
+    parameters["password"] = "not-the-password"
     with pytest.raises(ConnectFailed):
         pool.checkout()
 

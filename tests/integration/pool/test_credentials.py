@@ -312,7 +312,11 @@ def test_a_refusal_by_the_server_is_one_also_there(
     server: EmbeddedServer, make_pool: MakePool, connector: Connector
 ) -> None:
     pool = make_pool(
-        server, min_size=0, timeout=60.0, connect=connector, parameters={"password": "wrong"}
+        server,
+        min_size=0,
+        timeout=60.0,
+        connect=connector,
+        parameters={"password": "not-the-password"},
     )
     with pytest.raises(ConnectFailed, match="password authentication failed"):
         query(pool)

@@ -426,7 +426,7 @@ def refusal(pool: Pool) -> str:
 def test_waiters_hear_of_a_refusal_as_soon_as_the_server_has_spoken(
     server: EmbeddedServer, make_pool: MakePool
 ) -> None:
-    pool = make_pool(server, min_size=0, parameters={"password": "wrong"}, timeout=30.0)
+    pool = make_pool(server, min_size=0, parameters={"password": "not-the-password"}, timeout=30.0)
     told_at: list[float] = []
 
     def wait() -> None:
