@@ -151,8 +151,8 @@ class Admission:
         if lane.delay is None:
             return False
         waiters = (place.waiter for place in places)
-        waiting = sum(waiter is not None and waiter.lane is lane for waiter in waiters)
-        return lane.delay.has_enough(waiting, now)
+        since = [each.since for each in waiters if each is not None and each.lane is lane]
+        return lane.delay.has_enough(since, now)
 
     def note_served(self, waiter: Waiter, now: float) -> None:
         """A waiter gets a connection."""

@@ -77,17 +77,19 @@ class QueueDelay:
         self._refused += self._is_overloaded
         return self._is_overloaded
 
-    def has_enough(self, waiting: int, now: float) -> bool:
+    def has_enough(self, since: list[float], now: float) -> bool:
         """Tell whether a new waiter is refused, since it would wait too long.
 
         Args:
-            waiting: Those that wait already.
+            since: When those began to wait that wait already, the first one first.
             now: The monotonic moment.
         """
         is_refused = (
             self._is_overloaded
             and now < self._ends_at + self.interval
-            and waiting >= max(1.0, self._rate * 2 * self.target)
+            and len(since) >= max(1.0, self._rate * 2 * self.target)
+            # Else they may be a burst: the rate of a pool that was idle tells of few arrivals.
+            and self._waited(since[0], now) > self.target
         )
         self._refused += is_refused
         return is_refused

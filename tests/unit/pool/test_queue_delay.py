@@ -56,12 +56,15 @@ def test_no_more_may_wait_in_an_overload_than_are_served_in_time() -> None:
         now = 99.0 + twentieth / 20
         delay.note_served(now - 0.15, now)
         delay.note_taken()
-        assert not delay.has_enough(1000, now) or now >= 101.0
+        assert not delay.has_enough([now - 9.0] * 1000, now) or now >= 101.0
     # Twenty a second, so four in 0.2 s.
     assert delay.refuses(101.0, 102.01)
-    assert [delay.has_enough(waiting, 102.1) for waiting in (3, 5)] == [False, True]
+    assert not delay.has_enough([101.95] * 3, 102.1)
+    assert delay.has_enough([101.95] * 5, 102.1)
+    # They have come together, and may be gone soon.
+    assert not delay.has_enough([102.05] * 1000, 102.1)
     # It was a burst of long ago.
-    assert not delay.has_enough(1000, 105.0)
+    assert not delay.has_enough([104.0] * 1000, 105.0)
 
 
 def test_a_connection_that_no_waiter_wants_ends_them_too() -> None:
