@@ -193,8 +193,9 @@ def make_watched(
 
 
 @pytest.mark.parametrize(
-    ("parameters", "error"),
-    [({"password": "wrong"}, ConnectFailed), ({"port": free_port()}, CheckoutTimeout)],
+    ("parameters", "error", "timeout"),
+    # A login is refused when the server has answered; nobody answers at the port.
+    [({"password": "wrong"}, ConnectFailed, 30.0), ({"port": free_port()}, CheckoutTimeout, 0.2)],
     ids=["refused", "away"],
 )
 def test_reconnect_failed_is_called_when_its_time_has_passed_and_not_before(
@@ -203,9 +204,10 @@ def test_reconnect_failed_is_called_when_its_time_has_passed_and_not_before(
     told: list[float],
     parameters: dict[str, Any],
     error: type[Exception],
+    timeout: float,
 ) -> None:
     pool = make_watched(
-        make_pool, server, told, parameters=parameters, timeout=0.2, reconnect_timeout=1.5
+        make_pool, server, told, parameters=parameters, timeout=timeout, reconnect_timeout=1.5
     )
     began = time.monotonic()
     while time.monotonic() < began + 1.0:

@@ -45,6 +45,7 @@ OTHERS = {
     "_is_gil_enabled": "sys; there from 3.13 on",
     "_getframe": "sys",
     "_fixups": "Celery; a check finds nothing without it",
+    "_pytest": "pytest; a test that loads the site would open pools without it",
     "_setting_search_path": "django-tenants",
 }
 # Theirs, with the reason why it is nowhere else.

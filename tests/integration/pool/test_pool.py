@@ -96,6 +96,8 @@ def test_backends_killed_while_idle_fail_no_checkout(
 ) -> None:
     pool = make_pool(own_server, max_size=idle)
     fill(pool, idle)
+    # Without the one that has found the server started.
+    wait_until(lambda: len(backend_pids(own_server, "postgres")) == idle)
     assert kill_backends(own_server, "postgres") == idle
     assert [query(pool) for _ in range(idle * 2)] == [42] * idle * 2
     assert pool.snapshot().counters.closed["dead"] == idle
