@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.db import transaction, utils
-from django.db.backends.base import base
 from django.db.backends.postgresql import base as postgresql
-from django.db.backends.postgresql import psycopg_any
 
-from django_pooled.diagnostics.required_names import Need, require
+from django_pooled.diagnostics.required_names import Need, needed_of, require
+
+with needed_of("django"):
+    from django.db.backends.base import base
+    from django.db.backends.postgresql import psycopg_any
 
 if TYPE_CHECKING:
     from django.http import HttpResponse

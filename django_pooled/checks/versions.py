@@ -8,6 +8,7 @@ from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 from django.utils.version import get_version_tuple
 
+from django_pooled.diagnostics.required_names import OLDEST
 from django_pooled.diagnostics.required_packages import missing_package
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NEWEST_POOL", "OLDEST_POOL", "check_versions"]
 
-OLDEST_POOL, NEWEST_POOL = (3, 3), (3, 3)
+OLDEST_POOL, NEWEST_POOL = get_version_tuple(OLDEST["psycopg-pool"]), (3, 3)
 """The minor versions of psycopg_pool that the tests are run with."""
 
 
@@ -32,10 +33,10 @@ def check_versions(**kwargs: object) -> list[CheckMessage]:
 
 
 def _outdated(psycopg: str, psycopg_pool: str) -> Iterator[CheckMessage]:
-    if get_version_tuple(psycopg) < (3, 2, 4):
+    if get_version_tuple(psycopg) < get_version_tuple(OLDEST["psycopg"]):
         yield Error(
             f"psycopg {psycopg} is too old for django_pooled.",
-            hint="Install psycopg 3.2.4 or later.",
+            hint=f"Install psycopg {OLDEST['psycopg']} or later.",
             id="django_pooled.E002",
         )
     minor = get_version_tuple(psycopg_pool)[:2]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from importlib.metadata import version
 from inspect import Parameter, isfunction, signature
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.version import get_version_tuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = [
+    "OLDEST",
     "Need",
     "UnsupportedRelease",
     "changed_overrides",
+    "needed_of",
     "require",
     "require_overrides",
     "title_of",
@@ -23,6 +27,12 @@ __all__ = [
 
 class UnsupportedRelease(ImproperlyConfigured):
     """The inside of another package is not what this one builds on."""
+
+
+OLDEST = {"django": "5.2", "psycopg": "3.2.4", "psycopg-pool": "3.3"}
+"""The releases that setup.cfg asks for, by the packages' names on PyPI."""
+
+_LACKS = "does not have what django_pooled needs of its inside"
 
 
 class Need(NamedTuple):
@@ -40,6 +50,26 @@ class Need(NamedTuple):
     are not called."""
 
 
+@contextmanager
+def needed_of(distribution: str) -> Iterator[None]:
+    """Refuse to start with a release of another package if what a block imports of it has moved.
+
+    Otherwise a server would start without the engine: Django calls a backend that cannot be
+    imported unavailable, at the first query.
+
+    Args:
+        distribution: The package's name on PyPI; that it is there at all is known.
+
+    Raises:
+        UnsupportedRelease: A module, or a name in it, is not where it was.
+    """
+    try:
+        yield
+    except ImportError as error:
+        # Python says which one, and where it was looked for.
+        _refuse(distribution, _LACKS, [str(error)], error)
+
+
 def require(distribution: str, needs: Iterable[Need]) -> None:
     """Refuse to start with a release of another package whose private names have changed.
 
@@ -55,7 +85,7 @@ def require(distribution: str, needs: Iterable[Need]) -> None:
     """
     missing = [each for need in needs for each in _missing(need)]
     if missing:
-        _refuse(distribution, "does not have what django_pooled needs of its inside", missing)
+        _refuse(distribution, _LACKS, missing)
 
 
 def require_overrides(distribution: str, ours: type, theirs: type) -> None:
@@ -137,11 +167,17 @@ def _binds(function: Any, positional: list[Any], keywords: dict[str, Any]) -> bo
     return True
 
 
-def _refuse(distribution: str, why: str, names: list[str]) -> NoReturn:
+def _refuse(
+    distribution: str, why: str, names: list[str], cause: Exception | None = None
+) -> NoReturn:
+    installed, oldest = version(distribution), OLDEST.get(distribution)
+    if oldest is not None and get_version_tuple(installed) < get_version_tuple(oldest):
+        remedy = f"Install {distribution} {oldest} or later."
+    else:
+        remedy = f"Install an older {distribution}, or a newer django_pooled that knows this one."
     raise UnsupportedRelease(
-        f"{distribution} {version(distribution)} {why}: {', '.join(names)}. Install an older "
-        f"{distribution}, or a newer django_pooled that knows this one."
-    )
+        f"{distribution} {installed} {why}: {', '.join(names)}. {remedy}"
+    ) from cause
 
 
 def title_of(owner: object) -> str:

@@ -12,12 +12,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import generators, pq
-from psycopg.client_cursor import ClientCursorMixin
+from psycopg import pq
 
-from django_pooled.diagnostics.required_names import Need, require
+from django_pooled.diagnostics.required_names import Need, needed_of, require
 
 from .psycopg_private import name_of
+
+with needed_of("psycopg"):
+    from psycopg import generators
+    from psycopg.client_cursor import ClientCursorMixin
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, ref
 
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
-from psycopg_pool import pool as inside
 
 from django_pooled.activity import start_thread
-from django_pooled.diagnostics.required_names import Need, require, require_overrides
+from django_pooled.diagnostics.required_names import Need, needed_of, require, require_overrides
 
 from .connection import PooledConnection
+
+with needed_of("psycopg-pool"):
+    from psycopg_pool import pool as inside
 
 if TYPE_CHECKING:
     import threading
@@ -55,7 +57,6 @@ def _require() -> None:
             Need(inside, "ConnectionPool", "open a pool", takes=_OPTIONS),
             Need(inside, "AddConnection MaintenanceTask", tasks, takes="pool"),
             Need(inside, "Schedule", tasks, takes="pool task delay"),
-            Need(inside.MaintenanceTask, "run tick _run", tasks),
             Need(kind, "run_task", tasks, takes="self task"),
             Need(kind, "schedule_task", tasks, takes="self task delay"),
             Need(kind, "_start_workers _start_initial_tasks", "do without threads at exit"),
@@ -66,10 +67,12 @@ def _require() -> None:
             Need(kind, "close", "end its threads", takes="self timeout"),
         ),
     )
+    # What has names of its own is there by now.
     pool = ConnectionPool("", min_size=0, max_size=1, open=False)
     require(
         "psycopg-pool",
         (
+            Need(inside.MaintenanceTask, "run tick _run", tasks),
             Need(pool, "_workers", tasks),
             Need(pool, "_pool _waiting _closed", "take an idle connection"),
             Need(pool, "_nconns _nconns_min _min_size _max_size", "count connections"),

@@ -9,10 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
-from psycopg import _conninfo_utils, conninfo, generators, pq
+from psycopg import conninfo, pq
 from psycopg.adapt import AdaptersMap, Transformer
 
-from django_pooled.diagnostics.required_names import Need, require
+from django_pooled.diagnostics.required_names import Need, needed_of, require
+
+with needed_of("psycopg"):
+    from psycopg import _conninfo_utils, generators
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
@@ -82,7 +85,6 @@ def _require() -> None:
             Need(connection.adapters, "_dumpers _dumpers_by_oid _loaders", "tell what was changed"),
             Need(connection, "_autocommit _closed pgconn", "hand a session to a new object"),
             Need(connection, "_prepared", "know what a session has prepared"),
-            Need(connection._prepared, "clear _to_flush", "forget what DISCARD has removed"),
             Need(connection, "_pipeline", "tell a pipeline"),
             Need(connection, "_num_transactions", "tell a block of transaction()"),
             Need(connection, "_start_query lock wait", "begin a transaction"),
@@ -94,6 +96,8 @@ def _require() -> None:
             Need(generators, "execute", "run a command under the connection's lock"),
         ),
     )
+    forget = "forget what DISCARD has removed"
+    require("psycopg", (Need(connection._prepared, "clear _to_flush", forget),))
 
 
 _require()

@@ -14,11 +14,14 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from asgiref import current_thread_executor, sync
+from asgiref import sync
 from asgiref.sync import AsyncToSync, SyncToAsync
 from django.core.exceptions import ImproperlyConfigured
 
-from django_pooled.diagnostics.required_names import Need, require
+from django_pooled.diagnostics.required_names import Need, needed_of, require
+
+with needed_of("asgiref"):
+    from asgiref import current_thread_executor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,8 +55,11 @@ require(
         Need(SyncToAsync, "threadlocal", "have async_to_sync() in a thread find the event loop"),
         Need(sync, "_restore_context", "have context variables follow the code to a thread"),
         Need(current_thread_executor, "CurrentThreadExecutor", _SERVE),
-        Need(current_thread_executor.CurrentThreadExecutor, "run_until_future submit", _SERVE),
     ),
+)
+require(
+    "asgiref",
+    (Need(current_thread_executor.CurrentThreadExecutor, "run_until_future submit", _SERVE),),
 )
 
 # What asgiref's locals hold in a context, for one thread alone; there from asgiref 3.12 on.

@@ -32,17 +32,19 @@ def main(arguments: list[str]) -> int:
     settings.configure()
     django.setup()
     found = look()
-    versions = {distribution: version(distribution) for distribution in sorted(found.names)}
+    before = read()
+    # The names of one that cannot be imported were not asked for.
+    known = sorted({*found.names, *before.names})
+    versions = {distribution: version(distribution) for distribution in known}
     if options.record:
         write(Record(found.names, versions, platform.python_version()))
         return 0
-    before = read()
     if options.add:
         write(before.with_names(found.names))
         return 0
     for distribution, installed in versions.items():
-        known = before.versions.get(distribution, "never")
-        sys.stdout.write(f"{distribution} {installed}, recorded: {known}\n")
+        recorded = before.versions.get(distribution, "never")
+        sys.stdout.write(f"{distribution} {installed}, recorded: {recorded}\n")
     moved = compare(before.names, found)
     broken = [*moved.broken, *missing_imports(), *found.errors]
     for line in [*broken, *moved.changed]:

@@ -73,6 +73,8 @@ def look() -> Findings:
             module = ".".join(("django_pooled", *path.relative_to(PACKAGE).with_suffix("").parts))
             try:
                 import_module(module)
+            except required_names.UnsupportedRelease as error:
+                errors.append(str(error).partition(". ")[0])
             except ImproperlyConfigured:
                 # Django's error where GDAL is missing; the refusal of a name is turned off.
                 continue

@@ -85,6 +85,37 @@ def test_it_tells_in_one_line_for_each_name_what_moved(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            (r"\bMaintenanceTask\b", "PoolTask"),
+            "psycopg_pool.pool.MaintenanceTask is gone (to give tasks to its threads)",
+        ),
+        ((r"(?m)^from \.pool import", "from .inside import"), "psycopg_pool.pool is gone"),
+    ],
+    ids=["class", "module"],
+)
+def test_it_names_a_class_or_a_module_that_is_gone(
+    tmp_path: Path, change: tuple[str, str], told: str
+) -> None:
+    packages = next_release(tmp_path, change)
+    if told.startswith("psycopg_pool.pool is"):
+        folder = packages / "psycopg_pool"
+        (folder / "pool.py").rename(folder / "inside.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.canary"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment_with(packages),
+    )
+    assert done.returncode == 1, done.stderr
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert any(line.startswith(f"psycopg-pool {VERSION}, recorded: ") for line in lines)
+    assert f"psycopg-pool: {told}" in lines, done.stdout
+
+
 class Pool:
     """A class."""
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from configparser import ConfigParser
+from pathlib import Path
 
 import pytest
 
-from django_pooled.diagnostics.required_names import changed_overrides
+from django_pooled.diagnostics import required_names
+from django_pooled.diagnostics.required_names import (
+    OLDEST,
+    Need,
+    UnsupportedRelease,
+    changed_overrides,
+    require,
+)
 from tests.support.next_release import VERSION, environment_with, next_release
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PROGRAM = """
 import sys
@@ -89,6 +94,19 @@ def without(module: str, path: str) -> str:
             "psycopg-pool 3.",
             "ConnectionPool._add_to_pool (to take a connection back)",
         ),
+        # What has names of its own that are needed.
+        (
+            "psycopg_pool.pool",
+            "MaintenanceTask",
+            "psycopg-pool 3.",
+            "psycopg_pool.pool.MaintenanceTask (to give tasks to its threads)",
+        ),
+        (
+            "psycopg._preparing",
+            "PrepareManager.clear",
+            "psycopg 3.",
+            "PrepareManager.clear (to forget what DISCARD has removed)",
+        ),
     ],
 )
 def test_the_engine_says_which_name_is_gone_and_what_it_was_for(
@@ -96,6 +114,22 @@ def test_the_engine_says_which_name_is_gone_and_what_it_was_for(
 ) -> None:
     done = start_after(without(module, path))
     is_refused(done, package, purpose)
+
+
+@pytest.mark.parametrize(
+    ("package", "module", "told"),
+    [
+        ("psycopg", "_conninfo_utils", "psycopg 3."),
+        ("psycopg", "client_cursor", "psycopg 3."),
+        ("psycopg_pool", "pool", "psycopg-pool 3."),
+        ("django.db.backends.postgresql", "psycopg_any", "django "),
+    ],
+)
+def test_a_module_that_has_moved_is_said_too(package: str, module: str, told: str) -> None:
+    # In place of "isn't an available database backend", which Django says of an ImportError.
+    loaded = "import django.db.backends.postgresql.base, psycopg_pool, sys\n"
+    moved = f"del sys.modules[{package!r}].{module}; sys.modules[{package + '.' + module!r}] = None"
+    is_refused(start_after(loaded + moved), told, module)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +212,24 @@ def test_a_newer_psycopg_pool_whose_inside_has_changed_is_refused_at_start_up(
     is_refused(done, f"psycopg-pool {VERSION}", words)
 
 
-def test_a_server_with_the_app_does_not_start_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ("", "ConnectionPool._add_to_pool (to take a "),
+        # A server would start without the engine.
+        (
+            "import sys; sys.modules['psycopg_pool.pool'] = None\n",
+            "import of psycopg_pool.pool halted",
+        ),
+    ],
+    ids=["a name", "a module"],
+)
+def test_a_server_with_the_app_does_not_start_with_it(
+    tmp_path: Path, before: str, words: str
+) -> None:
     packages = next_release(tmp_path, (r"\b_add_to_pool\b", "_keep"))
+    if before:
+        before = "import psycopg_pool; del psycopg_pool.pool\n" + before
     starts = (
         "import django\n"
         "from django.conf import settings\n"
@@ -188,13 +238,41 @@ def test_a_server_with_the_app_does_not_start_with_it(tmp_path: Path) -> None:
         "django.setup()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", starts],
+        [sys.executable, "-c", before + starts],
         capture_output=True,
         text=True,
         check=False,
         env=environment_with(packages),
     )
-    is_refused(done, f"psycopg-pool {VERSION}", "ConnectionPool._add_to_pool (to take a ")
+    is_refused(done, f"psycopg-pool {VERSION}", words)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "version", "remedy"),
+    [
+        ("psycopg-pool", "3.2.7", "Install psycopg-pool 3.3 or later."),
+        ("psycopg-pool", "3.3", "Install an older psycopg-pool, or a newer django_pooled"),
+        ("psycopg", "3.2.3", "Install psycopg 3.2.4 or later."),
+        ("psycopg", "3.10", "Install an older psycopg, or a newer django_pooled"),
+        ("asgiref", "3.9", "Install an older asgiref, or a newer django_pooled"),
+    ],
+)
+def test_the_remedy_depends_on_which_side_the_release_is(
+    monkeypatch: pytest.MonkeyPatch, distribution: str, version: str, remedy: str
+) -> None:
+    monkeypatch.setattr(required_names, "version", lambda asked: version)
+    with pytest.raises(UnsupportedRelease) as refusal:
+        require(distribution, [Need(Theirs, "no_such", "have a test")])
+    assert str(refusal.value).startswith(f"{distribution} {version} does not have what ")
+    assert remedy in str(refusal.value)
+
+
+def test_the_oldest_releases_are_those_that_are_installed_with_it() -> None:
+    setup = ConfigParser()
+    setup.read(Path(__file__).parents[3] / "setup.cfg", "utf-8")
+    asked = [line.partition(",")[0] for line in setup["options"]["install_requires"].splitlines()]
+    wanted = {name.lower(): oldest for name, _, oldest in (line.partition(">=") for line in asked)}
+    assert OLDEST.items() <= wanted.items()
 
 
 class Theirs:
