@@ -1,6 +1,7 @@
 """Many threads on small pools while sessions are killed, pools closed, processes forked, all read.
 
     python -m tests.faults.stress --cycles 200000
+    python -m tests.faults.stress --cycles 200000 --lanes
 
 It prints what was done and what was wrong, and its exit status is 1 if anything was. It ends when
 the cycles are done: no time decides.
@@ -20,14 +21,17 @@ import threading
 import time
 import traceback
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from django_pooled.pool.lanes import LANES
 from tests.support.forking import fork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tests.faults.stress_pools import WatchedPool
 
 DATABASE = "STRESS_DATABASE"
 """The environment's variable with HOST, PORT, USER, PASSWORD and NAME of a database, as JSON;
@@ -45,10 +49,15 @@ class Stress:
         threads: As many use each pool.
         folder: Where the process publishes its pools.
         seed: Of what is chosen at random.
+        lanes: Whether the pools have lanes, a bound on the delay, and connections that live for a
+            second, which are replaced ahead and pinged.
     """
 
-    def __init__(self, database: dict[str, Any], threads: int, folder: str, seed: int) -> None:
+    def __init__(
+        self, database: dict[str, Any], threads: int, folder: str, seed: int, *, lanes: bool
+    ) -> None:
         self._database = database
+        self._lanes = lanes
         self._threads = threads
         self._folder = folder
         self._seed = seed
@@ -58,6 +67,8 @@ class Stress:
         self.wrong: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
         self._cycles: list[int] = []
+        self._held: dict[WatchedPool, Counter[str]] = {}
+        """At least so many connections each lane has."""
 
     def count(self, what: str) -> None:
         """Count something that may happen."""
@@ -83,13 +94,21 @@ class Stress:
         """Make an alias with a pool of its own."""
         from django.db import connections
 
-        pool = {
+        pool: dict[str, Any] = {
             "max_size": max_size,
             "min_size": 0,
             "timeout": PATIENCE,
             "stats_dir": self._folder,
             "show_statements": True,
         }
+        if self._lanes:
+            pool |= {
+                "lanes": _lanes_of(max_size),
+                "queue_target": 0.02,
+                "queue_interval": 0.2,
+                "max_lifetime": 1.0,
+                "keepalive": 0.1,
+            }
         connections.settings[alias] = {
             **connections.settings["default"],
             **self._database,
@@ -158,13 +177,19 @@ class Stress:
     def _work(self, alias: str, number: int, cycles: int) -> None:
         from django.db import Error, connections
 
+        from django_pooled import lane
         from django_pooled.errors import CheckoutTimeout, PoolExhausted
 
         chance = random.Random(f"{self._seed} {alias} {number}")
         for _ in range(cycles):
+            name = chance.choice(LANES)
             try:
-                self._cycle(alias, chance.random())
+                with lane(name):
+                    self._cycle(alias, chance.random(), name)
             except (CheckoutTimeout, PoolExhausted) as error:
+                if self._lanes and getattr(error, "limit", "") == "queue_target":
+                    self.count("refusals")
+                    continue
                 self.complain(f"{type(error).__name__} of a checkout", str(error))
             except Error as error:
                 self.count(f"{type(error).__name__}")
@@ -174,16 +199,17 @@ class Stress:
                 self._cycles[number] += 1
         del connections[alias]
 
-    def _cycle(self, alias: str, chance: float) -> None:
+    def _cycle(self, alias: str, chance: float, lane: str) -> None:
         from django.db import DataError, connections, transaction
 
         wrapper = connections[alias]
-        if chance < 0.9:
+        if chance < 0.9 and not self._lanes:
             self._ask(wrapper, "SELECT 1")
         elif chance < 0.94:
             with transaction.atomic(using=alias):
                 self._ask(wrapper, "SELECT 2")
-                self._ask(wrapper, "SELECT 3")
+                with self._holding(wrapper, lane):
+                    self._ask(wrapper, "SELECT 3")
         elif chance < 0.96:
             with suppress(DataError):
                 self._ask(wrapper, "SELECT 1 / 0")
@@ -197,6 +223,37 @@ class Stress:
             # Dropped with its connection, which nothing gives back.
             self._ask(wrapper, "SELECT 4")
             del connections[alias]
+
+    @contextmanager
+    def _holding(self, wrapper: Any, lane: str) -> Iterator[None]:
+        """Count the connection of a transaction for its lane, and judge the limits of all."""
+        from tests.faults.stress_pools import WatchedPool
+
+        with WatchedPool.lock:
+            pool = WatchedPool.owners.get(id(wrapper.connection.pgconn))
+        if pool is None or not self._lanes:
+            # Killed and closed meanwhile.
+            yield
+            return
+        with self._lock:
+            held = self._held.setdefault(pool, Counter())
+            held[lane] += 1
+            max_size = pool.options.max_size
+            limits = _lanes_of(max_size)
+            seen = f"{dict(held)} of {max_size}"
+            kept = sum(max(0, limits[each].get("reserved", 0) - held[each]) for each in limits)
+            wrong = {
+                "a lane beyond its max": held[lane] > limits.get(lane, {}).get("max", max_size),
+                "what is reserved is taken": held.total() + kept > max_size,
+            }
+        for what, is_so in wrong.items():
+            if is_so:
+                self.complain(what, seen)
+        try:
+            yield
+        finally:
+            with self._lock:
+                held[lane] -= 1
 
     def _ask(self, wrapper: Any, statement: str) -> None:
         with wrapper.cursor() as cursor:
@@ -260,7 +317,7 @@ class Stress:
         def read(look: Callable[[], list[Any]]) -> None:
             def judge() -> None:
                 for pool in look():
-                    self._judge(complaints_about(pool))
+                    self._judge(complaints_about(pool, have_limits=self._lanes))
 
             while not over.is_set():
                 self.guarded(judge)
@@ -350,6 +407,12 @@ class Stress:
                     raise SystemExit(f"{thread.name} hangs")
 
 
+def _lanes_of(max_size: int) -> dict[str, dict[str, int]]:
+    """Return the limits of the lanes of a pool."""
+    reserved = {"admin": {"reserved": 1}} if max_size > 1 else {}
+    return {**reserved, "task": {"max": (max_size + 1) // 2}}
+
+
 def run(options: argparse.Namespace, database: dict[str, Any]) -> int:
     """Run all of it; return the exit status."""
     import django
@@ -366,7 +429,7 @@ def run(options: argparse.Namespace, database: dict[str, Any]) -> int:
     stress_pools.watch()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="stress-", dir="/tmp") as folder:
-        stress = Stress(database, options.threads, folder, options.seed)
+        stress = Stress(database, options.threads, folder, options.seed, lanes=options.lanes)
         for number in range(options.starts):
             stress.start(number)
         for max_size in range(1, 9):
@@ -393,6 +456,7 @@ def main() -> int:
     parser.add_argument("--starts", type=int, default=40, help="of a process: one pool each")
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lanes", action="store_true", help="and connections that live shortly")
     parser.add_argument("--switch-interval", type=float, help="seconds; 1e-6 to find races")
     options = parser.parse_args()
     faulthandler.enable()

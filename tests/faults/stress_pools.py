@@ -84,13 +84,19 @@ def _forget() -> None:
     WatchedPool.made, WatchedPool.owners = [], {}
 
 
-def complaints_about(pool: PoolSnapshot) -> list[tuple[str, str]]:
-    """Say what cannot be true of a pool at any moment, and what was seen."""
+def complaints_about(pool: PoolSnapshot, *, have_limits: bool) -> list[tuple[str, str]]:
+    """Say what cannot be true of a pool at any moment, and what was seen.
+
+    Args:
+        pool: The pool.
+        have_limits: Whether waiters may be of lanes that have as many connections as they may.
+    """
     counters = pool.counters
     wrong = {
         "more connections than max_size": pool.size > pool.max_size,
         "size is not idle + in use": pool.size != pool.idle + pool.in_use,
-        "a thread waits beside an idle connection": bool(pool.idle and pool.waiting),
+        "a thread waits beside an idle connection": bool(pool.idle and pool.waiting)
+        and not have_limits,
         "checkouts are not checkins + discarded + in use": counters.checkouts
         != counters.checkins + counters.discarded + pool.in_use,
         "not each end has its duration": counters.use.count

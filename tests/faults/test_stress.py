@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     "COVERAGE_RUN" in os.environ,
     reason="a thread may hold coverage's own lock at the fork, and then the child hangs in that",
 )
-@pytest.mark.parametrize("interval", [[], ["--switch-interval", "1e-6"]], ids=["usual", "hasty"])
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--switch-interval", "1e-6"], ["--switch-interval", "1e-6", "--lanes"]],
+    ids=["usual", "hasty", "lanes"],
+)
 def test_threads_on_small_pools_find_nothing_wrong(
-    private_server: EmbeddedServer, interval: list[str]
+    private_server: EmbeddedServer, options: list[str]
 ) -> None:
     short = ["--cycles", "3200", "--starts", "5"]
-    command = [sys.executable, "-m", stress.__name__, *short, *interval]
+    command = [sys.executable, "-m", stress.__name__, *short, *options]
     done = subprocess.run(
         command,
         env={**os.environ, stress.DATABASE: json.dumps(private_server.django_settings())},
