@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django_pooled.diagnostics.required_packages import missing_package, refusal
+
+# Before Django's engine, which would name no package of ours.
+if (_missing := missing_package()) is not None:
+    raise refusal(_missing)
+
 from django.db import transaction, utils
 from django.db.backends.postgresql import base as postgresql
 

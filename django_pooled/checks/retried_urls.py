@@ -24,7 +24,7 @@ def check_retried_urls(**kwargs: object) -> list[CheckMessage]:
     """Check the databases that requests are retried on, and patterns that are so twice."""
     if getattr(settings, "ROOT_URLCONF", None) is None:
         return []
-    # Without psycopg the check that says so still has to run.
+    # Not before: without psycopg the check that says so still has to run.
     from django_pooled.views.patterns import site_options
 
     messages: list[CheckMessage] = []

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = """
 SECRET_KEY = "only for tests"
 INSTALLED_APPS = ["django_pooled"]
+ROOT_URLCONF = "shop_urls"
 POOLED = {"ENGINE": "django_pooled", "NAME": "shop"}
 SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
 """
@@ -34,6 +35,7 @@ def manage(tmp_path: Path) -> Manage:
 
     def run(databases: str, prelude: str = "", psycopg2: str | None = None) -> object:
         (tmp_path / "shop_settings.py").write_text(SETTINGS + databases, encoding="utf-8")
+        (tmp_path / "shop_urls.py").write_text("urlpatterns = []\n", encoding="utf-8")
         if psycopg2 is not None:
             (tmp_path / "psycopg2.py").write_text(psycopg2, encoding="utf-8")
         script = "from django.core.management import execute_from_command_line as run\n"
@@ -136,6 +138,12 @@ class TestLibpqIsMissing:
         assert done.returncode == 1
         assert f"?: (django_pooled.E004) {self.WORDS}" in done.stderr
         assert f"HINT: {self.REMEDY}; psycopg2 may stay for other packages.\n" in done.stderr
+
+    def test_a_module_that_imports_what_retries_views_is_told_so(self, manage: Manage) -> None:
+        urls = "from django_pooled.urls import retry_requests\nretry_requests([])\n"
+        done = manage(POOLED_BESIDE_ANOTHER, WITHOUT_LIBPQ + urls)
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith(f"django.core.exceptions.ImproperlyConfigured: {self.WORDS}")
 
     def test_an_implementation_that_was_asked_for_and_is_missing_is_named(
         self, manage: Manage
