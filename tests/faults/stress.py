@@ -49,8 +49,8 @@ class Stress:
         threads: As many use each pool.
         folder: Where the process publishes its pools.
         seed: Of what is chosen at random.
-        lanes: Whether the pools have lanes, a bound on the delay, and connections that live for a
-            second, which are replaced ahead and pinged.
+        lanes: Whether the pools have lanes, a bound on the delay, and connections that live for
+            half a second, which are replaced ahead and pinged.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Stress:
                 "lanes": _lanes_of(max_size),
                 "queue_target": 0.02,
                 "queue_interval": 0.2,
-                "max_lifetime": 1.0,
+                "max_lifetime": 0.5,
                 "keepalive": 0.1,
             }
         connections.settings[alias] = {
@@ -173,6 +173,7 @@ class Stress:
         self.done["cycles"] += share * self._threads
         self.done["checkouts"] += counted
         self.done["pools"] += len(pools)
+        self.done["expired"] += sum(pool.snapshot().counters.closed["lifetime"] for pool in pools)
 
     def _work(self, alias: str, number: int, cycles: int) -> None:
         from django.db import Error, connections
@@ -424,9 +425,13 @@ def run(options: argparse.Namespace, database: dict[str, Any]) -> int:
         USE_TZ=True,
     )
     django.setup()
+    from django_pooled.pool import upkeep
     from tests.faults import stress_pools
 
     stress_pools.watch()
+    if options.lanes:
+        # Sessions are killed before they have lived for seconds.
+        upkeep.SOONEST, upkeep.SHARE = 0.01, 0.5
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="stress-", dir="/tmp") as folder:
         stress = Stress(database, options.threads, folder, options.seed, lanes=options.lanes)
@@ -456,7 +461,7 @@ def main() -> int:
     parser.add_argument("--starts", type=int, default=40, help="of a process: one pool each")
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lanes", action="store_true", help="and connections that live shortly")
+    parser.add_argument("--lanes", action="store_true", help="and short lives")
     parser.add_argument("--switch-interval", type=float, help="seconds; 1e-6 to find races")
     options = parser.parse_args()
     faulthandler.enable()
