@@ -29,6 +29,8 @@ STEP = 0.05
 """Seconds between two glances at Django, which is being set up."""
 
 _is_arranged = False
+"""Read and set without a lock: where two threads make their first wrappers at once, without the
+app, both may arrange it, and whoever opens a pool second finds it open."""
 
 
 def arrange() -> None:

@@ -20,7 +20,7 @@ class QueueDelay:
     https://queue.acm.org/detail.cfm?id=2209336,
     https://hexdocs.pm/db_connection/DBConnection.html#start_link/2-queue-config
 
-    The pool's lock guards it.
+    The pool's lock guards it, but for `refuses_from`, whose answer is a moment to look again.
 
     Args:
         target: Seconds.

@@ -44,6 +44,8 @@ class Upkeep:
     While connecting fails, none leaves before its end. What was not needed for ``max_idle``
     seconds, and is beyond ``min_size``, is closed and not replaced.
 
+    It has no state of its own: nothing here changes once it is made.
+
     Args:
         options: The pool's.
         queue: The connections.
