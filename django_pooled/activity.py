@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FUNCTIONS",
-    "NAMED_FRAMES",
     "NOT_YET",
     "current",
     "is_task",
+    "look_for",
     "name_of",
     "start_thread",
 ]
@@ -88,7 +88,7 @@ def _middleware(frame: FrameType) -> str:
     return NOT_YET
 
 
-NAMED_FRAMES: dict[tuple[str, str], Callable[[FrameType], str | None]] = {
+_NAMED_FRAMES: dict[tuple[str, str], Callable[[FrameType], str | None]] = {
     ("django.core.handlers.base", "get_response"): _middleware,
     ("django.core.handlers.base", "_get_response"): _view,
     ("celery.app.trace", "trace_task"): _task("celery", "task", "name"),
@@ -106,8 +106,13 @@ NAMED_FRAMES: dict[tuple[str, str], Callable[[FrameType], str | None]] = {
 """How a frame of Django's handler, of a task queue's worker or of a management command tells the
 name, by its module and function."""
 
-FUNCTIONS = frozenset(name for _, name in NAMED_FRAMES)
+FUNCTIONS = frozenset(name for _, name in _NAMED_FRAMES)
 """Those functions alone."""
+
+
+def look_for(frame: FrameType) -> Callable[[FrameType], str | None] | None:
+    """Return what finds the name in a frame of one of `FUNCTIONS`; None if it is another's."""
+    return _NAMED_FRAMES.get((frame.f_globals.get("__name__", ""), frame.f_code.co_name))
 
 
 def is_task() -> bool:
@@ -117,10 +122,7 @@ def is_task() -> bool:
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        name = frame.f_code.co_name
-        if name in FUNCTIONS:
-            look = NAMED_FRAMES.get((frame.f_globals.get("__name__", ""), name))
-            if look is not None:
-                return look not in (_view, _middleware)
+        if frame.f_code.co_name in FUNCTIONS and (look := look_for(frame)) is not None:
+            return look not in (_view, _middleware)
         frame = frame.f_back
     return False

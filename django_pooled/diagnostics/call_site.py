@@ -10,7 +10,7 @@ import sysconfig
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from django_pooled.activity import FUNCTIONS, NAMED_FRAMES, current
+from django_pooled.activity import FUNCTIONS, current, look_for
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
@@ -129,7 +129,7 @@ def whereabouts(above: int = 0) -> tuple[Line, str | None]:
 
 
 def _name_by(frame: FrameType) -> str | None:
-    look = NAMED_FRAMES.get((frame.f_globals.get("__name__", ""), frame.f_code.co_name))
+    look = look_for(frame)
     return None if look is None else look(frame)
 
 
