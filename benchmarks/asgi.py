@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from _site import set_up
 from asgiref.sync import SyncToAsync, sync_to_async
 
 if TYPE_CHECKING:
@@ -121,19 +121,10 @@ def function(request: HttpRequest) -> HttpResponse:
 
 def site() -> Any:
     """Return the ASGI application."""
-    import django
-    from django.conf import settings
     from django.core.asgi import get_asgi_application
     from django.urls import path
 
-    settings.configure(
-        DATABASES={"default": json.loads(os.environ["BENCHMARK_DATABASE"])},
-        ROOT_URLCONF=__name__,
-        ALLOWED_HOSTS=["*"],
-        LOGGING_CONFIG=None,
-        MIDDLEWARE=[],
-    )
-    django.setup()
+    set_up(__name__)
     from django_pooled import retry_transaction
 
     globals()["urlpatterns"] = [

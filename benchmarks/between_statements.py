@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -24,8 +21,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from _site import set_up, threaded
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from django.http import HttpRequest, HttpResponse
 
@@ -77,19 +76,10 @@ def write(request: HttpRequest) -> HttpResponse:
 
 def site() -> Any:
     """Return the WSGI application."""
-    import django
-    from django.conf import settings
     from django.core.wsgi import get_wsgi_application
     from django.urls import path
 
-    settings.configure(
-        DATABASES={"default": json.loads(os.environ["BENCHMARK_DATABASE"])},
-        ROOT_URLCONF=__name__,
-        ALLOWED_HOSTS=["*"],
-        LOGGING_CONFIG=None,
-        MIDDLEWARE=["django_pooled.middleware.DatabaseUnavailableMiddleware"],
-    )
-    django.setup()
+    set_up(__name__, ["django_pooled.middleware.DatabaseUnavailableMiddleware"])
     globals()["urlpatterns"] = [path("page/", page), path("write/", write)]
     return get_wsgi_application()
 
@@ -141,38 +131,6 @@ class Clients:
         self.answers.update(seen)
 
 
-@contextlib.contextmanager
-def gunicorn(database: dict[str, Any], threads: int, package: str | None) -> Iterator[int]:
-    """Serve the site; yields its port when it answers."""
-    from _common import BENCHMARKS, PYTHONPATH, free_port
-
-    port = free_port()
-    environment = {
-        **os.environ,
-        "BENCHMARK_DATABASE": json.dumps(database),
-        "PYTHONPATH": os.pathsep.join(filter(None, [package, PYTHONPATH])),
-    }
-    command = [sys.executable, "-m", "gunicorn", f"--bind=127.0.0.1:{port}", "--log-level=error"]
-    command += ["--worker-class=gthread", f"--threads={threads}", "between_statements:site()"]
-    # Where it runs comes first on its path, and must have no package.
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, cwd=BENCHMARKS)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            with contextlib.suppress(OSError):
-                connection.request("GET", "/write/")
-                if connection.getresponse().status == 200:
-                    break
-            if process.poll() is not None or time.monotonic() > deadline:
-                sys.exit("gunicorn does not serve the site")
-            time.sleep(0.1)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def table(columns: Sequence[tuple[str, Counter[tuple[str, int]]]]) -> None:
     """Print the answers of each engine."""
     print(
@@ -218,7 +176,15 @@ def main() -> int:
         found = []
         for name, settings, folder in sites:
             database = {**one.django_settings(), **settings}
-            port = stack.enter_context(gunicorn(database, chosen.clients, folder))
+            port = stack.enter_context(
+                threaded(
+                    "between_statements",
+                    database,
+                    chosen.clients,
+                    first="/write/",
+                    package=folder,
+                )
+            )
             found.append((name, Clients(port, chosen.clients)))
         for _, clients in found:
             clients.start()

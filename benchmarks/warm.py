@@ -15,16 +15,16 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
-import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from _site import set_up, threaded
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from django.http import HttpRequest, HttpResponse
 
@@ -69,19 +69,10 @@ def page(request: HttpRequest) -> HttpResponse:
 
 def site() -> Any:
     """Return the WSGI application."""
-    import django
-    from django.conf import settings
     from django.core.wsgi import get_wsgi_application
     from django.urls import path
 
-    settings.configure(
-        DATABASES={"default": json.loads(os.environ["BENCHMARK_DATABASE"])},
-        ROOT_URLCONF=__name__,
-        ALLOWED_HOSTS=["*"],
-        LOGGING_CONFIG=None,
-        MIDDLEWARE=[],
-    )
-    django.setup()
+    set_up(__name__)
     globals()["urlpatterns"] = [path("", page)]
     return get_wsgi_application()
 
@@ -154,37 +145,6 @@ class Clients:
                 self.answers.connects += all(found)
 
 
-@contextlib.contextmanager
-def gunicorn(database: dict[str, Any], threads: int) -> Iterator[int]:
-    """Serve the site; yields its port when it answers."""
-    from _common import BENCHMARKS, PYTHONPATH, free_port
-
-    port = free_port()
-    environment = {
-        **os.environ,
-        "BENCHMARK_DATABASE": json.dumps(database),
-        "PYTHONPATH": PYTHONPATH,
-    }
-    command = [sys.executable, "-m", "gunicorn", f"--bind=127.0.0.1:{port}", "--log-level=error"]
-    command += ["--worker-class=gthread", f"--threads={threads}", "--keep-alive=60", "warm:site()"]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, cwd=BENCHMARKS)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            with contextlib.suppress(OSError):
-                connection.request("GET", "/?work=0")
-                if connection.getresponse().status == 200:
-                    break
-            if process.poll() is not None or time.monotonic() > deadline:
-                sys.exit("gunicorn does not serve the site")
-            time.sleep(0.1)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def table(columns: Sequence[tuple[str, Answers, int]]) -> None:
     """Print the answers of each engine, and how many connects the server has seen."""
     print(
@@ -230,7 +190,11 @@ def main() -> int:
             more = {"open_at_start": True} if name == "django_pooled" else {}
             options = {"OPTIONS": {"pool": {**pool, **more}}}
             database = {**one.django_settings(), **settings, **options, "PORT": proxy.port}
-            port = stack.enter_context(gunicorn(database, chosen.threads))
+            port = stack.enter_context(
+                threaded(
+                    "warm", database, chosen.threads, first="/?work=0", options=["--keep-alive=60"]
+                )
+            )
             running.append((name, proxy, port))
         among = [Clients(port, chosen.rate, chosen.seconds, chosen.work) for _, _, port in running]
         for clients in among:
