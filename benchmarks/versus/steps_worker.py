@@ -158,14 +158,12 @@ def _ours() -> dict[str, Callable[[], object]]:
 
     from django_pooled.diagnostics.call_site import caller
     from django_pooled.pool.liveness import looks_alive
-    from django_pooled.pool.reset import Reset
 
     wrapper.ensure_connection()
     wrapper.close()
     pool = wrapper.pool
     own = pool.checkout()
     alive = pool.checkout()
-    reset = Reset("default", "auto", False, lambda connection: None)
 
     def connect() -> None:
         wrapper.connect()
@@ -192,7 +190,6 @@ def _ours() -> dict[str, Callable[[], object]]:
         "      a look at the socket": lambda: looks_alive(alive),
         "      who has it since when: begin, end; counters": note,
         "        the line of code that checked out": caller,
-        "      is there anything to reset": lambda: reset.is_needless(alive),
         "ours, transaction: whole request": _cycle(connections["transaction"]),
     }
 

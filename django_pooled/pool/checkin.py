@@ -1,4 +1,4 @@
-"""How a connection comes back that is not as new, was left behind by its thread, or dropped."""
+"""How a connection comes back whose session is not as new, or that its thread has left behind."""
 
 from __future__ import annotations
 
@@ -72,12 +72,10 @@ class Checkin:
         # generator that is kept may hold the lock of the old one.
         renewed = _renewed(connection, checkout)
         try:
-            if not self._queue.closed:
-                kept = self._reset.is_needless(renewed)
-                if not kept and self._reset(renewed):
-                    # The configuration of a cleared session may have registered more.
-                    renewed = _renewed(renewed, checkout)
-                    kept = True
+            if not self._queue.closed and self._reset(renewed):
+                # The configuration of a cleared session may have registered more.
+                renewed = _renewed(renewed, checkout)
+                kept = True
         finally:
             # Whatever ended the reset, Ctrl-C included, the connection leaves or goes back.
             now = monotonic()

@@ -11,7 +11,7 @@ from functools import partial
 from random import uniform
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from weakref import WeakMethod
+from weakref import WeakMethod, ref
 
 import psycopg
 from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
@@ -382,14 +382,17 @@ class Pool:
             session.was_written = True
             connection.wrote = connection.drew = False
         made = connection.as_made
-        if not (
-            made is not None
-            and pgconn.transaction_status == TransactionStatus.IDLE
+        is_as_new = (
+            pgconn.transaction_status == TransactionStatus.IDLE
             and pgconn.pipeline_status == PipelineStatus.OFF
             and session.doomed_by is None
             and connection.pinned_by is None
             and not self._always_resets
             and not self.closed
+        )
+        if (
+            is_as_new
+            and made is not None
             # No cursor, generator or user can reach it, and nothing was changed on it.
             and references_to((connection,)[0]) == ALONE
             and [*vars(connection).values(), *made.adapters.values(), *made.types.values()]
@@ -397,13 +400,18 @@ class Pool:
             and made.prepared.prepare_threshold == made.prepare_threshold
             and made.prepared.prepared_max == made.prepared_max
         ):
+            # What was set since the checkout; see the test that compares with a new object.
+            connection.relied_on = connection.time_limits = connection.replaced_by = None
+            connection.control = connection.beginning = None
+            connection.carries = False
+            connection.may_have_begun, connection.announced_by, connection.statements = False, 0, 0
+        elif is_as_new and connection.autocommit:
+            # The session is as new, and only the object has to be another.
+            connection = connection.renewed()
+            checkout.connection = ref(connection)
+        else:
             self._checkin.end(checkout, connection)
             return
-        # What was set since the checkout; see the test that compares with a new object.
-        connection.relied_on = connection.time_limits = connection.replaced_by = None
-        connection.control = connection.beginning = None
-        connection.carries = False
-        connection.may_have_begun, connection.announced_by, connection.statements = False, 0, 0
         # If an exception ends this early, its finalizer finds it.
         connection.uses.append(checkout)
         now = monotonic()

@@ -79,23 +79,6 @@ class Reset:
         self.clears_what_is_left: bool = transaction_mode or mode == "auto"
         """Whether a session is cleared where a statement may have left something."""
 
-    def is_needless(self, connection: PooledConnection) -> bool:
-        """Tell whether a connection is as a new one is; without asking the server.
-
-        Args:
-            connection: A new object for its session: see `PooledConnection.renewed`.
-        """
-        pgconn = connection.pgconn
-        return (
-            # That of a broken one is unknown.
-            pgconn.transaction_status == TransactionStatus.IDLE
-            and pgconn.pipeline_status == PipelineStatus.OFF
-            and connection.session.doomed_by is None
-            and connection.pinned_by is None
-            and connection.autocommit
-            and not self.always_acts
-        )
-
     def __call__(self, connection: PooledConnection) -> bool:
         """Roll back what is open, restore defaults, and clear what may be left in the session.
 
