@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from django_pooled.poolstats.findings import overview_findings
-from django_pooled.poolstats.rows import failure_name
+from django_pooled.sql.sqlstates import named
 from django_pooled.stats.snapshot import BOUNDS
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _all_is_well(overview: Overview) -> str:
 def _failures(overview: Overview) -> dict[str, str]:
     """Name the failures that transactions were restarted for."""
     kinds = {kind for group in overview.groups for kind in group.counters.restarts}
-    return {kind: failure_name(kind) for kind in sorted(kinds)}
+    return {kind: named(kind) for kind in sorted(kinds)}
 
 
 def _holders(overview: Overview) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from django_pooled.errors import (
     PoolExhausted,
 )
 from django_pooled.signals import connection_checked_in, connection_checked_out
+from django_pooled.sql.sqlstates import SERIALIZATION
 from django_pooled.stats.counters import Record
 from django_pooled.stats.snapshot import PoolSnapshot, SiteName
 
@@ -521,7 +522,9 @@ class Pool:
 
     def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:
         """Take note of an error on a connection in use: some say that it must not come back."""
-        self._eviction.note_error(connection, error)
+        # These are about one transaction.
+        if error.sqlstate not in SERIALIZATION:
+            self._eviction.note_error(connection, error)
 
     def check_readiness(self, timeout: float) -> ReadinessCheck:
         """Begin to find out whether the pool can serve, without queuing; see `Readiness.check`."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from django_pooled.sql.sqlstates import named
 from django_pooled.stats.combine import total
 from django_pooled.stats.snapshot import counters_as_json
 
@@ -24,7 +23,6 @@ __all__ = [
     "Group",
     "PoolRow",
     "failed_checkouts",
-    "failure_name",
     "last_failure",
 ]
 
@@ -136,15 +134,6 @@ def failed_checkouts(counters: Counters) -> dict[str, int]:
         "refused by queue_target": counters.shed,
         "refused by the server": counters.refused,
     }
-
-
-def failure_name(kind: str) -> str:
-    """Name what transactions were restarted for: "deadlock detected (40P01)".
-
-    Args:
-        kind: As counters have it: an SQLSTATE, or "lost".
-    """
-    return "connection lost" if kind == "lost" else named(kind)
 
 
 class Failure(NamedTuple):

@@ -139,8 +139,9 @@ class Attempt(Transaction):
 
     def end(self) -> None:
         """The transaction has ended: let go of its wrapper and its connection."""
-        if self.watch is not None:
-            self.watch.stop()
+        watch = self.watch
+        if watch is not None and watch.connection.observer is watch:
+            watch.connection.observer = watch.outer
         if self.restore is not None:
             restore, self.restore = self.restore, None
             restore()

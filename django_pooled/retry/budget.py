@@ -19,22 +19,6 @@ MOST_FUNCTIONS = 1000
 """Functions with a budget of their own; all further ones of a process share one."""
 
 
-class _Debt:
-    """Restarts that were not yet paid for, by commits or by time."""
-
-    __slots__ = ("at", "owed")
-
-    def __init__(self, at: float) -> None:
-        self.owed = 0.0
-        self.at = at
-
-    def paid(self, now: float, per_second: float) -> float:
-        """Return what is owed now, after time has paid for *per_second* of them."""
-        self.owed = max(0.0, self.owed - (now - self.at) * per_second)
-        self.at = now
-        return self.owed
-
-
 class RetryBudget:
     """Restarts that functions may owe until commits or time pay for them.
 
@@ -61,8 +45,9 @@ class RetryBudget:
         self.is_owed: bool = False
         """Whether there may be restarts to pay for; set under the lock."""
         # Guarded by the lock:
-        self._debts: dict[str, _Debt] = {}
-        self._all = _Debt(clock())
+        self._owed: dict[str, float] = {}  # by the names of the functions that owe any
+        self._owed_by_all = 0.0
+        self._paid_at = clock()  # up to when time has paid
 
     @property
     def left(self) -> float | None:
@@ -70,9 +55,9 @@ class RetryBudget:
         if not self.size:
             return None
         with self._lock:
-            now = self._clock()
-            owed = [debt.paid(now, self._per_second) for debt in self._debts.values()]
-            return max(0.0, min(self.size - max(owed, default=0.0), self._left(now)))
+            self._let_time_pay()
+            most = max(self._owed.values(), default=0.0)
+            return max(0.0, min(self.size - most, self.size + self._spare - self._owed_by_all))
 
     def take(self, name: str = "") -> bool:
         """Take one restart; False if none is left for the function.
@@ -83,46 +68,42 @@ class RetryBudget:
         if not self.size:
             return True
         with self._lock:
-            now = self._clock()
-            left = self._left(now)
-            debt = self._debt(name, now)
-            owed = debt.paid(now, self._per_second)
+            self._let_time_pay()
+            if name not in self._owed and len(self._owed) >= MOST_FUNCTIONS:
+                name = ""
+            owed = self._owed.get(name, 0.0)
+            left = self.size + self._spare - self._owed_by_all
             if min(left, self.size - owed) < 1 or (left < self._spare + 1 and owed >= left):
                 return False
             self.is_owed = True
-            debt.owed += 1
-            self._all.owed += 1
+            self._owed[name] = owed + 1
+            self._owed_by_all += 1
             return True
 
     def give(self, name: str = "") -> None:
         """A transaction of the function with this name was committed."""
         with self._lock:
-            debt = self._debts.get(name) or self._debts.get("")
-            if debt is not None and debt.owed:
-                debt.owed = max(0.0, debt.owed - 1)
-                self._all.owed = max(0.0, self._all.owed - 1)
-            self._forget()
-
-    def _left(self, now: float) -> float:
-        """Return how many are left for all functions together."""
-        whole = self.size + self._spare
-        return whole - self._all.paid(now, self._per_second * whole / self.size)
-
-    def _debt(self, name: str, now: float) -> _Debt:
-        if name not in self._debts:
-            if len(self._debts) >= MOST_FUNCTIONS:
-                self._forget()
-            if len(self._debts) >= MOST_FUNCTIONS:
+            self._let_time_pay()
+            if name not in self._owed:
                 name = ""
-        return self._debts.setdefault(name, _Debt(now))
+            owed = self._owed.pop(name, 0.0)
+            if owed:
+                self._owed_by_all = max(0.0, self._owed_by_all - 1)
+            if owed > 1:
+                self._owed[name] = owed - 1
+            self.is_owed = bool(self._owed)
 
-    def _forget(self) -> None:
-        """Drop the functions that owe nothing."""
+    def _let_time_pay(self) -> None:
+        """Take off what time has paid for since it last did; under the lock."""
         now = self._clock()
-        for name, debt in list(self._debts.items()):
-            if not debt.paid(now, self._per_second):
-                del self._debts[name]
-        self.is_owed = bool(self._debts)
+        paid, self._paid_at = (now - self._paid_at) * self._per_second, now
+        for name, owed in list(self._owed.items()):
+            if owed > paid:
+                self._owed[name] = owed - paid
+            else:
+                self._owed.pop(name, None)
+        paid_for_all = paid * (self.size + self._spare) / self.size
+        self._owed_by_all = max(0.0, self._owed_by_all - paid_for_all)
 
 
 _making = threading.Lock()

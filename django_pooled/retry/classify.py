@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from psycopg.pq import ConnStatus
-
 from django_pooled.errors import DeadlineExceeded
-from django_pooled.pool.connection import PooledConnection
 from django_pooled.sql.sqlstates import (
     CONNECTION_LOST,
     READ_ONLY,
     SERIALIZATION,
     UNKNOWN_OUTCOME,
     is_pooler_timeout,
-    named,
 )
 
 if TYPE_CHECKING:
@@ -60,20 +56,6 @@ class Failure:
     """Whether the connection is dead, by its state and not by the error's text."""
     sqlstate: str | None
     """The error's, or the one with which the server had ended the session."""
-
-    @classmethod
-    def of(cls, error: psycopg.Error, connection: psycopg.Connection[object] | None) -> Failure:
-        """Look at *connection* right after *error*; None stands for one that is gone."""
-        lost = connection is None or connection.pgconn.status != ConnStatus.OK
-        ended_by = None
-        if lost and isinstance(connection, PooledConnection):
-            ended_by = connection.session.goodbye
-        return cls(error, lost, error.sqlstate or ended_by)
-
-    @property
-    def description(self) -> str:
-        """The failure in words, such as 'serialization failure (40001)'."""
-        return "connection lost" if self.sqlstate is None else named(self.sqlstate)
 
 
 @dataclass(frozen=True)

@@ -37,19 +37,29 @@ class Fault:
     times: int
     struck: int = 0
 
-    def strike(self, connection: PooledConnection) -> None:
+    def strike(self, wrapper: DatabaseWrapper) -> None:
         """Make it happen, for real: by the server's own error or the loss of the session.
 
+        Without effect once it has struck as often as it should.
+
         Raises:
-            psycopg.Error: As the driver would have raised it.
+            django.db.Error: As the driver's would have become one.
         """
-        if self.sqlstate is not None:
-            connection.ask(
-                f"DO $$ BEGIN RAISE EXCEPTION 'ordered by a test' "
-                f"USING ERRCODE = '{self.sqlstate}'; END $$"
-            )
-        connection.close()
-        raise psycopg.OperationalError("the connection is lost, as ordered by a test")
+        with _lock:
+            # Attempts of several threads may have it.
+            if not self.times:
+                return
+            self.times -= 1
+            self.struck += 1
+        connection: PooledConnection = wrapper.connection
+        with wrapper.wrap_database_errors:
+            if self.sqlstate is not None:
+                connection.ask(
+                    f"DO $$ BEGIN RAISE EXCEPTION 'ordered by a test' "
+                    f"USING ERRCODE = '{self.sqlstate}'; END $$"
+                )
+            connection.close()
+            raise psycopg.OperationalError("the connection is lost, as ordered by a test")
 
 
 _lock = threading.Lock()
@@ -61,22 +71,11 @@ class _FailingAttempt(Attempt):
 
     fault: Fault
 
-    def _strike(self) -> None:
-        fault, wrapper = self.fault, self.wrapper
-        with _lock:
-            # Attempts of several threads may have it.
-            if not fault.times:
-                return
-            fault.times -= 1
-            fault.struck += 1
-        with wrapper.wrap_database_errors:
-            fault.strike(wrapper.connection)
-
 
 class _FailingAtBegin(_FailingAttempt):
     def run(self, call: Callable[[], R]) -> R:
         def struck() -> R:
-            self._strike()
+            self.fault.strike(self.wrapper)
             return call()
 
         return super().run(struck)
@@ -85,20 +84,20 @@ class _FailingAtBegin(_FailingAttempt):
 class _FailingInBody(_FailingAttempt):
     def _settle(self, result: object) -> None:
         self.returned = result
-        self._strike()
+        self.fault.strike(self.wrapper)
         super()._settle(result)
 
 
 class _FailingAtCommit(_FailingAttempt):
     def _send_commit(self, send: Callable[[], None]) -> None:
-        self._strike()
+        self.fault.strike(self.wrapper)
         super()._send_commit(send)
 
 
 class _LosingTheAnswer(_FailingAttempt):
     def _send_commit(self, send: Callable[[], None]) -> None:
         super()._send_commit(send)
-        self._strike()
+        self.fault.strike(self.wrapper)
 
 
 _FAILING: dict[Moment, type[_FailingAttempt]] = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.signals import transaction_restarting
+from django_pooled.sql.sqlstates import LOST, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,26 +58,25 @@ class Report:
 
     def restarts(self, error: Exception, failure: Failure, number: int, wait: float) -> None:
         """Another attempt follows."""
+        reason = failure.sqlstate or LOST
         logger.warning(
             "database %r: %s: %s; attempt %d of %d in %.3f s",
-            self._alias, self.name, failure.description, number + 1, self._max_attempts, wait,
+            self._alias, self.name, named(reason), number + 1, self._max_attempts, wait,
             extra=event_fields(
                 "transaction_restarts", alias=self._alias, function=self.name, attempt=number,
                 wait=wait, error=error, sqlstate=failure.sqlstate,
             ),
         )  # fmt: skip
-        self.ended("again")
-        self._restarted_for = reason = failure.sqlstate or "lost"
+        before, self._restarted_for = self._restarted_for, reason
         if self.pool is not None:
-            self.pool.record.add("restarts", reason)
-            self.pool.record.add_restart_of(self.name)
+            self.pool.record.add_restart(reason, self.name, before)
         transaction_restarting.send_robust(
             sender=self._function, using=self._alias, attempt=number,
             sqlstate=failure.sqlstate, wait=wait, error=error,
         )  # fmt: skip
 
     def ended(self, outcome: str) -> None:
-        """Count how the attempt ended, if it was a restart."""
+        """Count how the last attempt ended, if it was a restart."""
         if self._restarted_for is not None and self.pool is not None:
             self.pool.record.add("restarted", (self._restarted_for, outcome))
 
@@ -86,7 +86,8 @@ class Report:
             self.pool.record.add("refused_restarts", refusal.reason)
         elapsed = monotonic() - self._started
         attempts = "1 attempt" if number == 1 else f"{number} attempts"
-        what = f"{self.name} failed after {attempts} in {elapsed:.2f} s: {failure.description}"
+        reason = named(failure.sqlstate or LOST)
+        what = f"{self.name} failed after {attempts} in {elapsed:.2f} s: {reason}"
         if refusal.sentence is not None:
             what += f"; not restarted: {refusal.sentence}"
         logger.warning(

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from django.db import Error
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ConnStatus, TransactionStatus
 
+from django_pooled.pool.connection import PooledConnection
 from django_pooled.sql.sqlstates import history
 
 from .classify import Failure
@@ -110,7 +111,12 @@ class Transaction:
         for noted in self.failures:
             if noted.error is error:
                 return
-        failure = Failure.of(error, self.wrapper.connection)
+        connection = self.wrapper.connection
+        lost = connection is None or connection.pgconn.status != ConnStatus.OK
+        last_words = None
+        if lost and isinstance(connection, PooledConnection):
+            last_words = connection.session.goodbye
+        failure = Failure(error, lost, error.sqlstate or last_words)
         if failure.lost or failure.sqlstate is not None or self._status not in _INTACT:
             self.failures.append(failure)
             if self.watch is not None:

@@ -82,11 +82,6 @@ class TransactionWatch:
     _began: bool = False
     _started: bytes | None = None
 
-    def stop(self) -> None:
-        """The transaction is over: leave the connection to the observer before this one."""
-        if self.connection.observer is self:
-            self.connection.observer = self.outer
-
     def savepoint_was_rolled_back(self) -> None:
         """Take note that the record may be undone with it; the id stays."""
         self.has_to_ask = self.has_to_ask or self.record is not None

@@ -20,6 +20,7 @@ __all__ = [
     "ACTIVE_SQL_TRANSACTION",
     "CONNECTION_LOST",
     "FULL",
+    "LOST",
     "READ_ONLY",
     "SERIALIZATION",
     "UNKNOWN_OUTCOME",
@@ -50,6 +51,9 @@ Class 08 (connection exceptions) belongs to them too: see `is_connection_lost`.
 
 FULL = "53300"
 """too_many_connections: the server, the database or the role has no room for another."""
+
+LOST = "lost"
+"""Stands for an SQLSTATE where a connection was lost and nobody said why."""
 
 # feature_not_supported, syntax_error_or_access_rule_violation, and what functions in their place
 # may raise. A time limit, or a lack of memory, says nothing of the next time.
@@ -87,7 +91,9 @@ def sqlstate_of(error: BaseException | None) -> str | None:
 
 @lru_cache(maxsize=64)
 def named(sqlstate: str) -> str:
-    """Return an SQLSTATE with its name, as psycopg has it: "serialization failure (40001)"."""
+    """Return an SQLSTATE, or `LOST`, in words: "serialization failure (40001)"."""
+    if sqlstate == LOST:
+        return "connection lost"
     try:
         name = psycopg.errors.lookup(sqlstate).__name__
     except KeyError:

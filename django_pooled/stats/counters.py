@@ -7,7 +7,7 @@ from collections import Counter
 from copy import copy
 from dataclasses import dataclass, field, fields
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from .histogram import Histogram
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     End = tuple[float, float, bool]
 
 __all__ = ["MOST_FUNCTIONS", "OTHERS", "REASONS", "Counters", "Reason", "Record", "add_named"]
+
+N = TypeVar("N", int, float)
 
 Reason = Literal["idle", "lifetime", "dead", "error", "reset", "drained"]
 """Why a connection was closed."""
@@ -31,11 +33,11 @@ OTHERS: Final = "others"
 """The name under which all further ones are counted."""
 
 
-def add_named(counts: Counter[str], name: str, number: int = 1) -> None:
+def add_named(counts: dict[str, N], name: str, number: N) -> None:
     """Add to what is counted by the names of functions, which bounds how many there are."""
     if name not in counts and len(counts) >= MOST_FUNCTIONS:
         name = OTHERS
-    counts[name] += number
+    counts[name] = counts[name] + number if name in counts else number
 
 
 @dataclass
@@ -166,9 +168,7 @@ class Record:
         with self._lock:
             held = self.book[0].held
             for name, seconds in holders:
-                if name not in held and len(held) >= MOST_FUNCTIONS:
-                    name = OTHERS
-                held[name] = held.get(name, 0.0) + seconds
+                add_named(held, name, seconds)
 
     def add(self, counter: str, kind: str | tuple[str, str] | None = None) -> None:
         """Add one to a counter, or to one kind of what it counts by kind."""
@@ -178,10 +178,20 @@ class Record:
             else:
                 getattr(self.book[0], counter)[kind] += 1
 
-    def add_restart_of(self, name: str) -> None:
-        """Add one to the restarts of a function."""
+    def add_restart(self, reason: str, function: str, before: str | None) -> None:
+        """Count a restart.
+
+        Args:
+            reason: The SQLSTATE of the attempt that failed, or 'lost'.
+            function: The name of its function.
+            before: The reason for which that attempt was a restart itself; None if it was none.
+        """
         with self._lock:
-            add_named(self.book[0].restarts_of, name)
+            counters = self.book[0]
+            counters.restarts[reason] += 1
+            add_named(counters.restarts_of, function, 1)
+            if before is not None:
+                counters.restarted[before, "again"] += 1
 
     def fold(self) -> None:
         """Count the ends that are noted; under the lock, once they can't be noted again."""

@@ -1,4 +1,4 @@
-"""Counts what this package does on the way of a request, and on that of a decorated call.
+"""Counts what this package does for a request, for a decorated call, and for a restarted one.
 
 Calls of its functions, the files that these are in, and changes from one file to another, as JSON:
 python -m tests.support.ways postgresql://...
@@ -60,6 +60,7 @@ def main(url: str) -> None:
     from django.db import connection
 
     from django_pooled import retry_transaction
+    from django_pooled.testing import fail_next_transaction, no_waiting
 
     def query(statement: str = "SELECT 1") -> None:
         with connection.cursor() as cursor:
@@ -73,12 +74,19 @@ def main(url: str) -> None:
     def write() -> None:
         query("INSERT INTO written VALUES (1)")
 
+    def restarted() -> dict[str, int]:
+        with no_waiting(), fail_next_transaction("40001"):
+            return way_of(write)
+
     query("CREATE TABLE IF NOT EXISTS written (n int)")
     for _ in range(2):
         request()
         write()
+        restarted()
         connection.close()
     ways = {"request": way_of(request), "decorated call": way_of(write)}
+    connection.close()
+    ways["restarted call"] = restarted()
     connection.close()
     sys.stdout.write(json.dumps(ways))
 

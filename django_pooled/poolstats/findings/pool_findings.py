@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from django_pooled.pool.connect_errors import answer_in
 from django_pooled.poolstats.formatting import brief, duration, kinds, many
-from django_pooled.poolstats.rows import failed_checkouts, failure_name, last_failure
+from django_pooled.poolstats.rows import failed_checkouts, last_failure
+from django_pooled.sql.sqlstates import named
 from django_pooled.stats.combine import total
 
 from .diagnosis import diagnose
@@ -268,7 +269,7 @@ def _restarts(group: Group) -> Iterator[Finding]:
     if restarts >= 10 and restarts * 5 >= checkouts:
         conflicts = by_kind["40001"] + by_kind["40P01"]
         trouble = "application" if conflicts * 2 >= restarts else "database"
-        failures = {failure_name(kind): number for kind, number in by_kind.items()}
+        failures = {named(kind): number for kind, number in by_kind.items()}
         sentence = (
             f'{many(restarts, "transaction")} on "{group.name}" had to be restarted, in '
             f"{many(checkouts, 'checkout')}: {kinds(failures, times='x ')}."

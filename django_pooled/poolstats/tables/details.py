@@ -6,7 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from django_pooled.poolstats.formatting import brief, count, cut, duration, kinds, labelled, many
-from django_pooled.poolstats.rows import failed_checkouts, failure_name, last_failure
+from django_pooled.poolstats.rows import failed_checkouts, last_failure
+from django_pooled.sql.sqlstates import named
 from django_pooled.stats.counters import OTHERS
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _restarts(group: Group, counters: Counters) -> Iterator[tuple[str, str]]:
             outcome: n for (state, outcome), n in counters.restarted.items() if state == sqlstate
         }
         end = f": {kinds(outcomes)}" if any(outcomes.values()) else ""
-        parts.append(f"{count(number)} x {failure_name(sqlstate)}{end}")
+        parts.append(f"{count(number)} x {named(sqlstate)}{end}")
     if parts:
         yield "restarted", "; ".join(parts)
     if functions := _functions(counters.restarts_of):

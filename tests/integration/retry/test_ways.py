@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 LONGEST = {
     "request": {"calls": 18, "files": 8, "changes": 14},
-    "decorated call": {"calls": 60, "files": 15, "changes": 36},
+    "decorated call": {"calls": 59, "files": 15, "changes": 35},
+    # With the tools that have it fail.
+    "restarted call": {"calls": 168, "files": 29, "changes": 102},
 }
 
 
@@ -26,5 +28,6 @@ def test_the_way_stays_short(name: str, server: EmbeddedServer) -> None:
         pytest.skip("a profiler makes the frames of Python 3.10 keep their variables")
     done = run_program([sys.executable, "-m", "tests.support.ways", server.url("postgres")])
     assert done.returncode == 0, done.stdout
-    way = json.loads(done.stdout)[name]
+    # The last line: a restart is logged before it.
+    way = json.loads(done.stdout.splitlines()[-1])[name]
     assert {what: way[what] for what in way if way[what] > LONGEST[name][what]} == {}, way

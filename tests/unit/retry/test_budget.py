@@ -104,13 +104,13 @@ def test_functions_without_end_take_no_memory_without_end() -> None:
     budget = RetryBudget(1_000_000, per_second=1.0, clock=clock)
     for number in range(MOST_FUNCTIONS + 200):
         assert budget.take(str(number))
-    assert len(budget._debts) <= MOST_FUNCTIONS + 1
+    assert len(budget._owed) <= MOST_FUNCTIONS + 1
     for number in range(MOST_FUNCTIONS + 200):
         budget.give(str(number))
     clock.now = 5000.0
     assert budget.left == 1_000_000
     budget.give("other")
-    assert not budget._debts
+    assert not budget._owed
 
 
 def test_no_restart_is_lost_or_made_up_among_many_threads() -> None:
