@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import psycopg
-from psycopg.rows import dict_row
-
-from embedded_postgres import free_port
-from tests.support.waiting import wait_until
+from .pooler import Pooler
 
 if TYPE_CHECKING:
     from embedded_postgres import EmbeddedServer
@@ -24,8 +16,8 @@ __all__ = ["PROGRAM", "Odyssey"]
 PROGRAM = shutil.which("odyssey", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/bin")
 
 
-class Odyssey:
-    """One process, which lets everybody in and logs in at the server as its superuser.
+class Odyssey(Pooler):
+    """One Odyssey; see `Pooler`.
 
     Args:
         server: Where it leads to.
@@ -33,13 +25,17 @@ class Odyssey:
         settings: More for the rule of all databases and users, by the names of Odyssey's.
     """
 
-    host = "127.0.0.1"
+    name = "Odyssey"
+    program = PROGRAM
+    pool_size = "pool_size"
+    max_clients = "client_max"
+    following = {"pool_reserve_prepared_statement": True, "pool_discard": False}
+    console_login = {"dbname": "console", "user": "console"}
 
     def __init__(
         self, server: EmbeddedServer, pool: Literal["session", "transaction"], **settings: object
     ) -> None:
-        self.port = free_port()
-        self._folder = Path(tempfile.mkdtemp(prefix="odyssey-", dir="/tmp"))
+        super().__init__()
         rule: dict[str, object] = {
             "authentication": "none",
             "storage": "server",
@@ -52,7 +48,7 @@ class Odyssey:
         }
         lines = [
             "workers 1",
-            f'locks_dir "{self._folder}"',
+            f'locks_dir "{self.folder}"',
             "log_to_stdout yes",
             'log_format "%p %t %l [%i %s] (%c) %m\\n"',
             "log_stats no",
@@ -82,64 +78,13 @@ class Odyssey:
             "}",
             "}",
         ]
-        self._config = self._folder / "odyssey.conf"
+        self._config = self.folder / "odyssey.conf"
         self._config.write_text("\n".join([*lines, ""]))
         self.start()
 
-    def start(self) -> None:
-        """Start it, for the first time or again."""
+    def command(self) -> list[str]:
         assert PROGRAM is not None
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [PROGRAM, str(self._config)],
-                cwd=self._folder,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        wait_until(self._answers, what="Odyssey answers")
-
-    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """End it."""
-        self._process.send_signal(how)
-        self._process.wait(20.0)
-
-    def console(self, command: str) -> list[dict[str, Any]]:
-        """Run a command on its console, and return its answer."""
-        parameters = {**self.parameters("console"), "user": "console"}
-        with psycopg.ClientCursor(
-            psycopg.connect(**parameters, autocommit=True), row_factory=dict_row
-        ) as cursor:
-            cursor.execute(command.encode())
-            rows = cursor.fetchall() if cursor.description else []
-        cursor.connection.close()
-        return rows
-
-    @property
-    def log(self) -> str:
-        return (self._folder / "log").read_text()
-
-    def parameters(self, database: str) -> dict[str, Any]:
-        """Return psycopg's connection parameters."""
-        return {
-            "host": self.host,
-            "port": self.port,
-            "dbname": database,
-            "user": "postgres",
-            "prepare_threshold": None,
-        }
-
-    def _answers(self) -> bool:
-        psycopg.connect(**self.parameters("postgres")).close()
-        return True
-
-    def __enter__(self) -> Odyssey:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        shutil.rmtree(self._folder)
+        return [PROGRAM, str(self._config)]
 
 
 def _written(value: object) -> str:

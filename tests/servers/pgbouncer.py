@@ -5,22 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import psycopg
 import trustme
-from psycopg.rows import dict_row
 
-from embedded_postgres import free_port
-from tests.support.waiting import wait_until
+from .pooler import Pooler
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from embedded_postgres import EmbeddedServer
 
 __all__ = ["PROGRAM", "PgBouncer", "not_following", "version"]
@@ -44,8 +40,8 @@ def not_following() -> dict[str, Any]:
     return {"max_prepared_statements": 0} if version() >= (1, 21) else {}
 
 
-class PgBouncer:
-    """One process, which lets everybody in and logs in at the server as its superuser.
+class PgBouncer(Pooler):
+    """One PgBouncer; see `Pooler`.
 
     Args:
         server: Where it leads to.
@@ -56,7 +52,12 @@ class PgBouncer:
         settings: More of PgBouncer's own.
     """
 
-    host = "127.0.0.1"
+    name = "PgBouncer"
+    program = PROGRAM
+    pool_size = "default_pool_size"
+    max_clients = "max_client_conn"
+    following = {"max_prepared_statements": 100}
+    console_login = {"dbname": "pgbouncer"}
 
     def __init__(
         self,
@@ -67,10 +68,9 @@ class PgBouncer:
         database_options: str = "",
         **settings: object,
     ) -> None:
-        self.port = free_port()
-        self._folder = Path(tempfile.mkdtemp(prefix="pgbouncer-", dir="/tmp"))
-        self._folder.chmod(0o755)
-        self._config = self._folder / "pgbouncer.ini"
+        super().__init__()
+        self.folder.chmod(0o755)
+        self._config = self.folder / "pgbouncer.ini"
         self._database = (
             f"host={server.host} port={port or server.port} "
             f"user={server.user} password={server.password} {database_options}"
@@ -92,34 +92,11 @@ class PgBouncer:
         self._write()
         self.start()
 
-    def start(self) -> None:
-        """Start it, for the first time or again."""
+    def command(self) -> list[str]:
         assert PROGRAM is not None
         # It refuses to run as root.
         as_user = ["-u", "nobody"] if sys.platform != "win32" and os.geteuid() == 0 else []
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [PROGRAM, *as_user, str(self._config)],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        wait_until(self._answers, what="PgBouncer answers")
-
-    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """End it: SIGKILL, SIGTERM (at once) or SIGINT (once nobody uses a server)."""
-        self._process.send_signal(how)
-        self._process.wait(20.0)
-
-    @property
-    def running(self) -> bool:
-        return self._process.poll() is None
-
-    def console(self, command: str) -> list[dict[str, Any]]:
-        """Run a command on its console, and return its answer."""
-        with psycopg.connect(**self.parameters("pgbouncer"), autocommit=True) as connection:
-            cursor = connection.cursor(row_factory=dict_row).execute(command)
-            return cursor.fetchall() if cursor.description else []
+        return [PROGRAM, *as_user, str(self._config)]
 
     @property
     def clients(self) -> list[str]:
@@ -147,20 +124,6 @@ class PgBouncer:
         self._admit("host pgbouncer all 127.0.0.1/32 trust", "host all all 127.0.0.1/32 reject")
         self.reload()
 
-    @property
-    def log(self) -> str:
-        return (self._folder / "log").read_text()
-
-    def parameters(self, database: str) -> dict[str, Any]:
-        """Return psycopg's connection parameters."""
-        return {
-            "host": self.host,
-            "port": self.port,
-            "dbname": database,
-            "user": "postgres",
-            "prepare_threshold": None,
-        }
-
     def _admit(self, *rules: str) -> None:
         self._settings.update(
             auth_type="hba",
@@ -175,19 +138,7 @@ class PgBouncer:
         self._config.chmod(0o644)
 
     def _file(self, name: str, content: bytes) -> Path:
-        file = self._folder / name
+        file = self.folder / name
         file.write_bytes(content)
         file.chmod(0o644)
         return file
-
-    def _answers(self) -> bool:
-        psycopg.connect(**self.parameters("postgres")).close()
-        return True
-
-    def __enter__(self) -> PgBouncer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        shutil.rmtree(self._folder)

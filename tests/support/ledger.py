@@ -51,6 +51,12 @@ class Ledger:
                 cursor = connection.execute(statement)
             return [row[0] for row in cursor.fetchall()] if cursor.description else []
 
+    def query(self, statement: str) -> Any:
+        """Ask as Django does in this thread; return the first value of the answer."""
+        with connections[self.alias].cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchone()[0] if cursor.description else None
+
     def write(self, **arguments: Any) -> None:
         """Write a row, and note what became of it."""
         number = next(self._numbers)

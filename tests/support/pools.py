@@ -39,11 +39,11 @@ class MakeDatabase(Protocol):
     ) -> str: ...
 
 
-def query(pool: Pool) -> Any:
+def query(pool: Pool, statement: str = "SELECT 42") -> Any:
     """Check out, ask, check in."""
     connection = pool.checkout()
     try:
-        row = connection.execute("SELECT 42").fetchone()
+        row = connection.execute(statement).fetchone()
         assert row is not None
         return row[0]
     finally:

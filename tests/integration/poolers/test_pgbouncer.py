@@ -1,22 +1,21 @@
-"""PgBouncer between the pool and the server: what it says and does, and what comes of it."""
+"""PgBouncer between the pool and the server: what it alone says and does, and what comes of it."""
 
 from __future__ import annotations
 
 import ast
-import itertools
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 from django.core.checks.database import check_database_backends
-from django.db import DataError, connections, transaction
+from django.db import DataError, connections
 from django.db.transaction import atomic
 
 from django_pooled import CheckoutTimeout, ConnectFailed, PoolError
@@ -26,7 +25,13 @@ from tests.servers import pgbouncer
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgresql import backend_pids, kill_backends
-from tests.support.ledger import THREADS, Ledger
+from tests.support.poolers import (
+    crash,
+    end_sessions,
+    in_all_modes,
+    in_both_modes_of_ours,
+)
+from tests.support.pools import query
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -34,127 +39,20 @@ if TYPE_CHECKING:
 
     from django.core.checks import CheckMessage
 
-    from django_pooled.pool.pool import Pool
     from embedded_postgres import EmbeddedServer
-    from tests.support.pools import MakeDatabase, MakePool
-
-    Mode = Literal["session", "transaction"]
+    from tests.servers.pooler import Pooler
+    from tests.support.poolers import MakeLedger, MakePoolBehind, Mode
+    from tests.support.pools import MakeDatabase
 
 pytestmark = pytest.mark.skipif(pgbouncer.PROGRAM is None, reason="PgBouncer is not installed")
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "deploy" / "pgbouncer.md"
-MODES = list(itertools.product(["session", "transaction"], repeat=2))
-
-in_all_modes = pytest.mark.parametrize(
-    ("poolers_mode", "our_mode"), MODES, ids=[f"{one} before {other}" for one, other in MODES]
-)
-in_both_modes_of_ours = pytest.mark.parametrize("our_mode", ["session", "transaction"])
-
-
-@pytest.fixture(scope="module")
-def server(private_server: EmbeddedServer) -> EmbeddedServer:
-    """A server that tests of this module stop and start; it runs again after each."""
-    return private_server
-
-
-@pytest.fixture
-def make_ledger(server: EmbeddedServer, make_database: MakeDatabase) -> Callable[..., Ledger]:
-    """Make a database that Django reaches through PgBouncer."""
-
-    def make(bouncer: PgBouncer, our_mode: str = "session", **pool: Any) -> Ledger:
-        alias = make_database(server, pool_mode=our_mode, **{"max_size": THREADS, **pool})
-        connections.settings[alias].update(HOST=bouncer.host, PORT=bouncer.port)
-        return Ledger(alias, server)
-
-    return make
-
-
-def query(pool: Pool, statement: str = "SELECT 42") -> Any:
-    """Check out, ask, check in."""
-    connection = pool.checkout()
-    try:
-        row = connection.execute(statement).fetchone()
-        assert row is not None
-        return row[0]
-    finally:
-        pool.checkin(connection)
-
-
-class MakePoolBehind(Protocol):
-    def __call__(self, bouncer: PgBouncer, **options: Any) -> Pool: ...
-
-
-@pytest.fixture
-def make_pool_behind(server: EmbeddedServer, make_pool: MakePool) -> MakePoolBehind:
-    """Make a pool that leads to PgBouncer, and as Django prepares no statement."""
-
-    def make(bouncer: PgBouncer, parameters: dict[str, Any] | None = None, **options: Any) -> Pool:
-        leading = {**bouncer.parameters("postgres"), **(parameters or {})}
-        return make_pool(server, parameters=leading, **options)
-
-    return make
-
-
 # Restarts, and commands on its console, under load.
-
-
-def crash(bouncer: PgBouncer, server: EmbeddedServer) -> None:
-    bouncer.stop()
-    bouncer.start()
-
-
-def shut_down(bouncer: PgBouncer, server: EmbeddedServer) -> None:
-    with suppress(psycopg.OperationalError):
-        # It ends without an answer.
-        bouncer.console("SHUTDOWN")
-    wait_until(lambda: not bouncer.running)
-    bouncer.start()
-
-
-def reconnect(bouncer: PgBouncer, server: EmbeddedServer) -> None:
-    bouncer.console("RECONNECT")
-
-
-def kill(bouncer: PgBouncer, server: EmbeddedServer) -> None:
-    bouncer.console("KILL postgres")
-    bouncer.console("RESUME postgres")
-
-
-def end_sessions(bouncer: PgBouncer, server: EmbeddedServer) -> None:
-    assert kill_backends(server, "postgres")
-
-
-def restart_the_server(bouncer: PgBouncer, server: EmbeddedServer) -> None:
-    server.stop("fast")
-    server.start()
-
-
-EVENTS = [crash, shut_down, reconnect, kill, end_sessions, restart_the_server]
-
-
-@in_all_modes
-@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.__name__)
-def test_whatever_happens_under_load_each_call_is_acknowledged_and_is_one_row(
-    server: EmbeddedServer,
-    make_ledger: Callable[..., Ledger],
-    poolers_mode: Mode,
-    our_mode: Mode,
-    event: Callable[[PgBouncer, EmbeddedServer], None],
-) -> None:
-    with PgBouncer(server, poolers_mode, default_pool_size=6) as bouncer:
-        ledger = make_ledger(bouncer, our_mode)
-        with ledger.load():
-            event(bouncer, server)
-        assert ledger.failures == []
-        assert ledger.rows == sorted(ledger.acknowledged)
-        # Nothing is lost for good.
-        assert (ledger.pool.in_use, ledger.pool.waiting) == (0, 0)
-        assert 1 <= ledger.pool.size <= THREADS
 
 
 @in_both_modes_of_ours
 def test_a_shutdown_that_waits_for_transactions_fails_none(
-    server: EmbeddedServer, make_ledger: Callable[..., Ledger], our_mode: Mode
+    server: EmbeddedServer, make_ledger: MakeLedger, our_mode: Mode
 ) -> None:
     with PgBouncer(server, "transaction") as bouncer:
         ledger = make_ledger(bouncer, our_mode)
@@ -163,21 +61,6 @@ def test_a_shutdown_that_waits_for_transactions_fails_none(
             bouncer.start()
         assert ledger.failures == []
         assert ledger.rows == sorted(ledger.acknowledged)
-
-
-@in_both_modes_of_ours
-def test_a_restart_of_the_server_between_pause_and_resume_fails_nothing(
-    server: EmbeddedServer, make_ledger: Callable[..., Ledger], our_mode: Mode
-) -> None:
-    with PgBouncer(server, "transaction") as bouncer:
-        ledger = make_ledger(bouncer, our_mode)
-        with ledger.load(max_attempts=1):
-            bouncer.console("PAUSE")
-            restart_the_server(bouncer, server)
-            bouncer.console("RESUME")
-        assert ledger.failures == []
-        assert ledger.rows == sorted(ledger.acknowledged)
-        assert sum(ledger.pool.counters.closed.values()) == 0
 
 
 @pytest.mark.parametrize(
@@ -209,31 +92,25 @@ def test_in_session_mode_pools_have_to_close_their_idle_connections_for(
         commanded.result(10.0)
 
 
-def ask(alias: str, statement: str) -> Any:
-    with connections[alias].cursor() as cursor:
-        cursor.execute(statement)
-        return cursor.fetchone()[0]
-
-
 @in_all_modes
 @pytest.mark.parametrize("event", [crash, end_sessions], ids=lambda it: it.__name__)
 def test_a_client_that_was_dropped_between_two_statements_goes_on(
     server: EmbeddedServer,
-    make_ledger: Callable[..., Ledger],
+    make_ledger: MakeLedger,
     poolers_mode: Mode,
     our_mode: Mode,
-    event: Callable[[PgBouncer, EmbeddedServer], None],
+    event: Callable[[Pooler, EmbeddedServer], None],
 ) -> None:
     with PgBouncer(server, poolers_mode) as bouncer:
         ledger = make_ledger(bouncer, our_mode)
-        assert ask(ledger.alias, "SELECT 42") == 42
+        assert ledger.query("SELECT 42") == 42
         with atomic(using=ledger.alias):
             connection = connections[ledger.alias].connection
             event(bouncer, server)
             # PgBouncer keeps its clients in transaction mode, and has another session for them.
             if event is crash or poolers_mode == "session":
                 wait_until(connection.session.is_readable)
-            assert ask(ledger.alias, "SELECT 42") == 42
+            assert ledger.query("SELECT 42") == 42
         connections[ledger.alias].close()
 
 
@@ -265,21 +142,6 @@ def test_behind_a_full_pgbouncer_a_checkout_waits_and_says_why_it_failed(
             for other in others:
                 other.close()
             assert answer.result(10.0) == 42
-
-
-def test_a_pool_that_cannot_grow_in_a_full_pgbouncer_serves_waiters_from_what_it_has(
-    server: EmbeddedServer, make_pool_behind: MakePoolBehind
-) -> None:
-    with PgBouncer(server, "transaction", max_client_conn=1) as bouncer:
-        pool = make_pool_behind(bouncer, max_size=3)
-        held = pool.checkout()
-        with ThreadPoolExecutor(2) as threads:
-            answers = [threads.submit(query, pool) for _ in range(2)]
-            wait_until(lambda: pool.gauges().waiting == 2)
-            wait_until(lambda: pool.snapshot().counters.connect_failures >= 1)
-            pool.checkin(held)
-            assert [answer.result(10.0) for answer in answers] == [42, 42]
-        assert pool.snapshot().counters.connects == 1
 
 
 @pytest.mark.parametrize("by", ["server_lifetime", "server_idle_timeout", "RECONNECT"])
@@ -330,7 +192,7 @@ def test_a_shutdown_that_waits_for_clients_waits_for_idle_pools(
 
 @in_both_modes_of_ours
 def test_while_the_server_is_away_a_checkout_succeeds_and_its_statement_fails(
-    server: EmbeddedServer, make_ledger: Callable[..., Ledger], our_mode: Mode
+    server: EmbeddedServer, make_ledger: MakeLedger, our_mode: Mode
 ) -> None:
     with PgBouncer(server, "transaction", query_wait_timeout=0.5) as bouncer:
         ledger = make_ledger(bouncer, our_mode)
@@ -367,61 +229,14 @@ def test_a_ping_during_a_pause_costs_a_connection_and_no_request(
         assert answer.result(10.0) == 42
 
 
-# A COMMIT whose answer was lost with PgBouncer itself.
-
-
-@in_all_modes
-def test_a_commit_under_way_when_pgbouncer_dies_is_found_out(
-    server: EmbeddedServer,
-    make_ledger: Callable[..., Ledger],
-    poolers_mode: Mode,
-    our_mode: Mode,
-) -> None:
-    with ThreadPoolExecutor(1) as thread, PgBouncer(server, poolers_mode) as bouncer:
-        ledger = make_ledger(bouncer, our_mode)
-        # COMMIT takes a while.
-        ledger.ask(
-            "CREATE OR REPLACE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS "
-            "'BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END'",
-            "CREATE CONSTRAINT TRIGGER dawdle AFTER INSERT ON ledger "
-            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dawdle()",
-        )
-        written = thread.submit(ledger.write)
-        wait_until(
-            lambda: ledger.ask(
-                "SELECT 1 FROM pg_stat_activity WHERE query = 'COMMIT' AND state = 'active'"
-            )
-        )
-        crash(bouncer, server)
-        written.result(10.0)
-        assert ledger.failures == []
-        assert ledger.rows == ledger.acknowledged == [0]
-
-
 # State of sessions, cursors and prepared statements.
-
-
-@in_all_modes
-def test_a_server_side_cursor_within_a_transaction_works(
-    server: EmbeddedServer,
-    make_ledger: Callable[..., Ledger],
-    poolers_mode: Mode,
-    our_mode: Mode,
-) -> None:
-    with PgBouncer(server, poolers_mode) as bouncer:
-        alias = make_ledger(bouncer, our_mode).alias
-        with transaction.atomic(using=alias), connections[alias].chunked_cursor() as cursor:
-            cursor.execute("SELECT generate_series(1, 300)")
-            assert len(cursor.fetchmany(100)) == 100
-            assert len(cursor.fetchall()) == 200
-        connections[alias].close()
 
 
 @in_all_modes
 @pytest.mark.parametrize("binds_on_server", [False, True], ids=["client-side", "server-side"])
 def test_begin_and_savepoints_travel_with_statements_through_it(
     server: EmbeddedServer,
-    make_ledger: Callable[..., Ledger],
+    make_ledger: MakeLedger,
     poolers_mode: Mode,
     our_mode: Mode,
     *,
@@ -459,63 +274,26 @@ def test_begin_and_savepoints_travel_with_statements_through_it(
 
 
 @in_all_modes
-def test_state_of_a_session_is_kept_by_session_mode_alone(
-    server: EmbeddedServer,
-    make_ledger: Callable[..., Ledger],
-    poolers_mode: Mode,
-    our_mode: Mode,
+def test_settings_and_channels_are_kept_by_session_mode_alone(
+    server: EmbeddedServer, make_ledger: MakeLedger, poolers_mode: Mode, our_mode: Mode
 ) -> None:
     with PgBouncer(server, poolers_mode) as bouncer:
-        alias = make_ledger(bouncer, our_mode).alias
-
-        def ask(statement: str) -> Any:
-            with connections[alias].cursor() as cursor:
-                cursor.execute(statement)
-                return cursor.fetchone()[0] if cursor.description else None
-
+        ledger = make_ledger(bouncer, our_mode)
         # Kept by our transaction mode to the end of the request, and yet PgBouncer moves it.
-        ask("SET statement_timeout = 54321")
-        ask("SELECT pg_advisory_lock(1)")
-        ask("LISTEN news")
-        ask("CREATE TEMPORARY TABLE mine (x int)")
-        held = ask("SELECT pg_backend_pid()")
+        ledger.query("SET statement_timeout = 54321")
+        ledger.query("LISTEN news")
+        held = ledger.query("SELECT pg_backend_pid()")
         with psycopg.connect(**bouncer.parameters("postgres")) as other:
             # In transaction mode it is served by the session that was used last.
             row = other.execute("SELECT pg_backend_pid(), current_setting('statement_timeout')")
             theirs, leaked = row.fetchone() or (None, None)
             assert (theirs == held) == (leaked == "54321ms") == (poolers_mode == "transaction")
             kept = [
-                ask("SHOW statement_timeout") == "54321ms",
-                ask("SELECT pg_advisory_unlock(1)"),
-                bool(ask("SELECT count(*) FROM pg_listening_channels()")),
-                ask("SELECT to_regclass('pg_temp.mine') IS NOT NULL"),
+                ledger.query("SHOW statement_timeout") == "54321ms",
+                bool(ledger.query("SELECT count(*) FROM pg_listening_channels()")),
             ]
-        assert kept == [poolers_mode == "session"] * 4
-        connections[alias].close()
-
-
-@pytest.mark.skipif(pgbouncer.version() < (1, 21), reason="PgBouncer has it since 1.21")
-@in_both_modes_of_ours
-def test_prepared_statements_move_with_max_prepared_statements(
-    server: EmbeddedServer, make_database: MakeDatabase, our_mode: Mode
-) -> None:
-    with PgBouncer(server, "transaction", max_prepared_statements=100) as bouncer:
-        options = {"server_side_binding": True, "prepare_threshold": 0}
-        alias = make_database(server, options=options, pool_mode=our_mode)
-        connections.settings[alias].update(HOST=bouncer.host, PORT=bouncer.port)
-        sessions = set()
-        with ExitStack() as stack:
-            for number in range(3):
-                with connections[alias].cursor() as cursor:
-                    cursor.execute("SELECT %s::int, pg_backend_pid()", [number])
-                    answer, session = cursor.fetchone()
-                assert answer == number
-                sessions.add(session)
-                # Takes the session that was just used.
-                other = stack.enter_context(psycopg.connect(**bouncer.parameters("postgres")))
-                assert other.execute("SELECT pg_backend_pid()").fetchone() == (session,)
-        assert len(sessions) == 3
-        connections[alias].close()
+        assert kept == [poolers_mode == "session"] * 2
+        connections[ledger.alias].close()
 
 
 # Refusals at login.
