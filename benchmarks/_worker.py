@@ -12,12 +12,14 @@ import json
 import os
 import queue
 import random
-import sys
 import threading
 import time
 from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tests.support import command_loop
+from tests.support.command_loop import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,7 +161,7 @@ class Commands:
             try:
                 transaction(key)
             except Exception as caught:
-                error = _name(caught)
+                error = name_of(caught)
             self._give_back()
             self._requests.append(Write(key, began, time.monotonic(), error))
             self._stop.wait(pause)
@@ -313,7 +315,7 @@ class Commands:
             finally:
                 self._count(-1)
         except Exception as caught:
-            error, said = _name(caught), str(caught)
+            error, said = name_of(caught), str(caught)
         done = time.monotonic()
         self._give_back()
         return Request(number, asked, got, done, error, said)
@@ -336,13 +338,6 @@ def _run(threads: list[threading.Thread]) -> None:
         thread.join()
 
 
-def _name(error: BaseException) -> str:
-    """Name an error; one that Django has translated, by what it was before."""
-    if type(error).__module__ == "django.db.utils" and error.__cause__ is not None:
-        error = error.__cause__
-    return type(error).__name__
-
-
 def set_up() -> None:
     """Set Django up for the database that the environment names."""
     import django
@@ -355,14 +350,8 @@ def set_up() -> None:
 
 
 def obey(commands: object) -> None:
-    """Call the methods that standard input names, until its end."""
-    for line in sys.stdin:
-        name, arguments = json.loads(line)
-        try:
-            answer = [None, getattr(commands, name)(**arguments)]
-        except Exception as error:
-            answer = [f"{_name(error)}: {error}", None]
-        print(json.dumps(answer), flush=True)
+    """Call the methods that standard input names, until its end, and end the process."""
+    command_loop.obey(commands)
     # Threads that still wait for a connection are of no interest any more.
     os._exit(0)
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from django.utils.deprecation import MiddlewareMixin
-
 from .activity import current, name_of
+from .request_context import RequestContextMiddleware
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from django.http import HttpRequest
-    from django.http.response import HttpResponseBase
 
 __all__ = ["NameViewMiddleware", "name_celery_tasks"]
 
 
-class NameViewMiddleware(MiddlewareMixin):
+class NameViewMiddleware(RequestContextMiddleware):
     """Give all that a view does the view's name, as ``votes.views.cast``.
 
     Works under WSGI and ASGI, without another thread. The name is there from the moment that
@@ -26,8 +24,7 @@ class NameViewMiddleware(MiddlewareMixin):
     does later has none.
     """
 
-    get_response: Any
-    """The next middleware, or the view."""
+    variable = current
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         super().__init__(get_response)
@@ -35,24 +32,8 @@ class NameViewMiddleware(MiddlewareMixin):
             # Django would run a plain method in a thread of its own.
             self.process_view = self._aprocess_view  # type: ignore[assignment,method-assign]
 
-    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        if self.async_mode:
-            return self.__acall__(request)
-        token = current.set(None)
-        try:
-            response: HttpResponseBase = self.get_response(request)
-            return response
-        finally:
-            # The thread goes on to other requests.
-            current.reset(token)
-
-    async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
-        token = current.set(None)
-        try:
-            response: HttpResponseBase = await self.get_response(request)
-            return response
-        finally:
-            current.reset(token)
+    def value_for(self, request: HttpRequest) -> None:
+        """Without a name until Django has found the view: before it, others may be named."""
 
     def process_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> None:
         """Django's hook for when it has found the view.

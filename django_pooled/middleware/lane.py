@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.http import Http404
 from django.urls import resolve
-from django.utils.deprecation import MiddlewareMixin
 
 from django_pooled.pool.lane_context import current, lane_of_view
+from django_pooled.request_context import RequestContextMiddleware
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from django.http import HttpRequest
-    from django.http.response import HttpResponseBase
 
 __all__ = ["LaneMiddleware", "lane_of_request"]
 
 
-class LaneMiddleware(MiddlewareMixin):
+class LaneMiddleware(RequestContextMiddleware):
     """Have the connections of each request belong to the lane of its view.
 
     That is the lane that the view is decorated with by `django_pooled.lane`; "probe" for the views
@@ -32,27 +29,10 @@ class LaneMiddleware(MiddlewareMixin):
     pools with the option ``lanes``.
     """
 
-    get_response: Any
-    """The next middleware, or the view."""
+    variable = current
 
-    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        if self.async_mode:
-            return self.__acall__(request)
-        token = current.set(partial(lane_of_request, request))
-        try:
-            response: HttpResponseBase = self.get_response(request)
-            return response
-        finally:
-            # The thread goes on to other requests.
-            current.reset(token)
-
-    async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
-        token = current.set(partial(lane_of_request, request))
-        try:
-            response: HttpResponseBase = await self.get_response(request)
-            return response
-        finally:
-            current.reset(token)
+    def value_for(self, request: HttpRequest) -> object:
+        return partial(lane_of_request, request)
 
 
 def lane_of_request(request: HttpRequest) -> str:

@@ -6,11 +6,10 @@ from collections import Counter
 from math import inf
 from typing import TYPE_CHECKING
 
-from psycopg_pool import TooManyRequests
-
 from .lane_context import lane_of_caller
 from .lanes import LANES, Lane, LaneOptions
 from .queue_delay import QueueDelay
+from .waiter import Overdue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,19 +17,7 @@ if TYPE_CHECKING:
     from .options import PoolOptions
     from .waiter import Place, Waiter
 
-__all__ = ["Admission", "Overdue"]
-
-
-class Overdue(TooManyRequests):
-    """A waiter has waited too long, as all do.
-
-    Args:
-        lane: Its lane.
-    """
-
-    def __init__(self, lane: Lane) -> None:
-        super().__init__(f"lane {lane.name!r}")
-        self.lane = lane
+__all__ = ["Admission"]
 
 
 class Admission:

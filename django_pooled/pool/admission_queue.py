@@ -6,7 +6,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .admission import Admission, Overdue
+from .admission import Admission
 from .queue import RecoveringPool
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .slots import Slot
     from .waiter import Place, Waiter
 
-__all__ = ["AdmissionQueue", "Overdue", "queue_for"]
+__all__ = ["AdmissionQueue", "queue_for"]
 
 
 def queue_for(options: PoolOptions, *arguments: Any, **more: Any) -> RecoveringPool:
@@ -139,14 +139,6 @@ class AdmissionQueue(RecoveringPool):
         if waiter.lane is None or not self._counts_delay:
             return False
         return self._admission.has_enough(waiter.lane, self._all_places(), monotonic())
-
-    def refuse_new(self, waiter: Waiter) -> None:
-        if waiter.lane is not None and self.has_enough_like(waiter):
-            raise Overdue(waiter.lane)
-
-    def refuse_overdue(self, waiter: Waiter) -> None:
-        if waiter.lane is not None and self.is_overdue(waiter):
-            raise Overdue(waiter.lane)
 
     @property
     def _counts_delay(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from django_pooled.diagnostics.log_fields import event_fields
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 __all__ = ["Drain"]
 
 logger = logging.getLogger("django_pooled.pool")
-
-STEP = 0.02
-"""Seconds between two glances at a connection that is being opened."""
 
 WAIT = 1.0
 """Seconds that it waits for a connection to come back, before it looks whether any is left."""
@@ -133,17 +130,16 @@ class Drain:
         return True
 
     def _open_one(self) -> bool:
-        """Open one, however long connecting fails; tell whether one was opened."""
+        """Open one, however long connecting fails; tell whether it is there, or there is no room.
+
+        Others may have opened as many as there may be.
+        """
         queue = self._queue
-        before = queue.successes
-        while queue.successes == before:
-            if queue.closed:
-                return False
-            if not queue.opening and not queue.open_one() and not queue.has_room:
-                # Others have opened as many as there may be.
-                return True
-            sleep(STEP)
-        return True
+
+        def is_full() -> bool:
+            return not (queue.opening or queue.open_one() or queue.has_room)
+
+        return queue.wait_for_one(queue.successes, is_full) or not queue.closed
 
     def _shrink(self) -> None:
         queue = self._queue

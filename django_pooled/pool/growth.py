@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from time import sleep
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, ref
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from .waiter import Place
 
 __all__ = ["GrowingPool", "Refused"]
+
+STEP = 0.01
+"""Seconds between two glances at a connection that is being opened."""
 
 
 class Refused(Exception):
@@ -109,6 +113,19 @@ class GrowingPool(PsycopgPool):
             if wanted:
                 self.open_another()
         return wanted
+
+    def wait_for_one(self, opened_before: int, is_in_vain: Callable[[], bool]) -> bool:
+        """Wait until a connection is opened; tell whether one was. For threads of the pool's own.
+
+        Args:
+            opened_before: How many `successes` there were before it was asked for.
+            is_in_vain: Called now and then; whether to wait no longer.
+        """
+        while self._successes == opened_before:
+            if self.closed or is_in_vain():
+                return False
+            sleep(STEP)
+        return True
 
     def open_one_at_a_time(self, only: bool) -> None:
         """Open no two connections at once from now on; or as many as are wanted again."""

@@ -31,7 +31,6 @@ from django_pooled.stats.counters import Record
 from django_pooled.stats.snapshot import PoolSnapshot, SiteName
 
 from . import queue
-from .admission import Overdue
 from .admission_queue import queue_for
 from .checkin import Checkin
 from .checkout import Checkout
@@ -56,7 +55,7 @@ from .session_target import is_read_only_meant, misfit_for
 from .steering import Steering
 from .time_limit import LeftBehind
 from .upkeep import YOUNGEST, Upkeep
-from .waiter import Waiter
+from .waiter import Overdue, Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -12,7 +12,7 @@ from weakref import ref
 from .deadline import current
 from .growth import GrowingPool, Refused
 from .psycopg_pool_private import PoolClosed, PoolTimeout, TooManyRequests
-from .waiter import Place, Waiter
+from .waiter import Overdue, Place, Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +113,7 @@ class RecoveringPool(GrowingPool):
             queued: A waiter that `enqueue` has put into the queue; this thread goes on with it.
 
         Raises:
-            PoolTimeout, PoolClosed, TooManyRequests: As getconn(); and see `refuse_overdue`.
+            PoolTimeout, PoolClosed, TooManyRequests: As getconn(); and see `is_overdue`.
             Refused: No connection can be opened.
         """
         waiter = queued or self.waiter(timeout)
@@ -177,7 +177,8 @@ class RecoveringPool(GrowingPool):
                     self._drop_empty_places()
                     if self.ahead_of(waiter) >= max_waiting:
                         raise TooManyRequests
-                self.refuse_new(waiter)
+                if waiter.lane is not None and self.has_enough_like(waiter):
+                    raise Overdue(waiter.lane)
                 self.places.append(Place(waiter))
                 self.grow_for_waiter()
         return connection
@@ -222,12 +223,6 @@ class RecoveringPool(GrowingPool):
     def has_enough_like(self, waiter: Waiter) -> bool:
         """Tell whether a new waiter would wait for too long; under the lock."""
         return False
-
-    def refuse_new(self, waiter: Waiter) -> None:
-        """Raise an error if a new waiter would wait for too long; under the lock."""
-
-    def refuse_overdue(self, waiter: Waiter) -> None:
-        """Raise an error if a waiter has waited for too long; under the lock."""
 
     def waits_begin_anew(self) -> None:
         """From now on waits are for connections in use; under the lock."""
@@ -282,7 +277,8 @@ class RecoveringPool(GrowingPool):
                 # Its own may have been brought forward.
                 if now >= waiter.deadline:
                     raise PoolTimeout
-                self.refuse_overdue(waiter)
+                if waiter.lane is not None and self.is_overdue(waiter):
+                    raise Overdue(waiter.lane)
             if now >= look_at:
                 is_last = now >= last_look_at
                 look_for_lost(started if is_last else None)

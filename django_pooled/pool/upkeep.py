@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ YOUNGEST = 0.9
 
 SOONEST = 0.25
 """Seconds between two looks, at least."""
-
-STEP = 0.01
-"""Seconds between two glances at a connection that is being opened."""
 
 
 class Upkeep:
@@ -176,8 +173,6 @@ class Upkeep:
             queue.open_one()
         elif not queue.open_one():
             return False
-        while queue.successes == before:
-            if queue.closed or connector.failures != failures or not queue.opening:
-                return False
-            sleep(STEP)
-        return True
+        return queue.wait_for_one(
+            before, lambda: connector.failures != failures or not queue.opening
+        )

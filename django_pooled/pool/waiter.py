@@ -7,13 +7,27 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import ref
 
+from psycopg_pool import TooManyRequests
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .connection import PooledConnection
     from .lanes import Lane
 
-__all__ = ["Place", "Waiter"]
+__all__ = ["Overdue", "Place", "Waiter"]
+
+
+class Overdue(TooManyRequests):
+    """A waiter has waited too long, as all do.
+
+    Args:
+        lane: Its lane.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        super().__init__(f"lane {lane.name!r}")
+        self.lane = lane
 
 
 class Waiter:

@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from tests.support.commanded import obey
+from tests.support.command_loop import obey
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Processes that are commanded line by line, and the loop in which they obey."""
+"""Processes that are commanded line by line; see `command_loop` for how they obey."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CommandedProcess", "obey"]
+__all__ = ["CommandedProcess"]
 
 
 class CommandedProcess:
@@ -76,15 +76,3 @@ class CommandedProcess:
         self._process.kill()
         self._process.communicate()
         self._errors.close()
-
-
-def obey(commands: object) -> None:
-    """Call the methods that standard input names, until its end."""
-    for line in sys.stdin:
-        name, arguments = json.loads(line)
-        try:
-            answer = [None, getattr(commands, name)(**arguments)]
-        except Exception as error:
-            answer = [f"{type(error).__name__}: {error}", None]
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
