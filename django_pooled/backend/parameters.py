@@ -11,7 +11,7 @@ from psycopg import IsolationLevel
 
 from django_pooled.diagnostics.redaction import masked, one_line, shown
 from django_pooled.pool.opener import CONNECT_TIMEOUT
-from django_pooled.stats.snapshot import session_name
+from django_pooled.stats.names import session_name
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping

@@ -10,8 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.crypto import salted_hmac
 
 from django_pooled.diagnostics.redaction import masked, one_line
-from django_pooled.stats.snapshot import SiteName
-from django_pooled.stats.socket_folder import SITE_LENGTH
+from django_pooled.stats.names import SITE_LENGTH, SiteName
 
 __all__ = ["this_site"]
 

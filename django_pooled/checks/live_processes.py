@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from django_pooled.poolstats.processes.collect import collect
-from django_pooled.stats.snapshot import session_name
+from django_pooled.stats.names import session_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

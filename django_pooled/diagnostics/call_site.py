@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import linecache
 import os
-import re
 import sys
 import sysconfig
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from django_pooled.activity import FUNCTIONS, current, look_for
+from django_pooled.lazy_pattern import lazy_pattern
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
@@ -37,7 +37,7 @@ _WATCHERS = frozenset(
     }
 )
 
-_INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\](?P<package>[^/\\.]*)")
+_INSTALLED = lazy_pattern(r"[/\\](?:site|dist)-packages[/\\](?P<package>[^/\\.]*)")
 
 _STANDARD = tuple(
     {

@@ -10,6 +10,8 @@ from urllib.parse import quote, quote_plus
 
 from django.db import Error
 
+from django_pooled.lazy_pattern import lazy_pattern
+
 # psycopg is imported where it is needed: without it, the system checks that say so still have to
 # be imported.
 
@@ -54,7 +56,7 @@ ASSIGNMENT = rf"\b({_NAMES}\s*=\s*){_VALUE}()"
 """password=..., as in a connection string or the environment."""
 
 _CREDENTIALS = tuple(
-    re.compile(pattern, re.IGNORECASE)
+    lazy_pattern(pattern, re.IGNORECASE)
     for pattern in (
         # The user and password of an address, up to its last @: those within are rarely escaped.
         r"(://)\S+(@)",
@@ -70,7 +72,7 @@ _CREDENTIALS = tuple(
 
 # What PostgreSQL appends to a message, on lines of their own and in any language: DETAIL and
 # CONTEXT quote rows, LINE the statement. libpq's own hints begin with a tab.
-_APPENDED = re.compile(
+_APPENDED = lazy_pattern(
     r"\n\t[^\n]*|\n(?!FATAL|ERROR|PANIC)(?:[^\s:][^:\n]{0,40}:  |\w+ \d+: )[\s\S]*"
 )
 

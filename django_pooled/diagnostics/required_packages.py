@@ -11,6 +11,9 @@ __all__ = ["MissingPackage", "missing_package", "refusal"]
 
 _PACKAGES = {"psycopg": "psycopg 3", "psycopg_pool": "psycopg_pool", "tenacity": "tenacity"}
 
+_NEEDED_LATER = frozenset({"tenacity"})
+"""Pure Python, and not needed before a connection is: looked for, and not imported."""
+
 _INSTALL = "pip install 'psycopg[binary]' psycopg-pool tenacity"
 _INSTALL_LIBPQ = (
     "pip install 'psycopg[binary]', or, where that has no wheel for this Python, install the "
@@ -35,7 +38,8 @@ def missing_package() -> MissingPackage | None:
     """Return the error of the first package that cannot be imported."""
     for name, title in _PACKAGES.items():
         try:
-            import_module(name)
+            if name not in _NEEDED_LATER or find_spec(name) is None:
+                import_module(name)
         except ImportError as error:
             missing = _missing(name, title, error)
             missing.__cause__ = error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
 from django_pooled.poolstats.processes.report_parser import parse_counters
-from django_pooled.stats import publisher, socket_folder
+from django_pooled.stats import answering_socket, socket_folder
 from django_pooled.stats.snapshot import BOUNDS, counters_as_json
 
 from .sums import SeenPool, Sums
@@ -57,7 +57,7 @@ def is_kept(folder: StrPath | None, site: str) -> bool:
     Raises:
         OSError: The folder can't be used.
     """
-    return (publisher.default_folder(folder) / f"metrics-{site}.json").exists()
+    return (answering_socket.default_folder(folder) / f"metrics-{site}.json").exists()
 
 
 @contextlib.contextmanager
@@ -76,7 +76,7 @@ def open_sums(folder: StrPath | None, site: str, patience: float) -> Iterator[Su
         OSError: It can't be kept there.
     """
     socket_folder.require()
-    path = publisher.default_folder(folder)
+    path = answering_socket.default_folder(folder)
     descriptor = socket_folder.open_folder(path, os.geteuid())
     name = f"metrics-{site}"
     try:

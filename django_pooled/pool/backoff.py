@@ -1,6 +1,7 @@
 """Waits between attempts; the only module that imports tenacity.
 
-It does so on use: the system check that says that tenacity is missing has to run without it.
+It does so on use: the system check that says that tenacity is missing has to run without it, and a
+process that connects to nothing has no use for it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from tenacity import RetryCallState
 
-__all__ = ["Backoff", "retry_until"]
+__all__ = ["Backoff", "prepare", "retry_until"]
 
 T = TypeVar("T")
 
@@ -44,6 +45,11 @@ class Backoff:
         state.attempt_number = attempt
         kind = wait_random_exponential if self.jitter else wait_exponential
         return kind(multiplier=self.initial, max=self.maximum)(state)
+
+
+def prepare() -> None:
+    """Import tenacity before anything has failed, perhaps for want of file descriptors."""
+    import tenacity  # noqa: F401
 
 
 def retry_until(

@@ -8,8 +8,9 @@ session's is the shorter one, and not known yet, that takes a message more.
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from django_pooled.lazy_pattern import lazy_pattern
 
 from . import psycopg_private
 from .deadline import GRACE
@@ -32,7 +33,7 @@ LONGEST = (2**31 - 1) // 1000
 _TRANSACTION_TIMEOUT_SINCE = 170000
 
 _UNITS = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
-_SHOWN = re.compile(r"(\d+)(us|ms|s|min|h|d)?")
+_SHOWN = lazy_pattern(r"(\d+)(us|ms|s|min|h|d)?")
 
 
 class Beginning(NamedTuple):

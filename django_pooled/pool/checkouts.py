@@ -15,7 +15,6 @@ from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import one_line
 from django_pooled.sql.fingerprint import fingerprint
 from django_pooled.sql.query_text import text_of
-from django_pooled.stats.snapshot import ConnectionFigures
 
 from .cancellation import cancel
 from .holders import holders
@@ -23,6 +22,7 @@ from .thread_exit import Threads
 
 if TYPE_CHECKING:
     from django_pooled.stats.counters import Counters, Record
+    from django_pooled.stats.snapshot import ConnectionFigures
 
     from .checkout import Checkout
     from .connection import PooledConnection
@@ -54,18 +54,18 @@ def described(
     if shows_statement and status == TransactionStatus.ACTIVE:
         text = text_of(connection.statement)
     state = "returning" if checkout and checkout.returning else "in use" if checkout else "idle"
-    return ConnectionFigures(
-        backend_pid=session.backend_pid,
-        age=now - session.opened_at,
-        state=state,
-        since=max(0.0, now - (checkout.since if checkout else session.idle_since)),
-        by=(checkout.activity or None) if checkout else None,
-        where=str(checkout.where) if checkout else None,
-        pinned_by=connection.pinned_by,
-        doomed_by=session.doomed_by,
-        status="closed" if status is None else _STATUS.get(TransactionStatus(status), "closed"),
-        statement=fingerprint(text) if text else None,
-    )
+    return {
+        "backend_pid": session.backend_pid,
+        "age": now - session.opened_at,
+        "state": state,
+        "since": max(0.0, now - (checkout.since if checkout else session.idle_since)),
+        "by": (checkout.activity or None) if checkout else None,
+        "where": str(checkout.where) if checkout else None,
+        "pinned_by": connection.pinned_by,
+        "doomed_by": session.doomed_by,
+        "status": "closed" if status is None else _STATUS.get(TransactionStatus(status), "closed"),
+        "statement": fingerprint(text) if text else None,
+    }
 
 
 _STATUS = {

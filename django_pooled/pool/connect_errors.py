@@ -8,6 +8,7 @@ import psycopg
 from django.core.exceptions import ImproperlyConfigured
 
 from django_pooled.diagnostics.redaction import told
+from django_pooled.lazy_pattern import lazy_pattern
 from django_pooled.sql.sqlstates import FULL, history, is_connection_lost, psycopg_error
 
 __all__ = [
@@ -25,7 +26,7 @@ __all__ = [
 # (PQerrorMessage). Waiting does not help with these. All others, those of a server with
 # translated messages included, count as transient and are shown as the cause. What platforms put
 # before the server has words of its own, most of them without a SQLSTATE that tells anything.
-_PERMANENT = re.compile(
+_PERMANENT = lazy_pattern(
     r"""
       authentication\ failed                       # password, SASL, LDAP, PAM, Peer, Ident, …
     | no\ password\ supplied
@@ -65,7 +66,7 @@ _PERMANENT = re.compile(
 
 # With several hosts one message lists every attempt: as long as one of them may succeed
 # later, the whole is transient.
-_TRANSIENT = re.compile(
+_TRANSIENT = lazy_pattern(
     r"""
       Connection\ refused | timeout\ expired | timed\ out | Connection\ reset
     | starting\ up | shutting\ down | in\ recovery\ mode | not\ yet\ accepting\ connections
@@ -77,7 +78,7 @@ _TRANSIENT = re.compile(
 )
 
 # What newer credentials may mend; of several hosts, another may be away.
-_CREDENTIALS = re.compile(
+_CREDENTIALS = lazy_pattern(
     r"""
       authentication\ failed(?!\ because\ of\ too\ many) | no\ password\ supplied
     | role\ ".*"\ (does\ not\ exist|is\ not\ permitted\ to\ log\ in)
@@ -90,10 +91,10 @@ _CREDENTIALS = re.compile(
 )
 
 # What libpq says of a server that is not what target_session_attrs asks for.
-_WRONG_KIND = re.compile(r"session is (not )?read-only|server is (not )?in hot standby")
+_WRONG_KIND = lazy_pattern(r"session is (not )?read-only|server is (not )?in hot standby")
 
 # Transient too, those of FULL.
-_FULL = re.compile(
+_FULL = lazy_pattern(
     r"""
       too\ many\ clients\ already | remaining\ connection\ slots\ are\ reserved
     | too\ many\ connections\ for\ (role|database)
@@ -112,30 +113,33 @@ _FULL = re.compile(
 
 # The first that fits: the more general ones come later.
 _ANSWERS = (
-    (re.compile(r"too many connections for role"), "has no connection left for this role (53300)"),
+    (
+        lazy_pattern(r"too many connections for role"),
+        "has no connection left for this role (53300)",
+    ),
     (_FULL, "is full (53300)"),
     (
-        re.compile(r"(password|SASL) authentication failed|no password supplied"),
+        lazy_pattern(r"(password|SASL) authentication failed|no password supplied"),
         "refuses this role's password (28P01)",
     ),
-    (re.compile(r"access token"), "refuses this role's access token"),
-    (re.compile(r'role ".*" does not exist|no such user'), "does not know this role"),
+    (lazy_pattern(r"access token"), "refuses this role's access token"),
+    (lazy_pattern(r'role ".*" does not exist|no such user'), "does not know this role"),
     (
-        re.compile(
+        lazy_pattern(
             r"authentication failed|pg_hba\.conf|not permitted to log in|login rejected"
             r"|permission denied for database"
         ),
         "refuses this role",
     ),
     (
-        re.compile(r'database ".*" does not exist|no such database'),
+        lazy_pattern(r'database ".*" does not exist|no such database'),
         "does not exist on its server (3D000)",
     ),
     (
-        re.compile(r"starting up|not yet accepting connections|in recovery mode"),
+        lazy_pattern(r"starting up|not yet accepting connections|in recovery mode"),
         "is starting (57P03)",
     ),
-    (re.compile(r"shutting down"), "is shutting down (57P03)"),
+    (lazy_pattern(r"shutting down"), "is shutting down (57P03)"),
 )
 
 # What no network brings about: an error in the project's code or settings.

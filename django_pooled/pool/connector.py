@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import scrub, told
 
-from .backoff import retry_until
+from .backoff import prepare, retry_until
 from .connect_errors import AttemptFailed, AttemptHung, is_permanent_refusal, is_server_full
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class Connector:
         opened: Callable[[float], None],
         credentials_change: bool = False,
     ) -> None:
+        prepare()
         self.last_error: Exception | None = None
         self.last_error_at: float = 0.0
         self.connected_again_at: float | None = None

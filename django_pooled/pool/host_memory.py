@@ -6,7 +6,7 @@ import logging
 import threading
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 
@@ -56,8 +56,7 @@ class _Record:
     """Attempts that it has not answered yet, and that are not waited for."""
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """An address to try, and how long to wait for it."""
 
     address: Address

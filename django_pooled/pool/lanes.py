@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from .queue_delay import QueueDelay
@@ -15,8 +15,7 @@ LANES: Final = ("probe", "admin", "web", "task")
 """In the order of their priority."""
 
 
-@dataclass(frozen=True)
-class LaneOptions:
+class LaneOptions(NamedTuple):
     """What the option ``lanes`` says of one lane."""
 
     reserved: int = 0

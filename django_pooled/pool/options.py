@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import isfinite
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .backoff import Backoff
 from .lanes import LaneOptions
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["FLAG", "LANE", "SECONDS", "Expected", "PoolOptions"]
 
 
-@dataclass(frozen=True)
-class Expected:
+class Expected(NamedTuple):
     """What a value has to be: a test, and the words for it."""
 
     words: str

@@ -28,7 +28,7 @@ from django_pooled.errors import (
 from django_pooled.signals import connection_checked_in, connection_checked_out
 from django_pooled.sql.sqlstates import SERIALIZATION
 from django_pooled.stats.counters import Record
-from django_pooled.stats.snapshot import PoolSnapshot, SiteName
+from django_pooled.stats.names import SiteName
 
 from . import queue
 from .admission_queue import queue_for
@@ -59,6 +59,8 @@ from .waiter import Overdue, Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from django_pooled.stats.snapshot import PoolSnapshot
 
     from .connection import PooledConnection
     from .deadline import Deadline
@@ -641,6 +643,8 @@ class Pool:
 
     def snapshot(self) -> PoolSnapshot:
         """Describe the pool for `manage.py poolstats`."""
+        from django_pooled.stats.snapshot import PoolSnapshot
+
         self._checkouts.end_lost()
         with self._lock:
             counters = self._checkouts.counters()

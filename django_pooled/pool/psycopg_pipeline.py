@@ -15,6 +15,7 @@ import psycopg
 from psycopg import pq
 
 from django_pooled.diagnostics.required_names import Need, needed_of, require
+from django_pooled.lazy_pattern import lazy_pattern
 
 from .psycopg_private import name_of
 
@@ -76,13 +77,13 @@ require(
 
 # Beside those that may be more than one statement, COPY is left out, which libpq has no way out of
 # in pipeline mode.
-_CARRIED = re.compile(
+_CARRIED = lazy_pattern(
     rb"[\s(]*(?:select|insert|update|delete|merge|with|values|table"
     rb"|set|lock|truncate|create|alter|drop)\b",
     re.IGNORECASE,
 )
-_QUOTED = re.compile(rb"""'[^']*'|"[^"]*\"""")
-_SPECIAL = re.compile(rb"""[;$'"]""")
+_QUOTED = lazy_pattern(rb"""'[^']*'|"[^"]*\"""")
+_SPECIAL = lazy_pattern(rb"""[;$'"]""")
 
 
 def is_one_statement(query: bytes, *, has_parameters: bool) -> bool:

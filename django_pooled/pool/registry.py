@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from django_pooled.integrations import uwsgi
 from django_pooled.stats import publisher
-from django_pooled.stats.snapshot import process_report
 
 from .process_exit import at_exit, has_begun
 
@@ -143,7 +141,7 @@ def _join_pause(pool: Pool) -> None:
     pool.steering.obey(order, by)
     if publisher.standing_pause_of(site) is None:
         # It was resumed in between, when this one was not paused yet.
-        pool.steering.obey(replace(order, verb="resume"), by)
+        pool.steering.obey(order._replace(verb="resume"), by)
 
 
 def _obey(order: Order, by: str) -> list[Answer]:
@@ -155,6 +153,8 @@ def _obey(order: Order, by: str) -> list[Answer]:
 
 
 def _report() -> ProcessReport:
+    from django_pooled.stats.snapshot import process_report
+
     return process_report(snapshots())
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from django_pooled.stats.snapshot import session_name
+from django_pooled.stats.names import session_name
 from django_pooled.stats.socket_folder import this_user
 
 from .formatting import cut, duration

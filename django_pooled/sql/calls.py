@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from django_pooled.lazy_pattern import lazy_pattern
+
 from .functions import POSTGIS, READS, WRITES
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ _ACCESS_METHODS = frozenset(
 # What begins a query within parentheses and no list of columns.
 _QUERY = frozenset({"(", "select", "table", "with"})
 
-_KINDS = re.compile(
+_KINDS = lazy_pattern(
     r"""
     (?P<ADVISORY_LOCK> pg_(?:try_)?advisory_(?:un)?lock(?:_shared|_all)?$)
     | (?P<SET> (?:set_config|set_limit)$)
@@ -65,7 +67,7 @@ _KINDS = re.compile(
 )
 _LOCAL = frozenset({"true", "'true'", "'t'", "'on'", "'yes'", "'y'", "'1'"})
 # All of PostGIS's read but these.
-_POSTGIS_READS = re.compile(
+_POSTGIS_READS = lazy_pattern(
     r"st_(?!add(?!measure|point|band)|change|create|init|mod|move|new|rem(?!ove(?:point|repeated|irr)))"
 )
 

@@ -6,6 +6,8 @@ import re
 from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, NamedTuple
 
+from django_pooled.lazy_pattern import lazy_pattern
+
 from .calls import calls_in
 from .lexer import tokens_of
 from .query_text import text_of
@@ -36,7 +38,7 @@ _REMEMBERED = 1024
 
 # What leaves nothing, and runs no function that its text names. A setting's name may have several
 # parts, of which the first can be LOCAL, CONSTRAINTS or TRANSACTION.
-_UTILITY = re.compile(
+_UTILITY = lazy_pattern(
     r"""
     (?: abort | begin | checkpoint | close | cluster | comment | commit | drop | end | fetch | grant
         | lock | move | notify | reassign | refresh | reindex | release | repack | revoke
@@ -56,7 +58,7 @@ _UTILITY = re.compile(
     re.VERBOSE,
 )
 # What leaves nothing either, but for what the functions leave that it calls.
-_QUERY = re.compile(
+_QUERY = lazy_pattern(
     r"""
     (?: select | table | values | with | declare | insert | update | delete | merge | copy
         | create\ (?:(?:local\ |global\ )?temp(?:orary)?\ |unlogged\ )?table
@@ -67,7 +69,7 @@ _QUERY = re.compile(
 )
 # PgBouncer's list of what its transaction pooling does not carry over, and some more:
 # https://www.pgbouncer.org/features.html
-_LEAVES = re.compile(
+_LEAVES = lazy_pattern(
     r"""
     (?P<ROLE> (?:set|reset)\ (?:session\ )?(?:role|authorization)\b)
     | (?P<SET> (?:set|reset)\b)
@@ -81,7 +83,7 @@ _LEAVES = re.compile(
     """,
     re.VERBOSE,
 )
-_TEMPORARY = re.compile(
+_TEMPORARY = lazy_pattern(
     r"""
     create\ (?:or\ replace\ )?(?:(?:local|global)\ )?temp(?:orary)?\b
         (?!\ table\ .*\bon\ commit\ drop\b)
@@ -89,32 +91,32 @@ _TEMPORARY = re.compile(
     """,
     re.VERBOSE,
 )
-_EXECUTES = re.compile(r"create\b.*\bas execute\b")
-_WITH_HOLD = re.compile(r"declare\b.*\bwith hold\b")
-_SCHEMA_WITH_PARTS = re.compile(r"create schema\b.*\bcreate\b")
-_CHANGES_OR_LOCKS = re.compile(
+_EXECUTES = lazy_pattern(r"create\b.*\bas execute\b")
+_WITH_HOLD = lazy_pattern(r"declare\b.*\bwith hold\b")
+_SCHEMA_WITH_PARTS = lazy_pattern(r"create schema\b.*\bcreate\b")
+_CHANGES_OR_LOCKS = lazy_pattern(
     r"\b(?:insert|update|delete|merge|into)\b|\bfor (?:key )?share\b|\bfor no key\b"
 )
-_READS = re.compile(
+_READS = lazy_pattern(
     r"(?:select|table|values|with|declare|show|close|wait for)\b|copy\b.* to stdout\b"
 )
 # What ends a transaction, or may: a savepoint is released and rolled back to by other words.
-_ENDS = re.compile(
+_ENDS = lazy_pattern(
     r"(?:commit|end|abort|prepare transaction|rollback(?!(?: work| transaction)? to\b))\b"
 )
-_UNDOES = re.compile(r"rollback(?: work| transaction)? to\b")
+_UNDOES = lazy_pattern(r"rollback(?: work| transaction)? to\b")
 # What works on the transaction alone, and writes nothing.
-_CONTROLS = re.compile(
+_CONTROLS = lazy_pattern(
     r"(?:savepoint|release|begin|start transaction|set local|set transaction|fetch|move|close|lock"
     r"|(?:commit|rollback)(?! prepared)|end|abort)\b"
 )
-_PRECEDES = re.compile(
+_PRECEDES = lazy_pattern(
     r"(?:set|reset|notify|listen|unlisten|load|lock|discard|deallocate|savepoint|release|begin)\b"
 )
-_DRAWS_NOTHING = re.compile(
+_DRAWS_NOTHING = lazy_pattern(
     r"(?:update|delete|truncate|lock|savepoint|release|rollback|commit|begin|set|reset|notify)\b"
 )
-_PLAIN_WRITE = re.compile(r"(?:insert|update|delete|merge)\b")
+_PLAIN_WRITE = lazy_pattern(r"(?:insert|update|delete|merge)\b")
 # The tables of a session are in a schema of its own.
 _TEMPORARY_SCHEMA = "pg_temp"
 
@@ -209,7 +211,7 @@ def _effect_of_one(tokens: Sequence[str]) -> Effect:
     )
 
 
-_TIME_LIMIT = re.compile(
+_TIME_LIMIT = lazy_pattern(
     r"""(?ix) \s* SET \s+ (?:SESSION \s+)?
     (?:statement | lock | transaction | idle_in_transaction_session | idle_session)_timeout
     \s* (?: = | \bTO\b ) \s* (?: \w+ | '[\w\s.]*' ) \s* ;? \s*"""

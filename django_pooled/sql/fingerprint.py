@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from django_pooled.lazy_pattern import lazy_pattern
+
 from .lexer import tokens_of
 
 __all__ = ["fingerprint"]
@@ -14,9 +16,9 @@ LONGEST = 200
 LONGEST_READ = 20_000
 """Characters of a text that is read; a longer one is told by its first word."""
 
-_LIST = re.compile(r"\?(?:, \?)+")
-_ROWS = re.compile(r"(\(\?(?:, \.\.\.)?\))(?:, \(\?(?:, \.\.\.)?\))+")
-_TIGHT = re.compile(r" (?=[,.;)\]])|(?<=[.(\[]) | (?=::)|(?<=::) ")
+_LIST = lazy_pattern(r"\?(?:, \?)+")
+_ROWS = lazy_pattern(r"(\(\?(?:, \.\.\.)?\))(?:, \(\?(?:, \.\.\.)?\))+")
+_TIGHT = lazy_pattern(r" (?=[,.;)\]])|(?<=[.(\[]) | (?=::)|(?<=::) ")
 
 
 def fingerprint(text: str) -> str:

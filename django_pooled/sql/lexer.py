@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from django_pooled.lazy_pattern import lazy_pattern
+
 __all__ = ["tokens_of"]
 
 # As PostgreSQL's own scanner divides a text, and nothing for what depends on a setting of the
@@ -17,7 +19,7 @@ _LETTER_OR_DIGIT = r"[^\x00-/:-@\[-\^`{-\x7f]"
 _IN_WORD = r"[^\x00-#%-/:-@\[-\^`{-\x7f]"
 # No word goes on here, nor a quotation.
 _ENDS = rf"(?!{_IN_WORD}|['\"])"
-_TOKEN = re.compile(
+_TOKEN = lazy_pattern(
     rf"""
     [ \t\n\r\f\v]+
     | (?P<nested> /\*)
@@ -39,9 +41,9 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_COMMENT_EDGE = re.compile(r"/\*|\*/")
+_COMMENT_EDGE = lazy_pattern(r"/\*|\*/")
 # psycopg would put a value there, past the quotes.
-_VALUE_WITHIN = re.compile(r"%(?:[sbt](?!\w)|\()")
+_VALUE_WITHIN = lazy_pattern(r"%(?:[sbt](?!\w)|\()")
 
 
 def tokens_of(text: str) -> list[str] | None:

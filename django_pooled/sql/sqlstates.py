@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from django_pooled.errors import DeadlineExceeded, PoolError
+from django_pooled.lazy_pattern import lazy_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,12 +66,12 @@ READ_ONLY = "25006"
 """read_only_sql_transaction: after a failover, the sign of a demoted server."""
 
 # Of PgBouncer, of Supavisor, of RDS Proxy.
-_WAITED_IN_VAIN = re.compile(
+_WAITED_IN_VAIN = lazy_pattern(
     "query_wait_timeout|unable to check out connection|Timed-out waiting to acquire"
 )
 
 # What psycopg says to two answers where it expects one.
-_TWO_ENDS = re.compile(r"received \d+ results from command")
+_TWO_ENDS = lazy_pattern(r"received \d+ results from command")
 
 
 def psycopg_error(error: BaseException | None) -> psycopg.Error | None:

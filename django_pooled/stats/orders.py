@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = [
     "LONGEST_ORDER",
@@ -50,14 +50,13 @@ class OrderRefused(Exception):
     """An order that is not obeyed; the message is a sentence for the operator."""
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(NamedTuple):
     """One order to all pools of a site in a process, or to those of one database."""
 
     verb: Verb
     site: str
     """Key of the site."""
-    databases: dict[str, str] = field(default_factory=dict)
+    databases: Mapping[str, str] = MappingProxyType({})
     """The site's databases: alias and address. A pool of a test's database is not among them."""
     aliases: list[str] | None = None
     """The databases that it is for; None for all of the site."""
@@ -75,7 +74,8 @@ class Order:
 
     def encoded(self) -> bytes:
         """Return the line that is sent."""
-        return ORDER + f"{ORDERS_VERSION} {json.dumps(asdict(self))}\n".encode()
+        values = self._asdict() | {"databases": dict(self.databases)}
+        return ORDER + f"{ORDERS_VERSION} {json.dumps(values)}\n".encode()
 
     def is_for(self, alias: str, server: str, site: str) -> bool:
         """Tell whether it is for the pool of this database."""
@@ -87,8 +87,7 @@ class Order:
         )
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What became of an order in one pool."""
 
     alias: str
@@ -122,7 +121,7 @@ def parse_order(line: bytes) -> Order:
         raise OrderRefused("the order is not JSON") from None
     if not isinstance(values, dict):
         raise OrderRefused("the order is not a dictionary")
-    unknown = values.keys() - {it.name for it in fields(Order)}
+    unknown = values.keys() - set(Order._fields)
     if unknown:
         raise OrderRefused(f"the order has an unknown value {min(unknown)!r}")
     for name, (words, test) in _EXPECTED.items():

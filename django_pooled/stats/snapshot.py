@@ -8,9 +8,8 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass, field, fields
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .counters import Counters
 from .histogram import BOUNDS, Histogram
@@ -29,10 +28,8 @@ __all__ = [
     "OrderResult",
     "PoolSnapshot",
     "ProcessReport",
-    "SiteName",
     "counters_as_json",
     "process_report",
-    "session_name",
 ]
 
 REPORT_VERSION = 1
@@ -41,15 +38,6 @@ REPORT_VERSION = 1
 
 LATELY = 60.0
 """Seconds for which a write that was refused says that writes fail."""
-
-
-class SiteName(NamedTuple):
-    """The site that a pool belongs to."""
-
-    key: str = ""
-    """Tells it from others; the same in all of its processes."""
-    settings: str = ""
-    """The file of its settings, for people."""
 
 
 class ConnectionFigures(TypedDict):
@@ -228,15 +216,6 @@ def _command() -> str:
     """Name the program for people: "gunicorn", also when it was started by python -m."""
     program = Path(sys.argv[0] or sys.executable)
     return program.parent.name if program.stem == "__main__" else program.name
-
-
-@cache
-def session_name(pid: int, host: str) -> str:
-    """Name a process's sessions in pg_stat_activity, in the 63 bytes that the server keeps.
-
-    https://www.postgresql.org/docs/current/runtime-config-logging.html#GUC-APPLICATION-NAME
-    """
-    return f"django {pid}@{host}".encode()[:63].decode(errors="ignore")
 
 
 def counters_as_json(counters: Counters) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import itertools
 import os
-import re
 import socket
 import stat
 import struct
@@ -15,6 +14,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from django_pooled.lazy_pattern import lazy_pattern
+
+from .names import SITE_LENGTH
 from .trusted_folder import refuse_planted_links
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PREFIX",
-    "SITE_LENGTH",
     "SUN_PATH_LIMIT",
     "Entry",
     "FolderRefused",
@@ -60,10 +61,7 @@ SUN_PATH_LIMIT = 107 if sys.platform == "linux" else 103
 MOST_NAMES = 10_000
 """Names in a folder that are looked at: more than there are processes of one user."""
 
-SITE_LENGTH = 8
-"""Characters of a site's key, which a socket's name has to have room for."""
-
-_ENTRY = re.compile(
+_ENTRY = lazy_pattern(
     rf"(?P<pid>\d{{1,10}})\.[0-9a-f]{{8}}(?:\.(?P<site>[0-9a-f]{{{SITE_LENGTH}}}))?"
     r"\.(?P<state>sock|new)\Z"
 )

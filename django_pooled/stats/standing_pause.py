@@ -6,8 +6,9 @@ import contextlib
 import os
 import re
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from django_pooled.lazy_pattern import lazy_pattern
 
 from . import socket_folder
 from .orders import LONGEST_ORDER, Order, OrderRefused, parse_order
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["find", "leave", "remove"]
 
-_SITE = re.compile(r"[0-9a-f]*\Z", re.ASCII)
+_SITE = lazy_pattern(r"[0-9a-f]*\Z", re.ASCII)
 
 
 def leave(folder: Path, order: Order, by: str) -> None:
@@ -66,7 +67,7 @@ def find(folder: Path, site: str) -> tuple[Order, str] | None:
                 os.unlink(_name(site), dir_fd=descriptor)
             return None
     # However the clock was set meanwhile.
-    pause = replace(order, seconds=min(left, order.seconds), renews=False)
+    pause = order._replace(seconds=min(left, order.seconds), renews=False)
     return pause, by.decode(errors="replace")
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from django_pooled.stats.snapshot import session_name
+from django_pooled.stats.names import session_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

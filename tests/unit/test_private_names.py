@@ -39,8 +39,10 @@ FILES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 
 THEIRS = (DatabaseWrapper, HttpRequest, QuerySet, Connection, Cursor, ConnectionPool)
 
-# Of other packages, and of the standard library, which documents the first four.
+# Of other packages, and of the standard library, which documents the first six.
 OTHERS = {
+    "_asdict": "namedtuple",
+    "_fields": "namedtuple",
     "_replace": "namedtuple",
     "_is_gil_enabled": "sys; there from 3.13 on",
     "_getframe": "sys",

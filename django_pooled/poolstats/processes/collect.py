@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from django_pooled.diagnostics.redaction import masked, one_line
-from django_pooled.stats import publisher, socket_folder
+from django_pooled.stats import answering_socket, socket_folder
 from django_pooled.stats.socket_folder import FolderRefused
 
 from .question import Question
@@ -116,8 +116,8 @@ def collect_all(
         return collection
     with contextlib.ExitStack() as stack:
         key = site.key if site is not None else ""
-        what = publisher.HISTORY if history else publisher.NOW
-        what = publisher.SESSIONS if sessions else what
+        what = answering_socket.HISTORY if history else answering_socket.NOW
+        what = answering_socket.SESSIONS if sessions else what
         what = order or what
         users = _find(find_folders(folders, uid), collection, stack, key, what, only)
         _ask(users, timeout, collection)

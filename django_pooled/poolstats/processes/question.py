@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from django_pooled.stats import publisher, socket_folder
+from django_pooled.stats import answering_socket, socket_folder
 
 from .report_parser import LARGEST_ANSWER, InvalidAnswer, parse_report
 
@@ -31,7 +31,7 @@ class Question:
         descriptor: Of that folder, open.
         entry: The socket.
         limits: Of the folder's owner.
-        what: `publisher.NOW`, `publisher.HISTORY` or `publisher.SESSIONS`.
+        what: `answering_socket.NOW`, `answering_socket.HISTORY` or `answering_socket.SESSIONS`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Question:
         descriptor: int,
         entry: Entry,
         limits: UserLimits,
-        what: bytes = publisher.NOW,
+        what: bytes = answering_socket.NOW,
     ) -> None:
         self._what = what
         self.pid = entry.pid

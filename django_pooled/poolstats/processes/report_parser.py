@@ -245,14 +245,16 @@ _CHECKS: dict[str, tuple[Check, Callable[[], Any]]] = {
 }
 """By the annotation of a field: its check, and what makes the value of one that is missing."""
 
-_CONNECTION = {
-    # In a TypedDict annotations are no plain texts.
-    key: _CHECKS[annotation.__forward_arg__]
-    for key, annotation in ConnectionFigures.__annotations__.items()
-} | {"backend_pid": (_backend_pid, int)}
+
+def _checks_of(kind: type) -> dict[str, tuple[Check, Callable[[], Any]]]:
+    """Return the checks for a TypedDict or a NamedTuple, whose annotations are no plain texts."""
+    return {key: _CHECKS[it.__forward_arg__] for key, it in kind.__annotations__.items()}
+
+
+_CONNECTION = _checks_of(ConnectionFigures) | {"backend_pid": (_backend_pid, int)}
 _COUNTERS = {counter.name: _CHECKS[str(counter.type)] for counter in fields(Counters)}
 _POOL = {it.name: _CHECKS[str(it.type)] for it in fields(PoolSnapshot) if it.name != "counters"}
 _INTERVAL = {it.name: _CHECKS[str(it.type)] for it in fields(Interval)}
-_ANSWER = {it.name: _CHECKS[str(it.type)] for it in fields(Answer)}
+_ANSWER = _checks_of(Answer)
 _ORDER = {it.name: _CHECKS[str(it.type)] for it in fields(OrderResult)}
 _REPORT = {it.name: _CHECKS[str(it.type)] for it in fields(ProcessReport)}

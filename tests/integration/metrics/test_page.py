@@ -37,7 +37,7 @@ from django_pooled.metrics.sums import Sums
 from django_pooled.metrics.sums_file import KEPT_FOR, open_sums
 from django_pooled.poolstats.prometheus import Source, as_text, of_pools
 from django_pooled.poolstats.rows import PoolRow
-from django_pooled.stats import publisher, socket_folder
+from django_pooled.stats import answering_socket, publisher, socket_folder
 from django_pooled.stats.counters import MOST_FUNCTIONS, OTHERS
 from django_pooled.stats.snapshot import BOUNDS, Counters, process_report
 from tests.sites.workers import running
@@ -347,7 +347,7 @@ def test_a_site_whose_functions_get_new_names_has_a_bounded_number_of_series() -
 
 
 def sums_file_of(stats_dir: Path, site: SiteProcesses) -> Path:
-    return publisher.default_folder(str(stats_dir)) / f"metrics-{site.key}.json"
+    return answering_socket.default_folder(str(stats_dir)) / f"metrics-{site.key}.json"
 
 
 def kept(**odd: Any) -> bytes:
@@ -402,7 +402,7 @@ def test_a_pipe_in_the_place_of_a_file_of_sums_holds_nobody_up(
 
 
 def test_an_entry_of_the_future_is_forgotten_too(stats_dir: Path, site: SiteProcesses) -> None:
-    publisher.default_folder(str(stats_dir))
+    answering_socket.default_folder(str(stats_dir))
     for seen in (time.time() + 1e6, float("nan")):
         sums_file_of(stats_dir, site).write_bytes(kept(seen=seen))
         with open_sums(str(stats_dir), site.key, 1.0) as sums:
@@ -458,7 +458,7 @@ def test_a_file_of_sums_is_waited_for_while_somebody_writes_in_it(
 
 
 def test_files_of_sites_that_have_gone_are_swept(stats_dir: Path, site: SiteProcesses) -> None:
-    home = publisher.default_folder(str(stats_dir))
+    home = answering_socket.default_folder(str(stats_dir))
     old, young, foreign = (
         home / name
         for name in (f"metrics-{'a' * 16}.json", f"metrics-{'b' * 16}.lock", "mine.json")
@@ -490,7 +490,7 @@ def test_without_a_file_each_process_goes_by_itself_and_the_page_says_why(
     make_sibling: Callable[..., Publisher], stats_dir: Path, site: SiteProcesses
 ) -> None:
     sibling = make_sibling()
-    blocked = publisher.default_folder(str(stats_dir)) / f"metrics-{site.key}.lock"
+    blocked = answering_socket.default_folder(str(stats_dir)) / f"metrics-{site.key}.lock"
     blocked.mkdir()
     text = scrape()
     assert text.startswith("# Not added up over processes: [Errno 21] Is a directory")
@@ -587,7 +587,7 @@ def test_the_end_of_a_process_is_not_held_up_by_a_folder_that_is_lost(
     alias = make_database(server, stats_dir=False)
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT 1")
-    publisher.default_folder(stats_dir).chmod(0o755)
+    answering_socket.default_folder(stats_dir).chmod(0o755)
     with caplog.at_level(logging.DEBUG, "django_pooled.metrics"):
         write_last_figures()
     assert "cannot write the last figures of this process: " in caplog.text
@@ -719,6 +719,6 @@ def test_counters_of_a_site_never_go_down_while_workers_are_killed_and_replaced(
             os.kill(worker, signal.SIGTERM)
             wait_until(partial(replaced, worker), timeout=20)
         assert checkouts() >= seen[-1] + 20
-        assert {path.suffix for path in publisher.default_folder(stats_dir).iterdir()} <= {
+        assert {path.suffix for path in answering_socket.default_folder(stats_dir).iterdir()} <= {
             ".sock", ".json", ".lock"
         }  # fmt: skip

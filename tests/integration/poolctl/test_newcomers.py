@@ -14,7 +14,7 @@ from django_pooled import registry as public_registry
 from django_pooled.backend.site import this_site
 from django_pooled.pool import registry
 from django_pooled.poolstats.processes.collect import collect_all
-from django_pooled.stats import publisher, standing_pause
+from django_pooled.stats import answering_socket, publisher, standing_pause
 from django_pooled.stats.orders import Order
 from tests.support.forking import fork
 from tests.support.waiting import wait_until
@@ -59,7 +59,7 @@ def paused() -> list[str]:
 def test_a_new_pool_is_paused_until_the_order_that_ends_it(
     server: EmbeddedServer, make_database: MakeDatabase, stats_dir: Path, unpublished: None
 ) -> None:
-    folder = publisher.default_folder(str(stats_dir))
+    folder = answering_socket.default_folder(str(stats_dir))
     pause = Order("pause", this_site().key, token="t", seconds=60.0, stands=True)
     standing_pause.leave(folder, pause, "user 33 (process 9)")
     alias = make_database(server, stats_dir=str(stats_dir), timeout=60.0)
@@ -79,7 +79,7 @@ def test_a_new_pool_is_paused_until_the_order_that_ends_it(
 def test_a_pause_of_another_site_or_database_is_none_of_a_new_pool(
     server: EmbeddedServer, make_database: MakeDatabase, stats_dir: Path, unpublished: None
 ) -> None:
-    folder = publisher.default_folder(str(stats_dir))
+    folder = answering_socket.default_folder(str(stats_dir))
     alias = make_database(server, stats_dir=str(stats_dir))
     answers: list[Any] = []
     elsewhere = {alias: "elsewhere:5432/x"}
@@ -98,7 +98,7 @@ def test_a_pause_that_is_ordered_is_left_for_those_that_start_meanwhile(
     alias = make_database(server, stats_dir=str(stats_dir), timeout=60.0)
     answers: list[Any] = []
     ask(alias, answers)
-    folder = publisher.default_folder(str(stats_dir))
+    folder = answering_socket.default_folder(str(stats_dir))
     # One process alone leaves nothing.
     give(stats_dir, "pause", seconds=60.0)
     assert standing_pause.find(folder, this_site().key) is None

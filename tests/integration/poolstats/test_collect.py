@@ -19,7 +19,7 @@ from django_pooled.poolstats.processes.collect import collect
 from django_pooled.poolstats.processes.question import Question
 from django_pooled.poolstats.processes.socket_folders import SocketFolder
 from django_pooled.poolstats.processes.user_limits import UserLimits
-from django_pooled.stats import publisher
+from django_pooled.stats import answering_socket
 from django_pooled.stats.socket_folder import Entry
 from tests.support.publisher import Publisher
 from tests.support.waiting import wait_until
@@ -137,7 +137,7 @@ def test_a_forked_and_killed_family_leaves_nothing(folder: Path) -> None:
 def test_a_socket_that_is_gone_when_it_is_asked_is_no_news(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publisher.default_folder(folder)
+    answering_socket.default_folder(folder)
     gone = Entry("4121.00c0ffee.sock", 4121, listens=True)
     monkeypatch.setattr("django_pooled.stats.socket_folder.entries", lambda descriptor: [gone])
     found = collect(folder, timeout=5.0)

@@ -26,7 +26,8 @@ from django_pooled.backend.site import this_site
 from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.processes.collect import Collection
 from django_pooled.poolstats.server.view import ServerView
-from django_pooled.stats.snapshot import process_report, session_name
+from django_pooled.stats.names import session_name
+from django_pooled.stats.snapshot import process_report
 from tests.servers.postgresql import backend_count
 from tests.support.publisher import Publisher, snapshot
 from tests.support.waiting import wait_until

@@ -21,7 +21,7 @@ import pytest
 from django.db import connection, connections, transaction
 
 from django_pooled.pool import registry
-from django_pooled.stats import publisher
+from django_pooled.stats import answering_socket, publisher
 from tests.servers.postgresql import backend_pids
 from tests.sites.workers import running
 from tests.support.waiting import wait_until
@@ -493,7 +493,7 @@ def test_a_process_of_a_parallel_test_run_holds_what_tests_hold_elsewhere(
 
 def parent_of_a_worker_that_ends(method: str, stats_dir: str) -> None:
     backend()
-    folder = publisher.default_folder(stats_dir)
+    folder = answering_socket.default_folder(stats_dir)
     with worker(method) as (child, ask):
         served, _ = ask()
         assert list(folder.glob(f"{child.pid}.*"))

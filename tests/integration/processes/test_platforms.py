@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from django_pooled.poolstats.tables import overview_table
-from django_pooled.stats import publisher, socket_folder
+from django_pooled.stats import answering_socket, socket_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -243,7 +243,7 @@ def test_default_folder_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delattr(os, "geteuid")
     assert not socket_folder.available()
     with pytest.raises(OSError, match="the platform has no Unix sockets"):
-        publisher.default_folder(None)
+        answering_socket.default_folder(None)
 
 
 @pytest.mark.parametrize("error", [KeyError, OSError])

@@ -22,8 +22,8 @@ import pytest
 
 from django_pooled.poolstats.processes.collect import Collection, collect, collect_all
 from django_pooled.poolstats.processes.report_parser import parse_report
+from django_pooled.stats import answering_socket, socket_folder
 from django_pooled.stats import publisher as publishing
-from django_pooled.stats import socket_folder
 from django_pooled.stats.snapshot import process_report
 from django_pooled.stats.socket_folder import FolderRefused
 from tests.support.publisher import Publisher, snapshot
@@ -43,7 +43,7 @@ STRANGER = 4711
 @pytest.fixture
 def private(stats_dir: Path) -> Path:
     """The folder of the user's own inside it."""
-    return publishing.default_folder(str(stats_dir))
+    return answering_socket.default_folder(str(stats_dir))
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_a_stopped_process_stays_silent_however_often_it_is_asked_and_answers_wh
 ) -> None:
     frozen = make_publisher()
     frozen.freeze()
-    for _ in range(publishing.BACKLOG + 5):
+    for _ in range(answering_socket.BACKLOG + 5):
         assert collect(stats_dir, timeout=0.01).silent == [frozen.pid]
     frozen.process.send_signal(signal.SIGCONT)
     assert wait_until(lambda: pids(stats_dir)) == [frozen.pid]
@@ -415,7 +415,7 @@ def test_a_folder_that_is_not_private_is_neither_written_nor_read(
     (problem,) = collection.problems
     assert complaint in problem
     with pytest.raises(FolderRefused, match=complaint):
-        publishing.default_folder(str(stats_dir))
+        answering_socket.default_folder(str(stats_dir))
 
 
 def test_a_path_that_is_too_long_turns_publishing_off(
@@ -426,7 +426,7 @@ def test_a_path_that_is_too_long_turns_publishing_off(
     publishing.start(str(deep), lambda: process_report([]))
     (record,) = caplog.records
     assert "a socket's path may have" in record.getMessage()
-    assert list(publishing.default_folder(str(deep)).iterdir()) == []
+    assert list(answering_socket.default_folder(str(deep)).iterdir()) == []
 
 
 def test_a_path_of_the_greatest_length_still_works(stats_dir: Path, unpublished: None) -> None:

@@ -14,7 +14,7 @@ from django_pooled.poolstats.findings.thresholds import Limit, Thresholds, verdi
 from django_pooled.poolstats.server.pgbouncer_console import PoolerQueue
 from django_pooled.poolstats.server.sessions import Session
 from django_pooled.poolstats.server.view import ServerView, SessionGroup, summed
-from django_pooled.stats.snapshot import session_name
+from django_pooled.stats.names import session_name
 from tests.support.reports import connection, overview, pool, process, times
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from django_pooled.stats import publisher, socket_folder
+from django_pooled.stats import answering_socket, socket_folder
 from django_pooled.stats.socket_folder import Entry, FolderRefused
 
 if TYPE_CHECKING:
@@ -105,6 +105,6 @@ def test_a_folder_that_is_gone_is_left_unswept_with_a_word_of_why(
     stats_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    publisher._sweep(stats_dir / "gone")
+    answering_socket._sweep(stats_dir / "gone")
     [record] = [found for found in caplog.records if "cannot remove sockets" in found.getMessage()]
     assert "No such file" in record.getMessage()
