@@ -27,7 +27,7 @@ def test_a_pattern_is_compiled_at_its_first_use(monkeypatch: pytest.MonkeyPatch)
         return real(*given)  # type: ignore[call-overload,no-any-return]
 
     real = re.compile
-    monkeypatch.setattr(module.re, "compile", compile_it)
+    monkeypatch.setattr(re, "compile", compile_it)
     pattern = lazy_pattern("A+", re.IGNORECASE)
     assert compiled == []
     found = [pattern.match(text) for text in ("aab", "b", "A")]

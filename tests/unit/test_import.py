@@ -1,0 +1,83 @@
+"""What importing the engine costs a process before its first connection, counted and not timed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import json, re, sys
+import django
+from django.conf import settings
+
+settings.configure(DATABASES={"default": {"ENGINE": "django_pooled", "NAME": "shop"}})
+django.setup()
+import django.db.backends.postgresql.base, psycopg_pool
+
+before, real, compiled = set(sys.modules), re.compile, []
+
+
+def noted(pattern, flags=0):
+    compiled.append((sys._getframe(1).f_globals["__name__"], str(pattern)))
+    return real(pattern, flags)
+
+
+re.compile = noted
+import django_pooled.base
+
+loaded = sorted(set(sys.modules) - before)
+from django_pooled.pool.backoff import Backoff
+from django_pooled.pool.connector import Connector
+
+Connector("default", Backoff(), patience=1.0, opened=print)
+print(json.dumps([loaded, compiled, "tenacity" in sys.modules]))
+"""
+
+LATER = [
+    # For decorated calls, for commands, for pages, and for what is named in settings.
+    *("checks", "dashboard", "management", "metrics", "middleware", "poolctl", "poolstats"),
+    *("replay", "retry", "streaming", "testing", "tokens", "urls", "views"),
+    # For a process that has a pool to report.
+    *("stats.answering_socket", "stats.combine", "stats.history", "stats.snapshot"),
+    *("stats.socket_folder", "stats.standing_pause", "stats.trusted_folder"),
+]
+
+
+Imported = tuple[list[str], list[tuple[str, str]], bool]
+
+
+@pytest.fixture(scope="module")
+def imported() -> Imported:
+    """Import the engine in a process, and return the modules, the patterns, and what comes later.
+
+    The modules that it loads beyond those of Django's backend and psycopg_pool; its patterns that
+    it compiles; and whether tenacity is there once there is a pool to connect.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=True
+    )
+    modules, patterns, is_prepared = json.loads(done.stdout)
+    return modules, [(by, pattern) for by, pattern in patterns], is_prepared
+
+
+@pytest.mark.parametrize("part", LATER)
+def test_the_engine_is_imported_without(part: str, imported: Imported) -> None:
+    name = f"django_pooled.{part}"
+    assert [each for each in imported[0] if each == name or each.startswith(f"{name}.")] == []
+
+
+def test_the_engine_brings_no_package_along(imported: Imported) -> None:
+    known = {"django", "django_pooled", "psycopg", "psycopg_pool", *sys.stdlib_module_names}
+    assert {each.partition(".")[0] for each in imported[0]} - known == set()
+
+
+def test_no_pattern_is_compiled_before_it_is_used(imported: Imported) -> None:
+    assert [each for each in imported[1] if each[0].startswith("django_pooled")] == []
+
+
+def test_tenacity_is_there_before_a_connect_can_fail(imported: Imported) -> None:
+    # An import opens files, and a connect may fail for want of file descriptors.
+    assert imported[2]
