@@ -111,15 +111,16 @@ class Crashes:
                 self._wait_for_standby(witness, "nobody")
             elif place == "at some moment":
                 holder.execute("INSERT INTO slow VALUES (0.05)")
-            # The client hears nothing until it is cut off, below if not at once.
-            silence = 0.0 if end == "goes on" else 60.0
-            self._proxy.fault_at_commit(kind, times=threads, silence=silence)
+            # The client hears nothing until it is cut off.
+            self._proxy.fault_at_commit(kind, times=threads, silence=60.0)
             self._callers.start("calls", mode=self._mode, threads=threads, calls=1, apart=True)
             wait_until(lambda: self._proxy.triggered() == begun + threads, timeout=90)
             pids = [hit.backend_pid for hit in self._proxy.hits()[begun:]]
             self._reach(place, witness, pids)
             xids = self._xids(witness, pids)
             if end == "goes on":
+                # Not before: it would end the backend of a COMMIT that has not begun.
+                self._proxy.hang_up()
                 self._outlast_questions(place, holder)
             else:
                 self._proxy.down()
@@ -145,15 +146,24 @@ class Crashes:
 
     def _reach(self, place: str, witness: psycopg.Connection[Any], pids: list[int]) -> None:
         """Wait until all COMMITs are where they are meant to be."""
-        waiting = {"under way": "advisory", "recorded": "SyncRep"}
-        query = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY (%s) AND "
-        if place in waiting:
-            query += f"wait_event = '{waiting[place]}'"
-        elif place == "done":
-            query += "state = 'idle'"
-        else:
+        there = {
+            "under way": "wait_event = 'advisory'",
+            "recorded": "wait_event = 'SyncRep'",
+            "done": "state = 'idle'",
+        }
+        if place not in there:
             return
-        wait_until(lambda: value(witness, query, pids) == len(pids), timeout=90)
+        query = (
+            f"SELECT {there[place]} IS TRUE, pid, state, wait_event, query FROM pg_stat_activity "
+            "WHERE pid = ANY (%s)"
+        )
+
+        def are_there() -> bool:
+            seen = witness.execute(query, [pids]).fetchall()
+            assert sum(is_there for is_there, *_ in seen) == len(pids), f"of {pids}: {seen}"
+            return True
+
+        wait_until(are_there, timeout=90, what=f"each COMMIT {place}")
 
     def _xids(self, witness: psycopg.Connection[Any], pids: list[int]) -> list[int]:
         query = "SELECT backend_xid::text::int FROM pg_stat_activity WHERE pid = ANY (%s)"

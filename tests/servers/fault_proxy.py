@@ -243,6 +243,10 @@ class FaultProxy:
         """Close the server's side of what was "stranded" or "swallowed"; return how many."""
         return int(self._do("abandon", older_than=older_than))
 
+    def hang_up(self) -> int:
+        """Close the client's side of what was "stranded" or "swallowed"; return how many."""
+        return int(self._do("hang_up"))
+
     def triggered(self) -> int:
         """Return how many messages were hit so far."""
         return int(self._do("triggered"))

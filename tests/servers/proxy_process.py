@@ -31,11 +31,13 @@ class Link:
         self._client = client
         self._server = socket.socket()
         self._server.setblocking(False)
-        self._filter = StatementFault(proxy.fault_for)
+        self._filter = StatementFault(self._fault_for)
         self._up: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
         self._down: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
         self.reset = False
         self.forgotten = False
+        self.is_silent = False
+        self.hung_up = asyncio.Event()
         self._client_was_last = False
         self.task = asyncio.ensure_future(self._run())
 
@@ -79,12 +81,25 @@ class Link:
                     if end.held is not None:
                         keep_server = True
                         self._proxy.kept.append(Kept(self._server, end.held, loop.time()))
-                    await asyncio.sleep(end.silence)
+                    await self._keep_silence(end.silence)
             finally:
                 close_socket(self._client, reset=self.reset)
                 if not keep_server:
                     close_socket(self._server, reset=self.reset)
                 self._proxy.links.discard(self)
+
+    def _fault_for(self, text: str, backend_pid: int) -> Fault | None:
+        fault = self._proxy.fault_for(text, backend_pid)
+        # From when it is known to be hit.
+        self.is_silent = fault is not None and fault.kind in ("stranded", "swallowed")
+        return fault
+
+    async def _keep_silence(self, seconds: float) -> None:
+        hung_up = asyncio.ensure_future(self.hung_up.wait())
+        try:
+            await asyncio.wait([hung_up], timeout=seconds)
+        finally:
+            hung_up.cancel()
 
     def _count_from_client(self, data: bytes) -> bytes:
         # However many pieces the network makes of a message.
@@ -294,6 +309,13 @@ class Proxy:
             close_socket(kept.server, reset=False)
             self.kept.remove(kept)
         return len(abandoned)
+
+    async def do_hang_up(self) -> int:
+        silent = [link for link in self.links if link.is_silent]
+        for link in silent:
+            link.hung_up.set()
+        await asyncio.gather(*(link.task for link in silent), return_exceptions=True)
+        return len(silent)
 
     async def do_triggered(self) -> int:
         return len(self._hits)

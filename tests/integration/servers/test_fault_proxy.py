@@ -321,6 +321,26 @@ def test_a_stranded_commit_that_is_abandoned_never_happened(
     assert table() == 0
 
 
+def test_a_silence_lasts_until_the_client_is_hung_up_on(
+    through: Through, proxy: FaultProxy, table: Callable[[], int]
+) -> None:
+    proxy.fault_at_commit("swallowed", silence=60.0)
+    connection = through.connect()
+    connection.execute("INSERT INTO written VALUES (1)")
+    connection.pgconn.send_query(b"COMMIT")
+    connection.pgconn.flush()
+    wait_until(lambda: table() == 1)
+    connection.pgconn.consume_input()
+    assert connection.pgconn.is_busy()
+    assert proxy.hang_up() == 1
+    with pytest.raises(psycopg.OperationalError):
+        connection.pgconn.consume_input()
+    connection.close()
+    assert len(through.backends()) == 1
+    assert proxy.hang_up() == 0
+    assert proxy.abandon() == 1
+
+
 def test_a_commit_is_recognised_within_a_longer_message(
     through: Through, proxy: FaultProxy, table: Callable[[], int]
 ) -> None:
