@@ -127,17 +127,22 @@ def pause(
             most = many(row.pool.max_waiting, "waiter")
             console.say(f'"{row.pool.alias}" refuses checkouts beyond {most} (max_waiting).')
             break
+    try:
+        return _pause(operator, console, seconds=seconds, wait=wait)
+    except BaseException:
+        # Some may be paused though not all have answered yet.
+        operator.give("resume")
+        raise
+
+
+def _pause(operator: Operator, console: Console, *, seconds: float, wait: float) -> int:
     ends = datetime.now().astimezone() + timedelta(seconds=seconds)
     until = monotonic() + min(wait, seconds)
     given = reply = operator.give("pause", seconds=seconds)
-    try:
-        while any(row.pool.lent for row in _paused(reply)) and monotonic() < until:
-            console.progress(f"pausing: {busy_words(_paused(reply))}; {waiters(reply.rows)}")
-            time.sleep(STEP)
-            reply = operator.look()
-    except BaseException:
-        operator.give("resume")
-        raise
+    while any(row.pool.lent for row in _paused(reply)) and monotonic() < until:
+        console.progress(f"pausing: {busy_words(_paused(reply))}; {waiters(reply.rows)}")
+        time.sleep(STEP)
+        reply = operator.look()
     found = failures(given)
     for row in given.rows:
         answer = given.answer(row)

@@ -212,7 +212,7 @@ class AnsweringSocket:
             order = parse_order(line)
             if self.obey is None:
                 raise OrderRefused("this process takes no orders")
-            if _has_gone(connection):
+            if _has_gone(connection) and not order.undoes:
                 # It has given up: this process was stopped, perhaps, and the order is an old one.
                 raise OrderRefused("its operator has gone")
             answers = self.obey(order, by)
@@ -238,7 +238,7 @@ class AnsweringSocket:
             # Also where nothing was paused: a pool that is just being made looks again.
             if order.verb == "resume" and REFUSED not in outcomes:
                 self.pause_left_until = 0.0
-                standing_pause.remove(folder, order.site)
+                standing_pause.remove(folder, order.site, order.token)
             elif order.stands and outcomes - {REFUSED}:
                 until = time.monotonic() + order.seconds
                 # It may be renewed many times a second.

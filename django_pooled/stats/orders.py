@@ -72,6 +72,11 @@ class Order(NamedTuple):
     min_size: int = 0
     max_size: int = 0
 
+    @property
+    def undoes(self) -> bool:
+        """Whether it undoes what its own run of the command did, and no more: it is never late."""
+        return self.verb == "resume" and self.token != ""
+
     def encoded(self) -> bytes:
         """Return the line that is sent."""
         values = self._asdict() | {"databases": dict(self.databases)}

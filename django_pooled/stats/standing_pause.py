@@ -71,12 +71,19 @@ def find(folder: Path, site: str) -> tuple[Order, str] | None:
     return pause, by.decode(errors="replace")
 
 
-def remove(folder: Path, site: str) -> None:
+def remove(folder: Path, site: str, token: str = "") -> None:
     """Take the pause of a site away.
+
+    Args:
+        folder: That of the sockets.
+        site: Key of the site.
+        token: The run of the command whose pause it has to be; empty for any.
 
     Raises:
         OSError: It can't be removed.
     """
+    if token and (found := find(folder, site)) is not None and found[0].token != token:
+        return
     with _opened(folder) as descriptor, contextlib.suppress(FileNotFoundError):
         os.unlink(_name(site), dir_fd=descriptor)
 

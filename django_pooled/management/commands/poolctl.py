@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ from django.core.management.base import CommandError
 from django_pooled.management.operators_command import OperatorsCommand
 from django_pooled.poolctl import arguments, orders
 from django_pooled.poolctl.console import Console
+from django_pooled.poolctl.interruption import interrupted_once
 from django_pooled.poolctl.operator import Operator
 from django_pooled.poolctl.switchover import Switchover
 from django_pooled.poolstats.arguments import uid_of
@@ -41,12 +40,9 @@ class Command(OperatorsCommand):
             )
         except (ImproperlyConfigured, LookupError) as error:
             raise CommandError(str(error), returncode=3) from None
-        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-            # So that what ends this command has the pools resume first. Only in the main thread.
-            with contextlib.suppress(ValueError):
-                signal.signal(number, lambda number, _: sys.exit(128 + number))
         try:
-            code = self._obey(operator, options)
+            with interrupted_once():
+                code = self._obey(operator, options)
         except orders.Refused as refused:
             raise CommandError(str(refused), returncode=refused.code) from None
         except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from django_pooled.poolstats.processes.collect import collect
+from django_pooled.poolstats.processes.collect import collect_all
 from tests.sites.workers.running import ROOT, environment, serving
 from tests.support.waiting import wait_until
 
@@ -71,10 +71,10 @@ class Control:
         assert "Traceback" not in output
         return output
 
-    def pools(self) -> dict[int, dict[str, Any]]:
-        """Return the pool of each process, by its pid."""
+    def pools(self, only: int | None = None) -> dict[int, dict[str, Any]]:
+        """Return the pool of each process, or of the one with this pid, by its pid."""
         # As poolstats does, without another process, which takes seconds on a busy machine.
-        found = collect(self._stats_dir, timeout=5.0).reports
+        found = collect_all([self._stats_dir], timeout=5.0, only=only).reports
         return {report.pid: report.pools[0].as_json() for report in found if report.pools}
 
     def check(self) -> tuple[int, str]:
@@ -150,6 +150,7 @@ def holding(server: EmbeddedServer, url: str, site: Site, control: Control) -> I
             other.rollback()
             request.join(60.0)
             other.execute("DELETE FROM app_counter WHERE name = 'held'")
+            other.commit()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -126,6 +127,17 @@ def paused(control: Control) -> int:
     return sum(it["paused_for"] is not None for it in control.pools().values())
 
 
+@contextlib.contextmanager
+def frozen(control: Control, site: Site) -> Iterator[int]:
+    """Stop one worker, and give its pid."""
+    pid = max(by_worker(control, site))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def test_a_pause_says_who_holds_what_is_in_use(
     site_and_control: tuple[Site, Control], server: EmbeddedServer, url: str
 ) -> None:
@@ -168,19 +180,62 @@ def test_an_operator_that_is_ended_amid_a_pause_has_all_resume(
         assert paused(control) == 0
 
 
+def test_an_operator_that_is_ended_while_it_gives_the_order_has_all_resume(
+    site_and_control: tuple[Site, Control],
+) -> None:
+    site, control = site_and_control
+    other = min(by_worker(control, site))
+    with frozen(control, site) as one:
+        # For so long it waits for the one: first as it looks, then amid the order.
+        operator = control.start("poolctl", "pause", "--for", "100", "--timeout", "8")
+        wait_until(lambda: control.pools(only=other)[other]["paused_for"] is not None)
+        operator.send_signal(signal.SIGTERM)
+        os.kill(one, signal.SIGCONT)
+        operator.communicate()
+        assert operator.returncode == 128 + signal.SIGTERM
+        assert paused(control) == 0
+
+
+def test_a_second_signal_does_not_keep_pools_from_resuming(
+    site_and_control: tuple[Site, Control], server: EmbeddedServer, url: str
+) -> None:
+    site, control = site_and_control
+    with holding(server, url, site, control):
+        operator = control.start("poolctl", "pause", "--for", "100", "--wait", "60")
+        wait_until(lambda: paused(control) == 2)
+        # Stopped, it receives them together.
+        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            operator.send_signal(number)
+        operator.send_signal(signal.SIGCONT)
+        output, _ = operator.communicate()
+        assert operator.returncode in (129, 130, 143), output
+        assert "Traceback" not in output
+        assert paused(control) == 0
+
+
+def test_a_process_that_was_stopped_resumes_though_its_operator_has_gone(
+    site_and_control: tuple[Site, Control], server: EmbeddedServer, url: str
+) -> None:
+    site, control = site_and_control
+    with holding(server, url, site, control):
+        operator = control.start("poolctl", "pause", "--for", "100", "--wait", "60")
+        wait_until(lambda: paused(control) == 2)
+        with frozen(control, site):
+            operator.send_signal(signal.SIGTERM)
+            operator.communicate()
+            assert operator.returncode == 128 + signal.SIGTERM
+        wait_until(lambda: paused(control) == 0)
+
+
 def test_a_stopped_process_is_told_and_what_it_did_not_hear_is_forgotten(
     site_and_control: tuple[Site, Control],
 ) -> None:
     site, control = site_and_control
-    stopped = max(by_worker(control, site))
-    os.kill(stopped, signal.SIGSTOP)
-    try:
+    with frozen(control, site) as stopped:
         output = control.run("pause", "--for", "100", code=1)
         assert f"warning  {stopped}: does not answer: stopped, or too busy." in output
         assert len(re.findall(r"paused for 100 s; nothing in use", output)) >= 1
         control.run("resume", code=1)
-    finally:
-        os.kill(stopped, signal.SIGCONT)
     wait_until(lambda: stopped in control.pools())
     assert control.pools()[stopped]["paused_for"] is None
 

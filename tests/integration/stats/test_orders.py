@@ -163,6 +163,18 @@ def test_an_order_whose_operator_has_given_up_is_not_obeyed(
     assert publisher.tell("orders") == ""
 
 
+@pytest.mark.parametrize(("token", "is_obeyed"), [("a", True), ("", False)])
+def test_an_operator_that_has_given_up_is_obeyed_where_it_ends_its_own_pause(
+    stats_dir: Path, make_publisher: Callable[..., Publisher], token: str, is_obeyed: bool
+) -> None:
+    publisher = make_publisher()
+    publisher.freeze()
+    collect_all([stats_dir], 0.1, order=Order("resume", "", token=token).encoded())
+    publisher.process.send_signal(signal.SIGCONT)
+    assert wait_until(lambda: give(stats_dir, b"now\n").reports)
+    assert publisher.tell("orders").startswith("resume by ") is is_obeyed
+
+
 def test_a_process_that_is_too_old_answers_as_if_it_was_asked(
     stats_dir: Path, make_publisher: Callable[..., Publisher]
 ) -> None:

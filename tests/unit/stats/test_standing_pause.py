@@ -38,6 +38,14 @@ def test_it_is_found_for_as_long_as_it_lasts_still(stats_dir: Path) -> None:
     assert os.listdir(stats_dir) == []
 
 
+def test_a_run_of_the_command_removes_its_own(stats_dir: Path) -> None:
+    standing_pause.leave(stats_dir, PAUSE, "user 33")
+    standing_pause.remove(stats_dir, SITE, "another")
+    assert standing_pause.find(stats_dir, SITE) is not None
+    standing_pause.remove(stats_dir, SITE, PAUSE.token)
+    assert standing_pause.find(stats_dir, SITE) is None
+
+
 def test_one_that_is_over_is_removed(stats_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     standing_pause.leave(stats_dir, PAUSE, "user 33")
     later = time.time() + 51
