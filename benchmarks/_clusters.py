@@ -24,9 +24,9 @@ from embedded_postgres import free_port
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Cluster", "cluster"]
+__all__ = ["Cluster", "Probe", "cluster"]
 
 SYSTEM = Path("/usr/lib/postgresql")
 """Where Debian has PostgreSQL, of which Patroni needs a folder with all programs."""
@@ -34,6 +34,31 @@ TTL, LOOP_WAIT, RETRY_TIMEOUT = 10, 2, 3
 """Patroni's own, in seconds; its defaults are three times as long: 30, 10, 10."""
 PATIENCE = 90.0
 """Seconds after which something that was started counts as failed."""
+
+
+class Probe:
+    """Asks what an address leads to, each time with a new connection.
+
+    Args:
+        address: An entry for ``DATABASES``; its options are psycopg's.
+    """
+
+    def __init__(self, address: Mapping[str, Any]) -> None:
+        self.parameters = {
+            **address["OPTIONS"],
+            "host": address["HOST"],
+            "port": address["PORT"],
+            "user": address["USER"],
+            "password": address["PASSWORD"],
+            "dbname": address["NAME"],
+            "connect_timeout": 2,
+        }
+
+    def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run a statement, and return its rows."""
+        with psycopg.connect(**self.parameters, autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
 
 
 class Cluster(Protocol):

@@ -15,10 +15,10 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from _background import Background
 from _site import set_up
 from asgiref.sync import SyncToAsync, sync_to_async
 
@@ -198,27 +198,18 @@ def uvicorn(database: dict[str, Any], pause: float) -> Iterator[tuple[int, int]]
         process.wait()
 
 
-class Watch:
+class Watch(Background):
     """Looks at the server's process and its sessions until the end of the block."""
 
     def __init__(self, admin: psycopg.Connection[Any], pid: int) -> None:
+        super().__init__()
         self.sessions, self.threads, self.memory = 0, 0, 0.0
         self._admin, self._pid = admin, pid
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
 
     def _run(self) -> None:
         from pathlib import Path
 
-        while not self._over.wait(0.05):
+        while not self._end.wait(0.05):
             found = self._admin.execute(
                 "SELECT count(*) FROM pg_stat_activity "
                 "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"

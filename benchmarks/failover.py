@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -27,7 +26,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from _clusters import cluster
+from _background import Background
+from _clusters import Probe, cluster
 from _common import ENGINES, Engine, arguments, started
 from _tables import Figures, seconds, total
 from _worker import Write
@@ -45,39 +45,17 @@ PAUSE = 0.02
 """Seconds between two requests of a thread."""
 
 
-class Observer:
+class Observer(Background):
     """Asks again and again, with a new connection each time, whether the cluster can write."""
 
     def __init__(self, addresses: dict[str, Any]) -> None:
-        self._parameters = {
-            **addresses["OPTIONS"],
-            "host": addresses["HOST"],
-            "port": addresses["PORT"],
-            "user": addresses["USER"],
-            "password": addresses["PASSWORD"],
-            "dbname": addresses["NAME"],
-            "connect_timeout": 2,
-        }
-        self.wrote: list[float] = []
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-
-    def execute(self, statement: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(**self._parameters, autocommit=True) as connection:
-            cursor = connection.execute(statement)
-            return cursor.fetchall() if cursor.description else []
-
-    def __enter__(self) -> Observer:
+        super().__init__()
+        self.execute = Probe(addresses).execute
         self.execute("CREATE TABLE request (engine text, key text)")
         self.execute("CREATE TABLE observed (at timestamptz DEFAULT now())")
-        self._thread.start()
-        return self
+        self.wrote: list[float] = []
 
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _look(self) -> None:
+    def _run(self) -> None:
         while not self._end.wait(0.05):
             with contextlib.suppress(psycopg.Error):
                 self.execute("INSERT INTO observed DEFAULT VALUES")

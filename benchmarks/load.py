@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import random
 import sys
-import threading
 import time
 from collections import Counter
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from _background import Background
 from _common import ENGINES, arguments, requests, server, workers
 from _tables import Figures, milliseconds, plain
 
@@ -33,24 +33,15 @@ QUERY = "SELECT pg_sleep(0.01)"
 SESSIONS = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
 
 
-class Killer:
+class Killer(Background):
     """Kills a session now and then, and looks how many there are."""
 
     def __init__(self, one: EmbeddedServer, every: float) -> None:
+        super().__init__()
         self.killed = 0
         self.most_sessions = 0
         self._one = one
         self._every = every
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Killer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
 
     def _run(self) -> None:
         due = time.monotonic()

@@ -24,7 +24,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
-from _clusters import cluster
+from _clusters import Probe, cluster
 from _common import (
     BENCHMARKS,
     ENGINES,
@@ -169,35 +169,16 @@ def upgraded() -> Iterator[Upgraded]:
         yield Upgraded(servers[0], servers[1], stack.enter_context(port), words)
 
 
-class Probe:
-    """Asks the address, each time with a new connection."""
-
-    def __init__(self, address: Mapping[str, Any]) -> None:
-        self.parameters = {
-            "host": address["HOST"],
-            "port": address["PORT"],
-            "user": address["USER"],
-            "password": address["PASSWORD"],
-            "dbname": address["NAME"],
-            "connect_timeout": 2,
-        }
-
-    def execute(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run a statement, and return its rows."""
-        with psycopg.connect(**self.parameters, autocommit=True) as connection:
-            cursor = connection.execute(statement)
-            return cursor.fetchall() if cursor.description else []
-
-    def wait_for_another(self, before: object, until: float) -> float:
-        """Wait until another server can be written; return when that began."""
-        while time.monotonic() < until:
-            began = time.monotonic()
-            with contextlib.suppress(psycopg.Error):
-                [(started_at, writable)] = self.execute(_WHO)
-                if writable and started_at != before:
-                    return began
-            time.sleep(0.02)
-        raise RuntimeError("the address does not lead to another server")
+def wait_for_another(probe: Probe, before: object, until: float) -> float:
+    """Wait until another server can be written; return when that began."""
+    while time.monotonic() < until:
+        began = time.monotonic()
+        with contextlib.suppress(psycopg.Error):
+            [(started_at, writable)] = probe.execute(_WHO)
+            if writable and started_at != before:
+                return began
+        time.sleep(0.02)
+    raise RuntimeError("the address does not lead to another server")
 
 
 @dataclass
@@ -309,7 +290,7 @@ def once(
     began = time.monotonic()
     doing = threading.Thread(target=change.make)
     doing.start()
-    back = probe.wait_for_another(before, began + 60.0)
+    back = wait_for_another(probe, before, began + 60.0)
     pgbouncer.console("RESUME")
     print(f"  the address could be written after {back - began:.2f} s", flush=True)
     output, _ = operator.communicate(timeout=90)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import wraps
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.contrib.admin.views.decorators import staff_member_required
@@ -67,23 +67,30 @@ def renew_token(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"pass": access_tokens.issue(request)})
 
 
-@never_atomic
-@login_not_required
-@require_safe
-@never_cache
-def snapshot(request: HttpRequest) -> JsonResponse:
-    """Answer with the figures to a request with a token; no database is used."""
-    if not access_tokens.accepts(request):
-        return JsonResponse({"error": "The pass is missing, expired or not genuine."}, status=403)
-    return JsonResponse(content(watch.snapshot()))
+def _for_token(answer: Callable[[], dict[str, Any]]) -> View:
+    """Make a view of what a script polls: it answers requests with a token, without a database."""
+
+    @never_atomic
+    @login_not_required
+    @require_safe
+    @never_cache
+    @wraps(answer)
+    def checked(request: HttpRequest) -> JsonResponse:
+        if not access_tokens.accepts(request):
+            error = {"error": "The pass is missing, expired or not genuine."}
+            return JsonResponse(error, status=403)
+        return JsonResponse(answer())
+
+    return checked
 
 
-@never_atomic
-@login_not_required
-@require_safe
-@never_cache
-def past(request: HttpRequest) -> JsonResponse:
-    """Answer with the last minutes to a request with a token; no database is used."""
-    if not access_tokens.accepts(request):
-        return JsonResponse({"error": "The pass is missing, expired or not genuine."}, status=403)
-    return JsonResponse(past_figures.content(watch.past()))
+@_for_token
+def snapshot() -> dict[str, Any]:
+    """Return the figures."""
+    return content(watch.snapshot())
+
+
+@_for_token
+def past() -> dict[str, Any]:
+    """Return the last minutes."""
+    return past_figures.content(watch.past())

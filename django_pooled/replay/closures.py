@@ -104,23 +104,20 @@ class ClosedOver(NamedTuple):
     length: int | None
     """Of a container."""
 
-    def has_changed(self) -> bool:
-        """Tell whether it holds something else now, or more, or less."""
-        try:
-            if self.variable.cell.cell_contents is not self.value:
-                return True
-        except ValueError:
-            return True
-        return self.length is not None and len(self.value) != self.length
-
 
 def log_changes(watched: list[ClosedOver]) -> None:
     """Log, once for each function, what an attempt has changed that is not put back."""
-    changed = [
-        each.variable
-        for each in watched
-        if each.variable.code not in _logged and each.has_changed()
-    ]
+    changed: list[Variable] = []
+    for variable, before, length in watched:
+        if variable.code in _logged:
+            continue
+        try:
+            is_another = variable.cell.cell_contents is not before
+        except ValueError:
+            # It was deleted.
+            is_another = True
+        if is_another or (length is not None and len(before) != length):
+            changed.append(variable)
     if changed:
         # Only the innermost function is watched.
         function = changed[0].function_name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,37 +34,31 @@ class Refusal(NamedTuple):
     """For people; None where the number of attempts tells it."""
 
 
+@dataclass(eq=False)
 class Report:
-    """The reports on one call.
+    """The reports on one call."""
 
-    Args:
-        policy: Of the call.
-        function: The function that is called.
-        name: Its name.
-        started: When it was called, in monotonic seconds.
-    """
+    policy: Policy
+    function: Callable[..., object]
+    name: str
+    """Of the function."""
+    started: float
+    """When it was called, in monotonic seconds."""
 
-    def __init__(
-        self, policy: Policy, function: Callable[..., object], name: str, started: float
-    ) -> None:
-        self.pool: Pool | None = None
-        """The pool whose counters are used, once there was a checkout."""
-        self.name = name
-        self._alias = policy.using
-        self._max_attempts = policy.max_attempts
-        self._function = function
-        self._started = started
-        self._restarted_for: str | None = None
-        """The failure of the attempt before this one."""
+    pool: Pool | None = None
+    """The pool whose counters are used, once there was a checkout."""
+
+    _restarted_for: str | None = None
+    """The failure of the attempt before this one."""
 
     def restarts(self, error: Exception, failure: Failure, number: int, wait: float) -> None:
         """Another attempt follows."""
         reason = failure.sqlstate or LOST
         logger.warning(
             "database %r: %s: %s; attempt %d of %d in %.3f s",
-            self._alias, self.name, named(reason), number + 1, self._max_attempts, wait,
+            self.policy.using, self.name, named(reason), number + 1, self.policy.max_attempts, wait,
             extra=event_fields(
-                "transaction_restarts", alias=self._alias, function=self.name, attempt=number,
+                "transaction_restarts", alias=self.policy.using, function=self.name, attempt=number,
                 wait=wait, error=error, sqlstate=failure.sqlstate,
             ),
         )  # fmt: skip
@@ -71,7 +66,7 @@ class Report:
         if self.pool is not None:
             self.pool.record.add_restart(reason, self.name, before)
         transaction_restarting.send_robust(
-            sender=self._function, using=self._alias, attempt=number,
+            sender=self.function, using=self.policy.using, attempt=number,
             sqlstate=failure.sqlstate, wait=wait, error=error,
         )  # fmt: skip
 
@@ -84,7 +79,7 @@ class Report:
         """No other attempt follows, for a reason that the error is given as a note."""
         if self.pool is not None:
             self.pool.record.add("refused_restarts", refusal.reason)
-        elapsed = monotonic() - self._started
+        elapsed = monotonic() - self.started
         attempts = "1 attempt" if number == 1 else f"{number} attempts"
         reason = named(failure.sqlstate or LOST)
         what = f"{self.name} failed after {attempts} in {elapsed:.2f} s: {reason}"
@@ -92,11 +87,11 @@ class Report:
             what += f"; not restarted: {refusal.sentence}"
         logger.warning(
             "database %r: %s",
-            self._alias,
+            self.policy.using,
             what,
             extra=event_fields(
                 "transaction_failed",
-                alias=self._alias,
+                alias=self.policy.using,
                 function=self.name,
                 attempts=number,
                 seconds=elapsed,

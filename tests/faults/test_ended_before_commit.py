@@ -5,15 +5,14 @@ from __future__ import annotations
 import select
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 from django.db import Error, OperationalError, connections, transaction
 
 from django_pooled import AmbiguousCommit, Backoff, retry_transaction
-from django_pooled.pool.registry import snapshots
 from django_pooled.retry import commit_outcome
 from django_pooled.sql.sqlstates import sqlstate_of
 from tests.servers.postgresql import backend_pids
+from tests.support.proxied import Proxied
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
 QUICK = Backoff(initial=0.001, maximum=0.002)
 
 
-class Scene:
+class Scene(Proxied):
     """A table, and calls that insert a row and then something happens to their session."""
 
     def __init__(self, alias: str, server: EmbeddedServer, proxy: FaultProxy) -> None:
-        self.alias, self.server, self.proxy = alias, server, proxy
+        super().__init__(alias, server, proxy)
         self.attempts = 0
         self.strike: Callable[[], object] = lambda: None
         self.is_seen = False
@@ -45,19 +44,9 @@ class Scene:
             if self.is_seen:
                 wait_until(self.has_arrived)
 
-    def ask(self, statement: str) -> Any:
-        with psycopg.connect(**self.server.parameters("postgres"), autocommit=True) as connection:
-            cursor = connection.execute(statement)
-            return cursor.fetchone() if cursor.description else None
-
     @property
     def rows(self) -> int:
         return int(self.ask("SELECT count(*) FROM ended")[0])
-
-    @property
-    def lost_commits(self) -> dict[str, int]:
-        (pool,) = [pool for pool in snapshots() if pool.alias == self.alias]
-        return dict(pool.counters.lost_commits)
 
     def has_arrived(self) -> bool:
         """Tell whether there is something to read, as there is once the end can be seen."""

@@ -14,9 +14,10 @@ from django.db.transaction import atomic
 from django.http import HttpResponse
 from django.test import RequestFactory
 
-from django_pooled import AmbiguousCommit, Backoff, registry, retry_transaction
+from django_pooled import AmbiguousCommit, Backoff, retry_transaction
 from django_pooled.middleware import unavailable_response
 from django_pooled.tokens.idempotency import KeptResponse, KeyRow
+from tests.support.proxied import Proxied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,13 +34,15 @@ make = RequestFactory()
 DAY = 86_400.0
 
 
-class Shop:
+class Shop(Proxied):
     """A view that takes money, on a database behind a proxy."""
 
-    def __init__(self, alias: str, server: EmbeddedServer, name: str, proxy: FaultProxy) -> None:
-        self.alias, self.server, self.name, self.proxy = alias, server, name, proxy
+    def __init__(
+        self, alias: str, server: EmbeddedServer, proxy: FaultProxy, database: str = "postgres"
+    ) -> None:
+        super().__init__(alias, server, proxy, database)
         self.runs = self.called_back = 0
-        self.execute("CREATE TABLE payment (number int GENERATED ALWAYS AS IDENTITY)")
+        self.ask("CREATE TABLE payment (number int GENERATED ALWAYS AS IDENTITY)")
         call_command("migrate", "django_pooled_tokens", database=alias, verbosity=0)
         self.view = self.decorated()
 
@@ -58,19 +61,9 @@ class Shop:
     def call_back(self) -> None:
         self.called_back += 1
 
-    def execute(self, statement: str) -> Any:
-        with psycopg.connect(**self.server.parameters(self.name), autocommit=True) as connection:
-            cursor = connection.execute(statement)
-            return cursor.fetchone() if cursor.description else None
-
     @property
     def payments(self) -> int:
-        return int(self.execute("SELECT count(*) FROM payment")[0])
-
-    @property
-    def lost_commits(self) -> dict[str, int]:
-        (pool,) = [pool for pool in registry.snapshots() if pool.alias == self.alias]
-        return dict(pool.counters.lost_commits)
+        return int(self.ask("SELECT count(*) FROM payment")[0])
 
 
 @pytest.fixture
@@ -82,7 +75,7 @@ def shop(
 ) -> Shop:
     proxy = make_proxy(shared_server)
     alias = make_database(shared_server, through=proxy, database=own_database, max_size=3)
-    return Shop(alias, shared_server, own_database, proxy)
+    return Shop(alias, shared_server, proxy, own_database)
 
 
 @pytest.fixture
@@ -94,7 +87,7 @@ def lone(
     """A shop whose server is its own, to be stopped and killed."""
     proxy = make_proxy(own_server)
     alias = make_database(own_server, through=proxy, max_size=3, timeout=2.0)
-    return Shop(alias, own_server, "postgres", proxy)
+    return Shop(alias, own_server, proxy)
 
 
 def request() -> HttpRequest:
@@ -128,7 +121,7 @@ def test_it_is_found_however_statements_and_connections_travel(
     alias = make_database(
         shared_server, through=proxy, database=own_database, options=options, max_size=2, **pool
     )
-    shop = Shop(alias, shared_server, own_database, proxy)
+    shop = Shop(alias, shared_server, proxy, own_database)
     for kind in ("refused", "answer_lost"):
         proxy.fault_at_commit(kind)
         sent = make.post("/pay/", headers={"Idempotency-Key": kind})
@@ -217,9 +210,9 @@ def test_what_another_database_leaves_open_must_not_be_repeated(shop: Shop) -> N
 
 def test_foreign_rows_that_may_be_there_must_not_be_made_again(shop: Shop) -> None:
     # Whether there are any is all that matters.
-    shop.execute("CREATE FOREIGN DATA WRAPPER elsewhere")
-    shop.execute("CREATE SERVER far FOREIGN DATA WRAPPER elsewhere")
-    shop.execute("CREATE FOREIGN TABLE abroad (number int) SERVER far")
+    shop.ask("CREATE FOREIGN DATA WRAPPER elsewhere")
+    shop.ask("CREATE SERVER far FOREIGN DATA WRAPPER elsewhere")
+    shop.ask("CREATE FOREIGN TABLE abroad (number int) SERVER far")
     shop.proxy.fault_at_commit("refused")
     with pytest.raises(AmbiguousCommit) as caught:
         shop.view(request())

@@ -23,11 +23,11 @@ from django.db import (
 from psycopg import sql
 
 from django_pooled import AmbiguousCommit, Backoff, retry_transaction
-from django_pooled.pool.registry import snapshots
 from django_pooled.replay import copy_of
 from django_pooled.tokens import table
 from django_pooled.tokens.models import CommitToken
 from tests.servers.pgbouncer import PROGRAM, PgBouncer
+from tests.support.proxied import Proxied
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 QUICK = Backoff(initial=0.001, maximum=0.002)
 
 
-class Bank:
+class Bank(Proxied):
     """A row that each call raises by one, behind a proxy that can spoil the COMMIT."""
 
     def __init__(
-        self, alias: str, server: EmbeddedServer, database: str, proxy: FaultProxy
+        self, alias: str, server: EmbeddedServer, proxy: FaultProxy, database: str = "postgres"
     ) -> None:
-        self.alias, self.server, self.database, self.proxy = alias, server, database, proxy
+        super().__init__(alias, server, proxy, database)
         self.attempts = 0
         self.called_back = 0
         self.ask("CREATE TABLE IF NOT EXISTS account (balance int)")
@@ -73,24 +73,10 @@ class Bank:
     def make_token_table(self) -> None:
         call_command("migrate", "django_pooled_tokens", database=self.alias, verbosity=0)
 
-    def connect(self, **more: Any) -> psycopg.Connection[Any]:
-        """Connect to its database, past the proxy."""
-        return psycopg.connect(**self.server.parameters(self.database), **more)
-
-    def ask(self, statement: str) -> Any:
-        with self.connect(autocommit=True) as connection:
-            cursor = connection.execute(statement)
-            return cursor.fetchone() if cursor.description else None
-
     @property
     def balance(self) -> int:
         balance: int = self.ask("SELECT balance FROM account")[0]
         return balance
-
-    @property
-    def lost_commits(self) -> dict[str, int]:
-        (pool,) = [pool for pool in snapshots() if pool.alias == self.alias]
-        return dict(pool.counters.lost_commits)
 
 
 @pytest.fixture
@@ -104,7 +90,7 @@ def bank(
     alias = make_database(
         shared_server, through=proxy, database=own_database, max_size=3, timeout=10.0
     )
-    return Bank(alias, shared_server, own_database, proxy)
+    return Bank(alias, shared_server, proxy, own_database)
 
 
 @pytest.fixture
@@ -116,7 +102,7 @@ def lone(
     """A bank whose server is its own, to be killed or followed by another."""
     proxy = make_proxy(own_server)
     alias = make_database(own_server, through=proxy, max_size=3, timeout=10.0)
-    return Bank(alias, own_server, "postgres", proxy)
+    return Bank(alias, own_server, proxy)
 
 
 def test_a_black_hole_in_the_body_leaves_no_locks_to_wait_for(bank: Bank) -> None:

@@ -19,6 +19,7 @@ from django_pooled.poolstats.overview import Overview
 from django_pooled.poolstats.processes.collect import Collection
 from django_pooled.stats.snapshot import process_report
 from tests.servers.postgresql import versions
+from tests.support.logs import logged
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -85,12 +86,6 @@ def told(alias: str) -> list[tuple[Level, str | None, str]]:
     """Return what poolstats says of the process's pool: level, kind and sentence."""
     look = Overview(Collection([process_report([pool_of(alias).snapshot()])]), [])
     return [(found.level, found.kind, found.sentence) for found in findings.find(look)]
-
-
-def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
-    return [
-        record.getMessage() for record in caplog.records if getattr(record, "event", "") == event
-    ]
 
 
 def test_settings_that_lead_to_a_standby_are_named_from_the_first_refused_write_on(

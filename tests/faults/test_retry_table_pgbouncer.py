@@ -12,11 +12,11 @@ import pytest
 from django.db import OperationalError, connections
 
 from django_pooled import Backoff, retry_transaction, signals
-from django_pooled.pool.registry import snapshots
 from django_pooled.sql.sqlstates import is_server_away, sqlstate_of
 from tests.faults.test_retry_table import Scene, table
 from tests.servers import pgbouncer
 from tests.servers.pgbouncer import PgBouncer
+from tests.support.proxied import lost_commits
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ class SceneBehind(Scene):
 
     @property
     def lost_commits(self) -> dict[str, int]:
-        (pool,) = (pool for pool in snapshots() if pool.alias == self.alias)
-        return dict(pool.counters.lost_commits)
+        return lost_commits(self.alias)
 
     def end(self) -> None:
         """Leave nothing behind, not even a statement that goes on without its client."""

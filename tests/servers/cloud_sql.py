@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
+from tests.servers.json_answers import send_json
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -72,13 +74,14 @@ class CloudSQL:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 assert self.path.endswith("/connectSettings"), self.path
-                self._answer(
+                send_json(
+                    self,
                     {
                         "region": "europe-west1",
                         "databaseVersion": "POSTGRES_17",
                         "ipAddresses": [{"type": "PRIMARY", "ipAddress": "127.0.0.1"}],
                         "serverCaCert": {"cert": _pem(instance._authority)},
-                    }
+                    },
                 )
 
             def do_POST(self) -> None:
@@ -87,15 +90,7 @@ class CloudSQL:
                 asked = json.loads(self.rfile.read(length))["public_key"]
                 key: Any = serialization.load_pem_public_key(asked.encode())
                 instance.issued += 1
-                self._answer({"ephemeralCert": {"cert": _pem(instance._certificate("c", key))}})
-
-            def _answer(self, answer: object) -> None:
-                body = json.dumps(answer).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                send_json(self, {"ephemeralCert": {"cert": _pem(instance._certificate("c", key))}})
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""

@@ -50,6 +50,15 @@ def query(pool: Pool, statement: str = "SELECT 42") -> Any:
         pool.checkin(connection)
 
 
+def reconnect(pool: Pool) -> None:
+    """Have the next request open a connection."""
+    connection = pool.checkout()
+    connection.session.doom("for the test")
+    pool.checkin(connection)
+    del connection
+    assert query(pool) == 42
+
+
 def fill(pool: Pool, size: int) -> None:
     """Have *size* connections idle."""
     found = [pool.checkout() for _ in range(size)]

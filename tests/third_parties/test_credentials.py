@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 import threading
@@ -18,6 +17,7 @@ import pytest
 from django.db import close_old_connections, connections
 
 from django_pooled import DeadlineExceeded, deadline
+from tests.servers.json_answers import send_json
 from tests.servers.postgresql import kill_backends
 from tests.support.waiting import wait_until
 
@@ -123,12 +123,7 @@ class Service:
                 next(calls)
                 asked.append(self.path)
                 url = urlsplit(self.path)
-                body = json.dumps(answer(url.path, parse_qs(url.query), self.headers)).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                send_json(self, answer(url.path, parse_qs(url.query), self.headers))
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from django_pooled.errors import CheckoutTimeout, ConnectFailed
-from tests.support.pools import query
+from tests.support.pools import query, reconnect
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from django_pooled.pool.pool import Pool
     from embedded_postgres import EmbeddedServer
     from tests.servers.fault_proxy import FaultProxy
     from tests.support.pools import MakePool
@@ -46,15 +45,6 @@ class Tokens:
 
     def expire(self) -> None:
         self._proxy.refuse_logins(EXPIRED)
-
-
-def reconnect(pool: Pool) -> None:
-    """Have the next request open a connection."""
-    connection = pool.checkout()
-    connection.session.doom("for the test")
-    pool.checkin(connection)
-    del connection
-    assert query(pool) == 42
 
 
 @pytest.mark.parametrize("lifetime", [0.0, LONG], ids=["for each connection", "kept"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from tests.support.pools import query
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from django_pooled.pool.connection import PooledConnection
     from embedded_postgres import EmbeddedServer
@@ -82,14 +81,6 @@ def closed_after_the_server_was_away(pool: Pool, parameters: dict[str, Any]) -> 
     closed_while_the_server_is_away(pool, parameters)
     parameters["port"] = port
     wait_until(lambda: pool.gauges().idle == 1)
-
-
-@pytest.fixture
-def no_garbage_collection() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.usefixtures("no_garbage_collection")

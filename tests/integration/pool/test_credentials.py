@@ -15,7 +15,7 @@ from django_pooled.errors import CheckoutTimeout, ConnectFailed
 from django_pooled.poolstats.server.probe import Probe
 from django_pooled.testing import terminate_backend
 from tests.servers.silent_hosts import accepts_and_never_answers
-from tests.support.pools import query
+from tests.support.pools import query, reconnect
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -80,14 +80,6 @@ def make_kept(server: EmbeddedServer, make_pool: MakePool, issuer: Issuer) -> Ca
         return make_pool(server, parameters=parameters, credentials_change=True, **found)
 
     return make
-
-
-def reconnect(pool: Pool) -> None:
-    connection = pool.checkout()
-    connection.session.doom("for the test")
-    pool.checkin(connection)
-    del connection
-    assert query(pool) == 42
 
 
 def test_credentials_are_fetched_once_for_many_connections(

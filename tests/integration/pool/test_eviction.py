@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from tests.support.logs import logged
 from tests.support.pools import fill
 from tests.support.waiting import wait_until
 
@@ -62,12 +63,6 @@ def write(pool: Pool) -> bool:
 
 def connects(pool: Pool) -> int:
     return pool.snapshot().counters.connects
-
-
-def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
-    return [
-        record.getMessage() for record in caplog.records if getattr(record, "event", "") == event
-    ]
 
 
 def test_a_server_that_stays_read_only_loses_its_connections_once(

@@ -272,14 +272,10 @@ def test_a_dropped_connection_of_a_closed_pool_is_closed_and_counted(
 
 
 @pytest.fixture
-def no_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_garbage_collection(no_garbage_collection: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is collected but on demand, and then always."""
-    gc.collect()
-    gc.disable()
     monkeypatch.setattr(garbage_collection, "SHARE", 1e9)
     monkeypatch.setattr(garbage_collection, "_next_at", float("-inf"))
-    yield
-    gc.enable()
 
 
 def test_garbage_is_collected_for_a_share_of_the_time_alone(

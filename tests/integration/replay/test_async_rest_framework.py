@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from asgiref.sync import sync_to_async
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.db import DatabaseError, IntegrityError, OperationalError, connection
+from django.db import IntegrityError, OperationalError, connection
 from django.test import AsyncClient, Client
 from django.urls import path
 from django.utils.decorators import method_decorator
@@ -227,17 +227,10 @@ def test_a_serializer_creates_again_what_a_failed_attempt_had_created(
     assert [note.text for note in Note.objects.all()] == ["vote"]
 
 
-def answer_for(error: Exception, context: Any) -> Response | None:
-    """Turn the database's errors into responses, as many projects do."""
-    if isinstance(error, DatabaseError):
-        return Response({"detail": str(error)}, status=503)
-    return None
-
-
 @pytest.fixture
 def answering(settings: Any, rest: None) -> None:
     """An exception handler that answers for the database's errors."""
-    handler = "tests.integration.replay.test_async_rest_framework.answer_for"
+    handler = "tests.support.rest_framework.answer_for"
     settings.REST_FRAMEWORK = {**CONFIGURATION, "EXCEPTION_HANDLER": handler}
 
 

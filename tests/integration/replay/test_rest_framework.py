@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.db import DatabaseError, IntegrityError, OperationalError, connections
+from django.db import IntegrityError, OperationalError, connections
 from django.test import Client
 from django.urls import path
 from django.utils.decorators import method_decorator
@@ -209,15 +209,8 @@ def test_a_serializer_creates_again_what_a_failed_attempt_had_created(name: str)
     assert [note.text for note in Note.objects.all()] == ["vote"]
 
 
-def answer_for(error: Exception, context: Any) -> Response | None:
-    """Turn the database's errors into responses, as many projects do."""
-    if isinstance(error, DatabaseError):
-        return Response({"detail": str(error)}, status=503)
-    return None
-
-
 HANDLERS = {
-    "custom": "tests.integration.replay.test_rest_framework.answer_for",
+    "custom": "tests.support.rest_framework.answer_for",
     "standardized": "drf_standardized_errors.handler.exception_handler",
 }
 

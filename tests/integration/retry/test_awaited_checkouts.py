@@ -47,7 +47,7 @@ def at_work() -> int:
 
 
 class Full:
-    """A pool whose connections are in use by calls, until they are told to leave."""
+    """A pool whose connections are in use by calls for as long as the block lasts."""
 
     def __init__(self, alias: str, size: int) -> None:
         self.alias = alias
@@ -55,17 +55,16 @@ class Full:
         self._leave = asyncio.Event()
         self._holders: list[asyncio.Task[None]] = []
 
-    async def hold(self) -> None:
-        """Fill the pool."""
+    async def __aenter__(self) -> Full:
         # The pool is known by the first call that has used it.
         await self.call(lambda: asyncio.sleep(0))
         self._holders = [
             asyncio.create_task(self.call(self._leave.wait)) for _ in range(self._size)
         ]
         await until(lambda: snapshot(self.alias).in_use == self._size)
+        return self
 
-    async def leave(self) -> None:
-        """Have the connections go back."""
+    async def __aexit__(self, *_: object) -> None:
         self._leave.set()
         await asyncio.gather(*self._holders)
 
@@ -97,18 +96,16 @@ def test_calls_that_wait_have_no_threads_and_are_served_in_their_order(
     order: list[int] = []
 
     async def main() -> None:
-        full = Full(alias, 1)
-        await full.hold()
-        calls = []
-        for number in range(20):
+        async with Full(alias, 1) as full:
+            calls = []
+            for number in range(20):
 
-            async def note(number: int = number) -> None:
-                order.append(number)
+                async def note(number: int = number) -> None:
+                    order.append(number)
 
-            calls.append(asyncio.create_task(full.call(note)))
-            await until(lambda: snapshot(alias).waiting == len(calls))
-        assert at_work() == 1
-        await full.leave()
+                calls.append(asyncio.create_task(full.call(note)))
+                await until(lambda: snapshot(alias).waiting == len(calls))
+            assert at_work() == 1
         await asyncio.gather(*calls)
 
     run(main)
@@ -122,12 +119,10 @@ def test_the_wait_ends_with_the_timeout_of_the_pool(
     alias = make_database(server, max_size=1, timeout=1.0)
 
     async def main() -> None:
-        full = Full(alias, 1)
-        await full.hold()
-        with pytest.raises(CheckoutTimeout, match=r"no connection within 1 s") as caught:
-            await full.call(nothing)
-        assert caught.value.elapsed >= 1.0
-        await full.leave()
+        async with Full(alias, 1) as full:
+            with pytest.raises(CheckoutTimeout, match=r"no connection within 1 s") as caught:
+                await full.call(nothing)
+            assert caught.value.elapsed >= 1.0
 
     run(main)
     assert snapshot(alias).counters.timeouts == 1
@@ -139,14 +134,12 @@ def test_it_ends_with_the_deadline_around_it(
     alias = make_database(server, max_size=1, timeout=60.0)
 
     async def main() -> None:
-        full = Full(alias, 1)
-        await full.hold()
-        with (
-            pytest.raises(CheckoutTimeout, match=r"the deadline of 0\.3 s ended before"),
-            deadline(0.3),
-        ):
-            await full.call(nothing)
-        await full.leave()
+        async with Full(alias, 1) as full:
+            with (
+                pytest.raises(CheckoutTimeout, match=r"the deadline of 0\.3 s ended before"),
+                deadline(0.3),
+            ):
+                await full.call(nothing)
 
     run(main)
 
@@ -157,12 +150,10 @@ def test_more_than_may_wait_are_refused(
     alias = make_database(server, max_size=1, max_waiting=1, timeout=60.0)
 
     async def main() -> None:
-        full = Full(alias, 1)
-        await full.hold()
-        waits = await full.waits()
-        with pytest.raises(PoolExhausted, match="1 thread is waiting already"):
-            await full.call(nothing)
-        await full.leave()
+        async with Full(alias, 1) as full:
+            waits = await full.waits()
+            with pytest.raises(PoolExhausted, match="1 thread is waiting already"):
+                await full.call(nothing)
         await waits
 
     run(main)
@@ -174,14 +165,12 @@ def test_a_call_that_is_cancelled_as_it_waits_leaves_the_queue(
     alias = make_database(server, max_size=1, timeout=60.0)
 
     async def main() -> None:
-        full = Full(alias, 1)
-        await full.hold()
-        waits = await full.waits()
-        waits.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waits
-        assert snapshot(alias).waiting == 0
-        await full.leave()
+        async with Full(alias, 1) as full:
+            waits = await full.waits()
+            waits.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waits
+            assert snapshot(alias).waiting == 0
         await full.call(nothing)
 
     run(main)
@@ -193,12 +182,10 @@ def test_with_a_pool_that_is_closed_it_goes_on_in_the_one_that_takes_its_place(
     alias = make_database(server, max_size=1, timeout=60.0)
 
     async def main() -> None:
-        full = Full(alias, 1)
-        await full.hold()
-        waits = await full.waits()
-        await asyncio.to_thread(registry.close_pools_of, alias, timeout=0.1)
-        await waits
-        await full.leave()
+        async with Full(alias, 1) as full:
+            waits = await full.waits()
+            await asyncio.to_thread(registry.close_pools_of, alias, timeout=0.1)
+            await waits
         await full.call(nothing)
 
     run(main)
@@ -211,8 +198,8 @@ def test_calls_wait_for_the_end_of_a_pause_without_threads_though_a_connection_i
 
     async def main() -> None:
         full = Full(alias, 2)
-        await full.hold()
-        await full.leave()
+        async with full:
+            pass  # From here on both are idle.
         wrapper: Any = connections[alias]
         steering = wrapper.pool.steering
         steering.obey(Order("pause", "", token="a", seconds=60.0), "user 33")
@@ -231,15 +218,13 @@ def test_calls_that_all_wait_too_long_are_refused(
     alias = make_database(server, max_size=1, timeout=60.0, queue_target=0.05, queue_interval=0.2)
 
     async def main() -> None:
-        full = Full(alias, 1)
-        await full.hold()
-        calls = [asyncio.create_task(full.call(nothing)) for _ in range(3)]
-        errors = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(error) for error in errors] == [PoolExhausted] * 3
-        assert {error.limit for error in errors if isinstance(error, PoolExhausted)} == {
-            "queue_target"
-        }
-        await full.leave()
+        async with Full(alias, 1) as full:
+            calls = [asyncio.create_task(full.call(nothing)) for _ in range(3)]
+            errors = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(error) for error in errors] == [PoolExhausted] * 3
+            assert {error.limit for error in errors if isinstance(error, PoolExhausted)} == {
+                "queue_target"
+            }
         await full.call(nothing)
 
     run(main)
@@ -254,23 +239,21 @@ def test_calls_wait_in_their_lanes_without_a_thread_though_one_is_idle(
     order: list[str] = []
 
     async def main() -> None:
-        full = Full(alias, 1)
-        await full.hold()
-        await until(lambda: snapshot(alias).idle == 1)
-        calls = []
-        for name in ("task", "web"):
+        async with Full(alias, 1) as full:
+            await until(lambda: snapshot(alias).idle == 1)
+            calls = []
+            for name in ("task", "web"):
 
-            async def note(name: str = name) -> None:
-                order.append(name)
+                async def note(name: str = name) -> None:
+                    order.append(name)
 
-            with lane(name):
-                calls.append(asyncio.create_task(full.call(note)))
-            await until(lambda: snapshot(alias).waiting == len(calls))
-        assert at_work() == 1
-        with lane("admin"):
-            await full.call(nothing)
-        assert order == []
-        await full.leave()
+                with lane(name):
+                    calls.append(asyncio.create_task(full.call(note)))
+                await until(lambda: snapshot(alias).waiting == len(calls))
+            assert at_work() == 1
+            with lane("admin"):
+                await full.call(nothing)
+            assert order == []
         await asyncio.gather(*calls)
 
     run(main)

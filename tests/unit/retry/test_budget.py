@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from django_pooled import retry_deadline
-from django_pooled.pool.deadline import ends_at
 from django_pooled.retry.budget import MOST_FUNCTIONS, RetryBudget
 from django_pooled.retry.retried import Retried
 
@@ -126,28 +124,3 @@ def test_no_restart_is_lost_or_made_up_among_many_threads() -> None:
     for thread in threads:
         thread.join()
     assert 500 < sum(found) <= 1000
-
-
-def test_the_earliest_deadline_around_counts() -> None:
-    assert ends_at() == float("inf")
-    with retry_deadline(60.0):
-        first = ends_at()
-        with retry_deadline(3600.0):
-            assert ends_at() == first
-        with retry_deadline(1.0):
-            assert ends_at() < first
-    assert ends_at() == float("inf")
-
-
-def test_a_deadline_of_0_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected seconds above 0"), retry_deadline(0):
-        pass
-
-
-def test_a_deadline_is_not_that_of_other_threads() -> None:
-    seen: list[Any] = []
-    with retry_deadline(1.0):
-        thread = threading.Thread(target=lambda: seen.append(ends_at()))
-        thread.start()
-        thread.join()
-    assert seen == [float("inf")]
