@@ -345,8 +345,17 @@ def skip_where_locks_stay_locked() -> None:
         pytest.skip("this Python leaves a lock locked if an exception is thrown into its waiter")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.fixture
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nobody told of what a finalizer or a thread raises: here each may be interrupted.
+
+    pytest's own hooks may be too, and a test whose hook raised has failed.
+    """
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+
+
+@pytest.mark.usefixtures("unreported")
 @pytest.mark.parametrize("pool_mode", ["session", "transaction"])
 def test_exceptions_thrown_into_threads_anywhere_cost_no_slot(
     server: EmbeddedServer, make_database: MakeDatabase, pool_mode: str
@@ -407,7 +416,7 @@ def on_alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("unreported")
 def test_a_time_limit_in_a_checkout_costs_no_slot(
     server: EmbeddedServer, make_pool: MakePool, on_alarm: Any
 ) -> None:
