@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +13,7 @@ from django.db import connections
 from django_pooled import registry
 from django_pooled.backend.credentials import resolved
 from django_pooled.backend.options import parse
+from django_pooled.pool import garbage_collection
 from django_pooled.pool.pool import Pool
 from tests.support.waiting import wait_until
 
@@ -162,3 +164,14 @@ def make_database(django_db_blocker: Any) -> Iterator[MakeDatabase]:
             registry.close_pools_of(alias, timeout=2.0)
             del connections[alias]
             del connections.settings[alias]
+
+
+@pytest.fixture
+def no_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is collected but on demand, and then always."""
+    gc.collect()
+    gc.disable()
+    monkeypatch.setattr(garbage_collection, "SHARE", 1e9)
+    monkeypatch.setattr(garbage_collection, "_next_at", float("-inf"))
+    yield
+    gc.enable()

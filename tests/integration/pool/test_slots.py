@@ -271,13 +271,6 @@ def test_a_dropped_connection_of_a_closed_pool_is_closed_and_counted(
     pgconn.finish()
 
 
-@pytest.fixture
-def no_garbage_collection(no_garbage_collection: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is collected but on demand, and then always."""
-    monkeypatch.setattr(garbage_collection, "SHARE", 1e9)
-    monkeypatch.setattr(garbage_collection, "_next_at", float("-inf"))
-
-
 def test_garbage_is_collected_for_a_share_of_the_time_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

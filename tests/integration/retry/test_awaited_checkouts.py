@@ -293,7 +293,7 @@ def test_a_wait_without_a_thread_is_served_and_left(
 
 
 def test_lost_connections_are_looked_for_while_a_call_waits(
-    server: EmbeddedServer, make_pool: MakePool
+    server: EmbeddedServer, make_pool: MakePool, no_garbage_collection: None
 ) -> None:
     pool = make_pool(server, min_size=0, max_size=1)
     connection = pool.checkout()
