@@ -17,6 +17,7 @@ from django.test import Client
 from django.urls import path
 
 from django_pooled import CheckoutTimeout, PoolExhausted, registry
+from tests.support.pools import query
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -186,12 +187,12 @@ def test_an_exhausted_pool_names_the_holders_and_counts_those_beyond_three(
     held = [first(), first(), second(), third(), fourth()]
     sleep(0.2)
     with ThreadPoolExecutor(1) as threads:
-        waiter = threads.submit(pool.checkout)
+        waiter = threads.submit(query, pool)
         wait_until(lambda: pool.gauges().waiting == 1)
         with pytest.raises(PoolExhausted) as error:
             pool.checkout()
         pool.checkin(held.pop())
-        held.append(waiter.result(30.0))
+        assert waiter.result(30.0) == 42
     for connection in held:
         pool.checkin(connection)
     text = str(error.value)
