@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from django.db import connection, connections
 from django_pooled import registry
 from tests.servers.postgresql import backend_pids
 from tests.sites.workers import running
+from tests.support.threads import at_once
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -235,11 +235,7 @@ def test_sessions_that_the_server_ends_sooner_than_anything_else_make_no_live_lo
             pool.checkin(connection)
             time.sleep(0.15)  # Longer than a session may be idle.
 
-    threads = [threading.Thread(target=work) for _ in range(IDLE)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once(work, IDLE)
     assert len(taken) == 10 * IDLE
     assert max(taken) < 3.0
     assert pool.snapshot().counters.closed["dead"] > 0

@@ -15,6 +15,7 @@ from django.db import DatabaseError, OperationalError, connections, transaction
 from django_pooled import AmbiguousCommit, Backoff, retry_transaction
 from django_pooled.retry import server_identity, server_questions
 from tests.servers.emulated_servers import EMULATIONS, HARDENED, execute, refuse
+from tests.support.threads import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -213,11 +214,7 @@ def test_what_the_server_refuses_is_asked_once_by_all_connections(
         till.decorated("xid")()
         connections[till.alias].close()
 
-    threads = [threading.Thread(target=deposit) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(deposit, 3)
     assert till.rows == 4
     assert server.log().count("ERROR") == before
 

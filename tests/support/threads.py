@@ -1,4 +1,4 @@
-"""Runs a function in another thread meanwhile."""
+"""Runs functions in other threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["in_background"]
+__all__ = ["at_once", "in_background"]
 
 
 @contextlib.contextmanager
@@ -22,3 +22,13 @@ def in_background(work: Callable[[], object], over: threading.Event) -> Iterator
     finally:
         over.set()
         thread.join(60.0)
+
+
+def at_once(work: Callable[[], object], times: int) -> None:
+    """Run *work* in so many threads at the same time, until all have ended."""
+    threads = [threading.Thread(target=work) for _ in range(times)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+        assert not thread.is_alive()

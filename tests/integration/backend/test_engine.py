@@ -28,6 +28,7 @@ from django_pooled.base import DatabaseWrapper
 from embedded_postgres import free_port
 from tests.app.models import Note
 from tests.servers.postgresql import backend_pids, kill_backends
+from tests.support.threads import at_once
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -89,11 +90,7 @@ def test_threads_share_one_pool(server: EmbeddedServer, make_database: MakeDatab
         pids.append(ask(alias, "SELECT pg_backend_pid()"))
         connections[alias].close()
 
-    threads = [threading.Thread(target=work) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, 20)
     assert len(pids) == 20
     assert len(set(pids)) <= 2
 

@@ -102,6 +102,16 @@ def counters(wrapper: Any) -> Any:
     return found
 
 
+def assert_not_replaced(wrapper: Any) -> None:
+    """Each statement fails until the connection, which was lost, is closed."""
+    for _ in range(2):
+        with pytest.raises(OperationalError):
+            ask(wrapper, "SELECT 1::int8")
+    assert counters(wrapper).replaced == 0
+    wrapper.close()
+    assert ask(wrapper, "SELECT 1::int8") == 1
+
+
 def test_the_next_statement_goes_to_another_connection(database: Any) -> None:
     before = ask(database, PID)
     lose(database)
@@ -231,12 +241,7 @@ def test_rows_of_a_server_side_cursor_are_not_lost_in_silence(any_mode: Any) -> 
 def test_a_session_with_state_is_not_replaced(any_mode: Any, statement: str) -> None:
     run(any_mode, statement)
     lose(any_mode)
-    for _ in range(2):
-        with pytest.raises(OperationalError):
-            ask(any_mode, "SELECT 1")
-    assert counters(any_mode).replaced == 0
-    any_mode.close()
-    assert ask(any_mode, "SELECT 1") == 1
+    assert_not_replaced(any_mode)
 
 
 def test_a_session_that_a_function_may_have_changed_is_not_replaced(database: Any) -> None:
@@ -336,12 +341,7 @@ def test_what_was_set_on_the_connection_is_not_lost_in_silence(
     ask(database, "SELECT 1")
     set_up(database.connection)
     lose(database)
-    for _ in range(2):
-        with pytest.raises(OperationalError):
-            run(database, "SELECT 1")
-    assert counters(database).replaced == 0
-    database.close()
-    assert ask(database, "SELECT 1::int8") == 1
+    assert_not_replaced(database)
 
 
 def test_what_receivers_set_on_each_connection_is_there_again(database: Any) -> None:

@@ -14,6 +14,7 @@ from django.db.transaction import atomic
 
 from django_pooled import registry, retry_transaction
 from django_pooled.testing import fail_next_transaction, no_waiting
+from tests.support.threads import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -250,11 +251,7 @@ def test_more_threads_than_connections_take_turns_within_a_request(database: Any
         finally:
             connections[alias].close()
 
-    threads = [threading.Thread(target=request) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
+    at_once(request, 6)
     assert errors == []
     assert in_use(database) == 0
 

@@ -25,6 +25,7 @@ from django_pooled.stats.snapshot import process_report
 from django_pooled.testing import fail_next_transaction
 from tests.servers.postgresql import backend_count, backend_pids, versions
 from tests.support.pools import fill, query
+from tests.support.threads import at_once
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -298,11 +299,7 @@ def test_a_pool_outlives_the_lifetime_of_all_its_connections_without_an_error(
             except Exception as error:
                 errors.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    at_once(work, 8)
     assert errors == []
     counters = pool.snapshot().counters
     assert counters.closed["lifetime"] + counters.discarded >= 4

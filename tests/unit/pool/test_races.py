@@ -11,6 +11,7 @@ from django_pooled.pool.pool import Pool
 from django_pooled.pool.psycopg_pool_private import _Start
 from django_pooled.pool.session import Session
 from django_pooled.pool.slots import Slot, Slots
+from tests.support.threads import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,11 +53,7 @@ def test_what_is_queued_behind_the_stop_of_the_workers_is_done_all_the_same() ->
 def test_what_a_worker_and_the_caller_both_have_is_done_once() -> None:
     pool, done = opened(), threading.Semaphore(0)
     task = _Start(pool._pool, _Counted(done), "once")  # type: ignore[arg-type]
-    threads = [threading.Thread(target=task.run) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
+    at_once(task.run, 8)
     assert done.acquire(timeout=PATIENCE)
     assert not done.acquire(blocking=False)
     pool.close()
