@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from psycopg import IsolationLevel
 
 from django_pooled.diagnostics.redaction import masked, one_line, shown
-from django_pooled.pool.opener import CONNECT_TIMEOUT
+from django_pooled.pool.options import CONNECT_TIMEOUT
 from django_pooled.stats.names import session_name
 
 if TYPE_CHECKING:

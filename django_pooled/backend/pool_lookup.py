@@ -6,8 +6,8 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from django_pooled.pool import registry
-from django_pooled.pool.pool import Pool
+# Its private names of psycopg_pool are asked for as a process starts, and not with its first pool.
+from django_pooled.pool import psycopg_pool_private, registry  # noqa: F401
 from django_pooled.pool.psycopg_private import parameter_of
 
 from . import options as pool_options
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from django.db.backends.postgresql.base import DatabaseWrapper
 
     from django_pooled.pool.connection import PooledConnection
+    from django_pooled.pool.pool import Pool
 
 __all__ = ["PoolLookup"]
 
@@ -69,6 +70,9 @@ class PoolLookup:
 
 
 def _make_pool(wrapper: DatabaseWrapper, parameters: dict[str, Any]) -> Pool:
+    # Not above: a process that connects to nothing has no use for what a pool is made of.
+    from django_pooled.pool.pool import Pool
+
     settings = wrapper.settings_dict
     options = pool_options.parse(wrapper.alias, settings)
     if not options.application_name and FALLBACK_NAME not in settings["OPTIONS"]:

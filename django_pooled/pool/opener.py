@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 
     Late = Callable[[PooledConnection, float], object]
 
-__all__ = ["CONNECT_TIMEOUT", "Opener"]
-
-CONNECT_TIMEOUT = 10
-"""Seconds that each step of an attempt may take, unless the settings say otherwise."""
+__all__ = ["Opener"]
 
 MARGIN = 1.0
 """Seconds by which an attempt outlasts psycopg's own time limit, so that psycopg tells which of

@@ -13,7 +13,11 @@ from .lanes import LaneOptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["FLAG", "LANE", "SECONDS", "Expected", "PoolOptions"]
+__all__ = ["CONNECT_TIMEOUT", "FLAG", "LANE", "SECONDS", "Expected", "PoolOptions"]
+
+
+CONNECT_TIMEOUT = 10
+"""Seconds that each step of an attempt to connect may take, unless the settings say otherwise."""
 
 
 class Expected(NamedTuple):

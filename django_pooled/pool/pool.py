@@ -45,7 +45,8 @@ from .eviction import Eviction
 from .garbage_collection import collect_garbage
 from .idle_checks import IdleChecks
 from .lane_context import lane
-from .opener import CONNECT_TIMEOUT, Opener
+from .opener import Opener
+from .options import CONNECT_TIMEOUT
 from .psycopg_private import connect_timeout_of
 from .readiness import Readiness
 from .references import ALONE, references_to

@@ -40,7 +40,8 @@ LATER = [
     # For decorated calls, for commands, for pages, and for what is named in settings.
     *("checks", "dashboard", "management", "metrics", "middleware", "poolctl", "poolstats"),
     *("replay", "retry", "streaming", "testing", "tokens", "urls", "views"),
-    # For a process that has a pool to report.
+    # For a process that connects: what a pool is made of, and what reports it.
+    *("pool.pool", "pool.queue", "pool.opener", "pool.connector", "pool.connect_errors"),
     *("stats.answering_socket", "stats.combine", "stats.history", "stats.snapshot"),
     *("stats.socket_folder", "stats.standing_pause", "stats.trusted_folder"),
 ]
