@@ -8,7 +8,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from django_pooled.backend import pool_lookup
+from django_pooled.pool import pool as pool_module
 from django_pooled.pool.connection import PooledConnection
 from django_pooled.pool.pool import Pool
 from django_pooled.signals import connection_checked_out
@@ -68,7 +68,7 @@ def watch() -> None:
         close(connection)
 
     PooledConnection.close = close_counted  # type: ignore[method-assign,assignment]
-    pool_lookup.Pool = WatchedPool  # type: ignore[attr-defined]
+    pool_module.Pool = WatchedPool  # type: ignore[misc]
     connection_checked_out.connect(_checked_out, weak=False)
     os.register_at_fork(after_in_child=_forget)
 
