@@ -145,7 +145,7 @@ STEPS = [
     (plain, "django_pooled.backend.transactions.commit_once"),
     (decorated, "django_pooled.retry.attempt.Attempt.commit"),
     (decorated, "django_pooled.retry.attempt.Attempt.end"),
-    (decorated, "django_pooled.retry.attempt.TransactionWatch.stop"),
+    (decorated, "django_pooled.retry.attempt.Attempt.restore"),
 ]
 
 
