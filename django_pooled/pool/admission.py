@@ -147,10 +147,15 @@ class Admission:
             waiter.lane.delay.note_served(waiter.since, now)
             waiter.lane.delay.note_taken()
 
-    def begin_anew(self, now: float) -> None:
-        """Count waits from now on: they were for the end of a pause, or for the server."""
+    def begin_anew(self, now: float, after: float = inf) -> None:
+        """Count waits from now on: they were for the end of a pause, or for the server.
+
+        Args:
+            now: The monotonic moment.
+            after: Seconds for which they were. What is below a lane's target is no matter there.
+        """
         for lane in self._lanes.values():
-            if lane.delay is not None:
+            if lane.delay is not None and after >= lane.delay.target:
                 lane.delay.begin_anew(now)
 
 

@@ -46,6 +46,9 @@ class AdmissionQueue(RecoveringPool):
 
     def __init__(self, admission: Admission, *arguments: Any, **options: Any) -> None:
         self._admission = admission
+        # Under the lock, as what is decided by it.
+        self._came_back_at = 0.0  # when the last connection came back that was in use
+        self._uncounted_since: float | None = None  # since when waits are for something else
         super().__init__(*arguments, **options)
         self.is_steered = True
 
@@ -92,6 +95,8 @@ class AdmissionQueue(RecoveringPool):
         slot = connection.session.slot
         with self.lock:
             if slot is not None:
+                if slot.lane is not None:
+                    self._came_back_at = monotonic()
                 slot.lane = None
             super().hand_over(connection)
 
@@ -126,24 +131,45 @@ class AdmissionQueue(RecoveringPool):
 
     def next_look(self, waiter: Waiter) -> float:
         delay = None if waiter.lane is None else waiter.lane.delay
-        return inf if delay is None or not self._counts_delay else delay.refuses_from(waiter.since)
+        if delay is None or not self._waits_for_connections:
+            return inf
+        return delay.refuses_from(waiter.since)
 
     def is_overdue(self, waiter: Waiter) -> bool:
         delay = None if waiter.lane is None else waiter.lane.delay
         if delay is None:
             return False
         with self.lock:
-            return self._counts_delay and delay.refuses(waiter.since, monotonic())
+            return self._counts_delay() and delay.refuses(waiter.since, monotonic())
 
     def has_enough_like(self, waiter: Waiter) -> bool:
-        if waiter.lane is None or not self._counts_delay:
+        if waiter.lane is None or not self._counts_delay():
             return False
         return self._admission.has_enough(waiter.lane, self._all_places(), monotonic())
 
-    @property
     def _counts_delay(self) -> bool:
-        # Else it is the end of a pause that waiters wait for, or the server.
-        return not self.holds_back and self.in_place > 0
+        """Tell whether waiters may be refused for their delay; under the lock."""
+        if not self._waits_for_connections:
+            if self._uncounted_since is None:
+                self._uncounted_since = self._connector.in_doubt_since or monotonic()
+            return False
+        if self._uncounted_since is not None:
+            now = monotonic()
+            self._admission.begin_anew(now, after=now - self._uncounted_since)
+            self._uncounted_since = None
+        return True
+
+    @property
+    def _waits_for_connections(self) -> bool:
+        """Whether waiters wait for those in use, not for the end of a pause or for the server.
+
+        While it is unknown whether the server is there, those in use may be dead, unless one of
+        them has come back since.
+        """
+        if self.holds_back or not self.in_place:
+            return False
+        doubted = self._connector.in_doubt_since
+        return doubted is None or self._came_back_at > doubted
 
     def waits_begin_anew(self) -> None:
         self._admission.begin_anew(monotonic())

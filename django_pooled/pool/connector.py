@@ -113,6 +113,8 @@ class Connector:
         self._trouble = False
         self._trouble_since = 0.0  # with trouble: the moment of the first failure
         self._suspected = False
+        self._is_answered = True  # whether a server has answered the last attempt
+        self._doubted_at = 0.0  # if not, or if suspected: since when
         self._when_refused = replace(backoff, maximum=max(backoff.maximum, LONGEST_WHEN_REFUSED))
         self._refusals = 0  # permanent ones since the last success
         self._refusal: Exception | None = None  # the last attempt's, if it was one
@@ -167,7 +169,16 @@ class Connector:
 
         Without this, ten lost connections are ten attempts before the first has failed.
         """
-        self._suspected = True
+        # In this order: both are read without the lock.
+        self._doubted_at, self._suspected = monotonic(), True
+
+    @property
+    def in_doubt_since(self) -> float | None:
+        """The monotonic moment since which it is unknown whether the server is there.
+
+        None if it has answered, be it that it is full or that it refuses the credentials.
+        """
+        return self._doubted_at if self._suspected or not self._is_answered else None
 
     def hold_off(self, error: Exception, times: int, at_least: float = 0.0) -> None:
         """Open none for a while: those that were opened last are of no use.
@@ -271,6 +282,7 @@ class Connector:
         with self._counting:
             was_in_trouble = self._trouble
             self._trouble = self._suspected = False
+            self._is_answered = True
             self._refusals, self._refusal = 0, None
             if was_in_trouble:
                 self.connected_again_at = monotonic()
@@ -293,6 +305,10 @@ class Connector:
             is_news = not self._trouble
             if is_news:
                 self._trouble_since = monotonic()
+            is_answered = is_permanent_refusal(error) or is_server_full(error)
+            if self._is_answered and not is_answered:
+                self._doubted_at = monotonic()
+            self._is_answered = is_answered
             self.last_error_at, self.connected_again_at = monotonic(), None
             if not self._closing.is_set():
                 self.last_error = error

@@ -16,6 +16,8 @@ from tests.support.threads import at_once
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from django_pooled.pool.pool import Pool
     from embedded_postgres import EmbeddedServer
     from tests.support.pools import MakePool
@@ -155,6 +157,44 @@ def test_a_server_that_is_away_is_no_overload(
     proxy.forward()
     waiters.join()
     assert (len(waiters.served), waiters.errors) == (6, [])
+
+
+def test_a_server_that_is_away_is_no_overload_though_one_keeps_its_dead_connection(
+    make_server: Callable[..., EmbeddedServer], make_pool: MakePool
+) -> None:
+    server = make_server()
+    pool = make_pool(server, max_size=2, timeout=LONG, queue_target=0.02, queue_interval=0.5)
+    fill(pool, 2)
+    kept = pool.checkout()
+    server.stop("fast")
+    waiters = Waiters(pool, 6)
+    wait_until(lambda: pool.snapshot().counters.connect_failures >= 2)
+    since = time.monotonic()
+    # Several intervals, and attempts.
+    wait_until(lambda: time.monotonic() > since + 2.0 or waiters.errors)
+    assert (pool.gauges().in_use, pool.gauges().waiting, waiters.errors) == (1, 6, [])
+    server.start()
+    waiters.join()
+    assert (len(waiters.served), waiters.errors) == (6, [])
+    pool.checkin(kept)
+
+
+def test_an_overload_is_one_though_no_more_connections_can_be_opened(
+    server: EmbeddedServer, make_pool: MakePool, proxy: Any
+) -> None:
+    pool = make_pool(server, proxy, max_size=3, timeout=LONG, queue_target=0.02, queue_interval=0.2)
+    fill(pool, 2)
+    proxy.down()
+    waiters = [Waiters(pool, 10, keep=0.1)]
+    wait_until(lambda: pool.snapshot().counters.connect_failures >= 2)
+    # Visitors come as long as it takes.
+    while not any(found.errors for found in waiters):
+        waiters.append(Waiters(pool, 10, keep=0.1))
+        wait_until(lambda: pool.gauges().waiting < 10)
+    for each in waiters:
+        each.join()
+    assert {error.limit for each in waiters for error in each.errors} == {"queue_target"}
+    proxy.forward()
 
 
 def test_lost_connections_are_found_though_none_waits_for_long(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -258,6 +259,28 @@ def test_after_a_lost_connection_one_attempt_goes_ahead_of_the_others() -> None:
     server, opening = FakeServer(), connector()
     assert [each.result() for each in five_at_once(server, opening)] == ["connection"] * 5
     assert server.knocks == 5
+
+
+def test_a_server_is_in_doubt_after_a_loss_or_a_failure_until_it_has_answered() -> None:
+    server, opening = FakeServer(), connector(patience=0.0)
+
+    def doubted_since(error: Exception | None = None) -> float | None:
+        server.error = error
+        with suppress(psycopg.OperationalError):
+            opening.open(server.connect, nobody)
+        return opening.in_doubt_since
+
+    assert doubted_since() is None
+    opening.suspect()
+    assert opening.in_doubt_since is not None
+    assert doubted_since() is None
+    failed_at = doubted_since(refused)
+    assert failed_at is not None
+    assert doubted_since(refused) == failed_at
+    # It answers, though not as one would like.
+    assert doubted_since(full) is None
+    assert doubted_since(refused) != failed_at
+    assert doubted_since(wrong_password) is None
 
 
 def test_attempts_are_counted_by_outcome() -> None:
