@@ -24,7 +24,7 @@ from django_pooled.replay.stored_responses import REPLAYED, finished, made_again
 from django_pooled.tokens.idempotency import KEY_SWEEP, KeptResponse, KeyRow, refuse_without_app
 
 from .commit_checks import CommitCheck, status_by_row
-from .loop import Loop, Seams
+from .loop import Loop, wait_between_attempts
 from .phase import Phase
 from .transaction_status import commit_status
 
@@ -249,7 +249,7 @@ class KeyedLoop(Loop[R]):
         if monotonic() + seconds >= self._deadline or client_has_gone(self._keyed.request):
             return False
         self._give_back()
-        Seams.sleep(self._policy, seconds)
+        wait_between_attempts(self._policy, seconds)
         return True
 
 

@@ -39,21 +39,12 @@ if TYPE_CHECKING:
     from .policy import Policy
     from .retried import Retried
 
-__all__ = ["Loop", "Seams"]
+__all__ = ["Loop", "Seams", "wait_between_attempts"]
 
 R = TypeVar("R")
 
 
 _NOT_TO_BE_REPEATED = (Phase.COMMIT_SENT, Phase.COMMITTED, Phase.UNKNOWN)
-
-
-def _sleep(policy: Policy, seconds: float) -> None:
-    """Wait between two attempts, as the policy says; no longer if the deadline is ended early."""
-    present = current.get()
-    if present is not None and policy.sleep is time.sleep:
-        present.sleep(seconds)
-    else:
-        policy.sleep(seconds)
 
 
 def _replace_if_lost(wrapper: DatabaseWrapper, connection: PooledConnection) -> None:
@@ -76,7 +67,19 @@ class Seams:
     """What `django_pooled.testing` replaces while a test runs, for all threads."""
 
     attempt: Callable[..., Attempt] = Attempt
-    sleep: Callable[[Policy, float], None] = staticmethod(_sleep)
+    left_out: list[float] | None = None
+    """The waits that were left out, in seconds; None while none is."""
+
+
+def wait_between_attempts(policy: Policy, seconds: float) -> None:
+    """Wait as the policy says; no longer if the deadline is ended early."""
+    present, left_out = current.get(), Seams.left_out
+    if left_out is not None:
+        left_out.append(seconds)
+    elif present is not None and policy.sleep is time.sleep:
+        present.sleep(seconds)
+    else:
+        policy.sleep(seconds)
 
 
 class Loop(Generic[R]):
@@ -154,7 +157,7 @@ class Loop(Generic[R]):
                     if wrapper.connection is not None:
                         # Others may use it meanwhile, unless the caller needs it.
                         self._give_back()
-                    Seams.sleep(policy, attempt.wait)
+                    wait_between_attempts(policy, attempt.wait)
         except BaseException as error:
             if events is not None:
                 events.failed(attempt, error)

@@ -6,6 +6,7 @@ python -m tests.support.ways postgresql://...
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
+def is_resumed(frame: FrameType) -> bool:
+    """Tell whether it is a generator that goes on: how often depends on when answers come."""
+    code = frame.f_code
+    return bool(code.co_flags & inspect.CO_GENERATOR) and frame.f_lineno != code.co_firstlineno
+
+
 def way_of(call: Callable[[], object]) -> dict[str, int]:
     """Make a call; return how long its way is."""
     import django_pooled
@@ -31,7 +38,7 @@ def way_of(call: Callable[[], object]) -> dict[str, int]:
 
     def see(frame: FrameType, event: str, argument: object) -> None:
         name = frame.f_code.co_filename
-        if event == "call" and name.startswith(package):
+        if event == "call" and name.startswith(package) and not is_resumed(frame):
             files.append(name)
 
     sys.setprofile(see)
