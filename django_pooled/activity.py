@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 __all__ = [
-    "FUNCTIONS",
+    "MODULES",
     "NOT_YET",
     "current",
     "is_task",
@@ -106,12 +106,14 @@ _NAMED_FRAMES: dict[tuple[str, str], Callable[[FrameType], str | None]] = {
 """How a frame of Django's handler, of a task queue's worker or of a management command tells the
 name, by its module and function."""
 
-FUNCTIONS = frozenset(name for _, name in _NAMED_FRAMES)
-"""Those functions alone."""
+MODULES = frozenset(module for module, _ in _NAMED_FRAMES)
+"""Those modules alone."""
+
+_FUNCTIONS = frozenset(function for _, function in _NAMED_FRAMES)
 
 
 def look_for(frame: FrameType) -> Callable[[FrameType], str | None] | None:
-    """Return what finds the name in a frame of one of `FUNCTIONS`; None if it is another's."""
+    """Return what finds the name in a frame of one of `MODULES`; None if it is another's."""
     return _NAMED_FRAMES.get((frame.f_globals.get("__name__", ""), frame.f_code.co_name))
 
 
@@ -122,7 +124,7 @@ def is_task() -> bool:
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name in FUNCTIONS and (look := look_for(frame)) is not None:
+        if frame.f_code.co_name in _FUNCTIONS and (look := look_for(frame)) is not None:
             return look not in (_view, _middleware)
         frame = frame.f_back
     return False

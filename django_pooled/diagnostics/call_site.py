@@ -9,7 +9,7 @@ import sysconfig
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from django_pooled.activity import FUNCTIONS, current, look_for
+from django_pooled.activity import MODULES, current, look_for
 from django_pooled.lazy_pattern import lazy_pattern
 
 if TYPE_CHECKING:
@@ -108,29 +108,24 @@ def whereabouts(above: int = 0) -> tuple[Line, str | None]:
         command as ``manage.py loaddata``; `NOT_YET` in a middleware, None for anything else.
     """
     line, name = None, current.get()
-    frame: FrameType | None = sys._getframe(above + 1)
-    # Without a call for each frame: a stack has many, of few files and of few functions.
+    first = sys._getframe(above + 1)
+    frame: FrameType | None = first
+    files = _files
+    # Without a call for each frame: a stack has many, of few files.
     while frame is not None:
-        code = frame.f_code
-        if name is None and code.co_name in FUNCTIONS:
-            name = _name_by(frame)
-        own = _own_files.get(code.co_filename)
-        if own is None:
-            own = _own_files[code.co_filename] = _is_own(frame)
-        if own:
-            line = Line(code, frame.f_globals.get("__name__", "?"), frame.f_lasti)
-            break
+        try:
+            kind = files[frame.f_code.co_filename]
+        except KeyError:
+            kind = _look_at_file(frame)
+        if kind:
+            if line is None and kind & _OWN:
+                line = Line(frame.f_code, frame.f_globals.get("__name__", "?"), frame.f_lasti)
+            if name is None and kind & _NAMING and (look := look_for(frame)) is not None:
+                name = look(frame)
+            if line is not None and name is not None:
+                break
         frame = frame.f_back
-    while name is None and frame is not None:
-        if frame.f_code.co_name in FUNCTIONS:
-            name = _name_by(frame)
-        frame = frame.f_back
-    return line or _without_own_code(sys._getframe(above + 1)), name
-
-
-def _name_by(frame: FrameType) -> str | None:
-    look = look_for(frame)
-    return None if look is None else look(frame)
+    return line or _without_own_code(first), name
 
 
 def callers(above: int = 0) -> list[Line]:
@@ -174,16 +169,19 @@ def _top(module: object) -> str:
     return module.partition(".")[0] if isinstance(module, str) else ""
 
 
-class _Files(dict[str, bool]):
-    """Whether a file is the project's own, by its name."""
+_OWN, _NAMING = 1, 2
 
-    def __setitem__(self, name: str, own: bool) -> None:
-        # Code that is made at run time has such a name, which may be another module's as well.
-        if not name.startswith("<"):
-            super().__setitem__(name, own)
+_files: dict[str, int] = {}
+"""What the frames of a file may tell, by the file's name: `_OWN` and `_NAMING`, or 0 for neither."""
 
 
-_own_files = _Files()
+def _look_at_file(frame: FrameType) -> int:
+    kind = _OWN * _is_own(frame) | _NAMING * (frame.f_globals.get("__name__") in MODULES)
+    name = frame.f_code.co_filename
+    # Code that is made at run time has such a name, which may be another module's as well.
+    if not name.startswith("<"):
+        _files[name] = kind
+    return kind
 
 
 # A stack has hundreds of lines and a process some thousand files: each is looked at once.

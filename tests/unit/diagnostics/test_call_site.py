@@ -95,11 +95,11 @@ def test_a_project_that_is_installed_is_known_by_its_settings(
 ) -> None:
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "shop.settings")
     call_site._is_library.cache_clear()
-    call_site._own_files.clear()
+    call_site._files.clear()
     line = installed("shop")(partial(installed("sentry_sdk"), call_site.caller))
     assert str(line) == "shop.patches.passes_on:1"
     call_site._is_library.cache_clear()
-    call_site._own_files.clear()
+    call_site._files.clear()
 
 
 def test_where_all_is_installed_a_known_watcher_is_passed_over() -> None:
