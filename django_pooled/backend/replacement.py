@@ -91,6 +91,14 @@ class Replacement(TransactionMode):
         Raises:
             PoolError: It was lost, and no other is to be had.
         """
+        session = connection.session
+        if (
+            connection.pgconn.status == ConnStatus.OK
+            and session.goodbye is None
+            and not session.is_readable()
+        ):
+            # Nothing says that it was, as a rule before a decorated call.
+            return connection
         with self._connection_lock:
             if not self._can_be_replaced(connection):
                 return connection

@@ -136,11 +136,14 @@ class TransactionMode(postgresql.DatabaseWrapper):
         """Tell whether there are cursors that may need the present connection again."""
         if self.has_server_side_cursors():
             return True
-        connection, cursors = self.connection, [each() for each in self._cursors]
-        return any(
-            cursor is not None and not cursor.closed and cursor.connection is connection
-            for cursor in cursors
-        )
+        with self._connection_lock:
+            # Else those that are gone would be looked at by each decorated call of a request.
+            self._cursors = [each for each in self._cursors if each() is not None]
+        for each in self._cursors:
+            cursor = each()
+            if cursor is not None and not cursor.closed and cursor.connection is self.connection:
+                return True
+        return False
 
     def has_server_side_cursors(self) -> bool:
         """Tell whether there are named cursors that may have more rows to fetch."""

@@ -172,14 +172,14 @@ def _top(module: object) -> str:
 _OWN, _NAMING = 1, 2
 
 _files: dict[str, int] = {}
-"""What the frames of a file may tell, by the file's name: `_OWN` and `_NAMING`, or 0 for neither."""
+"""What the frames of a file may tell, by its name: `_OWN` and `_NAMING`, or 0 for neither."""
 
 
 def _look_at_file(frame: FrameType) -> int:
     kind = _OWN * _is_own(frame) | _NAMING * (frame.f_globals.get("__name__") in MODULES)
     name = frame.f_code.co_filename
     # Code that is made at run time has such a name, which may be another module's as well.
-    if not name.startswith("<"):
+    if name.startswith("<frozen ") or not name.startswith("<"):
         _files[name] = kind
     return kind
 
