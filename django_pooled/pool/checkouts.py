@@ -96,7 +96,7 @@ class Checkouts:
         show_statements: bool,
     ) -> None:
         self._alias = alias
-        self._lock = lock
+        self.lock = lock
         self._record = record
         self._leak_after = leak_after
         self._show_statements = show_statements
@@ -192,7 +192,7 @@ class Checkouts:
         Args:
             connect_failures: Connects that have failed until now.
         """
-        with self._lock:
+        with self.lock:
             self.fold()
             self._record.begin_anew(connect_failures)
 
@@ -207,7 +207,7 @@ class Checkouts:
         or once the pool is closed.
         """
         now = monotonic()
-        with self._lock:
+        with self.lock:
             self.fold()
             lost = [c for c in list(self.open.values()) if c.connection() is None]
             for checkout in lost:
@@ -295,7 +295,7 @@ class Checkouts:
 
         The connections stay referenced, so that nothing frees them.
         """
-        self._lock, self._changed = lock, threading.Condition(lock)
+        self.lock, self._changed = lock, threading.Condition(lock)
         self._inherited += [
             connection
             for checkout in self.open.values()

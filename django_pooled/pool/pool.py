@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from random import uniform
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakMethod, ref
 
-import psycopg
 from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
 
-from django_pooled.diagnostics.redaction import told
-from django_pooled.errors import (
-    CheckoutTimeout,
-    ConnectFailed,
-    Gauges,
-    PoolClosed,
-    PoolError,
-    PoolExhausted,
-)
 from django_pooled.signals import connection_checked_in, connection_checked_out
 from django_pooled.sql.sqlstates import SERIALIZATION
 from django_pooled.stats.counters import Record
@@ -34,38 +22,39 @@ from . import queue
 from .admission_queue import queue_for
 from .checkin import Checkin
 from .checkout import Checkout
-from .checkouts import FOLD, Checkouts, described
-from .connect_errors import AttemptFailed, is_server_full
+from .checkouts import FOLD, Checkouts
 from .connector import Connector
 from .credentials import FetchedAnew, KeptCredentials
 from .custom_check import CustomCheck
 from .deadline import GRACE, current
 from .events import Events
 from .eviction import Eviction
+from .figures import Figures
 from .garbage_collection import collect_garbage
 from .idle_checks import IdleChecks
-from .lane_context import lane
 from .opener import Opener
 from .options import CONNECT_TIMEOUT
+from .probes import Probes
 from .psycopg_private import connect_timeout_of
 from .readiness import Readiness
 from .references import ALONE, references_to
+from .refusals import REASONS, Refusals
 from .reset import Reset
-from .server_sessions import ServerSessions, ask_sessions
 from .session_target import is_read_only_meant, misfit_for
 from .steering import Steering
 from .time_limit import LeftBehind
 from .upkeep import YOUNGEST, Upkeep
-from .waiter import Overdue, Waiter
+from .waiter import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import psycopg
+
+    from django_pooled.errors import Gauges
     from django_pooled.stats.snapshot import PoolSnapshot
 
     from .connection import PooledConnection
-    from .deadline import Deadline
-    from .lanes import Lane
     from .options import PoolOptions
     from .readiness import ReadinessCheck
 
@@ -73,15 +62,9 @@ __all__ = ["Pool"]
 
 logger = logging.getLogger("django_pooled.pool")
 
-E = TypeVar("E", bound=PoolError)
-
 _FRESH = 0.001
 """Seconds after a checkout in which its look at the socket counts for the first statement too. It
 comes right after it as a rule, and a session may end between a look and a statement in any case."""
-
-_ASKED, _UNASKED = 2.0, 10.0
-"""Seconds for which a look at the server's sessions serves readers that ask, and is not repeated
-while none asks."""
 
 
 class RetryBudget(Protocol):
@@ -149,7 +132,6 @@ class Pool:
         """Guards the idle connections and the waiters (see `queue`), which slots are taken, the
         ends of checkouts, and the sums. Reentrant, since a signal handler may check out too."""
         self.record: Record = Record(self._lock)
-        self._sessions: ServerSessions | None = None  # those that the server had at the last look
         self.retry_budget: RetryBudget | None = None
         """Made by retry_transaction at its first restart; see `budget_of`, whose lock guards it."""
         self._looks_again_at = 0.0
@@ -249,6 +231,38 @@ class Pool:
         self._readiness = Readiness(
             alias, options, self._connector, self._pool, self._checkouts, self._eviction
         )
+        self._probes = Probes(
+            options,
+            self._pool,
+            self._connector,
+            self._checkouts,
+            self._checkin,
+            self._idle_checks,
+            self._eviction,
+        )
+        self._figures = figures = Figures(
+            alias,
+            options,
+            server,
+            self.site,
+            self._pool,
+            self._connector,
+            self._checkouts,
+            self._eviction,
+            self.steering,
+            self.record,
+        )
+        self._refusals = Refusals(
+            alias,
+            options,
+            server,
+            self._pool,
+            self._connector,
+            self._checkouts,
+            figures,
+            self._events,
+            self.record,
+        )
 
     def open(self) -> None:
         """Start the workers and open ``min_size`` connections; without effect on an open pool."""
@@ -319,8 +333,7 @@ class Pool:
             deadline = limit.until
             if deadline <= started:
                 # Before it queues, and also where one is idle: nothing could be sent on it.
-                self.record.add("timeouts")
-                raise self._events.failed(self._too_late(limit, started))
+                raise self._refusals.too_late(limit, started)
         checkouts = self._checkouts
         while True:
             if queued is None:
@@ -433,59 +446,15 @@ class Pool:
     def _wait(
         self, started: float, deadline: float, queued: Waiter | None = None
     ) -> PooledConnection:
-        cause: BaseException | None
-        counter = "timeouts"
         try:
             return self._pool.take(deadline - monotonic(), self._look_for_lost, queued)
-        except queue.PoolTimeout:
-            limit = current.get()
-            if limit is not None and limit.until <= deadline:
-                error = self._too_late(limit, started)
-            else:
-                error = self._error(
-                    CheckoutTimeout, started, f"no connection within {self.options.timeout:g} s"
-                )
-            cause = _cause_of(self._connector.trouble)
-        except Overdue as overdue:
-            error = self._shed(overdue.lane, started)
-            counter = "exhausted"
-            self.record.add("shed")
-            cause = _cause_of(self._connector.trouble)
-        except queue.TooManyRequests:
-            waiting = self.options.max_waiting
-            who = "1 thread is" if waiting == 1 else f"{waiting} threads are"
-            error = self._error(PoolExhausted, started, f"{who} waiting already")
-            counter = "exhausted"
-            cause = _cause_of(self._connector.trouble)
-        except queue.PoolClosed:
-            raise self._error(PoolClosed, started, "the pool is closed") from None
-        except queue.Refused as refused:
-            counter = "refused"
-            refusal = refused.__cause__ or refused
-            cause = _cause_of(refusal)
-            error = self._error(ConnectFailed, started, f"cannot connect: {told(refusal)}")
-        self.record.add(counter)
+        except REASONS as reason:
+            refusal = self._refusals.because(reason, started, deadline)
         try:
-            raise self._events.failed(error) from cause
+            raise refusal.error from refusal.cause
         finally:
             # The error holds this frame by its traceback.
-            del error, cause
-
-    def _shed(self, lane: Lane, started: float) -> PoolError:
-        delay = lane.delay
-        assert delay is not None
-        error = self._error(
-            PoolExhausted,
-            started,
-            f"overload: for {delay.interval:g} s or more checkouts have waited for longer than "
-            f"queue_target, {delay.target:g} s, and this one would wait for twice as long",
-        )
-        error.limit = "queue_target"
-        return error
-
-    def _too_late(self, limit: Deadline, started: float) -> PoolError:
-        self.record.add("deadlines", "checkout")
-        return self._error(CheckoutTimeout, started, f"{limit.reason} before a connection was had")
+            del refusal
 
     def _look_for_lost(self, since: float | None) -> bool:
         """Look for connections in use that no code can reach; tell whether there were any.
@@ -500,28 +469,6 @@ class Pool:
         found = self._pool.take_back_found()
         return self._checkouts.end_lost() > 0 or found
 
-    def _error(self, kind: type[E], started: float, what: str) -> E:
-        elapsed, gauges = monotonic() - started, self.gauges()
-        is_full = kind in (CheckoutTimeout, PoolExhausted)
-        pause = self._pool.pause
-        holders = self._checkouts.holders(self._pool.max_size) if is_full else None
-        if pause is not None:
-            what += f": paused by {pause.by}, for {pause.left:.1f} s more"
-        elif holders:
-            # So that a log tells which view it was, after the incident too.
-            what += f": {holders}"
-        if is_full:
-            what += self._pool.describe_lane()
-        message = f"pool {self.alias!r}: {what} (after {elapsed:.2f} s; {gauges})"
-        trouble, opening = self._connector.trouble, self._pool.opening
-        if kind is CheckoutTimeout and trouble is not None:
-            message += f"; the last attempt to connect failed: {told(trouble)}"
-        elif kind is CheckoutTimeout and opening:
-            message += f"; {opening} being opened, without an answer yet from {self.server}"
-        error = kind(message, alias=self.alias, elapsed=elapsed, gauges=gauges)
-        error.holders = holders
-        return error
-
     def note_error(self, connection: PooledConnection, error: psycopg.Error) -> None:
         """Take note of an error on a connection in use: some say that it must not come back."""
         # These are about one transaction.
@@ -530,73 +477,11 @@ class Pool:
 
     def check_readiness(self, timeout: float) -> ReadinessCheck:
         """Begin to find out whether the pool can serve, without queuing; see `Readiness.check`."""
-        return self._readiness.check(timeout, self._ping)
-
-    def _ping(self) -> bool | None:
-        """Make a round trip on an idle connection; None if there is none."""
-        started = monotonic()
-        with lane("probe"):
-            connection = self._pool.take_idle()
-        if connection is None:
-            return None
-        connection.session.idle_since = float("-inf")  # So only a round trip tells.
-        if not self._lend(connection, started):
-            return False
-        self.checkin(connection)
-        return True
-
-    def _lend(self, connection: PooledConnection, started: float) -> bool:
-        """Check a connection out for the pool itself; close it if it is dead."""
-        try:
-            deadline = started + self.options.check_timeout
-            unusable = self._idle_checks.unusable(connection, deadline)
-            if unusable is None:
-                thread, now = self._checkouts.threads.this, monotonic()
-                leak_after = self.options.leak_after
-                checkout = Checkout(connection, started, now, thread, self._checkin, leak_after)
-                # By no view: it is not to be taken for one of a thread of the site.
-                checkout.activity = "django_pooled"
-                self._checkouts.begin(connection, checkout)
-                if self._eviction.in_doubt:
-                    self._eviction.note_use(connection, looks_again=True)
-        except BaseException:
-            self._pool.discard(connection, "error")
-            raise
-        if unusable is not None:
-            self._pool.discard(connection, unusable)
-        return unusable is None
+        return self._readiness.check(timeout, partial(self._probes.ping, self.checkin))
 
     def look_at_server(self, timeout: float = 0.0) -> None:
-        """Find out whose sessions the server has, for `snapshot`; where it is full, by itself.
-
-        Args:
-            timeout: Seconds to wait for a connection, if all are in use. With 0 it is a look only
-                if the server has refused a connection for want of room.
-        """
-        trouble, seen = self._connector.trouble, self._sessions
-        is_asked = timeout > 0.0
-        if not is_asked and (trouble is None or not is_server_full(trouble)):
-            return
-        if seen is not None and monotonic() - seen.seen_at < (_ASKED if is_asked else _UNASKED):
-            return
-        started = monotonic()
-        most = self.options.max_waiting
-        with lane("probe"):
-            connection = self._pool.take_idle()
-            if self._pool.pause is not None:
-                return
-            if connection is None and is_asked and not 0 < most <= self._pool.waiting + 1:
-                # In the queue, since none is idle where threads wait; not in the last place of it.
-                with suppress(queue.PoolTimeout, queue.TooManyRequests, queue.Refused):
-                    connection = self._pool.take(timeout)
-        if connection is None or not self._lend(connection, started):
-            return
-        try:
-            self._sessions = ask_sessions(connection)
-        except psycopg.Error as error:
-            self.note_error(connection, error)
-        finally:
-            self.checkin(connection)
+        """Find out whose sessions the server has, for `snapshot`; see `Probes.look_at_server`."""
+        self._probes.look_at_server(self.checkin, timeout)
 
     def close(self, timeout: float = 5.0, *, cancel: bool = False) -> None:
         """Refuse checkouts, close what is idle, and let other threads finish what is in use.
@@ -626,74 +511,11 @@ class Pool:
 
     def gauges(self) -> Gauges:
         """How full the pool is now."""
-        self._checkouts.end_lost()
-        # As at one moment: what comes back in between would count twice, or not at all.
-        with self._lock:
-            return self._gauges(len(self._checkouts))
-
-    def _gauges(self, in_use: int) -> Gauges:
-        """Return the gauges; under the lock."""
-        idle = self._pool.idle
-        return Gauges(
-            size=idle + in_use,
-            idle=idle,
-            in_use=in_use,
-            waiting=self._pool.waiting,
-            max_size=self._pool.max_size,
-        )
+        return self._figures.gauges()
 
     def snapshot(self) -> PoolSnapshot:
         """Describe the pool for `manage.py poolstats`."""
-        from django_pooled.stats.snapshot import PoolSnapshot
-
-        self._checkouts.end_lost()
-        with self._lock:
-            counters = self._checkouts.counters()
-            # Those of the same moment: another may have begun since.
-            in_use = counters.checkouts - counters.checkins - counters.discarded
-            gauges = self._gauges(in_use)
-        counters.connect_failures = self.record.connect_failures(self._connector.failures)
-        error = self._connector.last_error
-        again_at = self._connector.connected_again_at
-        sessions, read_only = self._sessions, self._eviction.read_only
-        refused_at = read_only and read_only.refused_at
-        pause = self._pool.pause
-        return PoolSnapshot(
-            alias=self.alias,
-            pool_mode=self.options.pool_mode,
-            min_size=self._pool.min_size,
-            max_size=gauges.max_size,
-            size=gauges.size,
-            idle=gauges.idle,
-            in_use=gauges.in_use,
-            waiting=gauges.waiting,
-            longest_waiting=self._pool.longest_waiting,
-            connecting=self._pool.opening,
-            server=self.server,
-            age=monotonic() - self.record.begun_at,
-            retry_budget_left=self._retry_budget_left(),
-            last_error=told(error) if error else None,
-            last_error_age=monotonic() - self._connector.last_error_at if error else None,
-            read_only=read_only and read_only.words,
-            read_only_age=None if refused_at is None else monotonic() - refused_at,
-            sessions=sessions.by_name if sessions else Counter(),
-            sessions_age=monotonic() - sessions.seen_at if sessions else None,
-            max_connections=sessions.max_connections if sessions else 0,
-            reserved=sessions.reserved if sessions else 0,
-            connected_again_age=None if again_at is None else monotonic() - again_at,
-            counters=counters,
-            connections=[*self._checkouts.describe(), *map(described, self._pool.idle_connections)],
-            name=self.options.name or self.alias,
-            id=self.record.id,
-            site=self.site.key,
-            settings=self.site.settings,
-            timeout=self.options.timeout,
-            max_waiting=self.options.max_waiting,
-            lent=self._pool.lent,
-            paused_for=pause and pause.left,
-            paused_by=pause and pause.by,
-            to_replace=self.steering.to_replace,
-        )
+        return self._figures.snapshot(self._probes.sessions, self._retry_budget_left())
 
     def note_held(self, seconds: float) -> None:
         """Count the time since the last look for the holders of the connections in use now."""
@@ -704,11 +526,6 @@ class Pool:
             return self.retry_budget.left
         # Nothing was restarted yet; 0 stands for no limit.
         return float(self.options.retry_budget) or None
-
-
-def _cause_of(failure: BaseException | None) -> BaseException | None:
-    """Return the project's own error, where it is the project that failed."""
-    return failure.__cause__ if isinstance(failure, AttemptFailed) else failure
 
 
 def _configure_new(

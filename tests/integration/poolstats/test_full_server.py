@@ -167,7 +167,7 @@ def test_a_look_is_no_holder_of_the_sites(pool: Pool, monkeypatch: pytest.Monkey
         seen.extend(it["by"] for it in pool.snapshot().connections if it["state"] == "in use")
         return ask_sessions(connection)
 
-    monkeypatch.setattr("django_pooled.pool.pool.ask_sessions", ask)
+    monkeypatch.setattr("django_pooled.pool.probes.ask_sessions", ask)
     pool.look_at_server(30.0)
     assert seen == ["django_pooled"]
 
