@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
+TIMES = 5
+"""Calls of which the shortest way counts: on a busy machine a look at a socket is too old at times,
+and is taken again."""
+
+
 def is_resumed(frame: FrameType) -> bool:
     """Tell whether it is a generator that goes on: how often depends on when answers come."""
     code = frame.f_code
@@ -81,20 +86,28 @@ def main(url: str) -> None:
     def write() -> None:
         query("INSERT INTO written VALUES (1)")
 
+    query("CREATE TABLE IF NOT EXISTS written (n int)")
+
+    def decorated() -> dict[str, int]:
+        try:
+            return way_of(write)
+        finally:
+            connection.close()
+
     def restarted() -> dict[str, int]:
         with no_waiting(), fail_next_transaction("40001"):
-            return way_of(write)
+            return decorated()
 
-    query("CREATE TABLE IF NOT EXISTS written (n int)")
-    for _ in range(2):
-        request()
-        write()
-        restarted()
-        connection.close()
-    ways = {"request": way_of(request), "decorated call": way_of(write)}
-    connection.close()
-    ways["restarted call"] = restarted()
-    connection.close()
+    measured = {
+        "request": lambda: way_of(request),
+        "decorated call": decorated,
+        "restarted call": restarted,
+    }
+    ways = {
+        name: min((measure() for _ in range(TIMES)), key=lambda way: way["calls"])
+        # The first calls find out what later ones know.
+        for name, measure in measured.items()
+    }
     sys.stdout.write(json.dumps(ways))
 
 
