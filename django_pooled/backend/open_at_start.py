@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from django_pooled.activity import start_thread
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
 from django_pooled.integrations import celery, uwsgi
-from django_pooled.integrations.servers import loads_to_serve
+from django_pooled.integrations.servers import is_management_command, loads_to_serve
 
 from .databases import loads_as_ours
 
@@ -36,6 +37,7 @@ app, both may arrange it, and whoever opens a pool second finds it open."""
 def arrange() -> None:
     """Have the pools opened in each process that will serve, or run tasks; once per process.
 
+    And what they are made of imported, but for a command, which may need none.
     Called as Django is set up. Nothing is opened in a process that forks such processes, nor for a
     management command or any other program. No connection is waited for.
     """
@@ -43,6 +45,9 @@ def arrange() -> None:
     if _is_arranged:
         return
     _is_arranged = True
+    if any(map(loads_as_ours, settings.DATABASES.values())) and not is_management_command():
+        # Before workers are forked, and not in the first request of each.
+        import_module("django_pooled.pool.pool")
     if not any(map(_is_opened, settings.DATABASES.values())):
         return
     celery.call_in_workers(open_at_start)

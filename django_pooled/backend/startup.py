@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
@@ -12,6 +11,7 @@ from django.db.utils import load_backend
 
 from django_pooled.diagnostics.required_packages import missing_package, refusal
 from django_pooled.integrations.celery import end_starting_worker
+from django_pooled.integrations.servers import is_management_command
 
 from .addresses import refuse_addresses
 from .credentials import refuse_coroutines
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from django_pooled.pool.options import PoolOptions
 
 __all__ = ["refuse_bad_settings", "validate"]
-
-_MANAGEMENT = ("django.core.management", "execute")
-"""Where ``manage.py`` and ``django-admin`` start Django."""
 
 _is_done = False
 
@@ -50,7 +47,7 @@ def refuse_bad_settings() -> None:
     if _is_done:
         return
     _is_done = True  # Before, since wrappers are made on the way.
-    if _is_management_command() and _has_checks():
+    if is_management_command() and _has_checks():
         return
     try:
         if (missing := missing_package()) is not None:
@@ -111,15 +108,6 @@ def _left_by_django(alias: str, entry: Mapping[str, Any]) -> list[str]:
     )
     params = stand_in.get_connection_params()
     return [name for name in options if name in params]
-
-
-def _is_management_command() -> bool:
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        frame = frame.f_back
-        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == _MANAGEMENT:
-            return True
-    return False
 
 
 def _has_checks() -> bool:

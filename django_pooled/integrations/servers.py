@@ -15,7 +15,7 @@ from . import uwsgi
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["loads_to_serve"]
+__all__ = ["is_management_command", "loads_to_serve"]
 
 _ENTRANCES = {
     ("django.core.wsgi", "get_wsgi_application"),
@@ -31,6 +31,11 @@ _TEST_RUNNERS = {"_pytest", "unittest"}
 
 _COMMAND = ("django.core.management", "execute")
 """Where ``manage.py`` and ``django-admin`` start Django."""
+
+
+def is_management_command() -> bool:
+    """Tell whether the calling code runs for ``manage.py`` or ``django-admin``."""
+    return _COMMAND in _calls()
 
 
 def loads_to_serve() -> bool:

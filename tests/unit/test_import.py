@@ -47,6 +47,17 @@ LATER = [
 ]
 
 
+STARTS = """
+import sys
+import django
+from django.conf import settings
+
+settings.configure(
+    DATABASES={"default": {"ENGINE": "django_pooled", "NAME": "shop"}},
+    INSTALLED_APPS=["django_pooled"],
+)
+"""
+
 Imported = tuple[list[str], list[tuple[str, str]], bool]
 
 
@@ -82,3 +93,23 @@ def test_no_pattern_is_compiled_before_it_is_used(imported: Imported) -> None:
 def test_tenacity_is_there_before_a_connect_can_fail(imported: Imported) -> None:
     # An import opens files, and a connect may fail for want of file descriptors.
     assert imported[2]
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        ("django.setup()", "True"),
+        ("from django.core.management import execute_from_command_line as execute\n"
+         "execute(['manage.py', 'version'])", "False"),
+    ],
+    ids=["a site", "a command"],
+)  # fmt: skip
+def test_a_site_has_what_a_pool_is_made_of_before_its_first_request(
+    start: str, expected: str
+) -> None:
+    # A server that loads the site before it forks its workers has it once for all of them.
+    script = f"{STARTS}{start}\nprint('django_pooled.pool.pool' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split()[-1] == expected
