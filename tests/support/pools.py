@@ -20,6 +20,7 @@ from tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from django_pooled.stats.snapshot import PoolSnapshot
     from embedded_postgres import EmbeddedServer
     from tests.servers.fault_proxy import FaultProxy
 
@@ -50,6 +51,12 @@ def query(pool: Pool, statement: str = "SELECT 42") -> Any:
         return row[0]
     finally:
         pool.checkin(connection)
+
+
+def snapshot_of(alias: str) -> PoolSnapshot:
+    """Describe the one pool of a database in this process."""
+    (found,) = (pool for pool in registry.snapshots() if pool.alias == alias)
+    return found
 
 
 def reconnect(pool: Pool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from django_pooled.pool.registry import snapshots
+from tests.support.pools import snapshot_of
 
 if TYPE_CHECKING:
     from embedded_postgres import EmbeddedServer
@@ -48,5 +48,5 @@ class Proxied:
 
 def lost_commits(alias: str) -> dict[str, int]:
     """Return what a pool has found out about COMMITs without an answer, and how often."""
-    (pool,) = [pool for pool in snapshots() if pool.alias == alias]
+    pool = snapshot_of(alias)
     return dict(pool.counters.lost_commits)

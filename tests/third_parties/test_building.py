@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.pools import snapshot_of
+
 if TYPE_CHECKING:
     from tests.third_parties.conftest import MakeSite
 
@@ -124,7 +126,7 @@ def try_out(alias: str) -> dict[str, Any]:
     wrapper.ensure_connection()
     release_connections()
     released = wrapper.connection is None
-    counters = next(pool for pool in registry.snapshots() if pool.alias == alias).counters
+    counters = snapshot_of(alias).counters
 
     pool = settings.DATABASES[alias]["OPTIONS"]["pool"]
     pool["max_size"] = "many"

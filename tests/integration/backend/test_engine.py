@@ -28,6 +28,7 @@ from django_pooled.base import DatabaseWrapper
 from embedded_postgres import free_port
 from tests.app.models import Note
 from tests.servers.postgresql import backend_pids, kill_backends
+from tests.support.pools import snapshot_of
 from tests.support.threads import at_once
 from tests.support.waiting import wait_until
 
@@ -37,11 +38,6 @@ if TYPE_CHECKING:
 
     from embedded_postgres import EmbeddedServer
     from tests.support.pools import MakeDatabase
-
-
-def snapshot(alias: str) -> Any:
-    [found] = [pool for pool in registry.snapshots() if pool.alias == alias]
-    return found
 
 
 def snapshots_of(alias: str) -> list[Any]:
@@ -66,7 +62,7 @@ def test_the_vendor_stays_postgresql_and_the_orm_works() -> None:
 @pytest.mark.django_db(transaction=True)
 def test_migrations_run_through_the_pool() -> None:
     call_command("migrate", verbosity=0)
-    assert snapshot("default").counters.checkouts > 0
+    assert snapshot_of("default").counters.checkouts > 0
 
 
 def test_a_request_s_end_gives_the_connection_back(
@@ -74,9 +70,9 @@ def test_a_request_s_end_gives_the_connection_back(
 ) -> None:
     alias = make_database(server)
     pid = ask(alias, "SELECT pg_backend_pid()")
-    assert snapshot(alias).in_use == 1
+    assert snapshot_of(alias).in_use == 1
     close_old_connections()
-    assert (snapshot(alias).in_use, snapshot(alias).idle) == (0, 1)
+    assert (snapshot_of(alias).in_use, snapshot_of(alias).idle) == (0, 1)
     assert ask(alias, "SELECT pg_backend_pid()") == pid
     assert close_old_connections in [receiver[1]() for receiver in request_finished.receivers]
     assert close_old_connections in [receiver[1]() for receiver in request_started.receivers]
@@ -211,7 +207,7 @@ def test_a_server_that_turned_read_only_loses_its_connection(
     with pytest.raises(Exception, match="read-only"), connections[alias].cursor() as cursor:
         cursor.execute("CREATE TABLE never (x int)")
     close_old_connections()
-    assert snapshot(alias).counters.discarded == 1
+    assert snapshot_of(alias).counters.discarded == 1
     wait_until(lambda: pid not in backend_pids(server, "postgres"))
 
 
@@ -300,7 +296,7 @@ def test_what_psycopg_pool_would_have_raised_can_be_looked_for_still(
         pass
     ask(alias, "SELECT 1")
     connections[alias].close()
-    assert snapshot(alias).idle == 1
+    assert snapshot_of(alias).idle == 1
 
 
 def test_a_wrapper_that_threads_share_outlives_the_one_that_checked_out(
@@ -322,14 +318,16 @@ def test_a_wrapper_that_threads_share_outlives_the_one_that_checked_out(
         thread.join()
     first, second = wrappers
     assert first.connection.session is not second.connection.session
-    assert snapshot(alias).in_use == 2
+    assert snapshot_of(alias).in_use == 2
     first.close()
-    assert snapshot(alias).in_use == 1
+    assert snapshot_of(alias).in_use == 1
     # Its last holder lets go without closing it: the connection does not stay out for ever.
     del second
     wrappers.clear()
     gc.collect()
-    wait_until(lambda: snapshot(alias).in_use == 0 and snapshot(alias).counters.reclaimed == 1)
+    wait_until(
+        lambda: snapshot_of(alias).in_use == 0 and snapshot_of(alias).counters.reclaimed == 1
+    )
     assert "that was dropped without close()" in caplog.text
 
 
@@ -347,7 +345,7 @@ def test_a_wrapper_that_no_other_thread_may_use_lets_go_when_its_thread_ends(
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    wait_until(lambda: snapshot(alias).idle == 1)
+    wait_until(lambda: snapshot_of(alias).idle == 1)
     assert wrappers[0].connection is None
     ask(alias, "SELECT 1")
 
@@ -429,7 +427,7 @@ def test_an_error_of_a_maintenance_connection_is_no_concern_of_the_pool(
     with wrapper._nodb_cursor() as cursor, pytest.raises(DataError):
         cursor.execute("SELECT 1/0")
     wrapper.close()
-    assert (snapshot(alias).idle, snapshot(alias).counters.discarded) == (1, 0)
+    assert (snapshot_of(alias).idle, snapshot_of(alias).counters.discarded) == (1, 0)
 
 
 def test_a_parameter_without_a_hash_leads_to_the_same_pool_each_time(
@@ -440,7 +438,7 @@ def test_a_parameter_without_a_hash_leads_to_the_same_pool_each_time(
     connections[alias].close()
     connections[alias].forget_connection()  # type: ignore[attr-defined]
     assert ask(alias, "SHOW application_name") == "['shop']"
-    assert snapshot(alias).counters.connects == 1
+    assert snapshot_of(alias).counters.connects == 1
 
 
 def test_a_wrapper_that_has_gone_on_to_another_connection_keeps_nothing_of_the_first(

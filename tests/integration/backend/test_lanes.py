@@ -11,8 +11,9 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 from django.urls import path, register_converter
 
-from django_pooled import lane, registry
+from django_pooled import lane
 from django_pooled.middleware import LaneMiddleware
+from tests.support.pools import snapshot_of
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -54,8 +55,7 @@ urlpatterns = [path("articles/<article:article>/", show)]
 
 
 def snapshot() -> PoolSnapshot:
-    (found,) = (pool for pool in registry.snapshots() if pool.alias == aliases[-1])
-    return found
+    return snapshot_of(aliases[-1])
 
 
 def queries_first(request: HttpRequest) -> HttpResponse:

@@ -23,8 +23,9 @@ from django.test.utils import CaptureQueriesContext
 from psycopg.rows import dict_row
 from psycopg.types.string import StrDumper, TextLoader
 
-from django_pooled import CheckoutTimeout, deadline, registry, retry_transaction
+from django_pooled import CheckoutTimeout, deadline, retry_transaction
 from django_pooled.testing import terminate_backend
+from tests.support.pools import snapshot_of
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def lose_in_a_statement(wrapper: Any, server: EmbeddedServer) -> None:
 
 
 def counters(wrapper: Any) -> Any:
-    [pool] = [pool for pool in registry.snapshots() if pool.alias == wrapper.alias]
+    pool = snapshot_of(wrapper.alias)
     found = pool.counters
     assert found.checkouts == found.checkins + found.discarded + pool.in_use
     return found

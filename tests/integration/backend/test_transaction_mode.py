@@ -12,8 +12,9 @@ from django.db import DatabaseError, DataError, ProgrammingError, connections, t
 from django.db.backends.signals import connection_created
 from django.db.transaction import atomic
 
-from django_pooled import registry, retry_transaction
+from django_pooled import retry_transaction
 from django_pooled.testing import fail_next_transaction, no_waiting
+from tests.support.pools import snapshot_of
 from tests.support.threads import at_once
 
 if TYPE_CHECKING:
@@ -39,12 +40,12 @@ def database(server: EmbeddedServer, make_database: MakeDatabase) -> Iterator[An
 
 
 def in_use(wrapper: DatabaseWrapper) -> int:
-    [pool] = [pool for pool in registry.snapshots() if pool.alias == wrapper.alias]
+    pool = snapshot_of(wrapper.alias)
     return pool.in_use
 
 
 def counters(wrapper: DatabaseWrapper) -> Any:
-    [pool] = [pool for pool in registry.snapshots() if pool.alias == wrapper.alias]
+    pool = snapshot_of(wrapper.alias)
     return pool.counters
 
 

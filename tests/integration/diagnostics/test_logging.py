@@ -19,10 +19,9 @@ import django_pooled
 from django_pooled import CheckoutTimeout, deadline, retry_transaction
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.middleware import unavailable_response
-from django_pooled.pool.registry import snapshots
 from django_pooled.retry.budget import RetryBudget
 from django_pooled.testing import fail_next_transaction, no_waiting, terminate_backend
-from tests.support.pools import query
+from tests.support.pools import query, snapshot_of
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -305,7 +304,7 @@ def test_a_failure_that_no_attempt_follows_is_told_with_the_reason_that_is_count
     ):
         cast()
     [failed] = told("transaction_failed")
-    [pool] = [pool for pool in snapshots() if pool.alias == alias]
+    pool = snapshot_of(alias)
     assert (failed["reason"], failed["attempts"]) == (reason, 1)
     assert pool.counters.refused_restarts == {reason: 1}
     assert f'\n| "{reason}" | ' in PAGE.read_text()

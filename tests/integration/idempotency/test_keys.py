@@ -26,11 +26,12 @@ from django.utils.decorators import method_decorator
 from django.utils.functional import SimpleLazyObject
 from django.views import View
 
-from django_pooled import Backoff, registry, retry_transaction, run_transaction
+from django_pooled import Backoff, retry_transaction, run_transaction
 from django_pooled.testing import fail_next_transaction
 from django_pooled.tokens.idempotency import KEY_SWEEP
 from django_pooled.tokens.models import IdempotencyKey
 from tests.app.models import Counter, Note
+from tests.support.pools import snapshot_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +59,7 @@ def request_with(key: str | None = '"a-key"', amount: str = "7", path: str = "/p
 
 
 def counted() -> dict[str, int]:
-    (pool,) = [pool for pool in registry.snapshots() if pool.alias == "default"]
+    pool = snapshot_of("default")
     return dict(pool.counters.idempotency_keys)
 
 
@@ -380,7 +381,7 @@ def test_a_repeat_that_comes_meanwhile_waits_for_the_first_without_a_connection(
     in_use = []
 
     def sleep(seconds: float) -> None:
-        (pool,) = [pool for pool in registry.snapshots() if pool.alias == "default"]
+        pool = snapshot_of("default")
         in_use.append(pool.in_use)
         if len(in_use) == 3:
             gate.go_on.set()

@@ -11,9 +11,9 @@ from django.db import OperationalError, ProgrammingError, connections
 from django.db.backends.signals import connection_created
 from django.db.transaction import atomic
 
-from django_pooled import registry
 from django_pooled.base import DatabaseWrapper
 from tests.servers.postgresql import versions
+from tests.support.pools import snapshot_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,7 +105,7 @@ def was_cleared(alias: str) -> bool:
 
 
 def connects(alias: str) -> int:
-    [pool] = [pool for pool in registry.snapshots() if pool.alias == alias]
+    pool = snapshot_of(alias)
     return pool.counters.connects
 
 

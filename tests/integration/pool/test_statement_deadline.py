@@ -22,8 +22,8 @@ from django_pooled import (
     run_transaction,
 )
 from django_pooled.pool import beginning
-from django_pooled.pool.registry import snapshots
 from django_pooled.testing import end_deadlines_at_once
+from tests.support.pools import snapshot_of
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def under_way(server: EmbeddedServer) -> int:
 
 
 def deadlines(alias: str) -> dict[str, int]:
-    [pool] = [pool for pool in snapshots() if pool.alias == alias]
+    pool = snapshot_of(alias)
     return dict(pool.counters.deadlines)
 
 

@@ -20,6 +20,7 @@ from django_pooled import (
 )
 from django_pooled.retry.own_threads import THREADS
 from django_pooled.stats.orders import Order
+from tests.support.pools import snapshot_of
 from tests.support.tasks import run, until
 from tests.support.waiting import wait_until
 
@@ -33,11 +34,6 @@ if TYPE_CHECKING:
 def query(alias: str) -> None:
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT 42")
-
-
-def snapshot(alias: str) -> Any:
-    (found,) = (pool for pool in registry.snapshots() if pool.alias == alias)
-    return found
 
 
 def at_work() -> int:
@@ -61,7 +57,7 @@ class Full:
         self._holders = [
             asyncio.create_task(self.call(self._leave.wait)) for _ in range(self._size)
         ]
-        await until(lambda: snapshot(self.alias).in_use == self._size)
+        await until(lambda: snapshot_of(self.alias).in_use == self._size)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -81,7 +77,7 @@ class Full:
     async def waits(self) -> asyncio.Task[None]:
         """Make a call, and return once it waits, alone."""
         call = asyncio.create_task(self.call(nothing))
-        await until(lambda: snapshot(self.alias).waiting == 1)
+        await until(lambda: snapshot_of(self.alias).waiting == 1)
         return call
 
 
@@ -107,13 +103,13 @@ def test_calls_that_wait_have_no_threads_and_are_served_in_their_order(alias: st
                     order.append(number)
 
                 calls.append(asyncio.create_task(full.call(note)))
-                await until(lambda: snapshot(alias).waiting == len(calls))
+                await until(lambda: snapshot_of(alias).waiting == len(calls))
             assert at_work() == 1
         await asyncio.gather(*calls)
 
     run(main)
     assert order == list(range(20))
-    assert snapshot(alias).counters.wait.count == 1 + 1 + 20
+    assert snapshot_of(alias).counters.wait.count == 1 + 1 + 20
 
 
 def test_the_wait_ends_with_the_timeout_of_the_pool(
@@ -128,7 +124,7 @@ def test_the_wait_ends_with_the_timeout_of_the_pool(
             assert caught.value.elapsed >= 1.0
 
     run(main)
-    assert snapshot(alias).counters.timeouts == 1
+    assert snapshot_of(alias).counters.timeouts == 1
 
 
 def test_it_ends_with_the_deadline_around_it(alias: str) -> None:
@@ -165,7 +161,7 @@ def test_a_call_that_is_cancelled_as_it_waits_leaves_the_queue(alias: str) -> No
             waits.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waits
-            assert snapshot(alias).waiting == 0
+            assert snapshot_of(alias).waiting == 0
         await full.call(nothing)
 
     run(main)
@@ -195,8 +191,8 @@ def test_calls_wait_for_the_end_of_a_pause_without_threads_though_a_connection_i
         steering = wrapper.pool.steering
         steering.obey(Order("pause", "", token="a", seconds=60.0), "user 33")
         calls = [asyncio.create_task(full.call(nothing)) for _ in range(5)]
-        await until(lambda: snapshot(alias).waiting == 5)
-        assert (at_work(), snapshot(alias).idle) == (0, 2)
+        await until(lambda: snapshot_of(alias).waiting == 5)
+        assert (at_work(), snapshot_of(alias).idle) == (0, 2)
         steering.obey(Order("resume", "", token="a"), "user 33")
         await asyncio.gather(*calls)
 
@@ -219,7 +215,7 @@ def test_calls_that_all_wait_too_long_are_refused(
         await full.call(nothing)
 
     run(main)
-    assert snapshot(alias).counters.shed == 3
+    assert snapshot_of(alias).counters.shed == 3
 
 
 def test_calls_wait_in_their_lanes_without_a_thread_though_one_is_idle(
@@ -231,7 +227,7 @@ def test_calls_wait_in_their_lanes_without_a_thread_though_one_is_idle(
 
     async def main() -> None:
         async with Full(alias, 1) as full:
-            await until(lambda: snapshot(alias).idle == 1)
+            await until(lambda: snapshot_of(alias).idle == 1)
             calls = []
             for name in ("task", "web"):
 
@@ -240,7 +236,7 @@ def test_calls_wait_in_their_lanes_without_a_thread_though_one_is_idle(
 
                 with lane(name):
                     calls.append(asyncio.create_task(full.call(note)))
-                await until(lambda: snapshot(alias).waiting == len(calls))
+                await until(lambda: snapshot_of(alias).waiting == len(calls))
             assert at_work() == 1
             with lane("admin"):
                 await full.call(nothing)

@@ -15,6 +15,7 @@ from django.db.transaction import atomic
 from django_pooled import registry, retry_transaction
 from django_pooled.retry import placement
 from django_pooled.retry.own_threads import OwnThreads
+from tests.support.pools import snapshot_of
 from tests.support.tasks import run, until
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ def test_a_call_that_is_cancelled_meanwhile_leaves_the_caller_its_connection(
         asyncio.run(main(number % 10))
         assert backend_pid(alias)
     connections[alias].close()
-    (pool,) = [pool for pool in registry.snapshots() if pool.alias == alias]
+    pool = snapshot_of(alias)
     assert (pool.in_use, pool.counters.reclaimed) == (0, 0)
 
 

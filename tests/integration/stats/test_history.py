@@ -14,6 +14,7 @@ from django_pooled.poolstats.processes.collect import collect_all
 from django_pooled.stats import history as history_module
 from django_pooled.stats import publisher
 from django_pooled.stats.history import History
+from tests.support.pools import snapshot_of
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from tests.support.pools import MakeDatabase
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Unix sockets")
-
-
-def of(alias: str) -> PoolSnapshot:
-    return next(pool for pool in registry.snapshots() if pool.alias == alias)
 
 
 @pytest.fixture
@@ -63,14 +60,14 @@ def test_holders_are_those_who_have_connections_in_use_when_it_looks(
     pool = next(it for it in registry._pools.values() if it.alias == alias)
     for seconds in (1.0, 1.0):
         pool.note_held(seconds)
-    ((holder, total),) = of(alias).counters.held.items()
+    ((holder, total),) = snapshot_of(alias).counters.held.items()
     assert holder.startswith(__name__)
     assert holder.endswith("report")
     assert total == 4.0
     released.set()
-    wait_until(lambda: not of(alias).in_use)
+    wait_until(lambda: not snapshot_of(alias).in_use)
     pool.note_held(1.0)
-    assert of(alias).counters.held == {holder: 4.0}
+    assert snapshot_of(alias).counters.held == {holder: 4.0}
 
 
 def test_a_holder_after_a_long_pause_is_not_credited_with_all_of_it(
@@ -80,7 +77,7 @@ def test_a_holder_after_a_long_pause_is_not_credited_with_all_of_it(
     connections[alias].ensure_connection()
     pool = next(it for it in registry._pools.values() if it.alias == alias)
     pool.note_held(3600.0)
-    (total,) = of(alias).counters.held.values()
+    (total,) = snapshot_of(alias).counters.held.values()
     assert 1.0 <= total < 600.0
     connections[alias].close()
 
@@ -121,7 +118,7 @@ def test_an_open_transaction_without_a_statement_is_seen_by_its_client(
     wrapper.set_autocommit(False)
     with wrapper.cursor() as cursor:
         cursor.execute("SELECT 1")
-    assert [it["status"] for it in of(alias).connections] == ["idle in transaction"]
+    assert [it["status"] for it in snapshot_of(alias).connections] == ["idle in transaction"]
     wrapper.rollback()
     wrapper.set_autocommit(True)
     wrapper.close()
