@@ -84,8 +84,10 @@ def nothing_left_in_use() -> Iterator[None]:
     wait_until(lambda: in_use() == held_by_this_thread(), what=f"no more: {registry.snapshots()}")
 
 
-def in_use() -> int:
-    return sum(pool.in_use for pool in registry.snapshots())
+def in_use(alias: str | None = None) -> int:
+    """Count the connections in use, of one database or of all."""
+    pools = registry.snapshots()
+    return sum(pool.in_use for pool in pools if alias is None or pool.alias == alias)
 
 
 def held_by_this_thread() -> int:

@@ -10,8 +10,8 @@ from django.db import connections
 from django.db.transaction import atomic
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 
-from django_pooled import registry
 from django_pooled.streaming import ReleaseBeforeStreamingMiddleware
+from tests.support.pools import in_use
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -47,10 +47,6 @@ def sqlite(django_db_blocker: Any) -> Iterator[str]:
         connections["sqlite"].connection.close()
     del connections["sqlite"]
     del connections.settings["sqlite"]
-
-
-def in_use(alias: str) -> int:
-    return sum(pool.in_use for pool in registry.snapshots() if pool.alias == alias)
 
 
 def respond(view: Callable[[HttpRequest], Any]) -> Any:

@@ -15,6 +15,7 @@ from django.db import connections
 from django.db.transaction import atomic
 
 from django_pooled import registry, run_transaction
+from tests.support.pools import in_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,10 +42,6 @@ def ask(alias: str, statement: str = "SELECT pg_backend_pid()") -> Any:
     with connections[alias].cursor() as cursor:
         cursor.execute(statement)
         return cursor.fetchone()[0]
-
-
-def in_use(alias: str) -> int:
-    return sum(pool.in_use for pool in registry.snapshots() if pool.alias == alias)
 
 
 def reclaimed(alias: str) -> int:

@@ -9,9 +9,10 @@ import pytest
 from django.db import Error, OperationalError, close_old_connections, connections, models
 from psycopg import sql
 
-from django_pooled import registry, retry_transaction
+from django_pooled import retry_transaction
 from django_pooled.testing import fail_next_transaction
 from tests.support.attempts import QUICK
+from tests.support.pools import in_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,10 +61,6 @@ def execute(alias: str, statement: Any) -> Any:
     with connections[alias].cursor() as cursor:
         cursor.execute(statement)
         return cursor.fetchone()[0] if cursor.description else None
-
-
-def in_use(alias: str) -> int:
-    return sum(pool.in_use for pool in registry.snapshots() if pool.alias == alias)
 
 
 def do(alias: str, fail: Callable[[], object] | None = None, **options: Any) -> list[int]:

@@ -40,6 +40,7 @@ from django_pooled.retry.own_threads import IDLE, MOST_IDLE, OwnThreads
 from django_pooled.signals import transaction_restarting
 from django_pooled.testing import fail_next_transaction, no_waiting
 from tests.app.models import Counter, Note
+from tests.support.pools import in_use
 from tests.support.tasks import run, until
 
 if TYPE_CHECKING:
@@ -68,10 +69,6 @@ def execute(query: str, alias: str = "default") -> Any:
     with connections[alias].cursor() as cursor:
         cursor.execute(query)
         return cursor.fetchone() if cursor.description else None
-
-
-def in_use(alias: str) -> int:
-    return sum(pool.in_use for pool in registry.snapshots() if pool.alias == alias)
 
 
 def waiting(alias: str) -> int:
