@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -445,8 +445,8 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
             if current.get() is None and self.time_limits is None:
                 try:
                     return super().wait(gen, *args, **kwargs)
-                except psycopg.errors.QueryCanceled as error:
-                    tell_if_interrupted(self.session, error)
+                except psycopg.OperationalError as error:
+                    self._note_failure(error)
                     raise
             return self._wait_within_limits(gen, *args, **kwargs)
         savepoints = psycopg_private.name_of(gen) in psycopg_private.SAVEPOINTS
@@ -485,9 +485,19 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
             if deadline is None:
                 return super().wait(gen, *args, **kwargs)
             return wait_within(self, self.session, deadline, gen, super().wait, *args, **kwargs)
-        except psycopg.errors.QueryCanceled as error:
-            tell_if_interrupted(self.session, error)
+        except psycopg.OperationalError as error:
+            self._note_failure(error)
             raise
+
+    def _note_failure(self, error: psycopg.OperationalError) -> None:
+        """An exchange has failed: tell why the statement was cancelled, or see that all is lost."""
+        if isinstance(error, psycopg.errors.QueryCanceled):
+            tell_if_interrupted(self.session, error)
+        elif error.sqlstate is None and self.pgconn.status == ConnStatus.OK:
+            # While a reset is taken in, poll() may report the socket's error before there is
+            # anything to read. psycopg raises an error by itself then, unknown to libpq.
+            with suppress(psycopg.OperationalError):
+                self.pgconn.consume_input()
 
     def has_to_wait(self, cursor: psycopg.Cursor[Any], query: object) -> bool:
         """Tell whether a statement of a cursor waits for the next one, and is done for now.
