@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
-from math import isfinite
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,7 +28,12 @@ class Expected(NamedTuple):
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    # Neither infinite nor a whole number that no float can hold.
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) <= sys.float_info.max
+    )
 
 
 def _whole(value: object) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from math import isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -150,7 +149,7 @@ def _size(value: Any) -> bool:
 
 
 def _seconds(value: Any) -> bool:
-    return type(value) in (int, float) and isfinite(value) and 0 <= value <= LONGEST_PAUSE
+    return type(value) in (int, float) and 0 <= value <= LONGEST_PAUSE
 
 
 _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {

@@ -96,6 +96,7 @@ def test_what_geventpool_left_in_the_settings_is_refused(key: str, instead: str)
         ("timeout", float("nan"), "a number of seconds above 0"),
         ("timeout", float("inf"), "a number of seconds above 0"),
         ("max_lifetime", -1.0, "a number of seconds above 0"),
+        ("max_lifetime", 10**400, "a number of seconds above 0"),
         ("check_after", -0.1, "a number of seconds, 0 or more"),
         ("leak_after", 0, "a number of seconds above 0, or None"),
         ("pool_mode", "statement", "'session' or 'transaction'"),
