@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -20,6 +20,7 @@ from .beginning import begin, beginning_of
 from .deadline import current
 from .references import ALONE
 from .session import Session
+from .socket_check import reads_on
 from .statement_deadline import refuse_if_ended, tell_if_interrupted, wait_within
 
 if TYPE_CHECKING:
@@ -496,8 +497,7 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         elif error.sqlstate is None and self.pgconn.status == ConnStatus.OK:
             # While a reset is taken in, poll() may report the socket's error before there is
             # anything to read. psycopg raises an error by itself then, unknown to libpq.
-            with suppress(psycopg.OperationalError):
-                self.pgconn.consume_input()
+            reads_on(self.pgconn, self.session.is_readable)
 
     def has_to_wait(self, cursor: psycopg.Cursor[Any], query: object) -> bool:
         """Tell whether a statement of a cursor waits for the next one, and is done for now.

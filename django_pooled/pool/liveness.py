@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
+from .socket_check import reads_on
+
 if TYPE_CHECKING:
     from .connection import PooledConnection
 
 __all__ = ["answers", "ending_of", "looks_alive"]
-
-_READS = 64
-"""Reads after which a socket that never runs dry is left to the round trip."""
 
 
 def looks_alive(connection: PooledConnection) -> bool:
@@ -31,7 +30,10 @@ def looks_alive(connection: PooledConnection) -> bool:
     if not connection.session.is_readable():
         return True
     # The server may say goodbye in one packet and close in another.
-    return _reads_on(connection) and connection.session.doomed_by is None
+    return (
+        reads_on(connection.pgconn, connection.session.is_readable)
+        and connection.session.doomed_by is None
+    )
 
 
 def ending_of(connection: PooledConnection) -> psycopg.Error | None:
@@ -40,7 +42,9 @@ def ending_of(connection: PooledConnection) -> psycopg.Error | None:
     Without a round trip, as `looks_alive`. The error is the one that a statement would have met.
     """
     session = connection.session
-    if (not session.is_readable() or _reads_on(connection)) and session.goodbye is None:
+    if (
+        not session.is_readable() or reads_on(connection.pgconn, session.is_readable)
+    ) and session.goodbye is None:
         return None
     if session.goodbye is None:
         return psycopg.OperationalError(connection.pgconn.get_error_message().strip())
@@ -48,23 +52,6 @@ def ending_of(connection: PooledConnection) -> psycopg.Error | None:
     with suppress(KeyError):
         kind = psycopg.errors.lookup(session.goodbye)
     return kind(session.doomed_by or "the server has ended the session")
-
-
-def _reads_on(connection: PooledConnection) -> bool:
-    """Read what has arrived; tell whether the socket is still open."""
-    pgconn, is_readable = connection.pgconn, connection.session.is_readable
-    if not is_readable():
-        return True
-    try:
-        for _ in range(_READS):
-            pgconn.consume_input()
-            # Has libpq parse what was read, which is when it hands out notices.
-            pgconn.is_busy()
-            if not is_readable():
-                break
-    except psycopg.OperationalError:
-        return False
-    return pgconn.status == ConnStatus.OK
 
 
 def answers(connection: PooledConnection, timeout: float) -> bool:

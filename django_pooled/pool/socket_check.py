@@ -13,6 +13,9 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+from psycopg.pq import ConnStatus
+
 _poll: Any = None
 if hasattr(select, "poll"):
     # Not on Windows. A Python may have been built without ctypes, and a C library be built in.
@@ -24,7 +27,12 @@ if hasattr(select, "poll"):
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["look_at"]
+    from psycopg.pq.abc import PGconn
+
+__all__ = ["look_at", "reads_on"]
+
+_READS = 64
+"""Reads after which a socket that never runs dry is left to the next round trip."""
 
 
 def look_at(socket: int) -> Callable[[], object]:
@@ -44,6 +52,27 @@ def look_at(socket: int) -> Callable[[], object]:
         poll.register(socket, select.POLLIN)
         return partial(poll.poll, 0)
     return partial(_select, socket)
+
+
+def reads_on(pgconn: PGconn, is_readable: Callable[[], object]) -> bool:
+    """Have libpq read what has arrived; tell whether the socket is still open.
+
+    Args:
+        pgconn: libpq's connection.
+        is_readable: Tells whether its socket has something to read.
+    """
+    if not is_readable():
+        return True
+    try:
+        for _ in range(_READS):
+            pgconn.consume_input()
+            # Has libpq parse what was read, which is when it hands out notices.
+            pgconn.is_busy()
+            if not is_readable():
+                break
+    except psycopg.OperationalError:
+        return False
+    return pgconn.status == ConnStatus.OK
 
 
 def _select(socket: int) -> bool:

@@ -33,10 +33,14 @@ class Resets:
     Args:
         monkeypatch: pytest's.
         proxy: Through which the connections go.
+        is_answered: Whether the server's answer arrives before it.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy, *, is_answered: bool = False
+    ) -> None:
         self.proxy = proxy
+        self.is_answered = is_answered
         self.exchanges = 0
         self.strikes_at: int | None = None
         self._wait = psycopg.Connection.wait
@@ -61,6 +65,8 @@ class Resets:
             # There was nothing to send.
             self.strikes_at = self.exchanges
             return ended.value
+        if self.is_answered:
+            assert select.select([connection.fileno()], [], [], 20.0)[0]
         self.proxy.cut(reset=True)
         assert select.select([connection.fileno()], [], [], 20.0)[0]
         assert connection.pgconn.status == ConnStatus.OK
@@ -79,10 +85,12 @@ def through_proxy(
     return made
 
 
+@pytest.mark.parametrize("is_answered", [False, True])
 def test_a_decorated_call_takes_effect_once_wherever_it_was(
-    through_proxy: Proxied, monkeypatch: pytest.MonkeyPatch
+    through_proxy: Proxied, monkeypatch: pytest.MonkeyPatch, is_answered: bool
 ) -> None:
-    resets, alias = Resets(monkeypatch, through_proxy.proxy), through_proxy.alias
+    resets = Resets(monkeypatch, through_proxy.proxy, is_answered=is_answered)
+    alias = through_proxy.alias
 
     @retry_transaction(using=alias, backoff=QUICK)
     def insert(number: int) -> None:
