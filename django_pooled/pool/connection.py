@@ -454,7 +454,7 @@ class PooledConnection(psycopg_pipeline.CarryingConnection):
         self.announce(_SAVEPOINTS if savepoints else UNKNOWN, locked=True)
         if savepoints and self.observer is not None:
             # Else psycopg takes the block for the whole transaction, and commits at its end.
-            psycopg_private.begin(self, super().wait)
+            psycopg_private.begin(self, partial(self._exchange, None))
         result = self._wait_within_limits(gen, *args, **kwargs)
         if self.observer is not None:
             self.observer.seen(None, (), locked=True)

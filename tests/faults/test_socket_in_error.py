@@ -7,6 +7,7 @@ to read. psycopg raises an error for that by itself, and libpq knows of nothing 
 from __future__ import annotations
 
 import select
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -68,7 +69,9 @@ class Resets:
         if self.is_answered:
             assert select.select([connection.fileno()], [], [], 20.0)[0]
         self.proxy.cut(reset=True)
-        assert select.select([connection.fileno()], [], [], 20.0)[0]
+        socket_errors = select.poll()
+        socket_errors.register(connection.fileno(), 0)
+        assert socket_errors.poll(20_000)
         assert connection.pgconn.status == ConnStatus.OK
         raise psycopg.OperationalError("connection socket closed")
 
@@ -86,8 +89,9 @@ def through_proxy(
 
 
 @pytest.mark.parametrize("is_answered", [False, True])
+@pytest.mark.parametrize("in_block", [False, True], ids=["", "in a block of psycopg"])
 def test_a_decorated_call_takes_effect_once_wherever_it_was(
-    through_proxy: Proxied, monkeypatch: pytest.MonkeyPatch, is_answered: bool
+    through_proxy: Proxied, monkeypatch: pytest.MonkeyPatch, in_block: bool, is_answered: bool
 ) -> None:
     resets = Resets(monkeypatch, through_proxy.proxy, is_answered=is_answered)
     alias = through_proxy.alias
@@ -95,7 +99,9 @@ def test_a_decorated_call_takes_effect_once_wherever_it_was(
     @retry_transaction(using=alias, backoff=QUICK)
     def insert(number: int) -> None:
         with connections[alias].cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM reset")
+            block = cursor.connection.transaction() if in_block else nullcontext()
+            with connections[alias].wrap_database_errors, block:
+                cursor.execute("SELECT count(*) FROM reset")
             cursor.execute("INSERT INTO reset VALUES (%s)", [number])
 
     def call_in_a_new_session(number: int) -> None:
