@@ -157,6 +157,7 @@ def _ours() -> dict[str, Callable[[], object]]:
     from django.db import connections
 
     from django_pooled.diagnostics.call_site import caller
+    from django_pooled.pool.checkout import Checkout
     from django_pooled.pool.liveness import looks_alive
 
     wrapper.ensure_connection()
@@ -173,14 +174,17 @@ def _ours() -> dict[str, Callable[[], object]]:
         pool.checkin(pool.checkout())
 
     def take() -> None:
-        pool._pool.give(pool._pool.take_idle(), monotonic())
+        connection = pool._pool.take_idle()
+        with pool._lock:
+            pool._pool.give(connection, monotonic())
 
     def note() -> None:
-        pool._checkouts.begin(own, 0.0, pool._checkin)
-        checkout = pool._checkouts.claim(own)
-        assert checkout is not None
+        now, thread = monotonic(), pool._checkouts.threads.this
+        checkout = Checkout(own, now, now, thread, pool._checkin, None)
+        pool._checkouts.begin(own, checkout)
+        own.claim()
         with pool._lock:
-            pool._checkouts.end(checkout, monotonic(), True)
+            pool._checkouts.end(checkout, now, True)
 
     return {
         "ours, session: whole request": _cycle(wrapper),
