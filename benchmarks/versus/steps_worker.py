@@ -171,7 +171,8 @@ def _ours() -> dict[str, Callable[[], object]]:
         wrapper.close_if_unusable_or_obsolete()
 
     def borrow() -> None:
-        pool.checkin(pool.checkout())
+        # Without a reference of its own, as the wrapper does: else it gets another object.
+        pool.checkin_from([pool.checkout()])
 
     def take() -> None:
         connection = pool._pool.take_idle()
