@@ -16,6 +16,7 @@ from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
 from django_pooled.integrations import celery, uwsgi
 from django_pooled.integrations.servers import is_management_command, loads_to_serve
+from django_pooled.pool import backoff
 
 from .databases import loads_as_ours
 
@@ -28,6 +29,13 @@ logger = logging.getLogger("django_pooled.pool")
 
 STEP = 0.05
 """Seconds between two glances at Django, which is being set up."""
+
+_PARTS = (
+    "django_pooled.pool.pool",
+    "django_pooled.stats.answering_socket",
+    "django_pooled.stats.snapshot",
+)
+"""What a pool is made of, and what reports it; with all that these import."""
 
 _is_arranged = False
 """Read and set without a lock: where two threads make their first wrappers at once, without the
@@ -46,8 +54,11 @@ def arrange() -> None:
         return
     _is_arranged = True
     if any(map(loads_as_ours, settings.DATABASES.values())) and not is_management_command():
-        # Before workers are forked, and not in the first request of each.
-        import_module("django_pooled.pool.pool")
+        # Before workers are forked, and not in the first request of each. And in this thread: a
+        # process that is forked while another one imports waits for that import for good.
+        for part in _PARTS:
+            import_module(part)
+        backoff.prepare()
     if not any(map(_is_opened, settings.DATABASES.values())):
         return
     celery.call_in_workers(open_at_start)

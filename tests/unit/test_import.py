@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SCRIPT = """
 import json, re, sys
@@ -52,8 +56,9 @@ import sys
 import django
 from django.conf import settings
 
+NOWHERE = {"HOST": "127.0.0.1", "PORT": 1, "OPTIONS": {"pool": POOL}}
 settings.configure(
-    DATABASES={"default": {"ENGINE": "django_pooled", "NAME": "shop"}},
+    DATABASES={"default": {"ENGINE": "django_pooled", "NAME": "shop", **NOWHERE}},
     INSTALLED_APPS=["django_pooled"],
 )
 """
@@ -95,21 +100,42 @@ def test_tenacity_is_there_before_a_connect_can_fail(imported: Imported) -> None
     assert imported[2]
 
 
+# A checkout that fails makes a pool, too, tries to connect, and has the process report.
+CHECKOUT = """
+before = set(sys.modules)
+from django.db import connection
+from django_pooled import PoolError
+from django_pooled.pool import registry
+
+try:
+    connection.ensure_connection()
+except PoolError:
+    registry.snapshots()
+    ours = ("django_pooled.", "tenacity")
+    print("imported:", *(name for name in set(sys.modules) - before if name.startswith(ours)))
+"""
+
+
 @pytest.mark.parametrize(
-    ("start", "expected"),
+    ("start", "is_later"),
     [
-        ("django.setup()", "True"),
+        ("django.setup()", False),
         ("from django.core.management import execute_from_command_line as execute\n"
-         "execute(['manage.py', 'version'])", "False"),
+         "execute(['manage.py', 'version'])", True),
     ],
     ids=["a site", "a command"],
 )  # fmt: skip
 def test_a_site_has_what_a_pool_is_made_of_before_its_first_request(
-    start: str, expected: str
+    start: str, is_later: bool, tmp_path: Path
 ) -> None:
-    # A server that loads the site before it forks its workers has it once for all of them.
-    script = f"{STARTS}{start}\nprint('django_pooled.pool.pool' in sys.modules)"
+    # A server that loads the site before it forks its workers has it once for all of them. And a
+    # process that is forked while a thread imports would wait for that import for good.
+    pool = {"timeout": 0.1, "stats_dir": str(tmp_path)}
+    script = f"POOL = {pool!r}\n{STARTS}{start}\n{CHECKOUT}"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout.split()[-1] == expected
+    name, *imported = done.stdout.splitlines()[-1].split()
+    assert name == "imported:"
+    assert ("django_pooled.pool.pool" in imported, "tenacity" in imported) == (is_later, is_later)
+    assert is_later or not imported
