@@ -309,6 +309,8 @@ class Connector:
             if self._is_answered and not is_answered:
                 self._doubted_at = monotonic()
             self._is_answered = is_answered
+            # While there is trouble, one attempt goes ahead of the others in any case.
+            self._suspected = self._suspected and not is_answered
             self.last_error_at, self.connected_again_at = monotonic(), None
             if not self._closing.is_set():
                 self.last_error = error

@@ -281,6 +281,8 @@ def test_a_server_is_in_doubt_after_a_loss_or_a_failure_until_it_has_answered() 
     assert doubted_since(full) is None
     assert doubted_since(refused) != failed_at
     assert doubted_since(wrong_password) is None
+    opening.suspect()
+    assert doubted_since(full) is None
 
 
 def test_attempts_are_counted_by_outcome() -> None:
