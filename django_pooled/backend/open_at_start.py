@@ -15,7 +15,7 @@ from django_pooled.activity import start_thread
 from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import told
 from django_pooled.integrations import celery, uwsgi
-from django_pooled.integrations.servers import is_management_command, loads_to_serve
+from django_pooled.integrations.servers import is_command_of_django, loads_to_serve
 from django_pooled.pool import backoff
 
 from .databases import loads_as_ours
@@ -45,7 +45,7 @@ app, both may arrange it, and whoever opens a pool second finds it open."""
 def arrange() -> None:
     """Have the pools opened in each process that will serve, or run tasks; once per process.
 
-    And what they are made of imported, but for a command, which may need none.
+    And what they are made of imported, but for a command of Django's, which may need none.
     Called as Django is set up. Nothing is opened in a process that forks such processes, nor for a
     management command or any other program. No connection is waited for.
     """
@@ -53,7 +53,7 @@ def arrange() -> None:
     if _is_arranged:
         return
     _is_arranged = True
-    if any(map(loads_as_ours, settings.DATABASES.values())) and not is_management_command():
+    if any(map(loads_as_ours, settings.DATABASES.values())) and not is_command_of_django():
         # Before workers are forked, and not in the first request of each. And in this thread: a
         # process that is forked while another one imports waits for that import for good.
         for part in _PARTS:

@@ -10,12 +10,15 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from django.apps import apps
+
 from . import uwsgi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
-__all__ = ["is_management_command", "loads_to_serve"]
+__all__ = ["is_command_of_django", "is_management_command", "loads_to_serve"]
 
 _ENTRANCES = {
     ("django.core.wsgi", "get_wsgi_application"),
@@ -35,7 +38,32 @@ _COMMAND = ("django.core.management", "execute")
 
 def is_management_command() -> bool:
     """Tell whether the calling code runs for ``manage.py`` or ``django-admin``."""
-    return _COMMAND in _calls()
+    return _command() is not None
+
+
+def is_command_of_django() -> bool:
+    """Tell whether the calling code runs for a command of Django's own, such as ``collectstatic``.
+
+    Those of other packages may fork processes for tasks, as RQ's and django-q2's do.
+    """
+    name = _command()
+    if name is None:
+        return False
+    from django.core.management import get_commands
+
+    # A name that nobody has is an error soon.
+    return not apps.apps_ready or str(get_commands().get(name, "django.")).startswith("django.")
+
+
+def _command() -> str | None:
+    """Return the name of the command that ``manage.py`` or ``django-admin`` runs; else None."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == _COMMAND:
+            argv: list[str] = getattr(frame.f_locals.get("self"), "argv", [])
+            return argv[1] if len(argv) > 1 else "help"
+        frame = frame.f_back
+    return None
 
 
 def loads_to_serve() -> bool:

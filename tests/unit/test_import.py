@@ -52,6 +52,7 @@ LATER = [
 
 
 STARTS = """
+import contextlib
 import sys
 import django
 from django.conf import settings
@@ -122,8 +123,11 @@ except PoolError:
         ("django.setup()", False),
         ("from django.core.management import execute_from_command_line as execute\n"
          "execute(['manage.py', 'version'])", True),
+        ("from django.core.management import execute_from_command_line as execute\n"
+         "with contextlib.suppress(SystemExit): execute(['manage.py', 'poolstats', '--help'])",
+         False),
     ],
-    ids=["a site", "a command"],
+    ids=["a site", "a command of Django's", "another package's"],
 )  # fmt: skip
 def test_a_site_has_what_a_pool_is_made_of_before_its_first_request(
     start: str, is_later: bool, tmp_path: Path
