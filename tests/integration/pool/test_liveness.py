@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from django_pooled.pool import liveness, socket_check
+from django_pooled.pool import socket_check
 from django_pooled.pool.liveness import answers, looks_alive
 from tests.servers.postgresql import kill_backends
 
@@ -140,7 +140,7 @@ def test_a_socket_that_never_runs_dry_is_left_to_the_round_trip(
             other.execute("SELECT pg_notify('flood', %s || repeat('x', 7000))", [str(number)])
     # More has arrived than one read takes.
     select.select([connection], [], [], 10.0)
-    monkeypatch.setattr(liveness, "_READS", 1)
+    monkeypatch.setattr(socket_check, "_READS", 1)
     assert looks_alive(connection)
     assert select.select([connection], [], [], 0)[0]
     pool.checkin(connection)
