@@ -57,18 +57,16 @@ def is_command_of_django() -> bool:
 
 def _command() -> str | None:
     """Return the name of the command that ``manage.py`` or ``django-admin`` runs; else None."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == _COMMAND:
+    for frame in _frames():
+        if _call_of(frame) == _COMMAND:
             argv: list[str] = getattr(frame.f_locals.get("self"), "argv", [])
             return argv[1] if len(argv) > 1 else "help"
-        frame = frame.f_back
     return None
 
 
 def loads_to_serve() -> bool:
     """Tell whether the calling code runs because this process, and no fork of it, will serve."""
-    calls = list(_calls())
+    calls = list(map(_call_of, _frames()))
     modules = {module for module, _ in calls}
     if uwsgi.is_loaded():
         return not uwsgi.is_parent()
@@ -85,9 +83,14 @@ def loads_to_serve() -> bool:
     return not _ENTRANCES.isdisjoint(calls) or not _ASGI_SERVERS.isdisjoint(packages)
 
 
-def _calls() -> Iterator[tuple[str, str]]:
-    """Yield module and function of each call under way."""
-    frame = sys._getframe(1)
+def _frames() -> Iterator[FrameType]:
+    """Yield the frame of each call under way."""
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        yield frame.f_globals.get("__name__") or "", frame.f_code.co_name
-        frame = frame.f_back  # type: ignore[assignment]
+        yield frame
+        frame = frame.f_back
+
+
+def _call_of(frame: FrameType) -> tuple[str, str]:
+    """Return module and function."""
+    return frame.f_globals.get("__name__") or "", frame.f_code.co_name

@@ -27,8 +27,6 @@ def looks_alive(connection: PooledConnection) -> bool:
     """
     if connection.pgconn.status != ConnStatus.OK or connection.session.doomed_by is not None:
         return False
-    if not connection.session.is_readable():
-        return True
     # The server may say goodbye in one packet and close in another.
     return (
         reads_on(connection.pgconn, connection.session.is_readable)
@@ -42,9 +40,7 @@ def ending_of(connection: PooledConnection) -> psycopg.Error | None:
     Without a round trip, as `looks_alive`. The error is the one that a statement would have met.
     """
     session = connection.session
-    if (
-        not session.is_readable() or reads_on(connection.pgconn, session.is_readable)
-    ) and session.goodbye is None:
+    if reads_on(connection.pgconn, session.is_readable) and session.goodbye is None:
         return None
     if session.goodbye is None:
         return psycopg.OperationalError(connection.pgconn.get_error_message().strip())
