@@ -82,6 +82,8 @@ class RetryBudget:
 
     def give(self, name: str = "") -> None:
         """A transaction of the function with this name was committed."""
+        if not self.size:
+            return
         with self._lock:
             self._let_time_pay()
             if name not in self._owed:
