@@ -136,10 +136,11 @@ class Drain:
         """
         queue = self._queue
 
-        def is_full() -> bool:
+        def finds_no_room() -> bool:
+            """Have one opened, unless that is under way; tell whether there is no room for it."""
             return not (queue.opening or queue.open_one() or queue.has_room)
 
-        return queue.wait_for_one(queue.successes, is_full) or not queue.closed
+        return queue.wait_for_one(queue.successes, finds_no_room) or not queue.closed
 
     def _shrink(self) -> None:
         queue = self._queue
