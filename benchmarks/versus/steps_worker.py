@@ -163,8 +163,9 @@ def _ours() -> dict[str, Callable[[], object]]:
     wrapper.ensure_connection()
     wrapper.close()
     pool = wrapper.pool
-    own = pool.checkout()
-    alive = pool.checkout()
+    own, alive, idle = pool.checkout(), pool.checkout(), pool.checkout()
+    pool.checkin(idle)
+    del idle
 
     def connect() -> None:
         wrapper.connect()

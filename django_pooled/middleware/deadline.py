@@ -18,6 +18,7 @@ from django_pooled.diagnostics.log_fields import event_fields
 from django_pooled.diagnostics.redaction import one_line
 from django_pooled.errors import DeadlineExceeded
 from django_pooled.pool.deadline import Deadline, current
+from django_pooled.pool.seconds import is_time_limit
 from django_pooled.replay.clients import client_has_gone
 from django_pooled.sql.sqlstates import is_ended_by_deadline, is_server_away
 
@@ -63,9 +64,8 @@ class DeadlineSettings:
             value = getattr(self, name)
             if value is None and name == "seconds":
                 continue
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            # Not "<= 0", which is not true of a NaN either.
-            if not is_number or not (value > 0 or (name == "minimum" and value == 0)):
+            is_allowed_zero = name == "minimum" and value == 0 and not isinstance(value, bool)
+            if not is_time_limit(value) and not is_allowed_zero:
                 raise ImproperlyConfigured(
                     f"{SETTING}[{name!r}] is {value!r}; expected seconds above 0"
                 )

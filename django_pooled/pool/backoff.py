@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from .seconds import is_seconds
+
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
@@ -31,11 +33,26 @@ class Backoff:
         initial: Bound of the first wait, in seconds.
         maximum: Cap of every wait, in seconds.
         jitter: Whether waits are random; without it all processes try at the same moment.
+
+    Raises:
+        TypeError: A value of a wrong type.
+        ValueError: Seconds that cannot be waited for.
     """
 
     initial: float = 0.1
     maximum: float = 0.75
     jitter: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("initial", "maximum"):
+            seconds = getattr(self, name)
+            expected = f"Backoff's {name} is {seconds!r}; expected a number of seconds, 0 or more"
+            if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+                raise TypeError(expected)
+            if not is_seconds(seconds) or seconds < 0:
+                raise ValueError(expected)
+        if not isinstance(self.jitter, bool):
+            raise TypeError(f"Backoff's jitter is {self.jitter!r}; expected True or False")
 
     def wait(self, attempt: int) -> float:
         """Return the seconds to wait after attempt number *attempt* (counted from 1)."""

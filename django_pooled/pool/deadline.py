@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 
+from .seconds import is_time_limit
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextvars import Token
@@ -200,8 +202,7 @@ class deadline(AbstractContextManager[None]):  # noqa: N801 - used as a function
     def __init__(self, seconds: float) -> None:
         if not isinstance(seconds, int | float) or isinstance(seconds, bool):
             raise TypeError(f"deadline({seconds!r}); expected seconds above 0")
-        # Not "<= 0", which is not true of a NaN either.
-        if not seconds > 0:
+        if not is_time_limit(seconds):
             raise ValueError(f"deadline({seconds!r}); expected seconds above 0")
         self._seconds = seconds
         self._begun: tuple[Deadline, Token[Deadline | None]] | None = None

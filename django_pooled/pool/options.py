@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .backoff import Backoff
 from .lanes import LaneOptions
+from .seconds import is_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,23 +27,14 @@ class Expected(NamedTuple):
     test: Callable[[Any], bool]
 
 
-def _number(value: object) -> bool:
-    # Neither infinite nor a whole number that no float can hold.
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and abs(value) <= sys.float_info.max
-    )
-
-
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-SECONDS = Expected("a number of seconds above 0", lambda v: _number(v) and v > 0)
-_SECONDS_OR_ZERO = Expected("a number of seconds, 0 or more", lambda v: _number(v) and v >= 0)
+SECONDS = Expected("a number of seconds above 0", lambda v: is_seconds(v) and v > 0)
+_SECONDS_OR_ZERO = Expected("a number of seconds, 0 or more", lambda v: is_seconds(v) and v >= 0)
 _SECONDS_OR_NONE = Expected(
-    "a number of seconds above 0, or None", lambda v: v is None or (_number(v) and v > 0)
+    "a number of seconds above 0, or None", lambda v: v is None or (is_seconds(v) and v > 0)
 )
 _COUNT = Expected("a whole number, 0 or more", lambda v: _whole(v) and v >= 0)
 _COUNT_FROM_ONE = Expected("a whole number, 1 or more", lambda v: _whole(v) and v >= 1)

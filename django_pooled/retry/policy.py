@@ -11,6 +11,7 @@ from psycopg import IsolationLevel
 
 from django_pooled.pool.backoff import Backoff
 from django_pooled.pool.beginning import LONGEST
+from django_pooled.pool.seconds import is_time_limit
 
 from .callables import is_async
 from .commit_checks import CHECKS
@@ -27,6 +28,9 @@ __all__ = ["BACKOFF", "Policy", "TransactionOptions", "refuse_unknown_arguments"
 
 BACKOFF = Backoff(initial=0.025, maximum=1.0)
 """Measured best on a contended row: fewer attempts and a lower p99 than immediate repetition."""
+
+LONGEST_EXPIRY = 36_525 * 86_400
+"""Seconds that a key is kept at most; PostgreSQL's timestamps end at some point too."""
 
 _BOOLS = ("read_only", "deferrable")
 
@@ -158,8 +162,7 @@ class Policy:
             raise TypeError(f"sleep is {self.sleep!r}; expected a callable that takes seconds")
         if self.max_attempts < 1:
             raise ValueError(f"max_attempts is {self.max_attempts!r}; expected 1 or more")
-        # Not "<= 0", which is not true of a NaN either.
-        if not self.deadline > 0:
+        if not is_time_limit(self.deadline):
             raise ValueError(f"deadline is {self.deadline!r}; expected seconds above 0")
         if not callable(self.commit_check) and self.commit_check not in CHECKS:
             raise ValueError(
@@ -191,6 +194,11 @@ class Policy:
             raise ValueError(
                 f"idempotency_expiry is {options.expiry!r}; expected seconds above {least:g}, for "
                 f"which this call itself may look for its key"
+            )
+        if options.expiry > LONGEST_EXPIRY:
+            raise ValueError(
+                f"idempotency_expiry is {options.expiry!r}; expected at most {LONGEST_EXPIRY} "
+                f"seconds, a hundred years"
             )
 
     @cached_property

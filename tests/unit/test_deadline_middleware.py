@@ -192,6 +192,8 @@ def test_any_other_error_stays_a_500(browser: Browser, url: str) -> None:
         ({"second": 10}, "did you mean 'seconds'"),
         ({"seconds": 0}, "expected seconds above 0"),
         ({"seconds": float("nan")}, "expected seconds above 0"),
+        ({"seconds": 10**400}, "expected seconds above 0"),
+        ({"seconds": 5, "minimum": False}, "expected seconds above 0"),
         ({"seconds": True}, "expected seconds above 0"),
         ({"seconds": "10"}, "expected seconds above 0"),
         ({"seconds": 0.01}, "below which requests are refused"),

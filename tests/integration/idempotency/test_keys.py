@@ -692,6 +692,8 @@ def test_what_is_no_view_is_refused() -> None:
         ({"idempotency_key": "K", "idempotency_scope": "user"}, "a callable"),
         ({"idempotency_key": "K", "idempotency_expiry": "1 day"}, "seconds"),
         ({"idempotency_key": "K", "idempotency_expiry": 30.0}, "seconds above 35"),
+        ({"idempotency_key": "K", "idempotency_expiry": 1e13}, "at most 3155760000 seconds"),
+        ({"idempotency_key": "K", "idempotency_expiry": float("nan")}, "seconds above 35"),
         ({"idempotency_key": "K", "read_only": True}, "has to store"),
         ({"idempotency_required": True}, "idempotency_required needs idempotency_key"),
         ({"idempotency_scope": str}, "idempotency_scope needs idempotency_key"),

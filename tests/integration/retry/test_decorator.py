@@ -810,6 +810,7 @@ def test_what_cannot_be_run_again_is_refused_at_decoration() -> None:
         ({"retry_on": ["serialization"]}, "expected SQLSTATEs"),
         ({"commit_check": "hope"}, "expected one of xid, token, raise, idempotent, or a callable"),
         ({"deadline": float("nan")}, "expected seconds above 0"),
+        ({"deadline": 10**400}, "expected seconds above 0"),
         ({"max_attempts": "7"}, "max_attempts is '7'; expected 7"),
         ({"max_attempts": 2.5}, "max_attempts is 2.5; expected a whole number, 1 or more"),
         ({"max_attempts": True}, "max_attempts is True; expected a whole number, 1 or more"),

@@ -24,6 +24,25 @@ def test_without_jitter_a_wait_is_the_bound_itself() -> None:
     assert [backoff.wait(attempt) for attempt in (1, 2, 3, 4)] == [0.1, 0.2, 0.4, 0.5]
 
 
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 10**400])
+@pytest.mark.parametrize("name", ["initial", "maximum"])
+def test_seconds_that_cannot_be_waited_for_are_refused(name: str, seconds: float) -> None:
+    with pytest.raises(ValueError, match=f"Backoff's {name} is .*expected a number of seconds"):
+        Backoff(**{name: seconds})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("initial", "0.1"), ("maximum", None), ("maximum", True), ("jitter", 0)]
+)
+def test_values_of_a_wrong_type_are_refused(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=f"Backoff's {name} is .*; expected"):
+        Backoff(**{name: value})  # type: ignore[arg-type]
+
+
+def test_without_waits() -> None:
+    assert Backoff(initial=0, maximum=0).wait(3) == 0
+
+
 def test_an_attempt_is_repeated_until_it_succeeds() -> None:
     outcomes: Iterator[Exception | str] = iter([OSError("1"), OSError("2"), "connected"])
 
