@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -44,6 +45,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 def pytest_configure(config: pytest.Config) -> None:
     """Give each worker of pytest-xdist ports of its own, and all processes compiled modules."""
     _keep_compiled_modules(config)
+    # A script's background job, as under nohup, ignores Ctrl-C, and all that it starts does.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         worker = config.workerinput
         # One that takes a crashed worker's place has a number of its own.
