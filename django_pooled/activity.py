@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
+import queue
 import sys
 import threading
+from contextlib import suppress
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +43,40 @@ def start_thread(target: Callable[[], object], name: str) -> threading.Thread:
         RuntimeError: The system has no more threads.
     """
     thread = threading.Thread(target=target, name=name, daemon=True)
-    Context().run(thread.start)
+    if sys.version_info >= (3, 12):
+        Context().run(thread.start)
+    else:
+        _start_elsewhere(thread)
     return thread
+
+
+def _start_elsewhere(thread: threading.Thread) -> None:
+    """Start a thread from another, whose number nobody has.
+
+    Up to Python 3.11 a new thread has the number of the one that starts it, for a moment. An
+    exception that is thrown into that one by its number (PyThreadState_SetAsyncExc), as time limits
+    of jobs are, may end the new one instead, and ``Thread.start()`` would wait for it for ever.
+    Here it may end what starts it, before its first line: then that is done again.
+    """
+    outcomes: queue.SimpleQueue[RuntimeError | None] = queue.SimpleQueue()
+    left = [thread]
+
+    def start() -> None:
+        # Only one may start it: pop() is one operation.
+        with suppress(IndexError):
+            try:
+                left.pop().start()
+            except RuntimeError as error:
+                outcomes.put(error)
+            else:
+                outcomes.put(None)
+
+    while True:
+        _thread.start_new_thread(start, ())
+        with suppress(queue.Empty):
+            if (error := outcomes.get(timeout=1.0)) is not None:
+                raise error
+            return
 
 
 def name_of(function: Any) -> str:

@@ -12,8 +12,8 @@ module fail.
 from __future__ import annotations
 
 import queue
+import threading
 from contextlib import suppress
-from contextvars import Context
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, ref
@@ -29,7 +29,6 @@ with needed_of("psycopg-pool"):
     from psycopg_pool import pool as inside
 
 if TYPE_CHECKING:
-    import threading
     from collections import deque
     from collections.abc import Callable
 
@@ -103,9 +102,7 @@ class _Call(inside.MaintenanceTask):
 class _Start(inside.MaintenanceTask):
     """Starts a thread for another task, which may take long; in the pool's worker.
 
-    Not in the calling thread, which would wait until the new one runs: an exception that is thrown
-    into it (PyThreadState_SetAsyncExc) may end the new one instead, since CPython gives both the
-    same number for a moment, and it would wait for ever.
+    Not in the calling thread, which would wait until the new one runs.
     """
 
     def __init__(self, pool: PsycopgPool, task: inside.MaintenanceTask, name: str) -> None:
@@ -418,10 +415,20 @@ class PsycopgPool(ConnectionPool[PooledConnection]):
         # A finalizer may put() a task while its thread is in another put(). psycopg_pool's own
         # queue would wait for ever then, since its lock is not reentrant.
         self._tasks = queue.SimpleQueue()  # type: ignore[assignment]
+        started = threading.Event()
+
+        def start() -> None:
+            try:
+                # Raised where no thread can be started, as at the exit of the interpreter.
+                with suppress(RuntimeError):
+                    super(PsycopgPool, self)._start_workers()
+            finally:
+                started.set()
+
+        # In another thread, since psycopg_pool starts its own in its own way; see `start_thread`.
         with suppress(RuntimeError):
-            # Raised where no thread can be started, as at the exit of the interpreter. They outlive
-            # the request that opens the pool: see `start_thread`.
-            Context().run(super()._start_workers)
+            start_thread(start, f"{self.name}-starts")
+            started.wait()
 
     def _start_initial_tasks(self) -> None:
         if self._workers:

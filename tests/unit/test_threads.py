@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import django_pooled
+from django_pooled import activity
 from django_pooled.activity import current, start_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PACKAGE = Path(django_pooled.__file__).parent
 
@@ -61,6 +68,73 @@ def test_where_threads_inherit_the_context_of_their_starter_ours_do_not() -> Non
     command = [sys.executable, "-X", "thread_inherit_context=1", "-c", INHERITS]
     found = subprocess.run(command, capture_output=True, text=True, timeout=60.0)
     assert (found.stdout, found.stderr) == ("['the.first.request', None, None]\n", "")
+
+
+class Thrown(BaseException):
+    """What is thrown into the thread that starts another."""
+
+
+@pytest.fixture
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nobody told of the exception that is thrown."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+
+
+@pytest.mark.usefixtures("unreported")
+def test_an_exception_that_is_thrown_amid_a_start_hangs_nobody() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(1000):
+            begun, runs = threading.Event(), threading.Event()
+            started: list[bool] = []
+
+            def start(begun=begun, runs=runs, started=started) -> None:  # type: ignore[no-untyped-def]
+                begun.set()
+                start_thread(runs.set, "ours")
+                started.append(True)
+
+            thread = threading.Thread(target=start, daemon=True)
+            thread.start()
+            begun.wait()
+            for _ in range(3):
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Thrown)
+                )
+            thread.join(30.0)
+            assert not thread.is_alive()
+            assert not started or runs.wait(30.0)
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_start_whose_first_thread_is_ended_before_its_first_line_is_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[object] = []
+
+    class OnlyTheSecond:
+        @staticmethod
+        def start_new_thread(function: Callable[[], None], arguments: tuple[()]) -> None:
+            begun.append(function)
+            if len(begun) == 2:
+                threading.Thread(target=function, args=arguments).start()
+
+    monkeypatch.setattr(activity, "_thread", OnlyTheSecond)
+    runs = threading.Event()
+    activity._start_elsewhere(threading.Thread(target=runs.set))
+    assert runs.wait(30.0)
+    assert len(begun) == 2
+
+
+def test_a_thread_that_the_system_has_no_room_for_is_an_error() -> None:
+    class NoRoom(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    with pytest.raises(RuntimeError, match="can't start"):
+        activity._start_elsewhere(NoRoom())
 
 
 def test_each_thread_is_started_without_the_context_of_its_starter() -> None:
