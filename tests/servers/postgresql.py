@@ -124,9 +124,14 @@ class Servers:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+_ASKS = "asks for backends"
+"""Which ask, so that one does not count the last one, which may still be ending."""
+
+
 def _ask(server: EmbeddedServer, query: str, parameters: dict[str, Any]) -> list[Any]:
     # Through "postgres", so that the database in question can even be dropped meanwhile.
-    with psycopg.connect(**server.parameters("postgres"), autocommit=True) as connection:
+    login = {**server.parameters("postgres"), "application_name": _ASKS}
+    with psycopg.connect(**login, autocommit=True) as connection:
         return [row[0] for row in connection.execute(query, parameters)]
 
 
@@ -137,7 +142,7 @@ def backend_pids(
     application_name: str | None = None,
     state: str | None = None,
 ) -> list[int]:
-    """Return the client backends of a database, except the one that asks.
+    """Return the client backends of a database, except those that ask.
 
     Args:
         server: the server asked, directly and not through a proxy.
@@ -150,12 +155,12 @@ def backend_pids(
         """
         SELECT pid FROM pg_stat_activity
         WHERE datname = %(database)s AND backend_type = 'client backend'
-          AND pid <> pg_backend_pid()
+          AND application_name <> %(asks)s
           AND (%(name)s::text IS NULL OR application_name LIKE %(name)s)
           AND (%(state)s::text IS NULL OR state = %(state)s)
         ORDER BY backend_start
         """,
-        {"database": database, "name": application_name, "state": state},
+        {"database": database, "asks": _ASKS, "name": application_name, "state": state},
     )
 
 
@@ -177,9 +182,9 @@ def kill_backends(server: EmbeddedServer, database: str) -> int:
         """
         SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
         WHERE datname = %(database)s AND backend_type = 'client backend'
-          AND pid <> pg_backend_pid()
+          AND application_name <> %(asks)s
         """,
-        {"database": database},
+        {"database": database, "asks": _ASKS},
     )
     return len(ended)
 
