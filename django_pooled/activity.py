@@ -74,7 +74,7 @@ def _start_elsewhere(thread: threading.Thread) -> None:
     while True:
         _thread.start_new_thread(start, ())
         with suppress(queue.Empty):
-            if (error := outcomes.get(timeout=1.0)) is not None:
+            if (error := outcomes.get(timeout=0.1)) is not None:
                 raise error
             return
 

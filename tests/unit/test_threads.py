@@ -86,7 +86,7 @@ def test_an_exception_that_is_thrown_amid_a_start_hangs_nobody() -> None:
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        for _ in range(1000):
+        for _ in range(300):
             begun, runs = threading.Event(), threading.Event()
             started: list[bool] = []
 
