@@ -24,6 +24,15 @@ __all__ = [
 ]
 
 _POOL_OPTIONS = frozenset(field.name for field in fields(PoolOptions))
+# Settings of Django's own that belong beside OPTIONS.
+_ENTRY = (
+    "ATOMIC_REQUESTS",
+    "AUTOCOMMIT",
+    "CONN_HEALTH_CHECKS",
+    "CONN_MAX_AGE",
+    "DISABLE_SERVER_SIDE_CURSORS",
+    "TIME_ZONE",
+)
 _CONTAINERS = {"pool": "OPTIONS['pool']", "options": "OPTIONS"}
 
 
@@ -75,7 +84,9 @@ def refuse_unknown_parameters(alias: str, names: Iterable[str]) -> None:
     for name in names:
         if is_connection_parameter(name):
             continue
-        meant = {key: _in_pool(key) for key in _POOL_OPTIONS}
+        meant = {key.lower(): f"DATABASES[{alias!r}][{key!r}]" for key in _ENTRY}
+        meant["pool_options"] = "OPTIONS['pool']"
+        meant.update({key: _in_pool(key) for key in _POOL_OPTIONS})
         meant.update({key: f"OPTIONS[{key!r}]" for key in connection_parameters()})
         near = difflib.get_close_matches(str(name).lower(), meant, n=1)
         hint = f" Did you mean {meant[near[0]]}?" if near else ""

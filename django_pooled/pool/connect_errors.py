@@ -43,7 +43,7 @@ _PERMANENT = lazy_pattern(
     | (root\ certificate|certificate|private\ key)\ file\ ".*"
     | definition\ of\ service\ ".*"\ not\ found
     | unrecognized\ configuration\ parameter | invalid\ value\ for\ parameter
-    | invalid\ (\w+\ value:|port\ number|SSL\ protocol\ version\ range)
+    | invalid\ (\w+\ value:|integer\ value\ |port\ number|SSL\ protocol\ version\ range)
     | could\ not\ match\ \d+\ .*\ to\ \d+           # HOST and PORT of different lengths
     # PgBouncer
     | no\ such\ (database|user) | unsupported\ startup\ parameter

@@ -32,6 +32,8 @@ class Reply:
     collection: Collection
     aliases: list[str] | None
     """The databases that it was for; None for all of the site."""
+    pid: int | None
+    """The process that it was for; None for all of the site."""
 
     @property
     def rows(self) -> list[PoolRow]:
@@ -145,4 +147,4 @@ class Operator:
             order=order.encoded(),
             only=self._pid,
         )
-        return Reply(collection, self._chosen)
+        return Reply(collection, self._chosen, self._pid)

@@ -40,6 +40,11 @@ NOBODY = (
     "site, in its container: manage.py poolstats says where it looked."
 )
 
+NO_SUCH_PROCESS = (
+    "Process {pid} has no open pool of this site, or can't be reached: manage.py poolstats "
+    "--processes lists those that can."
+)
+
 
 class Refused(Exception):
     """Nothing was done; the message says why, and what to do.
@@ -63,7 +68,8 @@ def require_processes(reply: Reply) -> list[PoolRow]:
     rows = reply.rows
     if not rows:
         told = [f"{it.who} {it.sentence}.".strip() for it in failures(reply)]
-        raise Refused(" ".join([NOBODY, *told]), code=3)
+        nobody = NOBODY if reply.pid is None else NO_SUCH_PROCESS.format(pid=reply.pid)
+        raise Refused(" ".join([nobody, *told]), code=3)
     return rows
 
 

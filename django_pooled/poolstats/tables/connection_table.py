@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from django_pooled.poolstats.findings.session_owners import name_session
-from django_pooled.poolstats.formatting import cut, cut_left, duration
+from django_pooled.poolstats.formatting import cut, cut_left, duration, many
 
 if TYPE_CHECKING:
     from django_pooled.poolstats.overview import Overview
@@ -50,7 +50,7 @@ def _sum(connections: list[tuple[PoolRow, ConnectionFigures]]) -> str:
         return "no connections"
     states = Counter(connection["state"] for _, connection in connections)
     parts = [f"{number} {state}" for state, number in states.items()]
-    return f"{len(connections)} connections, {', '.join(parts)}"
+    return f"{many(len(connections), 'connection')}, {', '.join(parts)}"
 
 
 def _connection(

@@ -66,7 +66,7 @@ def _details(group: Group) -> Iterator[tuple[str, str]]:
         yield "in use for", _times(counters.use)
     if holders := held_longest(counters.held):
         yield "held longest", holders
-    opened = f"{count(counters.connects)} connections"
+    opened = f"{count(counters.connects)} connection{'' if counters.connects == 1 else 's'}"
     connect = counters.connect
     yield "opened", f"{opened} ({_times(connect)})" if connect.count else opened
     if closed := kinds(counters.closed):

@@ -259,6 +259,14 @@ def test_with_no_process_to_reach_nothing_is_claimed(url: str, stats_dir: Path) 
         assert "No process with an open pool could be reached." in output
 
 
+def test_a_process_that_is_not_of_the_site_is_named(
+    site_and_control: tuple[Site, Control],
+) -> None:
+    _site, control = site_and_control
+    output = control.run("drain", "--pid", "1", code=3)
+    assert "Process 1 has no open pool of this site, or can't be reached" in output
+
+
 def test_a_drain_of_a_server_that_is_away_says_so(
     server: EmbeddedServer, url: str, stats_dir: Path, proxy: Any
 ) -> None:

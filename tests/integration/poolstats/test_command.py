@@ -216,7 +216,7 @@ def test_the_connections_are_listed_when_asked_for(site: Site) -> None:
     held = {"backend_pid": 55, "age": 60.0, "state": "in use", "since": 8.2, "by": "votes.cast"}
     site.publish({"connections": [held], "in_use": 1})
     output = site.poolstats("--connections")
-    assert '"default": 1 connections, 1 in use' in output
+    assert '"default": 1 connection, 1 in use' in output
     assert "votes.cast" in output
     assert "votes.cast" not in site.poolstats()
 

@@ -75,7 +75,9 @@ def test_a_connection_parameter_in_pool_belongs_into_options(key: str) -> None:
     [
         ("ssl_mode", " Did you mean OPTIONS['sslmode']?"),
         ("max_sizes", " Did you mean OPTIONS['pool']['max_size']?"),
-        ("CONN_MAX_AGE", ""),
+        ("POOL_OPTION", " Did you mean OPTIONS['pool']?"),
+        ("CONN_MAX_AGE", " Did you mean DATABASES['reports']['CONN_MAX_AGE']?"),
+        ("tenant", ""),
     ],
 )
 def test_a_parameter_that_neither_libpq_nor_psycopg_knows_is_refused(

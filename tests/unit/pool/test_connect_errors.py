@@ -54,6 +54,7 @@ SETTINGS = [
     "connection is insecure (try using `sslmode=require`)",
     "Your account or project has exceeded the compute time quota. Upgrade your plan to increase "
     "limits.",
+    'invalid integer value "5432x" for connection option "port"',
     "unsupported startup parameter in options: statement_timeout. Please use unpooled connection",
 ]
 FULL = [

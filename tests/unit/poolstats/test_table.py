@@ -232,14 +232,14 @@ def told(**figures: Any) -> dict[str, str]:
 def test_of_an_untroubled_pool_little_is_told() -> None:
     assert told() == {
         "in use for": "p50 8.4 ms, p99 10 ms, max 10 ms",
-        "opened": "1 connections (p50 5.0 ms, p99 5.0 ms, max 5.0 ms)",
+        "opened": "1 connection (p50 5.0 ms, p99 5.0 ms, max 5.0 ms)",
     }
 
 
 @pytest.mark.parametrize(
     ("figures", "label", "text"),
     [
-        ({"use": times(), "connect": times()}, "opened", "1 connections"),
+        ({"use": times(), "connect": times()}, "opened", "1 connection"),
         ({"closed": {"idle": 12, "dead": 4}}, "closed", "16: 12 idle, 4 dead"),
         (
             {"connect_failures": 14, "last_error": "refused", "last_error_age": 12.0},
