@@ -397,6 +397,15 @@ def test_a_paused_page_stands_still_and_goes_on_collecting(page: Browser) -> Non
     assert picture(page, "connections") != before
 
 
+@pytest.mark.parametrize("width", [390, 768, 1180, 1280, 2560])
+def test_no_row_of_tiles_is_shorter_than_the_others(page: Browser, width: int) -> None:
+    page.resize(width)
+    tops = page.run(
+        "return [...document.querySelectorAll('.tiles > div')].map(tile => tile.offsetTop)"
+    )
+    assert len({tops.count(top) for top in tops}) == 1, tops
+
+
 @pytest.mark.parametrize("width", [320, 390, 768, 1280, 2560])
 def test_nothing_has_to_be_scrolled_sideways(page: Browser, width: int) -> None:
     page.resize(width)
