@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from inspect import isroutine
 from typing import TYPE_CHECKING, Any
 
 from psycopg.sql import Composable
@@ -34,8 +35,8 @@ class WatchedCursors:
         self._connection: object = None
         self._changes: int | None = None
         self.connected()
-        # Last, and so next to the driver: it sees the statement that is executed.
-        wrapper.execute_wrappers.append(self._execute)
+        # First: blocks of `execute_wrapper()` that are open by now end by removing the last one.
+        wrapper.execute_wrappers.insert(0, self._execute)
         own = vars(wrapper)
         self._outer = {name: own[name] for name in (*_MAKERS, "close") if name in own}
         self._replaced = {name: partial(self._make, getattr(wrapper, name)) for name in _MAKERS}
@@ -115,7 +116,8 @@ class _NotingCursor:
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)  # type: ignore[misc]
         # Such as psycopg's copy() and stream(), or executescript() of SQLite.
-        return partial(self._call, found) if callable(found) else found
+        # SQLite's connection can be called, too, and is more than that.
+        return partial(self._call, found) if isroutine(found) else found
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         for given in (*args, *kwargs.values()):

@@ -372,6 +372,39 @@ def test_a_database_of_another_engine_is_watched_too(
     assert restarts(one, lambda: body(files)) is restarted
 
 
+@pytest.mark.parametrize("is_open_before", [True, False])
+def test_a_block_of_execute_wrapper_ends_its_own_wrapper(
+    one: str, files: str, is_open_before: bool
+) -> None:
+    seen: list[str] = []
+
+    def log(execute: Any, query: str, params: Any, many: bool, context: Any) -> Any:
+        seen.append(query)
+        return execute(query, params, many, context)
+
+    def body() -> None:
+        # If it is not open, the connection is watched from within the block.
+        with connections[files].execute_wrapper(log):
+            execute(files, "SELECT what FROM ledger")
+
+    if not is_open_before:
+        connections[files].close()
+    assert restarts(one, body)
+    assert seen == ["SELECT what FROM ledger"] * 2
+    assert connections[files].execute_wrappers == []
+
+
+def test_a_cursor_of_a_watched_database_has_its_connection(one: str, files: str) -> None:
+    found: list[object] = []
+
+    def body() -> None:
+        with connections[files].cursor() as cursor:
+            found.append(cursor.connection is connections[files].connection)
+
+    assert restarts(one, body)
+    assert found == [True, True]
+
+
 @pytest.mark.parametrize(("body", "restarted"), [(past_django, False), (lambda alias: None, True)])
 def test_a_database_in_memory_is_watched_after_it_was_closed_too(
     one: str,
