@@ -367,8 +367,8 @@ def test_waits_grow_with_the_threads_that_never_end_and_shrink_with_their_end() 
 
 
 def test_the_cause_is_kept_by_a_failure_that_has_words_of_its_own() -> None:
-    error = ValueError("wrong")
-    assert str(AttemptFailed("the check", error)) == "the check raised ValueError: wrong"
+    error = ValueError("odd")
+    assert str(AttemptFailed("the check", error)) == "the check raised ValueError: odd"
     assert AttemptFailed("the check", error).__cause__ is error
     assert str(AttemptFailed("the check", KeyboardInterrupt())) == (
         "the check raised KeyboardInterrupt"
