@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
@@ -200,11 +201,13 @@ def _escaped(character: str) -> str:
 
 
 def _spelled(secrets: Iterable[str]) -> set[str]:
+    # An environment variable that is not UTF-8 has surrogates.
+    percent, plus = (partial(how, errors="surrogatepass") for how in (quote, quote_plus))
     return {
         spelling
         for secret in secrets
         for spelling in (
-            *(secret, quote(secret, safe=""), quote(secret), quote_plus(secret)),
+            *(secret, percent(secret, safe=""), percent(secret), plus(secret)),
             *(repr(secret)[1:-1], json.dumps(secret)[1:-1]),
         )
     }

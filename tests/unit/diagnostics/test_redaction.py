@@ -75,6 +75,12 @@ def test_a_remembered_password_is_masked_however_it_is_spelt(secret: str) -> Non
         assert secret not in masked(f"tried {spelt} in vain")
 
 
+def test_a_password_that_is_not_utf_8_is_masked_and_the_next_one_remembered() -> None:
+    remember("hush-\udcff-hush")
+    remember("hush-hush")
+    assert masked("hush-\udcff-hush, hush-%ED%B3%BF-hush, hush-hush") == "***, ***, ***"
+
+
 def test_a_password_that_is_the_user_s_name_too_hides_nothing() -> None:
     remember_settings({"NAME": "shop", "USER": "shopkeeper", "PASSWORD": "shopkeeper"})
     assert masked('role "shopkeeper" does not exist') == 'role "shopkeeper" does not exist'
