@@ -39,7 +39,7 @@ def watch_others(wrapper: DatabaseWrapper, written: set[str]) -> Iterator[None]:
     connection_created.connect(_join, weak=False, dispatch_uid=__name__)
     watch = _Watch(wrapper.alias, written)
     for other in connections.all(initialized_only=True):
-        watch.add(other)
+        watch.add(other, is_late=False)
     token = _watches.set((*_watches.get(), watch))
     try:
         yield
@@ -55,7 +55,7 @@ _watches: ContextVar[tuple[_Watch, ...]] = ContextVar("django_pooled.watches", d
 
 def _join(connection: BaseDatabaseWrapper, **_: object) -> None:
     for watch in _watches.get():
-        watch.add(connection)
+        watch.add(connection, is_late=True)
 
 
 class _Watch:
@@ -67,7 +67,7 @@ class _Watch:
         self._watched: dict[BaseDatabaseWrapper, WatchedCursors] = {}
         self._observers: dict[BaseDatabaseWrapper, _Observer] = {}
 
-    def add(self, other: BaseDatabaseWrapper) -> None:
+    def add(self, other: BaseDatabaseWrapper, *, is_late: bool) -> None:
         # By alias: another wrapper for the attempt's database asks about a lost COMMIT.
         if other.alias == self._alias or other.connection is None:
             return
@@ -79,7 +79,7 @@ class _Watch:
         elif other in self._watched:
             self._watched[other].connected()
         else:
-            self._watched[other] = WatchedCursors(other, note)
+            self._watched[other] = WatchedCursors(other, note, is_late=is_late)
 
     def end(self) -> None:
         for observer in reversed(self._observers.values()):

@@ -27,16 +27,21 @@ class WatchedCursors:
     Args:
         wrapper: Django's.
         note: Called when something may have been written.
+        is_late: Whether the attempt has begun, and may have entered blocks of `execute_wrapper()`.
     """
 
-    def __init__(self, wrapper: BaseDatabaseWrapper, note: Callable[[], None]) -> None:
+    def __init__(
+        self, wrapper: BaseDatabaseWrapper, note: Callable[[], None], *, is_late: bool
+    ) -> None:
         self._wrapper = wrapper
         self._note = note
         self._connection: object = None
         self._changes: int | None = None
         self.connected()
-        # First: blocks of `execute_wrapper()` that are open by now end by removing the last one.
-        wrapper.execute_wrappers.insert(0, self._execute)
+        # Last, and so next to the driver: it sees the statement that is executed. But such a block
+        # ends by removing the last one, which then has to be its own.
+        wrappers = wrapper.execute_wrappers
+        wrappers.insert(0 if is_late else len(wrappers), self._execute)
         own = vars(wrapper)
         self._outer = {name: own[name] for name in (*_MAKERS, "close") if name in own}
         self._replaced = {name: partial(self._make, getattr(wrapper, name)) for name in _MAKERS}

@@ -394,6 +394,16 @@ def test_a_block_of_execute_wrapper_ends_its_own_wrapper(
     assert connections[files].execute_wrappers == []
 
 
+def test_what_a_wrapper_around_the_call_makes_of_a_statement_is_seen(one: str, files: str) -> None:
+    def rewrite(execute: Any, query: str, params: Any, many: bool, context: Any) -> Any:
+        # SQLite's count of changes does not tell of this one, no more than other drivers tell.
+        return execute("DELETE FROM ledger WHERE what = 'none'", None, many, context)
+
+    connections[files].ensure_connection()
+    with connections[files].execute_wrapper(rewrite):
+        assert not restarts(one, lambda: execute(files, "SELECT what FROM ledger"))
+
+
 def test_a_cursor_of_a_watched_database_has_its_connection(one: str, files: str) -> None:
     found: list[object] = []
 
